@@ -1,0 +1,42 @@
+"""The tensors behind the pages: keys and values of every layer, addressed by slot."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KVShape(NamedTuple):
+    """What one cached row costs: caches (layers that keep keys and values), heads, head_dim."""
+
+    layers: int
+    heads: int
+    head_dim: int
+
+    def bytes_per_row(self, dtype: torch.dtype) -> int:
+        return 2 * self.layers * self.heads * self.head_dim * dtype.itemsize
+
+
+class KVCache:
+    """keys and values (layers, pages · page_size, heads, head_dim); slot = page · page_size + offset."""
+
+    def __init__(
+        self, shape: KVShape, pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        size = (shape.layers, pages * page_size, shape.heads, shape.head_dim)
+        self.keys = torch.zeros(size, device=device, dtype=dtype)
+        self.values = torch.zeros(size, device=device, dtype=dtype)
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Keep keys and values (rows, heads, head_dim) of one layer at slots (rows,)."""
+        self.keys[layer].index_copy_(0, slots, keys)
+        self.values[layer].index_copy_(0, slots, values)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.keys[index], self.values[index]
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes

@@ -1,0 +1,195 @@
+"""ARPG: the decoder-decoder that draws tokens in any order (arXiv 2503.10568).
+
+Content rows pass the self-decoder, each layer with its own keys and values; the result is normed and projected
+once into a single shared set of keys and values. [MASK] queries that carry the target position cross-attend to
+it through the second half. Module names are those of the public checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.attention import paged_attention
+from engine.batch import Batch, Rows
+from engine.kv_cache import KVCache, KVShape
+from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ARPGConfig:
+    """Sizes of an ARPG. n_layer counts both halves; the defaults are the published vocabulary."""
+
+    dim: int
+    n_layer: int
+    n_head: int
+    multiple_of: int = 256
+    vocab_size: int = 16384
+    num_classes: int = 1000
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_head
+
+    @property
+    def mask_id(self) -> int:
+        return self.vocab_size
+
+    @property
+    def null_id(self) -> int:
+        return self.class_id(self.num_classes)
+
+    def class_id(self, label: int) -> int:
+        return self.vocab_size + 1 + label
+
+
+ARPG_SIZES = {
+    "L": ARPGConfig(dim=1024, n_layer=24, n_head=16),
+    "XL": ARPGConfig(dim=1280, n_layer=36, n_head=20),
+    "XXL": ARPGConfig(dim=1536, n_layer=48, n_head=24),
+}
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__()
+        self.heads = config.n_head
+        self.to_q = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_k = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_v = nn.Linear(config.dim, config.dim, bias=False)
+        self.proj = nn.Linear(config.dim, config.dim, bias=False)
+
+    def qkv(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_q, self.to_k, self.to_v))
+        return rotate(q, rotary), rotate(k, rotary), v
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__()
+        self.heads = config.n_head
+        self.to_q = nn.Linear(config.dim, config.dim, bias=False)
+        self.proj = nn.Linear(config.dim, config.dim, bias=False)
+
+    def q(self, x: Tensor, rotary: Tensor) -> Tensor:
+        return rotate(self.to_q(x).unflatten(-1, (self.heads, -1)), rotary)
+
+
+class Layer(nn.Module):
+    """Pre-norm layer, cut at its attention: before it and after it every row stands alone."""
+
+    def __init__(self, config: ARPGConfig, attn: nn.Module) -> None:
+        super().__init__()
+        self.attn = attn
+        self.ffn = FeedForward(config.dim, feed_forward_size(config.dim, config.multiple_of))
+        self.attn_norm = RMSNorm(config.dim)
+        self.ffn_norm = RMSNorm(config.dim)
+
+    def after(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.attn.proj(attended.flatten(-2))
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class SelfLayer(Layer):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__(config, SelfAttention(config))
+
+    def before(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attn.qkv(self.attn_norm(x), rotary)
+
+
+class CrossLayer(Layer):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__(config, CrossAttention(config))
+
+    def before(self, x: Tensor, rotary: Tensor) -> Tensor:
+        return self.attn.q(self.attn_norm(x), rotary)
+
+
+class DecoderDecoder(nn.Module):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__()
+        half = config.n_layer // 2
+        self.heads = config.n_head
+        self.self_dec = nn.ModuleList(SelfLayer(config) for _ in range(half))
+        self.cross_dec = nn.ModuleList(CrossLayer(config) for _ in range(config.n_layer - half))
+        self.norm = RMSNorm(config.dim)
+        self.to_k = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_v = nn.Linear(config.dim, config.dim, bias=False)
+
+    def shared(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """The one set of keys and values that every cross layer reads."""
+        x = self.norm(x)
+        k, v = (to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_k, self.to_v))
+        return rotate(k, rotary), v
+
+
+class ARPG(nn.Module):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Image tokens, [MASK], classes, the null class, and one unused id of the published checkpoints.
+        self.embeddings = nn.Embedding(config.vocab_size + config.num_classes + 3, config.dim)
+        self.layers = DecoderDecoder(config)
+        self.norm = RMSNorm(config.dim)
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    @property
+    def kv_shape(self) -> KVShape:
+        """One cache a self layer, and the shared one."""
+        return KVShape(len(self.layers.self_dec) + 1, self.config.n_head, self.config.head_dim)
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""
+        self._write_content(batch.cached, cache)
+        queries = batch.queries
+        x = self.embeddings(queries.tokens)
+        shared = cache.layer(len(self.layers.self_dec))
+        for layer in self.layers.cross_dec:
+            q = queries.map(layer.before, x, queries.rotary)
+            x = queries.map(layer.after, x, paged_attention(q, *shared, queries.attention))
+        return queries.map(self._logits, x)
+
+    def _write_content(self, content: Rows, cache: KVCache) -> None:
+        x = self.embeddings(content.tokens)
+        for index, layer in enumerate(self.layers.self_dec):
+            q, k, v = content.map(layer.before, x, content.rotary)
+            cache.write(index, content.slots, k, v)
+            x = content.map(layer.after, x, paged_attention(q, *cache.layer(index), content.attention))
+        cache.write(len(self.layers.self_dec), content.slots, *content.map(self.layers.shared, x, content.rotary))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x)).float()
+
+    def teacher_forced(
+        self, ids: Tensor, classes: Tensor, orders: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
+        """Logits of training, in one causal pass (paper §3.2): (B, L, vocab_size).
+
+        ids (B, L) are row-major tokens, classes (B,) labels with num_classes for the null class, orders (B, L)
+        a permutation of the grid positions a sample; logits[:, i] predicts ids at orders[:, i].
+        """
+        config = self.config
+        table = rotary_table(grid, config.head_dim).to(ids.device)
+        condition = config.vocab_size + 1 + classes[:, None]
+        content = torch.cat([condition, ids.gather(1, orders)[:, :-1]], dim=1)
+        content_rotary = table[F.pad(orders[:, :-1] + 1, (1, 0))]
+        query_rotary = table[orders + 1]
+
+        x = self.embeddings(content)
+        for layer in self.layers.self_dec:
+            x = layer.after(x, _causal(*layer.before(x, content_rotary)))
+        k, v = self.layers.shared(x, content_rotary)
+        x = self.embeddings(torch.full_like(ids, config.mask_id))
+        for layer in self.layers.cross_dec:
+            x = layer.after(x, _causal(layer.before(x, query_rotary), k, v))
+        return self._logits(x)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention over (B, L, heads, head_dim)."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
