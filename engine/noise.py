@@ -1,0 +1,32 @@
+"""Everything random in a picture, as a function of (seed, purpose, grid position).
+
+The same request draws the same tokens on any worker and after a crash, and its noise shares nothing with that
+of other positions, other seeds or another task on the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from engine.request import MAX_SEED
+
+
+def uniform(seed: int, purpose: str, position: int) -> float:
+    """A number in (0, 1), a multiple of 2⁻⁴⁸: below 1 even after float64 rounding of a cumulative sum."""
+    return (_hash(seed, purpose, position) >> 16 | 1) / 2**48
+
+
+def permutation(seed: int, purpose: str, positions: Iterable[int]) -> tuple[int, ...]:
+    """The positions in an order that depends on nothing but the arguments."""
+    return tuple(sorted(positions, key=lambda position: (_hash(seed, purpose, position), position)))
+
+
+def image_seed(job_seed: int, index: int) -> int:
+    """Seed of image index of a job; the first is the job's own, so that a returned seed reproduces its image."""
+    return job_seed if index == 0 else _hash(job_seed, "image", index) & MAX_SEED
+
+
+def _hash(seed: int, purpose: str, position: int) -> int:
+    key = f"{seed}:{purpose}:{position}".encode()
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")

@@ -1,0 +1,78 @@
+"""Pages of the KV cache: who owns which, counted."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+
+
+class OutOfPages(Exception):
+    """Fewer pages are free than asked for."""
+
+
+class IntegrityError(Exception):
+    """The books of the page allocator don't add up; the message says where."""
+
+
+class PageAllocator:
+    """Hands out pages 0 … total - 1. A page is free, or held by as many block tables as its count says."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = deque(range(total))
+        self._holders = [0] * total
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        return self.total - self.free
+
+    def allocate(self, count: int) -> list[int]:
+        """count pages, each with one holder. Raises OutOfPages and takes nothing when they are not there."""
+        if count > self.free:
+            raise OutOfPages(f"{count} pages asked for, {self.free} of {self.total} free")
+        pages = [self._free.popleft() for _ in range(count)]
+        for page in pages:
+            self._holders[page] = 1
+        return pages
+
+    def share(self, pages: Iterable[int]) -> None:
+        """One more holder for each of these pages, which must be in use."""
+        for page in pages:
+            if self._holders[page] == 0:
+                raise IntegrityError(f"page {page} is free and can't be shared")
+            self._holders[page] += 1
+
+    def release(self, pages: Iterable[int]) -> None:
+        """One holder fewer; a page without a holder is free again."""
+        for page in pages:
+            if self._holders[page] == 0:
+                raise IntegrityError(f"page {page} is released, but nobody holds it")
+            self._holders[page] -= 1
+            if self._holders[page] == 0:
+                self._free.append(page)
+
+    def check_integrity(self, tables: Iterable[Sequence[int]]) -> None:
+        """tables: the block tables of all live branches. Raises IntegrityError unless every page is either free
+        or counted once a table that lists it, and free and used pages add up."""
+        held: Counter[int] = Counter()
+        for table in tables:
+            if len(set(table)) != len(table):
+                raise IntegrityError(f"a block table lists a page twice: {list(table)}")
+            held.update(table)
+        free = Counter(self._free)
+        for page in range(self.total):
+            if held[page] != self._holders[page]:
+                raise IntegrityError(
+                    f"page {page} is in {held[page]} block tables, but {self._holders[page]} holders are counted"
+                )
+            if free[page] != (held[page] == 0):
+                raise IntegrityError(
+                    f"page {page} has {held[page]} holders and is {free[page]} times in the free list"
+                )
+        strays = (held.keys() | free.keys()) - set(range(self.total))
+        if strays:
+            raise IntegrityError(f"pages outside the cache: {sorted(strays)}")

@@ -1,0 +1,59 @@
+"""ARPG's row program (arXiv 2503.10568 §3.2): content rows are cached, [MASK] query rows want logits."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from engine.noise import permutation
+from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
+from engine.plans.schedule import guidance_scales, step_counts
+from engine.request import Request
+
+PREFILL_ROWS = 64
+"""Known tokens enter the cache in pieces of this size, so that a long prefill stalls nobody. A constant: the
+pieces of a request must not depend on who else is served."""
+
+
+def plan_arpg(request: Request, *, positions: int, mask_id: int, class_id: int, null_id: int) -> Plan:
+    """class_id: embedding id of the request's class (ignored when it is unconditional)."""
+    order = request.order or _drawing_order(request, positions)
+    counts = step_counts(len(order), request.steps, request.schedule)
+    scales = guidance_scales(
+        counts, len(request.known), request.guidance_scale, request.guidance_schedule
+    )
+    ends = tuple(accumulate(counts, initial=0))
+    chunks = [order[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+
+    *pieces, content = _prefill(request)
+    steps = [Step(piece) for piece in pieces]
+    cached = sum(len(piece) for piece in pieces)
+    for chunk, scale in zip(chunks, scales, strict=True):
+        cached += len(content)
+        queries = tuple(Row(mask_id, cell + 1, cached, False, cell) for cell in chunk)
+        steps.append(Step(content + queries, scale))
+        # Tokens of one step form a chunk: they see each other both ways.
+        seen = cached + len(chunk)
+        content = tuple(Row(token_at(cell), cell + 1, seen, True) for cell in chunk)
+    return Plan(tuple(steps), _conditions(request, class_id, null_id), cached)
+
+
+def _conditions(request: Request, class_id: int, null_id: int) -> tuple[int, ...]:
+    if request.class_label is None:
+        return (null_id,)
+    if request.guidance_scale == 1:
+        return (class_id,)
+    return (class_id, null_id)
+
+
+def _drawing_order(request: Request, positions: int) -> tuple[int, ...]:
+    unknown = (p for p in range(positions) if p not in request.known)
+    return permutation(request.seed, f"{request.task}/order", unknown)
+
+
+def _prefill(request: Request) -> list[tuple[Row, ...]]:
+    """The condition and the known tokens, causal in a random order as in training; that order is the same for
+    every seed, so that pictures that start from the same tokens can share these rows."""
+    known = permutation(0, "known", request.known)
+    rows = [Row(CONDITION, 0, 1, True)]
+    rows += [Row(token_at(cell), cell + 1, index, True) for index, cell in enumerate(known, start=2)]
+    return [tuple(rows[i : i + PREFILL_ROWS]) for i in range(0, len(rows), PREFILL_ROWS)]

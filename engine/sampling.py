@@ -1,0 +1,58 @@
+"""From logits to tokens: guidance, temperature, top-k, top-p, and seeded choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """One entry a token to be drawn. uniform: float64 numbers in (0, 1) that decide the draw."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    uniform: Tensor
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
+    """Classifier-free guidance u + s · (c - u) of float32 logits (n, vocab) with scale (n,)."""
+    return unconditional + (conditional - unconditional) * scale[:, None]
+
+
+def sample(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Tokens (n,) from logits (n, vocab). Temperature 0 is argmax."""
+    greedy = params.temperature == 0
+    tokens = logits.argmax(-1)
+    if bool(greedy.all()):
+        return tokens
+    drawn = draw(probabilities(logits, params), params.uniform)
+    return torch.where(greedy, tokens, drawn)
+
+
+def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
+    """The distribution (n, vocab) float32 after temperature, then top-k, then top-p; not normalised again."""
+    temperature = torch.where(params.temperature == 0, 1.0, params.temperature)
+    probs = (logits / temperature[:, None]).softmax(-1)
+    filtered = (params.top_k > 0) | (params.top_p < 1)
+    if not bool(filtered.any()):
+        return probs
+    ordered, tokens = probs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(probs.shape[-1], device=probs.device)
+    in_k = (params.top_k[:, None] == 0) | (rank < params.top_k[:, None])
+    ordered = torch.where(in_k, ordered, 0.0)
+    # A token stays while the tokens before it hold less than top_p of what top-k left.
+    before = ordered.cumsum(-1) - ordered
+    in_p = before < params.top_p[:, None] * ordered.sum(-1, keepdim=True)
+    keep = torch.zeros_like(in_k).scatter_(-1, tokens, in_k & in_p)
+    return torch.where(keep | ~filtered[:, None], probs, 0.0)
+
+
+def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse of the cumulative distribution at uniform: one number a token, not one a vocabulary entry."""
+    cumulative = probs.double().cumsum(-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)

@@ -1,0 +1,93 @@
+"""Who takes part in the next step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from engine.drawing import Drawing
+from engine.pages import PageAllocator
+
+
+class Scheduler:
+    """First come, first served, by pages: a drawing is admitted when all the pages it will ever need are free,
+    so that nothing is evicted half-way. Running drawings share a row budget a step; whoever had to stand back
+    goes first in the next one."""
+
+    def __init__(self, pages: PageAllocator, *, page_size: int, max_rows: int) -> None:
+        self.pages = pages
+        self.page_size = page_size
+        self.max_rows = max_rows
+        self.waiting: deque[Drawing] = deque()
+        self.running: deque[Drawing] = deque()
+        self._aborted: set[int] = set()
+
+    def add(self, drawing: Drawing) -> None:
+        self.waiting.append(drawing)
+
+    def abort(self, drawing_id: int) -> None:
+        """Marks a drawing; it leaves, and its pages are free, when the next step is scheduled. Unknown and
+        finished ids are ignored."""
+        if any(drawing.id == drawing_id for drawing in self):
+            self._aborted.add(drawing_id)
+
+    def schedule(self) -> list[Drawing]:
+        """The drawings of the next step, oldest turn first; each takes part with its whole step or not at all."""
+        self._drop_aborted()
+        self._admit()
+        turn: list[Drawing] = []
+        stood_back: list[Drawing] = []
+        budget = self.max_rows
+        for drawing in self.running:
+            if drawing.rows <= budget or not turn:
+                turn.append(drawing)
+                budget -= drawing.rows
+            else:
+                stood_back.append(drawing)
+        self.running = deque(stood_back + turn)
+        return turn
+
+    def retire(self, drawing: Drawing) -> None:
+        """A drawing leaves and gives its pages back."""
+        self.running.remove(drawing)
+        self._release(drawing)
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    @property
+    def pages_spoken_for(self) -> int:
+        """Pages in use, and those that waiting drawings will need."""
+        return self.pages.used + sum(drawing.pages(self.page_size) for drawing in self.waiting)
+
+    def check_integrity(self) -> None:
+        """Raises IntegrityError when pages and block tables disagree."""
+        self.pages.check_integrity(table for drawing in self for table in drawing.tables)
+
+    def __iter__(self) -> Iterator[Drawing]:
+        yield from self.running
+        yield from self.waiting
+
+    def _admit(self) -> None:
+        while self.waiting:
+            need = self.waiting[0].pages(self.page_size)
+            if need > self.pages.free:
+                return
+            drawing = self.waiting.popleft()
+            each = need // drawing.plan.branches
+            drawing.tables = [self.pages.allocate(each) for _ in range(drawing.plan.branches)]
+            self.running.append(drawing)
+
+    def _drop_aborted(self) -> None:
+        if not self._aborted:
+            return
+        for drawing in [d for d in self if d.id in self._aborted]:
+            (self.running if drawing.tables else self.waiting).remove(drawing)
+            self._release(drawing)
+        self._aborted.clear()
+
+    def _release(self, drawing: Drawing) -> None:
+        for table in drawing.tables:
+            self.pages.release(table)
+        drawing.tables = []
