@@ -1,0 +1,86 @@
+"""Every Prometheus series, in one place.
+
+Labels are few and closed (model, task, outcome; route templates for HTTP), so that a client can't make series.
+"""
+
+from __future__ import annotations
+
+import threading
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+
+# From a demo picture on a GPU (tens of milliseconds) to a long queue.
+_LATENCY = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+_STEP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """The series of one process, over the registry it is given.
+
+    An API alone, a worker alone and both in one process use the same class; what a process never touches stays
+    at zero.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"arpg_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"arpg_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"arpg_{name}", text, labels, buckets=buckets, registry=registry)
+
+        # A job, from its acceptance to its end. Outcomes: succeeded, failed, canceled; the API adds
+        # invalid, queue_full and no_worker for what was never accepted.
+        self.requests = counter("requests_total", "Requests by outcome", "task", "outcome")
+        self.request_queue_seconds = histogram(
+            "request_queue_seconds", "From acceptance to a worker's claim", _LATENCY, "model"
+        )
+        self.time_to_first_preview_seconds = histogram(
+            "time_to_first_preview_seconds", "From acceptance to the first tokens published", _LATENCY, "model"
+        )
+        self.request_seconds = histogram(
+            "request_seconds", "From acceptance to the finished pictures", _LATENCY, "model", "task"
+        )
+        self.images = counter("images_total", "Pictures finished", "model")
+        self.tokens = counter("tokens_total", "Tokens drawn", "model")
+
+        # The engine's step loop.
+        self.step_seconds = histogram("step_seconds", "Duration of one forward step", _STEP, "model")
+        self.step_rows = histogram("step_rows", "Rows packed into one forward step", _ROWS, "model")
+        self.requests_running = gauge("requests_running", "Pictures that take part in the steps", "model")
+        self.requests_waiting = gauge("requests_waiting", "Pictures admitted, waiting for pages", "model")
+        self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache that somebody owns", "model")
+        self.kv_pages_total = gauge("kv_pages_total", "Pages of the KV cache", "model")
+        self.cuda_memory_bytes = gauge("cuda_memory_bytes", "Device memory that tensors occupy", "model")
+
+        # The queue, as read from Redis at every scrape.
+        self.queue_depth = gauge("queue_depth", "Jobs waiting to be claimed", "model")
+
+        # HTTP, by route template. Durations run to the response's first byte: a stream may last for minutes.
+        self.http_requests = counter("http_requests_total", "HTTP responses", "method", "route", "status")
+        self.http_request_seconds = histogram(
+            "http_request_seconds", "From request to the response's first byte", _HTTP, "method", "route"
+        )
+        self.http_streams = gauge("http_streams", "Event streams open now")
+
+
+def serve_metrics(metrics: Metrics, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
+    """Serve `/metrics` from a thread, for a worker that runs without the API. `server.shutdown()` ends it."""
+    return start_http_server(port, addr=host, registry=metrics.registry)
