@@ -35,7 +35,7 @@ def sample(logits: Tensor, params: SamplingParams) -> Tensor:
 
 def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
     """The distribution (n, vocab) float32 after temperature, then top-k, then top-p; not normalised again."""
-    temperature = torch.where(params.temperature == 0, 1.0, params.temperature)
+    temperature = torch.where(params.temperature == 0, 1.0, params.temperature).clamp(min=1e-5)
     probs = (logits / temperature[:, None]).softmax(-1)
     filtered = (params.top_k > 0) | (params.top_p < 1)
     if not bool(filtered.any()):

@@ -1,0 +1,74 @@
+"""What a model is and can do, as plain data: shown to users, and sent by workers to the front end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    label: int
+    name: str
+    synonyms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Sampling defaults of a model."""
+
+    steps: int = 64
+    schedule: str = "arccos"
+    guidance_scale: float = 4.0
+    guidance_schedule: str = "linear"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """grid: token rows and columns; stride: pixels a token side; tasks: what requests may ask of it."""
+
+    name: str
+    family: str
+    grid: tuple[int, int]
+    stride: int
+    codebook_size: int
+    classes: tuple[ClassLabel, ...]
+    tasks: tuple[str, ...]
+    defaults: Defaults
+    licence: str = ""
+    description: str = ""
+
+    @property
+    def positions(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def height(self) -> int:
+        return self.grid[0] * self.stride
+
+    @property
+    def width(self) -> int:
+        return self.grid[1] * self.stride
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelCard:
+        rows, cols = data["grid"]
+        return cls(
+            **data
+            | {
+                "grid": (rows, cols),
+                "classes": class_labels(data["classes"]),
+                "tasks": tuple(data["tasks"]),
+                "defaults": Defaults(**data["defaults"]),
+            }
+        )
+
+
+def class_labels(data: list[dict[str, Any]]) -> tuple[ClassLabel, ...]:
+    return tuple(ClassLabel(c["label"], c["name"], tuple(c.get("synonyms", ()))) for c in data)

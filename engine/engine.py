@@ -1,0 +1,243 @@
+"""The library face: add requests, step, abort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.card import ModelCard
+from engine.codec import Codec
+from engine.drawing import UNKNOWN, Drawing
+from engine.kv_cache import KVCache
+from engine.models import registry
+from engine.models.layers import rotary_table
+from engine.models.registry import LoadedModel
+from engine.pages import PageAllocator
+from engine.plans import Plan
+from engine.request import Request, RequestError, check_request
+from engine.runner import Runner, StepLogits
+from engine.scheduler import Scheduler
+
+CPU_CACHE_BYTES = 256 * 2**20
+GPU_CACHE_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """page_size: rows a page. cache_tokens: rows the KV cache holds; None takes a share of the GPU's free memory,
+    or 256 MiB on a CPU. max_rows: row budget of a step. batch_invariant: a request's bits don't depend on who
+    shares its steps (CPU, float32; some slower). dtype: None is bfloat16 on a GPU, float32 on a CPU."""
+
+    page_size: int = 16
+    cache_tokens: int | None = None
+    max_rows: int = 2048
+    batch_invariant: bool = False
+    check_every_step: bool = False
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step drew of one request. step is 1-based among its drawing steps; n_total counts the positions
+    that were unknown."""
+
+    id: int
+    step: int
+    steps: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    n_done: int
+    n_total: int
+
+    @property
+    def finished(self) -> bool:
+        return self.n_done == self.n_total
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """pages are those of the KV cache; rows_last_step counts all branches; totals since the start."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages_total: int
+    rows_last_step: int
+    rows_total: int
+    steps_total: int
+    cache_bytes: int
+
+
+class Engine:
+    """Draws many requests at once, their rows packed into shared steps. One thread drives it."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        *,
+        device: torch.device,
+        watch_logits: Callable[[StepLogits], None] | None = None,
+    ) -> None:
+        self.model: ModelCard = loaded.card
+        self.config = config
+        self.codec = Codec(loaded.tokenizer, loaded.palette)
+        self._plan = loaded.plan
+        shape = loaded.network.kv_shape
+        dtype = next(loaded.network.parameters()).dtype
+        rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device)
+        pages = max(1, rows // config.page_size)
+        self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
+        self._scheduler = Scheduler(
+            PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows
+        )
+        self._runner = Runner(
+            loaded.network,
+            self._cache,
+            rotary_table(loaded.card.grid, shape.head_dim).to(device),
+            page_size=config.page_size,
+            batch_invariant=config.batch_invariant,
+            watch_logits=watch_logits,
+        )
+        self._ids = count()
+        self._steps_total = 0
+        self._rows_total = 0
+        self._rows_last_step = 0
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "demo",
+        *,
+        device: str | None = None,
+        config: EngineConfig | None = None,
+        watch_logits: Callable[[StepLogits], None] | None = None,
+    ) -> Engine:
+        """An engine for a shipped model, by name, or for a model folder. device: None is CUDA where there is one.
+
+        Raises CheckpointError with the file and the key that don't fit.
+        """
+        config = config or EngineConfig()
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = config.dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+        loaded = registry.load(model, device=place, dtype=dtype)
+        return cls(loaded, config, device=place, watch_logits=watch_logits)
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its id. Raises RequestError with the field at fault."""
+        drawing = Drawing(next(self._ids), request, self._planned(request), self._canvas(request))
+        need = drawing.pages(self.config.page_size)
+        if need > self._scheduler.pages.total:
+            raise RequestError(
+                "steps", f"needs {need} pages of the KV cache, which has {self._scheduler.pages.total} in all"
+            )
+        self._scheduler.add(drawing)
+        return drawing.id
+
+    def abort(self, request_id: int) -> None:
+        """Drop a request; its pages are free when the next step begins. Unknown and finished ids are ignored."""
+        self._scheduler.abort(request_id)
+
+    def step(self) -> list[Update]:
+        """One forward step of everybody who takes part; what it drew. Idle engines check their books instead."""
+        drawings = self._scheduler.schedule()
+        if not drawings or self.config.check_every_step:
+            self._scheduler.check_integrity()
+        self._rows_last_step = sum(drawing.rows for drawing in drawings)
+        if not drawings:
+            return []
+        decided = self._runner.run(drawings)
+        self._steps_total += 1
+        self._rows_total += self._rows_last_step
+        updates = [
+            self._advance(drawing, tokens) for drawing, tokens in zip(drawings, decided, strict=True)
+        ]
+        return [update for update in updates if update.positions]
+
+    def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols)."""
+        canvases = {self.add(request): self._canvas(request) for request in requests}
+        unfinished = set(canvases)
+        while unfinished:
+            for update in self.step():
+                if update.id in canvases:
+                    for position, token in zip(update.positions, update.tokens, strict=True):
+                        canvases[update.id][position] = token
+                    if update.finished:
+                        unfinished.discard(update.id)
+        return [np.array(canvas, dtype=np.int32).reshape(self.model.grid) for canvas in canvases.values()]
+
+    def cost(self, request: Request) -> int:
+        """Rows of KV cache that a request reserves, in whole pages, all branches."""
+        plan = self._planned(request)
+        return -(-plan.cached_rows // self.config.page_size) * self.config.page_size * plan.branches
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    @property
+    def tokens_total(self) -> int:
+        return self._scheduler.pages.total * self.config.page_size
+
+    @property
+    def tokens_free(self) -> int:
+        """Rows of KV cache that no running or waiting request has spoken for."""
+        return max(0, self.tokens_total - self._scheduler.pages_spoken_for * self.config.page_size)
+
+    def stats(self) -> EngineStats:
+        pages = self._scheduler.pages
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            pages_used=pages.used,
+            pages_total=pages.total,
+            rows_last_step=self._rows_last_step,
+            rows_total=self._rows_total,
+            steps_total=self._steps_total,
+            cache_bytes=self._cache.nbytes,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises IntegrityError when pages and block tables disagree."""
+        self._scheduler.check_integrity()
+
+    def _advance(self, drawing: Drawing, tokens: list[int]) -> Update:
+        positions = drawing.step.targets
+        drawing.advance(tokens)
+        if drawing.finished:
+            self._scheduler.retire(drawing)
+        steps = drawing.plan.drawing_steps
+        return Update(
+            id=drawing.id,
+            step=drawing.next_step - (len(drawing.plan.steps) - steps),
+            steps=steps,
+            positions=positions,
+            tokens=tuple(tokens),
+            n_done=drawing.drawn,
+            n_total=self.model.positions - len(drawing.request.known),
+        )
+
+    def _planned(self, request: Request) -> Plan:
+        check_request(
+            request,
+            positions=self.model.positions,
+            codebook_size=self.model.codebook_size,
+            num_classes=len(self.model.classes),
+        )
+        return self._plan(request)
+
+    def _canvas(self, request: Request) -> list[int]:
+        return [request.known.get(position, UNKNOWN) for position in range(self.model.positions)]
+
+
+def _affordable_rows(bytes_per_row: int, device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * GPU_CACHE_SHARE) // bytes_per_row
+    return CPU_CACHE_BYTES // bytes_per_row

@@ -1,0 +1,47 @@
+"""Masks and fitting: the user's mask decides pixels, the mask snapped to tokens decides tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched where its shape
+    is another."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def token_mask(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """bool (rows, cols) of a pixel mask bool (H, W) of any size: a token is redrawn if any masked pixel touches
+    its cell, so that every masked pixel is covered."""
+    return _any_in_cells(_any_in_cells(mask, grid[0]).T, grid[1]).T
+
+
+def composite(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0) -> np.ndarray:
+    """drawn uint8 (h, w, 3), resized, where mask bool (H, W) holds; original uint8 (H, W, 3) elsewhere, to the bit.
+
+    feather: pixels over which the border is blended, inside the mask.
+    """
+    fitted = fit(drawn, original.shape[:2])
+    if feather == 0:
+        return np.where(mask[..., None], fitted, original)
+    weight = _feathered(mask, feather)[..., None]
+    blended = np.rint(weight * fitted + (1 - weight) * original).astype(np.uint8)
+    return np.where(mask[..., None], blended, original)
+
+
+def _any_in_cells(mask: np.ndarray, cells: int) -> np.ndarray:
+    """Reduce the first axis to cells: cell i covers the pixels that [i, i + 1) · len / cells touches."""
+    n = len(mask)
+    starts = [i * n // cells for i in range(cells)]
+    ends = [-(-(i + 1) * n // cells) for i in range(cells)]
+    return np.stack([mask[start:end].any(0) for start, end in zip(starts, ends, strict=True)])
+
+
+def _feathered(mask: np.ndarray, feather: int) -> np.ndarray:
+    """Weight of the drawn picture: 0 at the border of the mask, 1 from feather pixels inside on."""
+    blurred = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(feather))
+    return np.clip(2 * np.asarray(blurred, dtype=np.float32) / 255 - 1, 0, 1)

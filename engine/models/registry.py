@@ -1,0 +1,115 @@
+"""Model folders: a model.json beside the weights, turned into networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from engine.card import Defaults, ModelCard, class_labels
+from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
+from engine.models.checkpoint import CheckpointError, fit, load_state
+from engine.models.vq import VQConfig, VQModel
+from engine.plans import Plan
+from engine.plans.arpg import plan_arpg
+from engine.request import Request
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model folder in memory. plan turns a request into its row program; palette is uint8 (codes, 4, 4, 3),
+    None where the folder ships none."""
+
+    card: ModelCard
+    network: nn.Module
+    tokenizer: VQModel
+    plan: Callable[[Request], Plan]
+    palette: np.ndarray | None
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a model: a shipped one by name, or a path."""
+    for folder in (WEIGHTS / str(name), Path(name)):
+        if (folder / "model.json").is_file():
+            return folder
+    shipped = sorted(path.parent.name for path in WEIGHTS.glob("*/model.json"))
+    raise CheckpointError(f"{name}: neither a shipped model ({', '.join(shipped)}) nor a folder with a model.json")
+
+
+def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Read a model folder. Raises CheckpointError with the file and the key that don't fit."""
+    folder = find(name)
+    description = folder / "model.json"
+    try:
+        data = json.loads(description.read_text())
+        family = FAMILIES[data["family"]]
+        grid = (int(data["grid"][0]), int(data["grid"][1]))
+        tokenizer_data = {k: v for k, v in data["tokenizer"].items() if k != "weights"}
+        tokenizer_config = VQConfig(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer_data.items()}
+        )
+        network, plan = family(data["transformer"], grid)
+        card = ModelCard(
+            name=data["name"],
+            family=data["family"],
+            grid=grid,
+            stride=tokenizer_config.stride,
+            codebook_size=tokenizer_config.codebook_size,
+            classes=class_labels(data["classes"]),
+            tasks=("generate", "inpaint"),
+            defaults=Defaults(**data.get("defaults", {})),
+            licence=data.get("licence", ""),
+            description=data.get("description", ""),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
+
+    fit(network, load_state(folder / data["weights"]), folder / data["weights"])
+    tokenizer = VQModel(tokenizer_config)
+    tokenizer_path = folder / data["tokenizer"]["weights"]
+    fit(tokenizer, load_state(tokenizer_path), tokenizer_path)
+    return LoadedModel(
+        card,
+        network.to(device=device, dtype=dtype).eval(),
+        tokenizer.to(device=device).eval(),
+        plan,
+        _palette(folder / data["palette"], card.codebook_size) if "palette" in data else None,
+    )
+
+
+def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[nn.Module, Callable[[Request], Plan]]:
+    config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
+
+    def plan(request: Request) -> Plan:
+        return plan_arpg(
+            request,
+            positions=grid[0] * grid[1],
+            mask_id=config.mask_id,
+            class_id=config.class_id(request.class_label or 0),
+            null_id=config.null_id,
+        )
+
+    return ARPG(config), plan
+
+
+FAMILIES = {"arpg": _arpg}
+
+
+def _palette(path: Path, codes: int) -> np.ndarray:
+    """A PNG with a 4×4 patch a code, row after row."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    rows, cols = pixels.shape[0] // 4, pixels.shape[1] // 4
+    patches = pixels.reshape(rows, 4, cols, 4, 3).swapaxes(1, 2).reshape(-1, 4, 4, 3)
+    if len(patches) < codes:
+        raise CheckpointError(f"{path}: {len(patches)} patches for {codes} codes")
+    return patches[:codes]
