@@ -1,0 +1,53 @@
+"""The contract between front end and workers, kept in Redis or Valkey."""
+
+from service.queue.blobs import BlobConfig, Blobs
+from service.queue.cards import Cards
+from service.queue.connection import ServerReport, ServerUnsuitable, check_server, connect
+from service.queue.contract import (
+    FINAL_STATES,
+    TERMINAL_EVENTS,
+    BlobStoreFull,
+    Claim,
+    Event,
+    Gone,
+    HubClosed,
+    Job,
+    Lagged,
+    ModelLoad,
+    NewJob,
+    Publication,
+    QueueConfig,
+    QueueFull,
+    Submitted,
+    WatchEnded,
+)
+from service.queue.hub import EventHub
+from service.queue.verbs import Queue
+
+__all__ = [
+    "FINAL_STATES",
+    "TERMINAL_EVENTS",
+    "BlobConfig",
+    "BlobStoreFull",
+    "Blobs",
+    "Cards",
+    "Claim",
+    "Event",
+    "EventHub",
+    "Gone",
+    "HubClosed",
+    "Job",
+    "Lagged",
+    "ModelLoad",
+    "NewJob",
+    "Publication",
+    "Queue",
+    "QueueConfig",
+    "QueueFull",
+    "ServerReport",
+    "ServerUnsuitable",
+    "Submitted",
+    "WatchEnded",
+    "check_server",
+    "connect",
+]

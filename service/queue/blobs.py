@@ -1,0 +1,51 @@
+"""Pictures between front end and worker: bytes under a name, with a budget and a time to live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+
+from service.queue.contract import BlobStoreFull, QueueConfig
+from service.queue.verbs import load_script
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobConfig:
+    max_bytes: int = 512 * 2**20
+    ttl_seconds: float = 3600.0
+
+
+class Blobs:
+    """Names are `<job>/<what>`. The budget is checked where the bytes are stored, atomically."""
+
+    def __init__(self, redis: Redis, config: QueueConfig, limits: BlobConfig | None = None) -> None:
+        self.redis = redis
+        self.prefix = config.prefix
+        self.limits = limits or BlobConfig()
+        self._put = load_script(redis, "put_blob")
+        self._delete = load_script(redis, "delete_blob")
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Raises BlobStoreFull; the same name again replaces the bytes and starts its time anew."""
+        limits = self.limits
+        try:
+            total = await self._put(
+                [self.prefix], [name, data, limits.max_bytes, max(1, round(limits.ttl_seconds * 1000))]
+            )
+        except OutOfMemoryError as error:
+            raise BlobStoreFull("the blob store's server is out of memory") from error
+        if total < 0:
+            raise BlobStoreFull(f"{len(data)} bytes do not fit the blob store's {limits.max_bytes}")
+
+    async def get(self, name: str) -> bytes | None:
+        return cast(bytes | None, await self.redis.get(f"{self.prefix}blob:{name}"))
+
+    async def delete(self, name: str) -> bool:
+        return bool(await self._delete([self.prefix], [name]))
+
+    async def bytes_used(self) -> int:
+        """As accounted; bytes past their time leave the account at the next put."""
+        return int(await self.redis.get(f"{self.prefix}blob_bytes") or 0)

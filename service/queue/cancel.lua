@@ -1,0 +1,31 @@
+-- cancel: a queued job ends at once; a running one is flagged, and publish brings the flag to its worker.
+-- ARGV: id, ttl_ms.  Returns canceled | requested | finished | unknown.
+local id = ARGV[1]
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'client', 'cost', 'weight')
+if not job[1] then return 'unknown' end
+if job[1] == 'canceled' then return 'canceled' end
+if job[1] == 'succeeded' or job[1] == 'failed' then return 'finished' end
+
+local now = now_ms()
+if job[1] == 'running' then
+  local lease = tonumber(redis.call('ZSCORE', leases_key(job[3]), id) or '0')
+  if lease > now then
+    redis.call('HSET', job_key(id), 'cancel', 1)
+    return 'requested'
+  end
+  -- Its worker is gone, and there may be no other to hear the flag.
+else
+  -- The client never had this service: its next job need not queue behind it. A job that ran before and
+  -- came back keeps its charge.
+  if job[2] == '0' then
+    local tags = finish_tags_key(job[3])
+    local tag = redis.call('HGET', tags, job[4])
+    if tag then
+      local refunded = tonumber(tag) - tonumber(job[5]) / tonumber(job[6])
+      redis.call('HSET', tags, job[4], string.format('%.17g', refunded))
+    end
+  end
+end
+emit(id, job[2], 'canceled', '{}')
+conclude(id, job[3], 'canceled', now, tonumber(ARGV[2]))
+return 'canceled'

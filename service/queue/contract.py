@@ -1,0 +1,164 @@
+"""What front end and workers say to each other: plain data, no Redis."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["queued", "running", "succeeded", "failed", "canceled"]
+Answer = Literal["ok", "dup", "lost", "cancel"]
+Finished = Literal["ok", "already", "lost"]
+Canceled = Literal["canceled", "requested", "finished", "unknown"]
+
+FINAL_STATES = frozenset({"succeeded", "failed", "canceled"})
+TERMINAL_EVENTS = frozenset({"completed", "failed", "canceled"})
+VERSION = 1  # of the scripts and of the keys they share: another layout gets another prefix
+
+_NAME = re.compile(r"[A-Za-z0-9_.:@/-]{1,200}")
+
+
+class QueueFull(Exception):
+    """No room for another job now: the caller may try again later."""
+
+
+class BlobStoreFull(Exception):
+    """The byte budget of the blob store is used up: the caller may try again later."""
+
+
+class WatchEnded(Exception):
+    """A watch ended before the terminal event."""
+
+
+class Gone(WatchEnded):
+    """The job's events are no longer there (expired, or never were)."""
+
+
+class Lagged(WatchEnded):
+    """The watcher read too slowly and was dropped; it may resume from its last event id."""
+
+
+class HubClosed(WatchEnded):
+    """This replica is shutting down; the watcher may resume elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueConfig:
+    namespace: str = "arpg"
+    lease_seconds: float = 15.0
+    max_queued: int = 1000  # jobs ready per model; beyond it submit raises QueueFull
+    max_lost: int = 3  # attempts lost with their worker before the job fails
+    result_ttl_seconds: float = 3600.0  # how long a finished job and its events stay readable
+
+    @property
+    def prefix(self) -> str:
+        """Every key starts with it; the braces put them all in one cluster slot."""
+        return f"{{{self.namespace}:v{VERSION}}}:"
+
+    @property
+    def lease_ms(self) -> int:
+        return max(1, round(self.lease_seconds * 1000))
+
+    @property
+    def ttl_ms(self) -> int:
+        return max(1, round(self.result_ttl_seconds * 1000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    id: str
+    model: str
+    client: str = "local"
+    cost: int  # KV tokens
+    payload: dict[str, Any]
+    weight: float = 1.0  # share of the client against others of the same model
+
+    def __post_init__(self) -> None:
+        for name in ("id", "model"):
+            if not _NAME.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name}: 1 to 200 of the characters A-Z a-z 0-9 _ . : @ / -")
+        if not self.client:
+            raise ValueError("client: must not be empty")
+        if self.cost < 1:
+            raise ValueError("cost: must be at least 1")
+        if not 0.001 <= self.weight <= 1000:
+            raise ValueError("weight: must be in 0.001 … 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    id: str
+    created: bool  # False: the id was known, nothing changed
+    state: State
+    position: int | None  # jobs ahead in the ready set; None when it is not queued
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    id: str
+    attempt: int
+    cost: int
+    payload: dict[str, Any]
+    cancel_requested: bool
+    queued_seconds: float = 0.0  # from submission to this claim, by the server's clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    job_id: str
+    attempt: int
+    sequence: int
+    event: str | None  # None: a pure heartbeat
+    data: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    id: str
+    model: str
+    client: str
+    state: State
+    attempt: int
+    cost: int
+    payload: dict[str, Any]
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    created_at: float  # unix seconds, as all times here
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    id: str  # "<attempt>-<sequence>": the stream id and the SSE id alike
+    name: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def terminal(self) -> bool:
+        return self.name in TERMINAL_EVENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoad:
+    queued: int
+    running: int
+
+
+EventId = tuple[int, int]
+ZERO: EventId = (0, 0)
+
+
+def parse_event_id(text: str | None) -> EventId:
+    """`"2-17"` → (2, 17); anything that is no event id means "from the beginning": (0, 0)."""
+    match = re.fullmatch(r"(\d{1,20})-(\d{1,20})", text or "")
+    if match is None:
+        return ZERO
+    attempt, sequence = int(match[1]), int(match[2])
+    return (attempt, sequence) if max(attempt, sequence) < 2**64 else ZERO
+
+
+def format_event_id(event_id: EventId) -> str:
+    return f"{event_id[0]}-{event_id[1]}"

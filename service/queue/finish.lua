@@ -1,0 +1,17 @@
+-- finish: the one terminal event and the final state, by the attempt that holds the job.
+-- ARGV: id, attempt, sequence, state, event, data, result ('' = none), error ('' = none), ttl_ms.
+-- Returns ok | already | lost.
+local id, attempt = ARGV[1], ARGV[2]
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model')
+if not job[1] or job[2] ~= attempt or job[1] == 'queued' then return 'lost' end
+if job[1] ~= 'running' then return 'already' end
+
+local reply = redis.pcall('XADD', events_key(id), attempt .. '-' .. ARGV[3], 'event', ARGV[5], 'data', ARGV[6])
+if type(reply) == 'table' and reply.err then
+  if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
+  emit(id, attempt, ARGV[5], ARGV[6])
+end
+if ARGV[7] ~= '' then redis.call('HSET', job_key(id), 'result', ARGV[7]) end
+if ARGV[8] ~= '' then redis.call('HSET', job_key(id), 'error', ARGV[8]) end
+conclude(id, job[3], ARGV[4], now_ms(), tonumber(ARGV[9]))
+return 'ok'

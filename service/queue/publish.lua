@@ -1,0 +1,29 @@
+-- publish: one call a step for a whole batch: renews leases, fences, appends events, brings back cancels.
+-- ARGV: lease_ms, then id, attempt, sequence, event ('' = heartbeat), data per publication.
+-- Returns ok | dup | lost | cancel per publication.
+local until_ms = now_ms() + tonumber(ARGV[1])
+local standing, answers = {}, {}
+for i = 2, #ARGV, 5 do
+  local id, attempt, event = ARGV[i], ARGV[i + 1], ARGV[i + 3]
+  if not standing[id] then
+    local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'cancel', 'model')
+    if job[1] ~= 'running' or job[2] ~= attempt then
+      standing[id] = 'lost'
+    else
+      redis.call('ZADD', leases_key(job[4]), until_ms, id)
+      standing[id] = job[3] and 'cancel' or 'ok'
+    end
+  end
+  local answer = standing[id]
+  if answer ~= 'lost' and event ~= '' then
+    local reply = redis.pcall('XADD', events_key(id), attempt .. '-' .. ARGV[i + 2],
+      'event', event, 'data', ARGV[i + 4])
+    if type(reply) == 'table' and reply.err then
+      -- The stream itself refuses what it has already; any other error is the caller's to see.
+      if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
+      if answer == 'ok' then answer = 'dup' end
+    end
+  end
+  answers[#answers + 1] = answer
+end
+return answers
