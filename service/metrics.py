@@ -1,6 +1,6 @@
 """Every Prometheus series, in one place.
 
-Labels are few and closed (model, task, outcome; route templates for HTTP), so that a client can't make series.
+Labels are few and closed (model, task, outcome; route templates for HTTP): no client can make series.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 class Metrics:
     """The series of one process, over the registry it is given.
 
-    An API alone, a worker alone and both in one process use the same class; what a process never touches stays
-    at zero.
+    An API alone, a worker alone and both in one process use the same class; what a process never touches
+    stays at zero.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -53,7 +53,7 @@ class Metrics:
             "request_queue_seconds", "From acceptance to a worker's claim", _LATENCY, "model"
         )
         self.time_to_first_preview_seconds = histogram(
-            "time_to_first_preview_seconds", "From acceptance to the first tokens published", _LATENCY, "model"
+            "time_to_first_preview_seconds", "From acceptance to the first tokens", _LATENCY, "model"
         )
         self.request_seconds = histogram(
             "request_seconds", "From acceptance to the finished pictures", _LATENCY, "model", "task"

@@ -1,0 +1,94 @@
+"""What every response carries, errors included: a request id, security headers, a place in the metrics.
+
+Pure ASGI, outside everything else: a stream passes through untouched and a disconnect is still seen.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.problems import MEDIA_TYPE
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+# FastAPI's documentation page starts itself with an inline script and takes Swagger UI from a CDN.
+DOCS_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "img-src 'self' data: https://fastapi.tiangolo.com; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class Envelope:
+    """Wraps the whole app, its error pages too."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.perf_counter()
+        replaced = False
+
+        async def sending(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start":
+                self._observe(scope, message["status"], time.perf_counter() - began)
+                headers = MutableHeaders(scope=message)
+                replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
+                body = _too_large(scope, request_id) if replaced else b""
+                if replaced:
+                    headers["Content-Type"] = MEDIA_TYPE
+                    headers["Content-Length"] = str(len(body))
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["Content-Security-Policy"] = DOCS_POLICY if scope["path"] == "/docs" else PAGE_POLICY
+                await send(message)
+                if replaced:
+                    await send({"type": "http.response.body", "body": body})
+            elif not replaced:
+                await send(message)
+
+        await self.app(scope, receive, sending)
+
+    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.http_requests.labels(method, route, str(status)).inc()
+        self.metrics.http_request_seconds.labels(method, route).observe(seconds)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+
+
+def _too_large(scope: Scope, request_id: str) -> bytes:
+    """The framework's body limit answers in plain text, before any of our handlers is asked."""
+    return json.dumps(
+        {
+            "type": "about:blank",
+            "title": "Content Too Large",
+            "status": 413,
+            "detail": "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)",
+            "instance": scope["path"],
+            "code": "too_large",
+            "request_id": request_id,
+        }
+    ).encode()

@@ -1,0 +1,197 @@
+"""Every error as RFC 9457 problem+json: what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+# Codes for what the framework itself refuses.
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field that is wrong: its path, such as `order[3]`, and its place: body, query, path or header."""
+
+    field: str
+    message: str
+    code: str = "invalid"
+    place: str = "body"
+
+    def to_json(self) -> dict[str, str]:
+        return {"in": self.place, "field": self.field, "message": self.message, "code": self.code}
+
+
+class Problem(Exception):
+    """An answer other than success. Raised anywhere before a response has started."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def field(cls, field: str, message: str, code: str = "invalid", *, status: int = 422) -> Problem:
+        """One field of the body is wrong."""
+        return cls(status, code, f"{field}: {message}", errors=[FieldError(field, message, code)])
+
+
+class ProblemDocument(BaseModel):
+    """What a client reads, for the OpenAPI description."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[dict[str, str]] | None = None
+
+
+# For the OpenAPI description of any route: every error has this one shape.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": {
+        "$ref": "#/components/schemas/ProblemDocument"}}}},
+}  # fmt: skip
+
+
+def document(request: Request, problem: Problem) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": request.url.path,
+        "code": problem.code,
+        "request_id": getattr(request.state, "request_id", ""),
+    }
+    if problem.errors:
+        body["errors"] = [error.to_json() for error in problem.errors]
+    return body
+
+
+def respond(request: Request, problem: Problem) -> JSONResponse:
+    return JSONResponse(
+        document(request, problem), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+    )
+
+
+def from_validation(errors: Sequence[Any], *, place: str | None = None) -> Problem:
+    """Pydantic's errors as one problem. The offending input is never repeated back."""
+    found = _merged(_field_error(error, place) for error in errors)
+    detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in found[:3])
+    if len(found) > 3:
+        detail += f"; and {len(found) - 3} more"
+    malformed = any(error.code == "json_invalid" for error in found)
+    return Problem(
+        400 if malformed else 422, "invalid_json" if malformed else "invalid", detail, errors=found
+    )
+
+
+def _merged(errors: Iterable[FieldError]) -> list[FieldError]:
+    """A field of several types is refused once for each: that is one error."""
+    found: dict[tuple[str, str], FieldError] = {}
+    for error in errors:
+        key = (error.place, error.field)
+        if key in found and error.message not in found[key].message:
+            error = replace(found[key], message=f"{found[key].message}, or {error.message}")
+        found[key] = error
+    return list(found.values())
+
+
+def _field_error(error: Mapping[str, Any], place: str | None) -> FieldError:
+    location = list(error["loc"])
+    if place is None:
+        place = str(location.pop(0)) if location else "body"
+    if error["type"] == "json_invalid":
+        reason = error.get("ctx", {}).get("error", "")
+        return FieldError("", f"the body is not JSON: {reason}", "json_invalid", place)
+    # A union reports one error a member, its type as the last step of the path.
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step not in ("int", "str", "list[constrained-int]"):
+            path += f".{step}" if path else str(step)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such field"
+    return FieldError(path, message[:1].lower() + message[1:], error["type"], place)
+
+
+def install(app: FastAPI, *, retry_after: int) -> None:
+    """Renders whatever is raised in the app as a problem."""
+
+    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Problem)
+        return respond(request, error)
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return respond(request, from_validation(error.errors()))
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = _CODES.get(error.status_code, "error")
+        headers = dict(error.headers or {})
+        detail = error.detail
+        if error.status_code == 404:
+            detail = f"there is nothing at {request.url.path}"
+        elif error.status_code == 405:
+            detail = f"{request.method} is not allowed here; allowed: {headers.get('Allow', 'see /docs')}"
+        return respond(request, Problem(error.status_code, code, detail, headers=headers))
+
+    async def on_redis(request: Request, error: Exception) -> JSONResponse:
+        log.warning("redis: %s: %s", type(error).__name__, error)
+        detail = "the queue can't be reached at the moment"
+        headers = {"Retry-After": str(retry_after)}
+        return respond(request, Problem(503, "queue_unavailable", detail, headers=headers))
+
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        # The server logs the trace; the client gets the id to ask about.
+        identity = getattr(request.state, "request_id", "")
+        log.error("request %s failed: %s", identity, type(error).__name__)
+        detail = f"something went wrong here, not in your request; ask about request {identity}"
+        return respond(request, Problem(500, "internal_error", detail))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RedisError, on_redis)
+    app.add_exception_handler(Exception, on_anything)
