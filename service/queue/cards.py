@@ -1,7 +1,7 @@
 """Worker cards: who is there and what it can draw, so that the front end needs no torch.
 
-A card is `{"worker": name, "models": [{…model card…, "capacity": {…}}], …}`
-and lives as long as its heartbeat.
+A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size", …}}], …}`
+with the model cards as `ModelCard.to_json()` gives them; it lives as long as its heartbeat.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ class Cards:
         return [json.loads(card) for card in held if card is not None]
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Model name → its card, with `workers` (how many serve it) and the largest `capacity` among them."""
+        """Model name → `{"card", "workers": how many serve it, "capacity": the largest among them}`."""
         models: dict[str, dict[str, Any]] = {}
-        for card in await self.all():
-            for model in card.get("models", []):
-                known = models.setdefault(model["name"], {**model, "workers": 0})
+        for worker in await self.all():
+            for served in worker["models"]:
+                card = served["card"]
+                known = models.setdefault(card["name"], {"card": card, "workers": 0, "capacity": {}})
                 known["workers"] += 1
-                for what, amount in model.get("capacity", {}).items():
+                for what, amount in served["capacity"].items():
                     known["capacity"][what] = max(known["capacity"].get(what, amount), amount)
         return models
 
