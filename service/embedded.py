@@ -71,8 +71,8 @@ def find_binary() -> Path:
 class EmbeddedServer:
     """A server of our own in `directory`: append-only file, never evicts, private, restarted when it crashes.
 
-    It has its own session, so a Ctrl-C in the terminal reaches the application alone, which drains and stops it
-    last; it dies with this process. One thread starts it and stays: on Linux a child is bound to its thread.
+    It has its own session, so a Ctrl-C in the terminal reaches the application alone, which drains and stops
+    it last; it dies with this process. One thread starts it and stays: Linux binds a child to its thread.
     """
 
     def __init__(
