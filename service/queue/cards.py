@@ -1,7 +1,7 @@
 """Worker cards: who is there and what it can draw, so that the front end needs no torch.
 
-A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}], …}`,
-the model cards as `ModelCard.to_json()` gives them; it lives as long as its heartbeat.
+A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}]}`, the
+model cards as `ModelCard.to_json()` gives them; it lives as long as its heartbeat.
 """
 
 from __future__ import annotations

@@ -1,0 +1,209 @@
+"""Any sequence of verbs, by owners and by zombies, once or twice, against a model of what must hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from service.queue import NewJob, Publication, Queue, QueueConfig, connect
+
+T = TypeVar("T")
+IDS = st.sampled_from(["a", "b", "c", "d", "e"])
+TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
+MAX_LOST = 3
+# A claim's lease is stretched at once: a lease ends when a rule says so, not when the machine is slow.
+CLAIMING = QueueConfig(lease_seconds=0.9, max_queued=4, max_lost=MAX_LOST)
+HOLDING = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=MAX_LOST)
+
+
+@dataclass
+class Known:
+    cost: int
+    state: str = "queued"
+    attempt: int = 0
+    lost: int = 0
+    sequence: int = 0
+    cancel: bool = False
+    expired: bool = False
+    published: list[str] = field(default_factory=list)  # the worker's events, as ids
+
+
+class Verbs(RuleBasedStateMachine):
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.redis = connect(self.url)
+        self.claiming, self.queue = Queue(self.redis, CLAIMING), Queue(self.redis, HOLDING)
+        self.jobs: dict[str, Known] = {}
+
+    def do(self, call: Awaitable[T]) -> T:
+        async def wrapped() -> T:
+            return await call
+
+        return self.runner.run(wrapped())
+
+    @initialize()
+    def empty(self) -> None:
+        self.do(self.redis.flushall())
+
+    def teardown(self) -> None:
+        self.do(self.redis.aclose())
+        self.runner.close()
+
+    def ready(self) -> list[str]:
+        return [i.decode() for i in self.do(self.redis.zrange(f"{HOLDING.prefix}ready:m", 0, -1))]
+
+    def queued(self) -> set[str]:
+        return {i for i, job in self.jobs.items() if job.state == "queued"}
+
+    @rule(
+        job_id=IDS, client=st.sampled_from("xyz"), cost=st.integers(1, 9), weight=st.sampled_from([0.5, 1, 4])
+    )
+    def submit(self, job_id: str, client: str, cost: int, weight: float) -> None:
+        job = NewJob(id=job_id, model="m", client=client, cost=cost, weight=weight, payload={})
+        if job_id not in self.jobs and len(self.queued()) >= HOLDING.max_queued:
+            with pytest.raises(Exception, match="wait for model"):
+                self.do(self.queue.submit(job))
+            return
+        answer = self.do(self.queue.submit(job))
+        assert answer.created == (job_id not in self.jobs)
+        self.jobs.setdefault(job_id, Known(cost))
+        assert answer.state == self.jobs[job_id].state
+
+    @rule(budget=st.integers(0, 20), limit=st.integers(1, 4), alone=st.booleans())
+    def claim(self, budget: int, limit: int, alone: bool) -> None:
+        for job in self.jobs.values():
+            if job.state == "running" and job.expired:
+                job.lost += 1
+                job.state = "canceled" if job.cancel else "failed" if job.lost >= MAX_LOST else "queued"
+                job.expired = False
+        claims = self.do(self.claiming.claim("m", "w", budget=budget, limit=limit, alone=alone))
+        held = [Publication(job_id=c.id, attempt=c.attempt, sequence=0, event=None) for c in claims]
+        self.do(self.queue.publish("w", held))
+        left = self.ready()
+        order = [c.id for c in claims] + left  # what was ready before, if a prefix of it was taken
+        assert set(order) == self.queued()
+        assert len(order) == len(set(order))
+        assert len(claims) <= limit
+        spent = sum(c.cost for c in claims)
+        assert spent <= budget or (alone and len(claims) == 1)
+        if left and len(claims) < limit:  # it stopped at the first that does not fit
+            assert spent + self.jobs[left[0]].cost > budget
+            assert claims or not alone
+        for c in claims:
+            job = self.jobs[c.id]
+            assert c.attempt == job.attempt + 1
+            job.state, job.attempt, job.sequence = "running", c.attempt, 0
+
+    @rule(job_id=IDS, age=st.integers(0, 2), again=st.booleans(), event=st.sampled_from(["tokens", None]))
+    def publish(self, job_id: str, age: int, again: bool, event: str | None) -> None:
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        owner = job is not None and job.state == "running" and attempt == job.attempt
+        sequence = 1 + (job.sequence if job and owner else 0)
+        said = Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data={})
+        answer = self.do(self.queue.publish("w", [said]))[job_id]
+        if not owner:
+            assert answer == "lost"
+            return
+        assert job is not None
+        job.expired = False
+        assert answer == ("cancel" if job.cancel else "ok")
+        if event is not None:
+            job.sequence = sequence
+            job.published.append(f"{attempt}-{sequence}")
+            if again:
+                assert self.do(self.queue.publish("w", [said]))[job_id] == ("cancel" if job.cancel else "dup")
+
+    @rule(job_id=IDS, age=st.integers(0, 2), again=st.booleans(), state=st.sampled_from(sorted(TERMINAL)))
+    def finish(self, job_id: str, age: int, again: bool, state: Any) -> None:
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        fits = job is not None and attempt == job.attempt
+        expected = "lost"
+        if fits and job is not None and job.state != "queued":
+            expected = "ok" if job.state == "running" else "already"
+        for answer in [expected] + ["already" if expected == "ok" else expected] * again:
+            said = self.queue.finish(job_id, attempt, 99, state=state, event=TERMINAL[state], data={})
+            assert self.do(said) == answer
+        if expected == "ok" and job is not None:
+            job.state = state
+
+    @rule(job_id=IDS, age=st.integers(0, 1), again=st.booleans())
+    def release(self, job_id: str, age: int, again: bool) -> None:
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        expected = "lost"
+        if job is not None and attempt == job.attempt:
+            expected = "ok" if job.state == "running" else "already"
+        for answer in [expected] + ["already" if expected == "ok" else expected] * again:
+            assert self.do(self.queue.release(job_id, attempt)) == answer
+        if expected == "ok" and job is not None:
+            job.state = "canceled" if job.cancel else "queued"
+            job.expired = False
+
+    @rule(job_id=IDS, again=st.booleans())
+    def cancel(self, job_id: str, again: bool) -> None:
+        job = self.jobs.get(job_id)
+        if job is None:
+            expected = "unknown"
+        elif job.state in ("succeeded", "failed"):
+            expected = "finished"
+        elif job.state == "running" and not job.expired:
+            expected, job.cancel = "requested", True
+        else:
+            expected, job.state = "canceled", "canceled"
+        for _ in range(1 + again):
+            assert self.do(self.queue.cancel(job_id)) == expected
+
+    @rule(job_id=IDS)
+    def worker_dies(self, job_id: str) -> None:
+        job = self.jobs.get(job_id)
+        if job is not None and job.state == "running":
+            job.expired = True
+            self.do(self.redis.zadd(f"{HOLDING.prefix}leases:m", {job_id: 1}))
+
+    @invariant()
+    def sets_are_the_states(self) -> None:
+        assert set(self.ready()) == self.queued()
+        leased = {i.decode() for i in self.do(self.redis.zrange(f"{HOLDING.prefix}leases:m", 0, -1))}
+        assert leased == {i for i, job in self.jobs.items() if job.state == "running"}
+        for job_id, job in self.jobs.items():
+            held = self.do(self.queue.job(job_id))
+            assert held is not None
+            assert (held.state, held.attempt) == (job.state, job.attempt)
+
+    @invariant()
+    def streams_tell_each_thing_once(self) -> None:
+        for job_id, job in self.jobs.items():
+            entries = self.do(self.redis.xrange(f"{HOLDING.prefix}events:{job_id}"))
+            ids = [tuple(map(int, entry_id.split(b"-"))) for entry_id, _ in entries]
+            names = [fields[b"event"].decode() for _, fields in entries]
+            assert ids == sorted(set(ids))
+            told = [i.decode() for (i, fields) in entries if fields[b"event"] == b"tokens"]
+            assert told == job.published
+            ends = [name for name in names if name in TERMINAL.values()]
+            assert ends == ([TERMINAL[job.state]] if job.state in TERMINAL else [])
+            assert not ends or names[-1] == ends[0]
+
+
+def test_verbs_under_any_sequence(redis_url: str) -> None:
+    Verbs.url = redis_url
+    run_state_machine_as_test(
+        Verbs,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
