@@ -13,7 +13,7 @@ KEYS_A_BLOCK = 64
 
 
 @triton.jit
-def _kernel(
+def _kernel(  # type: ignore[no-untyped-def]
     out, q, keys, values, tiles, tables, visible, scale, table_width,
     heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,

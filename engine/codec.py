@@ -36,7 +36,7 @@ class Codec:
         """As encode, for pictures of one size at once."""
         height, width = images[0].shape[:2]
         if height % self.stride or width % self.stride:
-            raise ValueError(f"a picture of {width}×{height} pixels is not a whole number of {self.stride}-pixel tokens")
+            raise ValueError(f"{width}×{height} pixels are not a whole number of {self.stride}-pixel tokens")
         pixels = torch.from_numpy(np.stack(images)).to(self._device)
         codes = self._tokenizer.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return list(codes.int().cpu().numpy())

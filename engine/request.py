@@ -69,7 +69,7 @@ def check_request(request: Request, *, positions: int, codebook_size: int, num_c
         raise RequestError("guidance_scale", f"must be between 0 and 100, got {request.guidance_scale}")
     if not 0 <= request.temperature <= 100:
         raise RequestError("temperature", f"must be between 0 and 100, got {request.temperature}")
-    if not 0 <= request.top_k:
+    if request.top_k < 0:
         raise RequestError("top_k", f"must be 0 (off) or more, got {request.top_k}")
     if not 0 < request.top_p <= 1:
         raise RequestError("top_p", f"must be above 0 and at most 1, got {request.top_p}")

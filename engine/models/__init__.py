@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.batch import Batch
 from engine.kv_cache import KVCache, KVShape
 
 
-class Model(Protocol):
-    """A family's forward pass."""
+class Model(nn.Module, ABC):
+    """A family's network."""
 
     @property
-    def kv_shape(self) -> KVShape: ...
+    @abstractmethod
+    def kv_shape(self) -> KVShape:
+        """What a cached row costs."""
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
+    @abstractmethod
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Caches the batch's cached rows; logits float32 (batch.answers, then batch.queries; vocab)."""
-        ...

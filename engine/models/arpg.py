@@ -7,6 +7,7 @@ it through the second half. Module names are those of the public checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from engine.attention import paged_attention
 from engine.batch import Batch, Rows
 from engine.kv_cache import KVCache, KVShape
+from engine.models import Model
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
 
 
@@ -53,21 +55,9 @@ ARPG_SIZES = {
 }
 
 
-class SelfAttention(nn.Module):
-    def __init__(self, config: ARPGConfig) -> None:
-        super().__init__()
-        self.heads = config.n_head
-        self.to_q = nn.Linear(config.dim, config.dim, bias=False)
-        self.to_k = nn.Linear(config.dim, config.dim, bias=False)
-        self.to_v = nn.Linear(config.dim, config.dim, bias=False)
-        self.proj = nn.Linear(config.dim, config.dim, bias=False)
-
-    def qkv(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_q, self.to_k, self.to_v))
-        return rotate(q, rotary), rotate(k, rotary), v
-
-
 class CrossAttention(nn.Module):
+    """Queries of its own; keys and values come from elsewhere."""
+
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__()
         self.heads = config.n_head
@@ -78,10 +68,23 @@ class CrossAttention(nn.Module):
         return rotate(self.to_q(x).unflatten(-1, (self.heads, -1)), rotary)
 
 
+class SelfAttention(CrossAttention):
+    def __init__(self, config: ARPGConfig) -> None:
+        super().__init__(config)
+        self.to_k = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_v = nn.Linear(config.dim, config.dim, bias=False)
+
+    def qkv(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v = (to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_k, self.to_v))
+        return self.q(x, rotary), rotate(k, rotary), v
+
+
 class Layer(nn.Module):
     """Pre-norm layer, cut at its attention: before it and after it every row stands alone."""
 
-    def __init__(self, config: ARPGConfig, attn: nn.Module) -> None:
+    attn: CrossAttention
+
+    def __init__(self, config: ARPGConfig, attn: CrossAttention) -> None:
         super().__init__()
         self.attn = attn
         self.ffn = FeedForward(config.dim, feed_forward_size(config.dim, config.multiple_of))
@@ -94,10 +97,12 @@ class Layer(nn.Module):
 
 
 class SelfLayer(Layer):
+    attn: SelfAttention
+
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__(config, SelfAttention(config))
 
-    def before(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.attn.qkv(self.attn_norm(x), rotary)
 
 
@@ -105,7 +110,7 @@ class CrossLayer(Layer):
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__(config, CrossAttention(config))
 
-    def before(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def q(self, x: Tensor, rotary: Tensor) -> Tensor:
         return self.attn.q(self.attn_norm(x), rotary)
 
 
@@ -114,8 +119,9 @@ class DecoderDecoder(nn.Module):
         super().__init__()
         half = config.n_layer // 2
         self.heads = config.n_head
-        self.self_dec = nn.ModuleList(SelfLayer(config) for _ in range(half))
-        self.cross_dec = nn.ModuleList(CrossLayer(config) for _ in range(config.n_layer - half))
+        cross = config.n_layer - half
+        self.self_dec: Sequence[SelfLayer] = nn.ModuleList(SelfLayer(config) for _ in range(half))  # type: ignore[assignment]
+        self.cross_dec: Sequence[CrossLayer] = nn.ModuleList(CrossLayer(config) for _ in range(cross))  # type: ignore[assignment]
         self.norm = RMSNorm(config.dim)
         self.to_k = nn.Linear(config.dim, config.dim, bias=False)
         self.to_v = nn.Linear(config.dim, config.dim, bias=False)
@@ -127,7 +133,7 @@ class DecoderDecoder(nn.Module):
         return rotate(k, rotary), v
 
 
-class ARPG(nn.Module):
+class ARPG(Model):
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__()
         self.config = config
@@ -149,14 +155,14 @@ class ARPG(nn.Module):
         x = self.embeddings(queries.tokens)
         shared = cache.layer(len(self.layers.self_dec))
         for layer in self.layers.cross_dec:
-            q = queries.map(layer.before, x, queries.rotary)
+            q = queries.map(layer.q, x, queries.rotary)
             x = queries.map(layer.after, x, paged_attention(q, *shared, queries.attention))
         return queries.map(self._logits, x)
 
     def _write_content(self, content: Rows, cache: KVCache) -> None:
         x = self.embeddings(content.tokens)
         for index, layer in enumerate(self.layers.self_dec):
-            q, k, v = content.map(layer.before, x, content.rotary)
+            q, k, v = content.map(layer.qkv, x, content.rotary)
             cache.write(index, content.slots, k, v)
             x = content.map(layer.after, x, paged_attention(q, *cache.layer(index), content.attention))
         cache.write(len(self.layers.self_dec), content.slots, *content.map(self.layers.shared, x, content.rotary))
@@ -180,12 +186,12 @@ class ARPG(nn.Module):
         query_rotary = table[orders + 1]
 
         x = self.embeddings(content)
-        for layer in self.layers.self_dec:
-            x = layer.after(x, _causal(*layer.before(x, content_rotary)))
+        for self_layer in self.layers.self_dec:
+            x = self_layer.after(x, _causal(*self_layer.qkv(x, content_rotary)))
         k, v = self.layers.shared(x, content_rotary)
         x = self.embeddings(torch.full_like(ids, config.mask_id))
         for layer in self.layers.cross_dec:
-            x = layer.after(x, _causal(layer.before(x, query_rotary), k, v))
+            x = layer.after(x, _causal(layer.q(x, query_rotary), k, v))
         return self._logits(x)
 
 

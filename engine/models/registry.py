@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from engine.card import Defaults, ModelCard, class_labels
+from engine.models import Model
 from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
 from engine.models.checkpoint import CheckpointError, fit, load_state
 from engine.models.vq import VQConfig, VQModel
@@ -30,7 +30,7 @@ class LoadedModel:
     None where the folder ships none."""
 
     card: ModelCard
-    network: nn.Module
+    network: Model
     tokenizer: VQModel
     plan: Callable[[Request], Plan]
     palette: np.ndarray | None
@@ -53,10 +53,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
         data = json.loads(description.read_text())
         family = FAMILIES[data["family"]]
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        tokenizer_data = {k: v for k, v in data["tokenizer"].items() if k != "weights"}
-        tokenizer_config = VQConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer_data.items()}
-        )
+        tokenizer_config = _tokenizer_config(data["tokenizer"])
         network, plan = family(data["transformer"], grid)
         card = ModelCard(
             name=data["name"],
@@ -86,7 +83,12 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     )
 
 
-def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[nn.Module, Callable[[Request], Plan]]:
+def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
+    values: dict[str, Any] = {k: v for k, v in sizes.items() if k != "weights"}
+    return VQConfig(**values | {"channel_mult": tuple(values["channel_mult"])})
+
+
+def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[Model, Callable[[Request], Plan]]:
     config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
 
     def plan(request: Request) -> Plan:

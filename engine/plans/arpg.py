@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from engine.noise import permutation
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
@@ -22,7 +22,7 @@ def plan_arpg(request: Request, *, positions: int, mask_id: int, class_id: int, 
         counts, len(request.known), request.guidance_scale, request.guidance_schedule
     )
     ends = tuple(accumulate(counts, initial=0))
-    chunks = [order[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    chunks = [order[start:end] for start, end in pairwise(ends)]
 
     *pieces, content = _prefill(request)
     steps = [Step(piece) for piece in pieces]

@@ -1,0 +1,182 @@
+"""Promises of schedules and row programs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.noise import image_seed, permutation, uniform
+from engine.plans import CONDITION, Plan, cell_of, token_at
+from engine.plans.arpg import PREFILL_ROWS, plan_arpg
+from engine.plans.schedule import guidance_scales, step_counts
+from engine.request import Request, RequestError, check_request
+
+schedules = st.sampled_from(["arccos", "cosine"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "schedule", "first", "last"),
+    [
+        (64, "arccos", (3, 3, 2, 3, 2, 3, 2, 3), (7, 7, 7, 10, 12, 28)),
+        (32, "arccos", (6, 5, 5, 5), (11, 14, 17, 40)),
+        (16, "arccos", (11, 10), (25, 57)),
+        (128, "arccos", (), (20,)),
+        (256, "arccos", (1, 1, 1), (1, 1)),
+        (64, "cosine", (1, 1, 1), ()),
+    ],
+)
+def test_step_counts_are_the_published_ones(
+    steps: int, schedule: str, first: tuple[int, ...], last: tuple[int, ...]
+) -> None:
+    counts = step_counts(256, steps, schedule)
+    assert counts[: len(first)] == first
+    assert counts[len(counts) - len(last) :] == last
+
+
+@given(st.integers(1, 1100), st.integers(1, 256), schedules)
+def test_every_step_draws_and_all_positions_are_drawn(unknown: int, steps: int, schedule: str) -> None:
+    counts = step_counts(unknown, steps, schedule)
+    assert len(counts) == min(steps, unknown)
+    assert min(counts) >= 1
+    assert sum(counts) == unknown
+
+
+def test_linear_guidance_counts_the_tokens_of_its_own_step() -> None:
+    assert guidance_scales((1, 3), 0, 5.0, "linear") == (2.0, 5.0)
+    assert guidance_scales((1, 3), 4, 5.0, "linear") == (3.5, 5.0)
+    assert guidance_scales((1, 3), 4, 5.0, "constant") == (5.0, 5.0)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[int, Request]:
+    positions = draw(st.integers(2, 200))
+    known = draw(st.sets(st.integers(0, positions - 1), max_size=positions - 1))
+    unknown = sorted(set(range(positions)) - known)
+    order = draw(st.none() | st.permutations(unknown).map(tuple))
+    request = Request(
+        class_label=draw(st.none() | st.integers(0, 9)),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        steps=draw(st.integers(1, 256)),
+        schedule=draw(schedules),
+        guidance_scale=draw(st.sampled_from([1.0, 4.0])),
+        order=order,
+        known=dict.fromkeys(known, 0),
+    )
+    return positions, request
+
+
+def planned(positions: int, request: Request) -> Plan:
+    return plan_arpg(request, positions=positions, mask_id=1000, class_id=1001, null_id=1002)
+
+
+@given(requests())
+def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[int, Request]) -> None:
+    positions, request = case
+    plan = planned(positions, request)
+    known = set(request.known)
+    cached: list[int] = []
+    drawn: list[int] = []
+    for step in plan.steps:
+        content = [row for row in step.rows if row.cached]
+        queries = [row for row in step.rows if not row.cached]
+        assert step.rows == (*content, *queries)
+        for row in content:
+            if row.source == CONDITION:
+                assert row.position == 0
+                assert not cached
+            else:
+                cell = cell_of(row.source)
+                assert row.position == cell + 1
+                # A row carries a token that exists: known, or drawn by an earlier step.
+                assert cell in known or cell in drawn
+            cached.append(row.source)
+        for index, row in enumerate(content, start=len(cached) - len(content)):
+            assert index < row.visible <= len(cached)
+        for row in queries:
+            assert row.visible == len(cached)
+            assert row.position == row.target + 1
+        drawn += step.targets
+    assert sorted(drawn) == sorted(set(range(positions)) - known)
+    assert cached[0] == CONDITION
+    assert len(set(cached)) == len(cached) == plan.cached_rows
+    # The last chunk is never cached, everything else is.
+    assert plan.cached_rows == 1 + positions - len(plan.steps[-1].targets)
+    if request.order:
+        assert tuple(drawn) == request.order
+    if request.class_label is None:
+        assert plan.conditions == (1002,)
+    else:
+        assert plan.conditions == ((1001,) if request.guidance_scale == 1 else (1001, 1002))
+
+
+@given(requests())
+def test_rows_of_known_tokens_depend_on_no_seed_and_come_in_bounded_pieces(case: tuple[int, Request]) -> None:
+    positions, request = case
+    known = set(request.known)
+
+    def prefix(seed: int) -> list[tuple[int, int]]:
+        plan = planned(positions, Request(seed=seed, known=request.known))
+        rows = [row for step in plan.steps for row in step.rows if row.cached]
+        return [(row.source, row.visible) for row in rows[: 1 + len(known)]]
+
+    assert prefix(1) == prefix(2)
+    assert [visible for _, visible in prefix(1)] == list(range(1, 2 + len(known)))
+    assert {cell_of(source) for source, _ in prefix(1)[1:]} == known
+    plan = planned(positions, request)
+    first = next(i for i, step in enumerate(plan.steps) if step.targets)
+    assert all(sum(r.cached for r in step.rows) <= PREFILL_ROWS for step in plan.steps[: first + 1])
+
+
+def test_sources_of_cells_are_invertible() -> None:
+    assert [cell_of(token_at(cell)) for cell in range(300)] == list(range(300))
+    assert all(token_at(cell) not in (CONDITION, *range(10)) for cell in range(300))
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("class_label", Request(class_label=10)),
+        ("seed", Request(seed=-1)),
+        ("steps", Request(steps=0)),
+        ("steps", Request(steps=257)),
+        ("schedule", Request(schedule="linear")),  # type: ignore[arg-type]
+        ("guidance_schedule", Request(guidance_schedule="cosine")),  # type: ignore[arg-type]
+        ("guidance_scale", Request(guidance_scale=float("nan"))),
+        ("temperature", Request(temperature=-0.1)),
+        ("top_k", Request(top_k=-1)),
+        ("top_p", Request(top_p=0)),
+        ("known", Request(known={16: 0})),
+        ("known", Request(known={0: 48})),
+        ("known", Request(known=dict.fromkeys(range(16), 0))),
+        ("order", Request(order=(0, 1))),
+        ("order", Request(order=(0, *range(15)))),
+        ("order", Request(order=tuple(range(16)), known={3: 0})),
+    ],
+)
+def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: Request) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_request(request_, positions=16, codebook_size=48, num_classes=10)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 15))
+def test_images_of_a_job_have_seeds_of_their_own_and_the_first_has_the_jobs(seed: int, index: int) -> None:
+    assert image_seed(seed, 0) == seed
+    assert 0 <= image_seed(seed, index) <= 2**32 - 1
+    assert image_seed(seed, index) != image_seed(seed, index - 1)
+
+
+def test_a_permutation_depends_on_seed_and_purpose() -> None:
+    one = permutation(1, "generate/order", range(64))
+    assert sorted(one) == list(range(64))
+    assert one == permutation(1, "generate/order", reversed(range(64)))
+    assert one != permutation(2, "generate/order", range(64))
+    assert one != permutation(1, "inpaint/order", range(64))
+
+
+def test_uniform_numbers_stay_inside_the_open_interval() -> None:
+    numbers = [uniform(seed, "generate", cell) for seed in range(50) for cell in range(200)]
+    assert 0 < min(numbers) < 0.001
+    assert 0.999 < max(numbers) < 1

@@ -1,0 +1,159 @@
+"""Promises of pages and scheduler, by the thousand and without a model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.drawing import UNKNOWN, Drawing
+from engine.pages import IntegrityError, OutOfPages, PageAllocator
+from engine.plans.arpg import plan_arpg
+from engine.request import Request
+from engine.scheduler import Scheduler
+
+POSITIONS = 16
+
+
+def drawing(number: int, request: Request) -> Drawing:
+    plan = plan_arpg(request, positions=POSITIONS, mask_id=100, class_id=101, null_id=102)
+    tokens = [request.known.get(cell, UNKNOWN) for cell in range(POSITIONS)]
+    return Drawing(number, request, plan, tokens)
+
+
+drawable = st.builds(
+    Request,
+    class_label=st.none() | st.integers(0, 3),
+    seed=st.integers(0, 99),
+    steps=st.integers(1, 20),
+    guidance_scale=st.sampled_from([1.0, 3.0]),
+    known=st.dictionaries(st.integers(0, POSITIONS - 1), st.integers(0, 9), max_size=POSITIONS - 1),
+)
+
+
+class Serving(RuleBasedStateMachine):
+    """Any sequence of add, step and abort."""
+
+    @initialize(page_size=st.sampled_from([1, 4, 16]), room=st.integers(1, 4), max_rows=st.integers(1, 60))
+    def start(self, page_size: int, room: int, max_rows: int) -> None:
+        # Room for at least one request of any kind.
+        pages = room * 2 * -(-(POSITIONS + 1) // page_size)
+        self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows)
+        self.known: dict[int, Drawing] = {}
+        self.gone: set[int] = set()
+
+    @rule(request=drawable)
+    def add(self, request: Request) -> None:
+        number = len(self.known)
+        self.known[number] = drawing(number, request)
+        self.scheduler.add(self.known[number])
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), twice=st.booleans())
+    def abort(self, data: st.DataObject, twice: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        for _ in range(1 + twice):
+            self.scheduler.abort(number)
+        self.gone.add(number)
+
+    @rule()
+    def step(self) -> None:
+        turn = self.scheduler.schedule()
+        assert not {d.id for d in turn} & self.gone, "an aborted or finished request was scheduled"
+        rows = sum(d.rows for d in turn)
+        assert rows <= self.scheduler.max_rows or len(turn) == 1
+        for each in turn:
+            for table in each.tables:
+                cached = each.cached + sum(row.cached for row in each.step.rows)
+                assert cached <= len(table) * self.scheduler.page_size, "a row without a slot"
+            each.advance([0] * len(each.step.targets))
+            if each.finished:
+                self.scheduler.retire(each)
+                self.gone.add(each.id)
+
+    @invariant()
+    def books_add_up(self) -> None:
+        pages = self.scheduler.pages
+        assert pages.free + pages.used == pages.total
+        owners = [page for d in self.scheduler for table in d.tables for page in table]
+        assert len(owners) == len(set(owners)) == pages.used
+        self.scheduler.check_integrity()
+
+    def teardown(self) -> None:
+        """Everything that was accepted ends, and every page comes back."""
+        for _ in range(2000):
+            if not self.scheduler.schedule() and self.scheduler.idle:
+                break
+            self.step()
+        assert self.scheduler.idle
+        assert self.scheduler.pages.used == 0
+        assert all(d.finished or d.id in self.gone for d in self.known.values())
+
+
+TestServing = Serving.TestCase
+TestServing.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+@given(st.lists(st.sampled_from(["allocate", "share", "release"]), max_size=60), st.randoms())
+def test_shared_pages_are_free_when_the_last_holder_is_gone(verbs: list[str], random: object) -> None:
+    pages = PageAllocator(12)
+    tables: list[list[int]] = []
+    for verb in verbs:
+        if verb == "allocate" and pages.free >= 3:
+            tables.append(pages.allocate(3))
+        elif verb == "share" and tables:
+            tables.append(list(random.choice(tables)))  # type: ignore[attr-defined]
+            pages.share(tables[-1])
+        elif verb == "release" and tables:
+            pages.release(tables.pop(random.randrange(len(tables))))  # type: ignore[attr-defined]
+        assert pages.used == len({page for table in tables for page in table})
+        pages.check_integrity(tables)
+
+
+def test_an_allocation_that_does_not_fit_takes_nothing() -> None:
+    pages = PageAllocator(4)
+    pages.allocate(3)
+    with pytest.raises(OutOfPages, match="2 pages asked for, 1 of 4 free"):
+        pages.allocate(2)
+    assert pages.free == 1
+
+
+def test_whoever_stood_back_goes_first_next_time() -> None:
+    scheduler = Scheduler(PageAllocator(1000), page_size=4, max_rows=14)
+    for number in range(6):
+        scheduler.add(drawing(number, Request(class_label=0, seed=number, steps=16)))
+    turns: dict[int, int] = dict.fromkeys(range(6), 0)
+    for _ in range(18):
+        for each in scheduler.schedule():
+            each.advance([0] * len(each.step.targets))
+            turns[each.id] += 1
+    assert max(turns.values()) - min(turns.values()) <= 1
+
+
+def test_a_request_larger_than_the_row_budget_runs_alone() -> None:
+    scheduler = Scheduler(PageAllocator(1000), page_size=4, max_rows=8)
+    scheduler.add(drawing(0, Request(class_label=0, steps=1)))
+    scheduler.add(drawing(1, Request(class_label=0, steps=16)))
+    assert [d.id for d in scheduler.schedule()] == [0]
+
+
+@pytest.mark.parametrize("damage", ["stolen", "twice", "lost", "freed", "outside"])
+def test_a_corrupted_table_makes_the_integrity_check_fire(damage: str) -> None:
+    scheduler = Scheduler(PageAllocator(64), page_size=4, max_rows=100)
+    for number in range(2):
+        scheduler.add(drawing(number, Request(class_label=0, seed=number)))
+    one, other = scheduler.schedule()
+    scheduler.check_integrity()
+    if damage == "stolen":
+        one.tables[0][0] = other.tables[0][0]
+    elif damage == "twice":
+        one.tables[0][1] = one.tables[0][0]
+    elif damage == "lost":
+        one.tables[0].pop()
+    elif damage == "freed":
+        scheduler.pages.release(other.tables[1])
+    elif damage == "outside":
+        one.tables[1][0] = 64
+    with pytest.raises(IntegrityError):
+        scheduler.check_integrity()
