@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class AttentionMeta:
 
     starts: rows of sequence s are starts[s] … starts[s + 1]. Host copies serve the reference path; tables
     (sequences, pages) int32 and visible (rows,) int32 are on the device. uniform[s]: all its rows see lengths[s].
+    slots[s]: where its first lengths[s] cached rows are (host only). tiles: the kernel's share of the rows.
     """
 
     starts: tuple[int, ...]
@@ -28,7 +30,7 @@ class AttentionMeta:
     tables: Tensor
     visible: Tensor
     page_size: int
-    slots: tuple[Tensor, ...]
+    slots: tuple[slice | Tensor, ...]
     tiles: Tensor
 
 
@@ -52,7 +54,7 @@ def attention_meta(
         tables=padded.to(device),
         visible=torch.tensor([n for rows in visible for n in rows], dtype=torch.int32, device=device),
         page_size=page_size,
-        slots=_slots(padded, lengths, page_size) if device.type == "cpu" else (),
+        slots=tuple(map(_slots, tables, lengths, repeat(page_size))) if device.type == "cpu" else (),
         tiles=_tiles(starts, device),
     )
 
@@ -80,20 +82,21 @@ def paged_attention_reference(q: Tensor, keys: Tensor, values: Tensor, meta: Att
             mask = torch.arange(meta.lengths[s]) < meta.visible[rows, None]
         attended = F.scaled_dot_product_attention(
             q[rows].transpose(0, 1)[None],
-            keys.index_select(0, slots).transpose(0, 1)[None],
-            values.index_select(0, slots).transpose(0, 1)[None],
+            keys[slots].transpose(0, 1)[None],
+            values[slots].transpose(0, 1)[None],
             attn_mask=mask,
         )
         out[rows] = attended[0].transpose(0, 1)
     return out
 
 
-def _slots(tables: Tensor, lengths: Sequence[int], page_size: int) -> tuple[Tensor, ...]:
-    offsets = torch.arange(page_size)
-    return tuple(
-        (table[:, None].long() * page_size + offsets).flatten()[:length]
-        for table, length in zip(tables, lengths, strict=True)
-    )
+def _slots(table: Sequence[int], length: int, page_size: int) -> slice | Tensor:
+    """The first slots of a sequence; a slice, and so no copy, where its pages follow one another."""
+    first = table[0]
+    if all(page == first + index for index, page in enumerate(table)):
+        return slice(first * page_size, first * page_size + length)
+    starts = torch.tensor(table)[:, None] * page_size
+    return (starts + torch.arange(page_size)).flatten()[:length]
 
 
 def _tiles(starts: Sequence[int], device: torch.device) -> Tensor:

@@ -26,9 +26,11 @@ def scene(
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     visible = [[], [1], list(range(5, 25)), [70] * 33, [rng.randint(1, 90) for _ in range(7)]]
-    pages = list(range(400))
+    pages = list(range(300))
     rng.shuffle(pages)
-    tables = [[pages.pop() for _ in range(math.ceil(max(v, default=0) / page_size))] for v in visible]
+    tables = [[pages.pop() for _ in range(math.ceil(max(v, default=1) / page_size))] for v in visible]
+    # One sequence has its pages in a row, as a fresh cache gives them.
+    tables[3] = list(range(300, 300 + len(tables[3])))
     heads, rows = 3, sum(len(v) for v in visible)
     q = torch.randn(rows, heads, head_dim, generator=generator)
     keys, values = torch.randn(2, 400 * page_size, heads, head_dim, generator=generator).unbind()

@@ -6,7 +6,7 @@ The scheduler, the cache, the attention and the sampler know rows and nothing of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 CONDITION = -1
@@ -49,10 +49,10 @@ class Step:
 
     rows: tuple[Row, ...]
     guidance: float = 1.0
+    targets: tuple[int, ...] = field(init=False)
 
-    @property
-    def targets(self) -> tuple[int, ...]:
-        return tuple(row.target for row in self.rows if row.target != NOTHING)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(row.target for row in self.rows if row.target != NOTHING))
 
 
 @dataclass(frozen=True, slots=True)
