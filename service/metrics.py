@@ -46,8 +46,8 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"arpg_{name}", text, labels, buckets=buckets, registry=registry)
 
-        # A job, from its acceptance to its end. Outcomes: succeeded, failed, canceled; the API adds
-        # invalid, queue_full and no_worker for what was never accepted.
+        # A job, from its acceptance to its end. Outcomes: succeeded, failed, canceled; and for what the
+        # API had no place for: queue_full, storage_full, no_worker.
         self.requests = counter("requests_total", "Requests by outcome", "task", "outcome")
         self.request_queue_seconds = histogram(
             "request_queue_seconds", "From acceptance to a worker's claim", _LATENCY, "model"

@@ -5,18 +5,24 @@ Pure ASGI, outside everything else: a stream passes through untouched and a disc
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 import time
 import uuid
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.problems import MEDIA_TYPE
+from service.problems import MEDIA_TYPE, TOO_LARGE
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+SWALLOW_BYTES = 256 * 2**20
+SWALLOW_SECONDS = 10.0
 
 PAGE_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; object-src 'none'; "
@@ -51,6 +57,8 @@ class Envelope:
             nonlocal replaced
             if message["type"] == "http.response.start":
                 self._observe(scope, message["status"], time.perf_counter() - began)
+                if message["status"] == 413:
+                    await _swallow(scope, receive)
                 headers = MutableHeaders(scope=message)
                 replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
                 body = _too_large(scope, request_id) if replaced else b""
@@ -70,10 +78,27 @@ class Envelope:
         await self.app(scope, receive, sending)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.http_requests.labels(method, route, str(status)).inc()
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
+
+
+async def _swallow(scope: Scope, receive: Receive) -> None:
+    """Takes in what a client is still sending: closing on it would reset the connection before it has read why.
+
+    One that asks before it sends (Expect: 100-continue) is not told to go on.
+    """
+    if "expect" in Headers(scope=scope):
+        return
+    left = SWALLOW_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SWALLOW_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
@@ -84,9 +109,9 @@ def _too_large(scope: Scope, request_id: str) -> bytes:
     return json.dumps(
         {
             "type": "about:blank",
-            "title": "Content Too Large",
+            "title": HTTPStatus(413).phrase,
             "status": 413,
-            "detail": "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)",
+            "detail": TOO_LARGE,
             "instance": scope["path"],
             "code": "too_large",
             "request_id": request_id,

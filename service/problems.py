@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+TOO_LARGE = "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)"
 
 # Codes for what the framework itself refuses.
 _CODES = {
@@ -31,6 +32,10 @@ _CODES = {
     500: "internal_error",
     503: "unavailable",
 }
+
+
+# A union reports one error a member, with the member's type as a step of the path.
+_UNION_MEMBERS = frozenset({"int", "str", "constrained-str"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +91,11 @@ class ProblemDocument(BaseModel):
 
 # For the OpenAPI description of any route: every error has this one shape.
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": {
-        "$ref": "#/components/schemas/ProblemDocument"}}}},
-}  # fmt: skip
+    "default": {
+        "description": "A problem (RFC 9457)",
+        "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+    }
+}
 
 
 def document(request: Request, problem: Problem) -> dict[str, Any]:
@@ -119,9 +126,7 @@ def from_validation(errors: Sequence[Any], *, place: str | None = None) -> Probl
     if len(found) > 3:
         detail += f"; and {len(found) - 3} more"
     malformed = any(error.code == "json_invalid" for error in found)
-    return Problem(
-        400 if malformed else 422, "invalid_json" if malformed else "invalid", detail, errors=found
-    )
+    return Problem(400 if malformed else 422, "invalid_json" if malformed else "invalid", detail, errors=found)
 
 
 def _merged(errors: Iterable[FieldError]) -> list[FieldError]:
@@ -142,12 +147,11 @@ def _field_error(error: Mapping[str, Any], place: str | None) -> FieldError:
     if error["type"] == "json_invalid":
         reason = error.get("ctx", {}).get("error", "")
         return FieldError("", f"the body is not JSON: {reason}", "json_invalid", place)
-    # A union reports one error a member, its type as the last step of the path.
     path = ""
     for step in location:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif step not in ("int", "str", "list[constrained-int]"):
+        elif step not in _UNION_MEMBERS:
             path += f".{step}" if path else str(step)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
@@ -173,6 +177,8 @@ def install(app: FastAPI, *, retry_after: int) -> None:
         detail = error.detail
         if error.status_code == 404:
             detail = f"there is nothing at {request.url.path}"
+        elif error.status_code == 413:
+            detail = TOO_LARGE
         elif error.status_code == 405:
             detail = f"{request.method} is not allowed here; allowed: {headers.get('Allow', 'see /docs')}"
         return respond(request, Problem(error.status_code, code, detail, headers=headers))

@@ -39,9 +39,7 @@ def _folded(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _unknown_class(
-    wanted: int | str, text: str, names: dict[str, ClassLabel], classes: Sequence[ClassLabel]
-) -> str:
+def _unknown_class(wanted: int | str, text: str, names: dict[str, ClassLabel], classes: Sequence[ClassLabel]) -> str:
     if isinstance(wanted, int) or text.lstrip("-").isdigit():
         labels = [c.label for c in classes]
         return f"there is no class {text}; labels run from {min(labels)} to {max(labels)}"
@@ -78,9 +76,7 @@ def resolve(
         raise Problem.field("model", f"{card.name} can't {task}; it can {can}", "task_not_supported")
     found = find_class(fields.class_, card.classes)
     if found is None and fields.guidance_scale not in (None, 1):
-        raise Problem.field(
-            "guidance_scale", "guidance needs a class; give one, or leave this out", "no_class"
-        )
+        raise Problem.field("guidance_scale", "guidance needs a class; give one, or leave this out", "no_class")
     check_order(fields.order, range(card.positions) if unknown is None else unknown)
     seed = secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.request import MAX_SEED, MAX_STEPS
 from service.images import Format, MaskMode
@@ -18,16 +18,6 @@ MAX_IMAGES = 16
 
 Task = Literal["generate", "inpaint"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
-
-
-def _numbers(value: Any) -> Any:
-    """A form field has no lists: `order` is then numbers with commas, with or without brackets."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.strip().strip("[]").split(",")]
-    return value
-
-
-Order = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_numbers)]
 
 
 class GenerateRequest(BaseModel):
@@ -50,7 +40,7 @@ class GenerateRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False, description="0: argmax")
     top_k: int | None = Field(None, ge=0, le=2**20, description="0: off")
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False, description="1: off")
-    order: Order | None = Field(
+    order: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         max_length=2**16,
         description="The grid positions to draw, row-major, in order; null: from the seed",
@@ -66,9 +56,7 @@ class InpaintFields(GenerateRequest):
     mask_mode: MaskMode = Field(
         "white", description="Which part of the mask is repainted: white, black, or transparent (alpha)"
     )
-    feather: int = Field(
-        0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard"
-    )
+    feather: int = Field(0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard")
 
 
 class InpaintRequest(InpaintFields):
@@ -94,11 +82,15 @@ class InpaintForm(InpaintFields):
     mask: bytes | None = Field(None, description="As large as the picture")
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class ResolvedRequest(BaseModel):
     """The request with every default filled in: sent again, it draws the same pictures."""
 
+    model: str
     class_: int | None = Field(alias="class")
-    class_name: str | None
     n: int
     seed: int
     steps: int
@@ -112,8 +104,8 @@ class ResolvedRequest(BaseModel):
     previews: int
     format: Format
     quality: int
-    mask_mode: MaskMode | None = None
-    feather: int | None = None
+    mask_mode: MaskMode | None = Field(None, exclude_if=_absent)
+    feather: int | None = Field(None, exclude_if=_absent)
 
 
 class JobImage(BaseModel):
@@ -146,10 +138,11 @@ class JobObject(BaseModel):
     finished_at: datetime | None
     expires_at: datetime | None = Field(description="When the job, its events and its pictures are forgotten")
     model: str
+    class_name: str | None
     request: ResolvedRequest
     images: list[JobImage]
     mask_tokens: list[list[int]] | None = Field(
-        None, description="Inpainting: the mask snapped to the token grid"
+        None, exclude_if=_absent, description="Inpainting: the mask snapped to the token grid"
     )
     error: JobError | None
     urls: JobUrls

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.queue import BlobConfig, QueueConfig
+
 MEBIBYTE = 2**20
 
 
@@ -31,9 +33,16 @@ class Settings(BaseSettings):
     data_dir: Path = Path("var")
     redis_url: SecretStr | None = Field(None, description="unset: an embedded Valkey under the data folder")
 
+    # The queue: the same for every process that shares it.
+    namespace: str = Field("arpg", pattern=r"[A-Za-z0-9_-]{1,40}")
+    max_queued: int = Field(1000, ge=1, description="Jobs that may wait for a model")
+    lease: float = Field(15.0, gt=0, description="Seconds after which a silent worker's jobs go to another")
+    result_ttl: float = Field(3600.0, gt=0, description="Seconds that a job outlives its end")
+    blob_bytes: int = Field(512 * MEBIBYTE, ge=MEBIBYTE, description="Uploads and pictures kept in Redis")
+
     # Uploads.
     max_body_bytes: int = Field(24 * MEBIBYTE, ge=1024)
-    max_pixels: int = Field(4096 * 4096, ge=1, description="Pixels an upload may have")
+    max_pixels: int = Field(4096 * 4096, ge=1, le=80_000_000, description="Pixels an upload may have")
     max_side: int = Field(8192, ge=1, description="Pixels an upload's longer side may have")
 
     # Waiting and watching, in seconds.
@@ -50,6 +59,19 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9100, ge=0, le=65535)
 
     log_level: str = "info"
+
+    @property
+    def queue_config(self) -> QueueConfig:
+        return QueueConfig(
+            namespace=self.namespace,
+            max_queued=self.max_queued,
+            lease_seconds=self.lease,
+            result_ttl_seconds=self.result_ttl,
+        )
+
+    @property
+    def blob_config(self) -> BlobConfig:
+        return BlobConfig(max_bytes=self.blob_bytes, ttl_seconds=self.result_ttl)
 
     @property
     def redis_address(self) -> str | None:

@@ -11,8 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from api_harness import Api
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -62,3 +66,19 @@ def redis_url(redis_socket: Path) -> str:
     with redis.Redis(unix_socket_path=str(redis_socket)) as client:
         client.flushall()
     return f"unix://{redis_socket}"
+
+
+@pytest.fixture(scope="module")
+def api(redis_socket: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
+    """A real server for the tests of one module, in a namespace of its own, with a card shown."""
+    from api_harness import running_api
+
+    from service.settings import Settings
+
+    namespace = request.module.__name__.rpartition(".")[2]
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace=namespace, heartbeat=0.3, max_body_bytes=2 * 2**20, _env_file=None
+    )
+    with running_api(settings) as running:
+        running.show_card()
+        yield running

@@ -1,0 +1,71 @@
+"""Which models can be asked for, by the cards of the workers alive."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from engine.card import ModelCard
+from service.problems import Problem
+from service.queue import Cards, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model with at least one live worker. capacity: the largest among its workers."""
+
+    card: ModelCard
+    capacity: dict[str, Any]
+    workers: int
+
+
+class Catalogue:
+    """Reads the cards anew at most once in `fresh_seconds`, however many ask."""
+
+    def __init__(self, cards: Cards, queue: Queue, *, retry_after: int, fresh_seconds: float = 1.0) -> None:
+        self._cards = cards
+        self._queue = queue
+        self._retry_after = retry_after
+        self._fresh_seconds = fresh_seconds
+        self._read_at = float("-inf")
+        self._models: dict[str, Served] = {}
+
+    async def models(self) -> dict[str, Served]:
+        if time.monotonic() - self._read_at > self._fresh_seconds:
+            self._models = {name: _served(data) for name, data in (await self._cards.models()).items()}
+            self._read_at = time.monotonic()
+        return self._models
+
+    async def choose(self, name: str | None) -> Served:
+        """The model that a request names, or the only one.
+
+        Raises Problem: 422 when the name is unknown, 503 when nobody serves it now.
+        """
+        models = await self.models()
+        if name in models:
+            return models[name]
+        if models and name is None and len(models) == 1:
+            return next(iter(models.values()))
+        served = ", ".join(sorted(models))
+        if models and name is None:
+            raise Problem.field("model", f"say which: {served}", "model_needed")
+        if models and name not in await self._queue.stats():
+            raise Problem.field("model", f"there is no such model; served now: {served}", "unknown_model")
+        detail = "no worker serves this model at the moment; it may be starting"
+        raise Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
+
+    async def one(self, name: str) -> Served:
+        """For a path: 404 when nobody serves it."""
+        models = await self.models()
+        if name not in models:
+            raise Problem(404, "unknown_model", "no live worker serves a model of this name; see /v1/models")
+        return models[name]
+
+    async def palette(self, name: str) -> bytes | None:
+        """uint8 (codes, 4, 4, 3), row-major."""
+        return await self._cards.palette(name)
+
+
+def _served(data: dict[str, Any]) -> Served:
+    return Served(ModelCard.from_json(data["card"]), data["capacity"], data["workers"])

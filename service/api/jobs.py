@@ -1,0 +1,122 @@
+"""Jobs: status, cancelling, events, pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from service import sse
+from service.api.negotiation import FORMATS, negotiate
+from service.api.pictures import picture_response
+from service.api.services import Services, ServicesDep
+from service.api.submission import event_stream
+from service.api.view import expired, job_object
+from service.images import MEDIA_TYPES, Format
+from service.problems import Problem
+from service.queue import FINAL_STATES, Job
+from service.schemas import JobObject
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"])
+
+JobId = Annotated[str, Path(max_length=64)]
+
+
+@router.get("", response_model=JobObject)
+async def status(id: JobId, request: Request, services: ServicesDep) -> Response:
+    """A job as it is now."""
+    return _respond(await _job(services, id), request)
+
+
+@router.delete("", response_model=JobObject, responses={202: {"model": JobObject, "description": "Being stopped"}})
+async def cancel(id: JobId, request: Request, services: ServicesDep) -> Response:
+    """Cancel a job. Harmless when repeated, or when the job has ended: the answer is the job as it is."""
+    before = await _job(services, id)
+    said = await services.queue.cancel(id)
+    if said == "canceled" and before.state not in FINAL_STATES:
+        # It never reached a worker, or its worker is gone: nobody else counts it.
+        services.metrics.requests.labels(before.payload["task"], "canceled").inc()
+    return _respond(await _job(services, id), request, status=202 if said == "requested" else 200)
+
+
+@router.get(
+    "/events",
+    response_model=None,
+    responses={
+        200: {"description": "Server-sent events", "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}}},
+        204: {"description": "The job has ended and all its events were seen: don't reconnect"},
+    },
+)
+async def events(
+    id: JobId,
+    request: Request,
+    services: ServicesDep,
+    last_event_id: Annotated[str | None, Header(description="The last event seen: go on after it")] = None,
+    last_event_id_query: Annotated[str | None, Query(alias="last_event_id")] = None,
+) -> Response:
+    """Everything that happens to a job, from its beginning or from where the client was, until it ends."""
+    job = await _job(services, id)
+    after = sse.last_event_id(last_event_id, last_event_id_query)
+    if after is not None and job.state in FINAL_STATES and not await _more(services, id, after):
+        return Response(status_code=204)
+    return event_stream(services, id, _root(request), after=after)
+
+
+@router.get(
+    "/images/{index}",
+    response_class=Response,
+    responses={
+        200: {"content": {media: {"schema": {"type": "string", "format": "binary"}} for media in FORMATS}},
+        409: {"description": "The job has no picture (yet)"},
+        410: {"description": "The picture has expired"},
+    },
+)
+async def image(
+    id: JobId,
+    index: Annotated[int, Path(ge=0, le=999)],
+    request: Request,
+    services: ServicesDep,
+    format: Annotated[Format | None, Query(description="Beats the Accept header")] = None,
+) -> Response:
+    """A picture, in the format asked for: `?format=`, else the job's own where Accept allows it, else what Accept
+    likes best."""
+    job = await _job(services, id)
+    if format is None:
+        own = MEDIA_TYPES[job.payload["format"]]
+        accept = request.headers.get("accept")
+        chosen = own if negotiate(accept, [own]) else negotiate(accept, list(FORMATS))
+        if chosen is None:
+            raise Problem(406, "not_acceptable", f"the picture can be one of {', '.join(FORMATS)}")
+        format = FORMATS[chosen]
+    return await picture_response(services, job, index, format)
+
+
+async def _job(services: Services, id: str) -> Job:
+    job = await services.queue.job(id)
+    if job is not None:
+        return job
+    if expired(id, services.queue.config.result_ttl_seconds):
+        raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
+    raise Problem(404, "unknown_job", "there is no job with this id")
+
+
+async def _more(services: Services, id: str, after: str) -> bool:
+    """Whether a job that has ended has events that this client did not see."""
+    async for _ in services.hub.watch(id, after):
+        return True
+    return False
+
+
+def _root(request: Request) -> str:
+    root: str = request.scope.get("root_path", "")
+    return root
+
+
+def _respond(job: Job, request: Request, *, status: int = 200) -> JSONResponse:
+    headers: dict[str, Any] = {"Cache-Control": "no-store"}
+    if job.state not in FINAL_STATES:
+        headers["Retry-After"] = "1"  # for those who poll
+    return JSONResponse(
+        job_object(job, _root(request)).model_dump(mode="json", by_alias=True), status_code=status, headers=headers
+    )

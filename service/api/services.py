@@ -1,0 +1,50 @@
+"""What the routes work with, handed to them by dependency."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+from redis.asyncio import Redis
+
+from service.api.catalogue import Catalogue
+from service.images import Limits
+from service.metrics import Metrics
+from service.queue import Blobs, EventHub, Queue
+from service.settings import Settings
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """How a server goes away: it takes no new work (draining), then lets go of whoever listens (closing)."""
+
+    draining: bool = False
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    settings: Settings
+    lifecycle: Lifecycle
+    metrics: Metrics
+    probe: Redis  # for /readyz: short timeouts, no retries
+    queue: Queue
+    hub: EventHub
+    blobs: Blobs
+    catalogue: Catalogue
+    pixels: CapacityLimiter  # threads that decode and encode pictures
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.settings.max_pixels, self.settings.max_side)
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,0 +1,27 @@
+"""The listening socket, bound before anything else starts: a port in use is a clear error at once."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+
+class PortInUse(Exception):
+    """Another process listens there."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound TCP socket; port 0 takes a free one."""
+    [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # With the protocol named: asyncio sets TCP_NODELAY only on such a socket, and without it every response
+    # waits some 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} is in use: stop what listens there, or set PORT to another") from None
+        raise
+    return listener

@@ -1,0 +1,109 @@
+"""A job's events as server-sent events: encoding, heartbeats, an end that is never silent.
+
+Every event carries JSON. Ids are the queue's own, so a client that comes back with Last-Event-ID goes on
+where it was, on any replica. A heartbeat is an event without id, not a comment: a comment after an id makes
+some clients dispatch an empty event. For the same reason `retry:` travels inside the first event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from prometheus_client import Gauge
+
+from service.queue import Event, Gone, HubClosed, Lagged, WatchEnded
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "text/event-stream"
+RETRY_MS = 2000
+
+_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
+_ENDINGS: dict[type[WatchEnded], str] = {Gone: "expired", Lagged: "lagged", HubClosed: "shutting_down"}
+
+Render = Callable[[Event], Mapping[str, Any]]
+
+
+class EventStreamResponse(StreamingResponse):
+    """Not to be cached, not to be held back by a proxy."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, content: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> None:
+        fixed = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+        super().__init__(content, headers={**fixed, **(headers or {})})
+
+
+def encode(name: str, data: Mapping[str, Any], *, id: str | None = None, retry: int | None = None) -> bytes:
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return format_sse_event(data_str=text, event=name, id=id, retry=retry)
+
+
+def last_event_id(header: str | None, query: str | None) -> str | None:
+    """Where a client was. What is no event id means from the beginning.
+
+    The header wins: a browser keeps it up to date when it reconnects, while the URL stays as it was.
+    """
+    given = header or query or ""
+    return given if _EVENT_ID.fullmatch(given) else None
+
+
+async def relay(
+    events: AsyncIterator[Event],
+    render: Render,
+    *,
+    heartbeat: float,
+    closing: asyncio.Event,
+    streams: Gauge,
+) -> AsyncIterator[bytes]:
+    """Encodes events until they end.
+
+    heartbeat: seconds of silence that are filled. closing: the server goes away. streams: how many are open.
+    An exception is told to the client as an `error` event without id: it may resume from the last event it has.
+    """
+    retry: int | None = RETRY_MS
+    coming: asyncio.Task[Event | None] = asyncio.ensure_future(_next(events))
+    closed = asyncio.ensure_future(closing.wait())
+    streams.inc()
+    try:
+        while True:
+            await asyncio.wait({coming, closed}, timeout=heartbeat, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                event = coming.result()
+                if event is None:
+                    return
+                # Always one on its way: cancelling it is what closes the watch, wherever we are left.
+                coming = asyncio.ensure_future(_next(events))
+                yield encode(event.name, render(event), id=event.id, retry=retry)
+                retry = None
+            elif closed.done():
+                raise HubClosed("the server is shutting down")
+            else:
+                yield encode("heartbeat", {"time": time.time()}, retry=retry)
+                retry = None
+    except WatchEnded as ended:
+        yield _error(_ENDINGS.get(type(ended), "ended"), str(ended), retry)
+    except Exception:
+        log.exception("an event stream failed")
+        yield _error("internal_error", "the stream failed on our side; reconnect to go on", retry)
+    finally:
+        for task in (coming, closed):
+            task.cancel()
+        await asyncio.gather(coming, closed, return_exceptions=True)
+        streams.dec()
+
+
+async def _next(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)
+
+
+def _error(code: str, message: str, retry: int | None) -> bytes:
+    return encode("error", {"error": {"code": code, "message": message}}, retry=retry)
