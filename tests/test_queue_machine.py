@@ -194,6 +194,24 @@ class Verbs(RuleBasedStateMachine):
             job.expired = True
             self.do(self.redis.zadd(f"{HOLDING.prefix}leases:m", {job_id: 1}))
 
+    @rule(pick=PICK)
+    def overtaken(self, pick: int) -> None:
+        self.worker_dies(pick)
+        self.claim(30, 4, True)
+
+    @precondition(lambda self: any(j.state == "running" and j.attempt > 1 for j in self.jobs.values()))
+    @rule(pick=PICK)
+    def zombie_returns(self, pick: int) -> None:
+        heirs = sorted(i for i, job in self.jobs.items() if job.state == "running" and job.attempt > 1)
+        job_id = heirs[pick % len(heirs)]
+        old = self.jobs[job_id].attempt - 1
+        for event in ("tokens", None):
+            said = Publication(job_id=job_id, attempt=old, sequence=50, event=event, data={})
+            assert self.do(self.queue.publish("zombie", [said])) == {job_id: "lost"}
+        end = self.queue.finish(job_id, old, 60, state="succeeded", event="completed", data={})
+        assert self.do(end) == "lost"
+        assert self.do(self.queue.release(job_id, old)) == "lost"
+
     @invariant()
     def sets_are_the_states(self) -> None:
         assert set(self.ready()) == self.queued()
