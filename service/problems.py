@@ -194,7 +194,8 @@ def install(app: FastAPI, *, retry_after: int) -> None:
         identity = getattr(request.state, "request_id", "")
         log.error("request %s failed: %s", identity, type(error).__name__)
         detail = f"something went wrong here, not in your request; ask about request {identity}"
-        return respond(request, Problem(500, "internal_error", detail))
+        # The server drops the connection after an exception: a client must not send its next request there.
+        return respond(request, Problem(500, "internal_error", detail, headers={"Connection": "close"}))
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_validation)
