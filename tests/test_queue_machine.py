@@ -244,7 +244,7 @@ def test_verbs_under_any_sequence(redis_url: str) -> None:
     run_state_machine_as_test(
         Verbs,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
