@@ -144,20 +144,13 @@ class Engine:
         self._scheduler.abort(request_id)
 
     def step(self) -> list[Update]:
-        """One forward step of everybody who takes part; what it drew. Idle engines check their books instead."""
+        """One forward step of everybody who takes part; what it drew. Checks its books when it falls idle."""
         drawings = self._scheduler.schedule()
-        if not drawings or self.config.check_every_step:
-            self._scheduler.check_integrity()
         self._rows_last_step = sum(drawing.rows for drawing in drawings)
-        if not drawings:
-            return []
-        decided = self._runner.run(drawings)
-        self._steps_total += 1
-        self._rows_total += self._rows_last_step
-        updates = [
-            self._advance(drawing, tokens) for drawing, tokens in zip(drawings, decided, strict=True)
-        ]
-        return [update for update in updates if update.positions]
+        updates = self._draw(drawings) if drawings else []
+        if self.idle or self.config.check_every_step:
+            self._scheduler.check_integrity()
+        return updates
 
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols)."""
@@ -206,6 +199,13 @@ class Engine:
     def check_integrity(self) -> None:
         """Raises IntegrityError when pages and block tables disagree."""
         self._scheduler.check_integrity()
+
+    def _draw(self, drawings: list[Drawing]) -> list[Update]:
+        decided = self._runner.run(drawings)
+        self._steps_total += 1
+        self._rows_total += self._rows_last_step
+        updates = [self._advance(drawing, tokens) for drawing, tokens in zip(drawings, decided, strict=True)]
+        return [update for update in updates if update.positions]
 
     def _advance(self, drawing: Drawing, tokens: list[int]) -> Update:
         positions = drawing.step.targets

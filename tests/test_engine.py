@@ -11,6 +11,7 @@ import pytest
 from tiny import random_folder
 
 from engine import Engine, EngineConfig, Request, RequestError
+from engine.pages import IntegrityError
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,22 @@ def test_aborted_requests_give_their_pages_back_at_the_next_step(folder: Path) -
     engine.abort(ids[0])
     assert engine.step() == []
     assert engine.stats().pages_used == 0
+
+
+@pytest.mark.parametrize("check_every_step", [False, True])
+def test_corrupted_books_are_noticed_when_the_engine_falls_idle_or_at_once(
+    folder: Path, check_every_step: bool
+) -> None:
+    engine = load(folder, check_every_step=check_every_step)
+    engine.add(Request(class_label=0, steps=4))
+    engine.step()
+    engine._scheduler.pages.allocate(1)  # a page that no block table knows
+    steps = 0
+    with pytest.raises(IntegrityError):
+        while not engine.idle:
+            steps += 1
+            engine.step()
+    assert steps == (1 if check_every_step else 3)
 
 
 def test_only_what_fits_is_admitted_and_the_rest_waits_its_turn(folder: Path) -> None:
