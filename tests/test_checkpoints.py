@@ -83,6 +83,14 @@ def test_a_model_folder_is_read_whole(tmp_path: Path) -> None:
     assert type(loaded.card).from_json(json.loads(json.dumps(loaded.card.to_json()))) == loaded.card
 
 
+def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path) -> None:
+    folder = golden_folder(tmp_path / "golden")
+    description = json.loads((folder / "model.json").read_text())
+    del description["classes"]
+    (folder / "model.json").write_text(json.dumps(description))
+    assert [c.name for c in load(folder).card.classes] == [str(label) for label in range(10)]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -91,6 +99,7 @@ def test_a_model_folder_is_read_whole(tmp_path: Path) -> None:
         ({"transformer": {"dim": 64}}, "n_layer"),
         ({"transformer": GOLDEN_TRANSFORMER | {"n_layer": 6}}, "missing: layers.cross_dec.2.attn.proj.weight"),
         ({"defaults": {"stepz": 3}}, "stepz"),
+        ({"classes": [{"label": 0, "name": "one of ten"}]}, "labels must be 0 … 9"),
         ({"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.card import Defaults, ModelCard, class_labels
+from engine.card import ClassLabel, Defaults, ModelCard, class_labels
 from engine.models import Model
 from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
 from engine.models.checkpoint import CheckpointError, fit, load_state
@@ -54,14 +54,14 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
         family = FAMILIES[data["family"]]
         grid = (int(data["grid"][0]), int(data["grid"][1]))
         tokenizer_config = _tokenizer_config(data["tokenizer"])
-        network, plan = family(data["transformer"], grid)
+        network, plan, num_classes = family(data["transformer"], grid)
         card = ModelCard(
             name=data["name"],
             family=data["family"],
             grid=grid,
             stride=tokenizer_config.stride,
             codebook_size=tokenizer_config.codebook_size,
-            classes=class_labels(data["classes"]),
+            classes=_classes(data.get("classes"), num_classes),
             tasks=("generate", "inpaint"),
             defaults=Defaults(**data.get("defaults", {})),
             licence=data.get("licence", ""),
@@ -88,7 +88,17 @@ def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
     return VQConfig(**values | {"channel_mult": tuple(values["channel_mult"])})
 
 
-def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[Model, Callable[[Request], Plan]]:
+def _classes(data: list[dict[str, Any]] | None, num_classes: int) -> tuple[ClassLabel, ...]:
+    """The labels 0 … num_classes - 1, named after their numbers where the folder names none."""
+    if data is None:
+        return tuple(ClassLabel(label, str(label)) for label in range(num_classes))
+    classes = class_labels(data)
+    if [c.label for c in classes] != list(range(num_classes)):
+        raise ValueError(f"classes: the labels must be 0 … {num_classes - 1}, in order")
+    return classes
+
+
+def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[Model, Callable[[Request], Plan], int]:
     config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
 
     def plan(request: Request) -> Plan:
@@ -100,7 +110,7 @@ def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[Model, Ca
             null_id=config.null_id,
         )
 
-    return ARPG(config), plan
+    return ARPG(config), plan, config.num_classes
 
 
 FAMILIES = {"arpg": _arpg}
