@@ -1,0 +1,144 @@
+"""The `arpg` command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.request import MAX_SEED, MAX_STEPS
+from service.settings import Settings
+
+DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
+EPILOG = """
+Every setting is also an environment variable: ARPG_MODEL, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
+(service/settings.py lists them); HOST and PORT work without the prefix.
+
+  arpg serve                                       the page at http://127.0.0.1:8000
+  arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
+  arpg inpaint photo.jpg mask.png --class tree -o edited.png
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:
+        from engine.training.__main__ import main as train
+
+        return int(train(given[1:]) or 0)
+    parsed = _parser().parse_args(given)
+    try:
+        settings = Settings(**_chosen(parsed))
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    try:
+        return _run(parsed, settings)
+    except KeyboardInterrupt:
+        return 130
+    except _expected() as error:
+        print(f"arpg: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(parsed: argparse.Namespace, settings: Settings) -> int:
+    # Imported where they are needed: `arpg --help` must not wait for anything.
+    if parsed.command in ("generate", "inpaint"):
+        from service import drawing
+
+        return drawing.generate(parsed, settings) if parsed.command == "generate" else drawing.inpaint(parsed, settings)
+    from service import serving
+
+    commands = {"serve": serving.serve, "api": serving.api, "worker": serving.worker}
+    return commands[parsed.command](settings)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What is the caller's to mend: said in one line, without a trace."""
+    from engine.request import RequestError
+    from service.embedded import DirectoryInUse, ServerFailed, ServerNotFound
+    from service.images import ImageError
+    from service.listen import PortInUse
+    from service.problems import Problem
+    from service.queue import ServerUnsuitable
+
+    expected: tuple[type[Exception], ...] = (
+        RequestError, ImageError, Problem, PortInUse, ServerUnsuitable, ServerNotFound, ServerFailed,
+        DirectoryInUse, FileNotFoundError,
+    )  # fmt: skip
+    # Only a process that has loaded a model can fail at that.
+    checkpoint = sys.modules.get("engine.models.checkpoint")
+    return expected if checkpoint is None else (*expected, checkpoint.CheckpointError)
+
+
+def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Options that were given beat the environment."""
+    names = ("host", "port", "model", "device", "data_dir", "redis_url", "grace", "metrics_port", "log_level")
+    return {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "arpg", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    serve = commands.add_parser("serve", help="page, API and worker in one process, with a Valkey of its own")
+    api = commands.add_parser("api", help="the API alone, over ARPG_REDIS_URL")
+    worker = commands.add_parser("worker", help="a worker alone, over ARPG_REDIS_URL")
+    for command in (serve, api):
+        command.add_argument("--host", help="default: 127.0.0.1 (HOST)")
+        command.add_argument("--port", type=int, help="default: 8000 (PORT); 0 takes a free one")
+    for command in (serve, api, worker):
+        command.add_argument("--redis-url", help="redis://, rediss:// or unix:// (ARPG_REDIS_URL)")
+        command.add_argument("--grace", type=float, help="seconds that running jobs get at shutdown (30)")
+        command.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    serve.add_argument("--data-dir", type=Path, help="where the queue is kept (./var)")
+    worker.add_argument("--metrics-port", type=int, help="default: 9100; 0 takes a free one")
+    for command in (serve, worker):
+        _add_model(command)
+
+    generate = commands.add_parser("generate", help="draw pictures straight to files, without a server")
+    generate.add_argument("class_", metavar="class", nargs="?", help="label, name or synonym; none: unconditional")
+    inpaint = commands.add_parser("inpaint", help="redraw a part of a picture, without a server")
+    inpaint.add_argument("image", type=Path, help="PNG, JPEG or WebP of any size")
+    inpaint.add_argument("mask", type=Path, nargs="?", help="a picture of the same size; white is redrawn")
+    inpaint.add_argument("--class", dest="class_", help="label, name or synonym")
+    inpaint.add_argument("--mask-mode", choices=("white", "black", "alpha"), default="white")
+    inpaint.add_argument("--feather", type=int, default=0, help="pixels over which the border is blended")
+    for command in (generate, inpaint):
+        _add_model(command)
+        _add_sampling(command)
+
+    commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", help="a shipped model's name, or a model folder (demo)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=".png, .jpg or .webp")
+    command.add_argument("-n", type=int, default=1, help="how many pictures (1)")
+    command.add_argument("--seed", type=int, help=f"0 to {MAX_SEED}; default: random, and printed")
+    command.add_argument("--steps", type=int, help=f"forward steps, 1 to {MAX_STEPS}; default: the model's")
+    command.add_argument("--schedule", choices=("arccos", "cosine"))
+    command.add_argument("--guidance-scale", type=float, help="1: none")
+    command.add_argument("--guidance-schedule", choices=("constant", "linear"))
+    command.add_argument("--temperature", type=float, help="0: argmax")
+    command.add_argument("--top-k", type=int, help="0: off")
+    command.add_argument("--top-p", type=float, help="1: off")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Processes: the API alone, the worker alone, or both with a Valkey of their own; how each starts and leaves.
+
+Leaving takes three steps. First nothing new is taken (`/readyz` says 503) and running jobs may finish; then whoever
+still listens is let go; then the server that holds the queue stops, last of all. A second signal skips the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service.api.services import Lifecycle
+from service.app import create_app
+from service.embedded import EmbeddedServer
+from service.listen import listen
+from service.metrics import Metrics, serve_metrics
+from service.queue import Blobs, Cards, Queue, connect
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[asyncio.Event], Awaitable[None]]
+
+
+class HTTPServer(uvicorn.Server):
+    """uvicorn without its own idea of signals: they are ours, and there is more than it to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def serve(settings: Settings) -> int:
+    """Everything in one process: a Valkey of our own unless one is given, the API, a worker. The exit status."""
+    listener = listen(settings.host, settings.port)
+    with listener, contextlib.ExitStack() as stack:
+        url = settings.redis_address
+        if url is None:
+            # From the main thread, which stays: on Linux the server dies with the thread that started it.
+            url = stack.enter_context(EmbeddedServer(settings.data_dir / "valkey"))
+        metrics, lifecycle = Metrics(CollectorRegistry()), Lifecycle()
+        app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle)
+        worker = _worker(settings, url, metrics)
+        return asyncio.run(_run(settings, lifecycle, work=worker, web=(app, listener)))
+
+
+def api(settings: Settings) -> int:
+    """The API alone, over the Redis that ARPG_REDIS_URL names."""
+    listener, lifecycle = listen(settings.host, settings.port), Lifecycle()
+    with listener:
+        app = create_app(settings, lifecycle=lifecycle)
+        return asyncio.run(_run(settings, lifecycle, work=None, web=(app, listener)))
+
+
+def worker(settings: Settings) -> int:
+    """A worker alone, with its metrics on a port of its own."""
+    url = settings.redis_address
+    if url is None:
+        say("ARPG_REDIS_URL is not set: a worker alone needs the Redis that its API uses")
+        return 2
+    metrics = Metrics(CollectorRegistry())
+    server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
+    say(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
+    try:
+        return asyncio.run(_run(settings, Lifecycle(), work=_worker(settings, url, metrics)))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
+    async def work(stop: asyncio.Event) -> None:
+        began = time.monotonic()
+        # Torch takes seconds to import, the model to load: beside the server, which answers already.
+        engine = await asyncio.to_thread(_load, settings)
+        say(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
+        from service.worker import Worker
+
+        redis = connect(url)
+        config = settings.queue_config
+        try:
+            await Worker(
+                engine,
+                Queue(redis, config),
+                Blobs(redis, config, settings.blob_config),
+                Cards(redis, config),
+                metrics,
+                settings,
+            ).run(stop)
+        finally:
+            await redis.aclose()
+
+    return work
+
+
+def _load(settings: Settings) -> Engine:
+    from engine.engine import Engine, EngineConfig
+
+    config = EngineConfig(batch_invariant=settings.batch_invariant)
+    return Engine.load(settings.model, device=settings.device, config=config)
+
+
+async def _run(
+    settings: Settings,
+    lifecycle: Lifecycle,
+    *,
+    work: Work | None,
+    web: tuple[FastAPI, socket.socket] | None = None,
+) -> int:
+    """Runs until a signal, or until something ends by itself, which is an error."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            hurry.set()
+            say("stopping at once")
+        else:
+            stop.set()
+            say(f"draining: running jobs have {settings.grace:g} s to finish; Ctrl-C again stops at once")
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+    http, serving, working = None, None, None
+    if web is not None:
+        app, listener = web
+        http = _http(app)
+        serving = asyncio.ensure_future(http.serve(sockets=[listener]))
+        ends.append(serving)
+        host, port = listener.getsockname()[:2]
+        say(f"http://{f'[{host}]' if ':' in host else host}:{port}  — page, /docs, /metrics")
+    if work is not None:
+        working = asyncio.ensure_future(work(stop))
+        ends.append(working)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+
+    failed = not stop.is_set()
+    lifecycle.draining = True
+    stop.set()
+    ends[0].cancel()
+    if working is not None:
+        failed |= await _ended("the worker", working, settings.grace, hurry)
+    lifecycle.closing.set()
+    if http is not None and serving is not None:
+        http.should_exit = True
+        http.force_exit = hurry.is_set()
+        failed |= await _ended("the HTTP server", serving, settings.grace, hurry)
+    return 1 if failed else 0
+
+
+def _http(app: FastAPI) -> HTTPServer:
+    return HTTPServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            proxy_headers=False,
+            log_level="warning",
+        )
+    )
+
+
+async def _ended(what: str, task: asyncio.Future[None], grace: float, hurry: asyncio.Event) -> bool:
+    """Waits for a task to end, at most so many seconds and not when there is a hurry. True: it failed."""
+    hurrying = asyncio.ensure_future(hurry.wait())
+    either: set[asyncio.Future[Any]] = {task, hurrying}
+    await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if not task.done():
+        log.warning("%s did not end in time", what)
+        task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return False
+    except Exception as error:
+        log.error("%s ended: %s: %s", what, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
+        return True
+    return False

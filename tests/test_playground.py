@@ -1,0 +1,121 @@
+"""The page draws: classes to choose, tokens that fill in as they come, the finished picture, cancel, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api_harness import Api
+from browser import Page, browser, chromium
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
+
+# How many pixels of the first canvas are painted, and its first pixel.
+PAINTED = """(() => { const c = document.querySelector('canvas');
+  const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+  let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] === 255;
+  return [n, d[0], d[1], d[2], c.width, c.height]; })()"""
+STATUS = "document.getElementById('status').textContent"
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def page(chrome: Page, api: Api) -> Page:
+    chrome.problems.clear()
+    chrome.open(api.url)
+    chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+    return chrome
+
+
+def choose(page: Page, **fields: str) -> None:
+    for name, value in fields.items():
+        page.run(f"document.getElementById('{name}').value = '{value}'")
+
+
+def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> None:
+    assert page.run("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
+    choose(page, n="1", seed="7", **{"class": "cube"})
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait(f"{STATUS}.startsWith('Waiting')")
+    claim = api.claim()
+    assert (claim.payload["class_label"], claim.payload["seed"]) == (1, 7)
+
+    started = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}
+    api.publish(claim, 1, "started", started)
+    half = {"image_index": 0, "step": 1, "steps": 2, "positions": [0, 5], "tokens": [2, 3], "n_done": 2, "n_total": 16}
+    api.publish(claim, 2, "tokens", half)
+    page.wait(f"{STATUS}.startsWith('Step 1 of 2')")
+    # Two cells of 4×4 pixels each; the first shows code 2 of the palette, whose bytes run from 96.
+    assert page.run(PAINTED) == [32, 96, 97, 98, 16, 16]
+
+    api.finish(claim, 3, claim.payload["seeds"])
+    page.wait("document.querySelector('figure img.there')")
+    assert page.run("document.querySelector('figure img').naturalWidth") == 32
+    assert page.run("document.querySelector('figcaption').textContent") == "seed 7PNG"
+    assert page.run(f"{STATUS}.startsWith('Done in')")
+    assert page.problems == []
+
+
+def test_a_new_attempt_starts_from_an_empty_canvas(page: Page, api: Api) -> None:
+    choose(page, n="1")
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait(f"{STATUS}.startsWith('Waiting')")
+    claim = api.claim()
+    token = {"image_index": 0, "step": 1, "steps": 4, "positions": [0], "tokens": [1], "n_done": 1, "n_total": 16}
+    started = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 4, "known": 0}
+    api.publish(claim, 1, "started", started)
+    api.publish(claim, 2, "tokens", token)
+    page.wait(f"{PAINTED}[0] === 16")
+    api.queue(lambda q, _, __: q.release(claim.id, claim.attempt))
+    again = api.claim()
+    api.publish(again, 1, "started", started | {"attempt": again.attempt})
+    page.wait(f"{PAINTED}[0] === 0")
+    api.finish(again, 2, again.payload["seeds"])
+    page.wait(f"{STATUS}.startsWith('Done')")
+
+
+def test_escape_cancels_the_job(page: Page, api: Api) -> None:
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait(f"{STATUS}.startsWith('Waiting')")
+    page.press("Escape")
+    page.wait(f"{STATUS} === 'Cancelled.'")
+    assert page.run("document.getElementById('draw').disabled") is False
+    assert api.queue(lambda q, _, __: q.depth("hand")) == 0
+
+
+def test_an_error_says_what_is_wrong_and_marks_the_field(page: Page) -> None:
+    choose(page, seed="tomorrow")
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait("!document.getElementById('problem').hidden")
+    assert page.run("document.getElementById('problem').textContent") == "seed: input should be a valid integer"
+    assert page.run("document.getElementById('seed').getAttribute('aria-invalid')") == "true"
+    assert page.run("document.getElementById('steps').getAttribute('aria-invalid')") == "false"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_is_readable_in_both_schemes(chrome: Page, api: Api, dark: bool, tmp_path: Path) -> None:
+    chrome.problems.clear()
+    chrome.open(api.url, dark=dark)
+    chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+    luminance = """((css) => { const [r, g, b] = css.match(/\\d+/g).map(x => (x / 255) ** 2.2);
+      return .2126 * r + .7152 * g + .0722 * b; })"""
+    ink, ground, quiet = (
+        chrome.run(f"{luminance}({what})")
+        for what in (
+            "getComputedStyle(document.body).color",
+            "getComputedStyle(document.body).backgroundColor",
+            "getComputedStyle(document.getElementById('status')).color",
+        )
+    )
+    for text in (ink, quiet):
+        # WCAG 2.2, 1.4.3: at least 4.5 to 1.
+        assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5
+    assert (ground < 0.1) is dark
+    chrome.screenshot(tmp_path / "page.png")
+    assert chrome.problems == []
