@@ -54,14 +54,10 @@ def from_base64(text: str, field: str) -> bytes:
     if text.startswith("data:"):
         prefix = _DATA_URL.match(text)
         if prefix is None:
-            raise ImageError(
-                field, "data_url", "a data URL must start with data:image/png;base64, (or jpeg, webp)"
-            )
+            raise ImageError(field, "data_url", "a data URL must start with data:image/png;base64, (or jpeg, webp)")
         text = text[prefix.end() :]
     elif text.startswith(("http://", "https://")):
-        raise ImageError(
-            field, "base64", "URLs are not fetched; send the picture itself, as base64 or as a file"
-        )
+        raise ImageError(field, "base64", "URLs are not fetched; send the picture itself, as base64 or as a file")
     try:
         return base64.b64decode(_SPACE.sub("", text), validate=True)
     except (binascii.Error, ValueError):
@@ -82,9 +78,7 @@ def decode_mask(data: bytes, field: str, mode: MaskMode, limits: Limits) -> np.n
     def repaint(image: Image.Image) -> np.ndarray:
         if mode == "alpha":
             if not image.has_transparency_data:
-                raise ImageError(
-                    field, "no_alpha", 'mask_mode is "alpha", but this picture has no transparency'
-                )
+                raise ImageError(field, "no_alpha", 'mask_mode is "alpha", but this picture has no transparency')
             alpha: np.ndarray = np.asarray(image.convert("RGBA"))[..., 3]
             return alpha < THRESHOLD
         bright: np.ndarray = np.asarray(Image.fromarray(_rgb(image)).convert("L")) >= THRESHOLD
@@ -105,9 +99,7 @@ def check_mask(mask: np.ndarray, image: np.ndarray, field: str = "mask") -> None
     if not mask.any():
         raise ImageError(field, "empty_mask", "the mask selects nothing to repaint; see mask_mode")
     if mask.all():
-        raise ImageError(
-            field, "full_mask", "the mask selects the whole picture: to draw a new one, use /v1/generate"
-        )
+        raise ImageError(field, "full_mask", "the mask selects the whole picture: to draw a new one, use /v1/generate")
 
 
 def encode(image: np.ndarray, format: Format, quality: int = 90, *, level: int = 6) -> bytes:
@@ -129,9 +121,7 @@ def transcode(png: bytes, format: Format, quality: int) -> bytes:
         return encode(np.asarray(picture.convert("RGB")), format, quality)
 
 
-def _guarded(
-    data: bytes, field: str, limits: Limits, read: Callable[[Image.Image], np.ndarray]
-) -> np.ndarray:
+def _guarded(data: bytes, field: str, limits: Limits, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     if not data:
         raise ImageError(field, "empty", "the file is empty")
     try:
@@ -147,9 +137,7 @@ def _guarded(
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(field, limits) from None
-    except (
-        Exception
-    ) as error:  # Pillow raises nearly everything: OSError, ValueError, SyntaxError, struct.error …
+    except Exception as error:  # Pillow raises nearly everything: OSError, ValueError, SyntaxError, struct.error …
         raise ImageError(field, "damaged", f"the picture can't be decoded ({type(error).__name__})") from None
 
 

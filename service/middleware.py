@@ -51,14 +51,20 @@ class Envelope:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
-        replaced = False
+        replaced, taken = False, False
+
+        async def taking() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
 
         async def sending(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start":
                 self._observe(scope, message["status"], time.perf_counter() - began)
-                if message["status"] == 413:
-                    await _swallow(scope, receive)
+                if message["status"] == 413 and not taken:
+                    await _swallow(scope, taking)
                 headers = MutableHeaders(scope=message)
                 replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
                 body = _too_large(scope, request_id) if replaced else b""
@@ -75,7 +81,7 @@ class Envelope:
             elif not replaced:
                 await send(message)
 
-        await self.app(scope, receive, sending)
+        await self.app(scope, taking, sending)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -91,14 +97,13 @@ async def _swallow(scope: Scope, receive: Receive) -> None:
     """
     if "expect" in Headers(scope=scope):
         return
-    left = SWALLOW_BYTES
+    left, more = SWALLOW_BYTES, True
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SWALLOW_SECONDS):
-            while left > 0:
+            while more and left > 0:
                 message = await receive()
                 left -= len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
+                more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAVING = 15.0
+"""Seconds after which what should have ended is cancelled."""
+
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
@@ -159,12 +162,13 @@ async def _run(
     stop.set()
     ends[0].cancel()
     if working is not None:
-        failed |= await _ended("the worker", working, settings.grace, hurry)
+        # It minds the grace itself, and then hands back what is not finished.
+        failed |= await _ended("the worker", working, settings.grace + LEAVING, hurry)
     lifecycle.closing.set()
     if http is not None and serving is not None:
         http.should_exit = True
         http.force_exit = hurry.is_set()
-        failed |= await _ended("the HTTP server", serving, settings.grace, hurry)
+        failed |= await _ended("the HTTP server", serving, LEAVING, hurry)
     return 1 if failed else 0
 
 

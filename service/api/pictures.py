@@ -18,7 +18,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 
 async def picture_response(services: Services, job: Job, index: int, format: Format) -> Response:
     """Raises Problem when the job has no such picture (yet, or any more)."""
-    _must_have_succeeded(services, job)
+    _must_have_succeeded(job)
     made = {image["index"]: image for image in (job.result or {})["images"]}
     if index not in made:
         raise Problem(404, "no_such_image", f"the job has {len(made)} pictures, counted from 0")
@@ -41,10 +41,10 @@ async def picture_response(services: Services, job: Job, index: int, format: For
     )
 
 
-def _must_have_succeeded(services: Services, job: Job) -> None:
+def _must_have_succeeded(job: Job) -> None:
     if job.state == "failed":
         error = job.error or {"code": "failed", "message": "no reason was given"}
-        raise Problem(500, error["code"], f"the job failed: {error['message']}")
+        raise Problem(409, error["code"], f"the job failed: {error['message']}")
     if job.state == "canceled":
         raise Problem(409, "canceled", "the job was cancelled; it has no picture")
     if job.state != "succeeded":

@@ -122,7 +122,13 @@ async def answer(services: Services, request: Request, job: Job, wish: Wish) -> 
         if job.state not in FINAL_STATES:
             detail = f"not done within {limit:g} s; the job goes on, its picture will be at {headers['Location']}"
             raise Problem(504, "not_done_yet", detail, headers={**headers, "Retry-After": "1"})
-        response = await picture_response(services, job, 0, FORMATS[wish.kind])
+        try:
+            response = await picture_response(services, job, 0, FORMATS[wish.kind])
+        except Problem as problem:
+            # Who asked for the picture in one go gets a failure as a server's error.
+            problem.status = 500 if job.state == "failed" else problem.status
+            problem.headers |= headers
+            raise
         response.headers.update(headers)
         return response
     if wish.wait is not None:

@@ -42,6 +42,7 @@ async function use(found) {
   $("guidance_scale").value = model.defaults.guidance_scale;
   $("draw").disabled = false;
   describe();
+  frames(Number($("n").value), null);
 }
 
 function offerClasses(classes) {
@@ -193,7 +194,7 @@ function frame(name, index) {
   const box = Object.assign(document.createElement("div"), { className: "canvas" });
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `Picture ${index + 1}, being drawn`);
+  canvas.setAttribute("aria-label", `Picture ${index + 1}, not finished`);
   const caption = document.createElement("figcaption");
   box.append(canvas);
   figure.append(box, caption);
@@ -241,6 +242,9 @@ $("form").addEventListener("submit", (event) => {
   if (model && !current && !$("draw").disabled) draw();
 });
 $("form").addEventListener("input", describe);
+$("n").addEventListener("change", () => {
+  if (model && !current && !document.querySelector("figure img")) frames(Number($("n").value), null);
+});
 $("cancel").addEventListener("click", cancel);
 $("dice").addEventListener("click", () => {
   $("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
