@@ -30,8 +30,8 @@ import signal, sys, time
 from pathlib import Path
 from service.embedded import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]), tether=sys.argv[2])
-print(server.start(), server.pid, flush=True)
 signal.signal(signal.SIGINT, lambda *_: print("drained", flush=True))
+print(server.start(), server.pid, flush=True)
 while True:
     time.sleep(0.05)
 """

@@ -48,9 +48,7 @@ def queue(redis: Redis) -> Queue:
     return Queue(redis, CONFIG)
 
 
-def new(
-    job_id: str, client: str = "local", *, cost: int = 10, weight: float = 1.0, model: str = "m"
-) -> NewJob:
+def new(job_id: str, client: str = "local", *, cost: int = 10, weight: float = 1.0, model: str = "m") -> NewJob:
     return NewJob(id=job_id, model=model, client=client, cost=cost, weight=weight, payload={"n": job_id})
 
 

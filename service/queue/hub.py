@@ -158,9 +158,7 @@ class EventHub:
         """The stored events in (last, until], page by page, so a slow reader costs no memory here."""
         end = "+" if until is None else format_event_id(until)
         while True:
-            page = cast(
-                Entries, await self.redis.xrange(key, min=f"({format_event_id(last)}", max=end, count=PAGE)
-            )
+            page = cast(Entries, await self.redis.xrange(key, min=f"({format_event_id(last)}", max=end, count=PAGE))
             for entry in page:
                 event = decode(*entry)
                 yield event

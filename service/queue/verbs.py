@@ -159,9 +159,7 @@ class Queue:
 
     async def release(self, job_id: str, attempt: int) -> Finished:
         """Gives a running job back to its old place in the ready set, without blame (a drain)."""
-        return cast(
-            Finished, text(await self._release([self.config.prefix], [job_id, attempt, self.config.ttl_ms]))
-        )
+        return cast(Finished, text(await self._release([self.config.prefix], [job_id, attempt, self.config.ttl_ms])))
 
     async def cancel(self, job_id: str) -> Canceled:
         """A queued job ends at once; a running one is flagged (`requested`) and its worker stops it."""
