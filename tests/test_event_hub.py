@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -151,18 +152,65 @@ async def test_a_slow_watcher_is_dropped_alone_and_resumes(hub: EventHub, queue:
     assert ids(seen) + ids(await collect(hub, seen[-1].id)) == everything
 
 
-async def test_a_stream_left_and_taken_up_again_has_no_gap(hub: EventHub, queue: Queue) -> None:
-    """A read that is under way for a watcher who left must not move the position of the next one."""
-    for i in range(1, 40):
-        reader = hub.watch("a", "0-1" if i > 1 else None)
-        got = [await anext(reader) for _ in range(1 if i == 1 else i - 1)]
-        waiting = asyncio.ensure_future(anext(reader))
-        await asyncio.sleep(0.001 * (i % 4))
-        await say(queue, i)
-        got.append(await asyncio.wait_for(waiting, 5))
-        assert ids(got)[-1] == f"1-{i}"
-        await reader.aclose()
+async def test_a_new_watcher_is_heard_at_once(hub: EventHub, queue: Queue) -> None:
+    await asyncio.sleep(0.1)  # the hub sleeps in a read of two seconds that does not name this stream
+    watching = hub.watch("a", "0-1")
+    waiting = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(0.1)
+    await say(queue, 1)
+    assert (await asyncio.wait_for(waiting, 0.5)).id == "1-1"
+
+
+async def test_a_read_under_way_for_a_watcher_who_left_skips_nothing_for_the_next(
+    hub: EventHub, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await say(queue, *range(1, 11))
+    slow = hub.watch("a")
+    seen = [await anext(slow) for _ in range(11)]  # all there is, and not attached yet
+    other = hub.watch("a", "1-10")
+    waiting = asyncio.ensure_future(anext(other))
+    await asyncio.sleep(0.1)
+    await say(queue, *range(11, 21))
+    await waiting
+    await asyncio.sleep(0.1)  # the hub now reads from 1-20 on
+    await other.aclose()
+    ring = hub._ring
+
+    async def event_before_the_bell() -> None:
+        await say(queue, 21)
+        await asyncio.sleep(0.1)
+        await ring()
+
+    monkeypatch.setattr(hub, "_ring", event_before_the_bell)
+    async with asyncio.timeout(5):
+        seen += [await anext(slow) for _ in range(11)]
+    assert ids(seen) == ["0-1"] + [f"1-{i}" for i in range(1, 22)]
+    await slow.aclose()
     assert hub._followed == {}
+
+
+async def test_a_hub_behind_its_new_watcher_repeats_nothing(
+    hub: EventHub, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = asyncio.create_task(collect(hub))
+    await asyncio.sleep(0.1)
+    xread, opened = hub.redis.xread, asyncio.Event()
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        reply = await xread(*arguments, **options)
+        await opened.wait()
+        return reply
+
+    monkeypatch.setattr(hub.redis, "xread", late)
+    await say(queue, 1)  # ends the read that was under way
+    await asyncio.sleep(0.1)
+    await say(queue, *range(2, 11))
+    second = asyncio.create_task(collect(hub))
+    await asyncio.sleep(0.1)  # it has replayed all ten, of which the hub knows one
+    opened.set()
+    await end(queue, 11)
+    for watching in (first, second):
+        assert ids(await asyncio.wait_for(watching, 5)) == ["0-1"] + [f"1-{i}" for i in range(1, 12)]
 
 
 async def test_expired_or_unknown_is_gone(hub: EventHub, queue: Queue) -> None:

@@ -7,6 +7,8 @@ import base64
 import contextlib
 import io
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from tiny import random_folder
 from engine.engine import Engine, EngineConfig
 from engine.inpainting import composite, fit, token_mask
 from engine.noise import image_seed
+from engine.request import Request
 from service.metrics import Metrics
 from service.queue import Blobs, Cards, Event, EventHub, NewJob, Queue, QueueConfig, connect
 from service.settings import Settings
@@ -46,6 +49,18 @@ def engine(folder: Path) -> Engine:
     # Room for three pictures with guidance.
     config = EngineConfig(cache_tokens=3 * 2 * 64, page_size=16, check_every_step=True)
     return Engine.load(folder, device="cpu", config=config)
+
+
+@pytest.fixture
+def slowly(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of at least 20 ms: there is time to interrupt."""
+    run = engine._runner.run
+
+    def slow(drawings: Any) -> Any:
+        time.sleep(0.02)
+        return run(drawings)
+
+    monkeypatch.setattr(engine._runner, "run", slow)
 
 
 @dataclass
@@ -134,7 +149,10 @@ async def service(redis_url: str, engine: Engine) -> AsyncIterator[Service]:
 def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = None) -> list[np.ndarray]:
     """The pictures' tokens as the library draws them."""
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
-    return engine.generate([request_of(payload, i, known or {}) for i in range(payload["n"])])
+    names = ("class_label", "steps", "guidance_scale", "temperature", "task")
+    fields = {name: payload[name] for name in names}
+    seeds = [image_seed(payload["seed"], i) for i in range(payload["n"])]
+    return engine.generate([Request(seed=seed, known=known or {}, **fields) for seed in seeds])
 
 
 def png(array: np.ndarray) -> bytes:
@@ -244,7 +262,7 @@ async def test_previews_show_what_is_drawn_and_grey_elsewhere(service: Service, 
     assert shown.shape == (16, 16, 3)
 
 
-async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine: Engine) -> None:
+async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine: Engine, slowly: None) -> None:
     await service.submit("a", steps=256, n=3)
     await service.seen("a", "tokens")
     assert engine.stats().pages_used > 0
@@ -255,6 +273,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     async with asyncio.timeout(5):
         while engine.stats().pages_used:  # noqa: ASYNC110 — another thread's state
             await asyncio.sleep(0.01)
+    assert engine.stats().steps_total < 50  # it would have taken 64
     await service.submit("b")
     assert len((await service.result("b"))["images"]) == 1
     assert service.sample("requests_total", task="generate", outcome="canceled") == 1
@@ -352,7 +371,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
         assert attempts == [1, 2]
 
 
-async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Engine) -> None:
+async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Engine, slowly: None) -> None:
     await service.submit("a", steps=256, n=3)
     await service.seen("a", "tokens")
     await service.queue.release("a", 1)  # as if its lease had ended
@@ -361,6 +380,7 @@ async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Eng
     async with asyncio.timeout(5):
         while engine.stats().pages_used:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+    assert engine.stats().steps_total < 50
     events = await service.queue.redis.xrange(f"{CONFIG.prefix}events:a")
     assert [entry_id for entry_id, _ in events if entry_id.startswith(b"2-")] == []  # not a word in the heir's name
     await service.queue.finish("a", 2, 1, state="succeeded", event="completed", data={})
@@ -369,8 +389,6 @@ async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Eng
 async def test_leases_are_kept_through_a_slow_step(
     service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import time
-
     run = engine._runner.run
 
     def slow(drawings: Any) -> Any:
@@ -389,8 +407,6 @@ async def test_leases_are_kept_through_a_slow_step(
 async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
     redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     release = threading.Event()
     monkeypatch.setattr(worker, "HUNG_SECONDS", 0.3)
     monkeypatch.setattr(engine._runner, "run", lambda _: release.wait(20))

@@ -267,14 +267,15 @@ class JobRun:
         return True
 
     async def _stop(self, drawing: asyncio.Future[Any]) -> None:
-        tasks = {drawing, *self._parts}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # First the engine: a cancelled picture cancels the future it awaits, and would look drawn.
         for index, canvas in enumerate(self._canvases):
             if not canvas.drawn.done():
                 self._engine.abort(Ticket(*self.key, index))
                 canvas.drawn.cancel()
+        tasks = {drawing, *self._parts}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def first(*futures: asyncio.Future[Any]) -> None:
