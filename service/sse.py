@@ -97,8 +97,8 @@ async def relay(
     finally:
         for task in (coming, closed):
             task.cancel()
+        streams.dec()  # before the await: when the client went away, that one is cancelled too
         await asyncio.gather(coming, closed, return_exceptions=True)
-        streams.dec()
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:

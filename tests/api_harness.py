@@ -85,6 +85,19 @@ class Api:
             assert time.monotonic() < deadline, "the card did not show"
             time.sleep(0.05)
 
+    def empty(self) -> None:
+        """Cancels whatever waits or runs."""
+
+        async def cancel_all(queue: Queue, _: Cards, __: Blobs) -> None:
+            for name in ("ready", "leases"):
+                for job in await queue.redis.zrange(f"{self.settings.queue_config.prefix}{name}:hand", 0, -1):
+                    if await queue.cancel(job.decode()) == "requested":
+                        attempt = (await queue.job(job.decode())).attempt  # type: ignore[union-attr]
+                        ended = {"state": "canceled", "event": "canceled", "data": {}}
+                        await queue.finish(job.decode(), attempt, 10**6, **ended)  # type: ignore[arg-type]
+
+        self.queue(cancel_all)
+
     def claim(self) -> Claim:
         claims = self.queue(lambda q, _, __: q.claim("hand", "hand-1", budget=10**6, limit=1, alone=True))
         assert len(claims) == 1, "there was no job to claim"
@@ -163,10 +176,12 @@ def running_api(settings: Settings) -> Iterator[Api]:
     assert not thread.is_alive(), "the server did not stop"
 
 
-def frames(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+def frames(lines: Iterator[str], seconds: float = 10) -> Iterator[dict[str, Any]]:
     """Server-sent events as a browser reads them: event, id, retry, and data as JSON."""
     frame: dict[str, Any] = {}
+    deadline = time.monotonic() + seconds
     for line in lines:
+        assert time.monotonic() < deadline, "the stream has not ended"
         if line == "":
             if "data" in frame:
                 frame["data"] = json.loads(frame["data"])

@@ -69,7 +69,7 @@ def redis_url(redis_socket: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def api(redis_socket: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
+def module_api(redis_socket: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
     """A real server for the tests of one module, in a namespace of its own, with a card shown."""
     from api_harness import running_api
 
@@ -82,3 +82,10 @@ def api(redis_socket: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
     with running_api(settings) as running:
         running.show_card()
         yield running
+
+
+@pytest.fixture
+def api(module_api: Api) -> Iterator[Api]:
+    """The module's server. A job that a failed test left behind does not trouble the next one."""
+    yield module_api
+    module_api.empty()

@@ -15,7 +15,7 @@ from service.api.submission import event_stream
 from service.api.view import expired, job_object
 from service.images import MEDIA_TYPES, Format
 from service.problems import Problem
-from service.queue import FINAL_STATES, Job
+from service.queue import FINAL_STATES, Gone, Job
 from service.schemas import JobObject
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"])
@@ -58,7 +58,7 @@ async def events(
     """Everything that happens to a job, from its beginning or from where the client was, until it ends."""
     job = await _job(services, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
-    if after is not None and job.state in FINAL_STATES and not await _more(services, id, after):
+    if job.state in FINAL_STATES and not await _more(services, id, after):
         return Response(status_code=204)
     return event_stream(services, id, _root(request), after=after)
 
@@ -101,11 +101,12 @@ async def _job(services: Services, id: str) -> Job:
     raise Problem(404, "unknown_job", "there is no job with this id")
 
 
-async def _more(services: Services, id: str, after: str) -> bool:
-    """Whether a job that has ended has events that this client did not see."""
-    async for _ in services.hub.watch(id, after):
-        return True
-    return False
+async def _more(services: Services, id: str, after: str | None) -> bool:
+    """Whether a job that has ended has events that this client did not see. Asked before the response starts."""
+    try:
+        return await anext(aiter(services.hub.watch(id, after)), None) is not None
+    except Gone:
+        raise Problem(410, "expired", "the job's events are no longer kept") from None
 
 
 def _root(request: Request) -> str:

@@ -1,0 +1,158 @@
+"""Every error has one shape, an id to ask about, and gives nothing away; every response carries its headers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from api_harness import Api, running_api
+from fastapi import FastAPI
+
+from service import app as app_module
+from service.settings import Settings
+
+MEMBERS = {"type", "title", "status", "detail", "instance", "code", "request_id"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/v1/models/nobody", 404, "unknown_model"),
+        ("GET", "/v1/models/nobody/palette", 404, "unknown_model"),
+        ("PUT", "/v1/generate", 405, "method_not_allowed"),
+        ("GET", "/playground/../app.py", 404, "not_found"),
+        ("GET", "/playground/%2e%2e/app.py", 404, "not_found"),
+        ("GET", "/v1/models/hand/classes?limit=0", 422, "invalid"),
+    ],
+)
+def test_every_refusal_is_a_problem(api: Api, method: str, path: str, status: int, code: str) -> None:
+    response = api.client.request(method, path)
+    body = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body.keys() >= MEMBERS
+    assert body["request_id"] == response.headers["x-request-id"]
+    if status == 405:
+        assert response.headers["allow"] == "POST"
+
+
+def test_broken_json_says_where(api: Api) -> None:
+    for path in ("/v1/generate", "/v1/inpaint"):
+        response = api.client.post(path, content='{"class": ', headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_json")
+    response = api.client.post("/v1/generate", content="[]", headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+
+
+def test_what_was_sent_is_not_repeated_back(api: Api) -> None:
+    secret = "<script>secret</script>"
+    for body in ({"class": secret}, {secret: 1}, {"n": secret}, {"model": secret}, {"schedule": secret}):
+        response = api.client.post("/v1/generate", json=body)
+        assert response.status_code == 422
+        if secret not in body:  # a field that does not exist can only be named
+            assert secret not in response.text
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_too_large_is_refused_and_the_client_hears_why(api: Api, chunked: bool) -> None:
+    size = api.settings.max_body_bytes + 1
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(0, size, 2**16):
+            yield b"x" * 2**16
+
+    content = pieces() if chunked else b"x" * size
+    response = api.client.post("/v1/inpaint", content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert api.client.get("/healthz").status_code == 200
+
+
+def test_an_unforeseen_error_gives_an_id_and_no_trace(
+    redis_socket: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = app_module.create_app
+
+    def with_a_bug(settings: Settings, **more: object) -> FastAPI:
+        app = made(settings, **more)  # type: ignore[arg-type]
+
+        @app.get("/bug")
+        async def bug() -> None:
+            raise RuntimeError("the password is swordfish")
+
+        return app
+
+    monkeypatch.setattr("api_harness.create_app", with_a_bug)
+    with running_api(Settings(redis_url=f"unix://{redis_socket}", _env_file=None)) as api:
+        response = api.client.get("/bug", headers={"X-Request-ID": "ask-me"})
+        assert api.client.get("/healthz").status_code == 200
+        series = 'arpg_http_requests_total{method="GET",route="/bug",status="500"} 1.0'
+        assert series in api.client.get("/metrics").text
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert response.json()["request_id"] == response.headers["x-request-id"] == "ask-me"
+    assert "swordfish" not in response.text
+    assert "Traceback" not in response.text
+    assert "ask-me" in caplog.text
+
+
+@pytest.mark.parametrize(("given", "kept"), [("abc-1", True), ("x" * 65, False), ("a b", False), ("", False)])
+def test_a_request_id_is_kept_when_it_is_sane(api: Api, given: str, kept: bool) -> None:
+    answered = api.client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+    assert (answered == given) is kept
+    assert answered
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nothing", "/playground/app.js", "/docs"])
+def test_every_response_carries_the_security_headers(api: Api, path: str) -> None:
+    headers = api.client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    policy = headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert ("unsafe-inline" in policy) is (path == "/docs")
+
+
+def test_http_is_counted_by_route_and_not_by_path(api: Api) -> None:
+    for index in range(3):
+        api.client.get(f"/v1/jobs/made-up-{index}")
+        api.client.get(f"/made/up/{index}")
+    text = api.client.get("/metrics").text
+    assert 'arpg_http_requests_total{method="GET",route="/v1/jobs/{id}",status="404"} 3.0' in text
+    assert "made" not in text
+
+
+def test_models_classes_and_palette(api: Api) -> None:
+    [model] = api.client.get("/v1/models").json()["models"]
+    assert (model["id"], model["grid"], model["width"], model["workers"]) == ("hand", [4, 4], 32, 1)
+    assert model == api.client.get(model["urls"]["self"]).json()
+    found = api.client.get(model["urls"]["classes"], params={"q": "BALL"}).json()
+    assert found == {"classes": [{"label": 0, "name": "sphere", "synonyms": ["ball"]}], "total": 1}
+    assert [c["label"] for c in api.client.get(model["urls"]["classes"] + "?q=7").json()["classes"]] == [7]
+    limited = api.client.get(model["urls"]["classes"] + "?limit=3").json()
+    assert (len(limited["classes"]), limited["total"]) == (3, 8)
+    palette = api.client.get(model["urls"]["palette"]).json()
+    assert (palette["codes"], palette["height"], palette["width"], len(palette["rgb"])) == (8, 4, 4, 512)
+
+
+def test_the_description_names_every_route_once(api: Api) -> None:
+    description = api.client.get("/openapi.json").json()
+    assert set(description["paths"]) == {
+        "/v1/generate", "/v1/inpaint", "/v1/jobs/{id}", "/v1/jobs/{id}/events", "/v1/jobs/{id}/images/{index}",
+        "/v1/models", "/v1/models/{model}", "/v1/models/{model}/classes", "/v1/models/{model}/palette",
+        "/healthz", "/readyz",
+    }  # fmt: skip
+    operations = [op for path in description["paths"].values() for op in path.values()]
+    names = [op["operationId"] for op in operations]
+    assert len(set(names)) == len(names)
+    assert all("application/problem+json" in op["responses"]["default"]["content"] for op in operations)
+    bodies = description["paths"]["/v1/inpaint"]["post"]["requestBody"]["content"]
+    assert set(bodies) == {"application/json", "multipart/form-data"}
+    assert "class" in bodies["multipart/form-data"]["schema"]["properties"]
+
+
+def test_the_front_end_knows_no_torch() -> None:
+    script = "import sys, service.app, service.cli, service.serving; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
