@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ class VQConfig:
     z_channels: int = 256
     encoder_res_blocks: int = 2
     decoder_res_blocks: int = 2
+    norm_groups: int = 32
 
     @property
     def stride(self) -> int:
@@ -35,16 +35,16 @@ class VQConfig:
         return 2 ** (len(self.channel_mult) - 1)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+def _norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, inner: int, outer: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = _norm(inner)
+        self.norm1 = _norm(inner, groups)
         self.conv1 = nn.Conv2d(inner, outer, 3, padding=1)
-        self.norm2 = _norm(outer)
+        self.norm2 = _norm(outer, groups)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
         if inner != outer:
             self.nin_shortcut = nn.Conv2d(inner, outer, 1)
@@ -58,9 +58,9 @@ class ResBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Single-head self-attention over the cells of the feature map."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -91,14 +91,16 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(channels: int) -> nn.ModuleList:
-    return nn.ModuleList([ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)])
+def _middle(channels: int, groups: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        [ResBlock(channels, channels, groups), AttnBlock(channels, groups), ResBlock(channels, channels, groups)]
+    )
 
 
-def _level(inner: int, outer: int, res_blocks: int, attention: bool) -> nn.Module:
+def _level(inner: int, outer: int, res_blocks: int, groups: int, attention: bool) -> nn.Module:
     level = nn.Module()
-    level.res = nn.ModuleList(ResBlock(inner if i == 0 else outer, outer) for i in range(res_blocks))
-    level.attn = nn.ModuleList(AttnBlock(outer) for _ in range(res_blocks if attention else 0))
+    level.res = nn.ModuleList(ResBlock(inner if i == 0 else outer, outer, groups) for i in range(res_blocks))
+    level.attn = nn.ModuleList(AttnBlock(outer, groups) for _ in range(res_blocks if attention else 0))
     return level
 
 
@@ -119,13 +121,13 @@ class Encoder(nn.Module):
         self.conv_blocks = nn.ModuleList()
         inner = config.channels
         for index, outer in enumerate(widths):
-            level = _level(inner, outer, config.encoder_res_blocks, attention=index == last)
+            level = _level(inner, outer, config.encoder_res_blocks, config.norm_groups, attention=index == last)
             if index != last:
                 level.downsample = Downsample(outer)
             self.conv_blocks.append(level)
             inner = outer
-        self.mid = _middle(inner)
-        self.norm_out = _norm(inner)
+        self.mid = _middle(inner, config.norm_groups)
+        self.norm_out = _norm(inner, config.norm_groups)
         self.conv_out = nn.Conv2d(inner, config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,15 +147,15 @@ class Decoder(nn.Module):
         widths = [config.channels * mult for mult in config.channel_mult][::-1]
         inner = widths[0]
         self.conv_in = nn.Conv2d(config.z_channels, inner, 3, padding=1)
-        self.mid = _middle(inner)
+        self.mid = _middle(inner, config.norm_groups)
         self.conv_blocks = nn.ModuleList()
         for index, outer in enumerate(widths):
-            level = _level(inner, outer, config.decoder_res_blocks + 1, attention=index == 0)
+            level = _level(inner, outer, config.decoder_res_blocks + 1, config.norm_groups, attention=index == 0)
             if index != len(widths) - 1:
                 level.upsample = Upsample(outer)
             self.conv_blocks.append(level)
             inner = outer
-        self.norm_out = _norm(inner)
+        self.norm_out = _norm(inner, config.norm_groups)
         self.conv_out = nn.Conv2d(inner, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -18,12 +18,12 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed << 32) + step)
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int, floor: float) -> float:
-    """Linear warm-up, then a cosine down to floor · peak at `steps`."""
+def learning_rate(step: int, steps: int, warm_up: int, floor: float) -> float:
+    """Share of the peak rate: linear warm-up, then a cosine down to `floor` at `steps`."""
     if step < warm_up:
-        return peak * (step + 1) / warm_up
+        return (step + 1) / warm_up
     progress = min(1.0, (step - warm_up) / max(1, steps - warm_up))
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class AveragedWeights:

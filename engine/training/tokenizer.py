@@ -25,6 +25,7 @@ from engine.training.loop import (
     shuffled_batch,
     step_generator,
 )
+from engine.training.optimizer import MatrixOptimizer
 from engine.training.parallel import Team
 from engine.training.renders import to_signed
 
@@ -36,6 +37,7 @@ DEMO_TOKENIZER = VQConfig(
     z_channels=64,
     encoder_res_blocks=1,
     decoder_res_blocks=1,
+    norm_groups=4,  # 32 groups of 32 channels would wash the picture's colour out
 )
 
 
@@ -43,8 +45,9 @@ DEMO_TOKENIZER = VQConfig(
 class TokenizerRecipe:
     steps: int = 2400
     batch: int = 8
-    peak: float = 1e-3
-    warm_up: int = 100
+    rate: float = 1e-3
+    matrix_rate: float = 0.01
+    warm_up: int = 50
     floor: float = 0.02
     seed: int = 0
     codebook_decay: float = 0.97
@@ -65,12 +68,9 @@ class TokenizerTrainer:
         self.model = VQModel(config).to(device=device, memory_format=torch.channels_last)
         if device.type == "cpu":
             quicken_group_norm(self.model)
-        self.optimizer = torch.optim.AdamW(
-            [p for n, p in self.model.named_parameters() if not n.startswith("quantize.")],
-            lr=recipe.peak,
-            betas=(0.9, 0.95),
-            weight_decay=1e-4,
-            fused=True,
+        self.model.quantize.embedding.weight.requires_grad_(False)
+        self.optimizer = MatrixOptimizer(
+            self.model, lambda name, p: p.dim() == 4 and p.shape[-1] == 3, matrix_rate=recipe.matrix_rate, rate=recipe.rate
         )
         unit = self.model.quantize.codebook().detach()
         self.counts = torch.ones(len(unit), device=device)
@@ -80,10 +80,10 @@ class TokenizerTrainer:
     def step(self, images: Tensor) -> dict[str, float]:
         """One update on this member's share (B, 3, H, W) of the batch, in [-1, 1]."""
         recipe = self.recipe
-        rate = learning_rate(self.done, recipe.steps, recipe.peak, recipe.warm_up, recipe.floor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.scale_rates(learning_rate(self.done, recipe.steps, recipe.warm_up, recipe.floor))
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        if self.done == 0:
+            self._spread(images)
         with torch.autocast(self.device.type, torch.bfloat16):
             latent = self.model.latent(images)
         z = F.normalize(latent.float(), dim=1)
@@ -102,7 +102,7 @@ class TokenizerTrainer:
         loss = error + recipe.gradients * edges
         if self.done >= recipe.seed_codebook_at:
             loss = loss + recipe.commitment * commitment
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         self.team.average_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -117,6 +117,18 @@ class TokenizerTrainer:
             "commitment": commitment.item(),
             "used": float((self.counts > 0.05).sum()),
         }
+
+    @torch.no_grad()
+    def _spread(self, images: Tensor) -> None:
+        """Start from whitened principal components: untrained features point all one way on the sphere."""
+        features = self.model.encoder(images).permute(0, 2, 3, 1).flatten(0, 2)
+        centre = features.mean(0)
+        _, values, directions = torch.linalg.svd(features - centre, full_matrices=False)
+        dim = self.model.config.codebook_dim
+        scale = len(features) ** 0.5 / values[:dim].clamp_min(1e-6)
+        weight = directions[:dim] * scale[:, None]
+        self.model.quant_conv.weight.copy_(self.team.from_first(weight[:, :, None, None].contiguous()))
+        self.model.quant_conv.bias.copy_(self.team.from_first(-(weight @ centre)))
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor) -> None:

@@ -1,0 +1,178 @@
+"""Training of the ARPG on cached codes, as the paper does it: random orders, one causal pass, class dropout."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from engine.models.arpg import ARPG, ARPGConfig
+from engine.training.forward import rotation_table, training_logits
+from engine.training.loop import (
+    AveragedWeights,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+    shuffled_batch,
+    step_generator,
+)
+from engine.training.optimizer import MatrixOptimizer
+from engine.training.parallel import Team
+
+DEMO_ARPG = ARPGConfig(dim=192, n_layer=8, n_head=3, multiple_of=64, vocab_size=512, num_classes=16)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerRecipe:
+    steps: int = 2400
+    per_class: int = 2  # of every class in a batch
+    matrix_rate: float = 0.02
+    rate: float = 3e-3
+    weight_decay: float = 0.01
+    warm_up: int = 100
+    floor: float = 0.05
+    class_dropout: float = 0.1
+    average: float = 0.998
+    seed: int = 0
+    bfloat16: bool = True  # forward and backward; the weights that the optimizers move stay float32
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L)."""
+
+    ids: Tensor
+    classes: Tensor
+    orders: Tensor
+
+
+def draw_batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
+    """Batch number `step` from codes (pictures, L) whose labels take turns 0, 1, … num_classes - 1."""
+    each = len(codes) // num_classes
+    members = [
+        shuffled_batch(recipe.per_class, each, recipe.seed * num_classes + label, step) * num_classes + label
+        for label in range(num_classes)
+    ]
+    ids = codes[torch.cat(members)].long()
+    generator = step_generator(recipe.seed, step)
+    classes = torch.arange(num_classes).repeat_interleave(recipe.per_class)
+    dropped = torch.rand(classes.shape, generator=generator) < recipe.class_dropout
+    orders = torch.rand(ids.shape, generator=generator).argsort(dim=1)
+    return Batch(ids, classes.masked_fill(dropped, num_classes), orders)
+
+
+class TransformerTrainer:
+    """One `step` at a time; `state` and `restore` make it resumable."""
+
+    def __init__(
+        self,
+        config: ARPGConfig,
+        grid: tuple[int, int],
+        recipe: TransformerRecipe,
+        device: torch.device,
+        team: Team = Team(),
+    ) -> None:
+        self.recipe, self.device, self.team, self.done = recipe, device, team, 0
+        torch.manual_seed(recipe.seed)
+        self.model = ARPG(config).to(device)
+        _initialise(self.model)
+        self._working = copy.deepcopy(self.model).bfloat16() if recipe.bfloat16 else self.model
+        self.optimizer = MatrixOptimizer(
+            self.model,
+            lambda name, p: p.dim() == 2 and name.startswith("layers."),
+            matrix_rate=recipe.matrix_rate,
+            rate=recipe.rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self.averaged = AveragedWeights(self.model, recipe.average)
+        self._rotation = rotation_table(grid, config.head_dim).to(device)
+        compiled: Callable[[Any], Any] = torch.compile if recipe.compile else lambda function: function
+        self._loss = compiled(self._mean_loss)
+
+    def _mean_loss(self, batch_ids: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
+        logits = training_logits(self._working, batch_ids, classes, orders, self._rotation)
+        return F.cross_entropy(logits.flatten(0, 1), batch_ids.gather(1, orders).flatten())
+
+    def step(self, batch: Batch) -> Tensor:
+        """One update on this member's share of a batch; its mean loss."""
+        recipe = self.recipe
+        self.optimizer.scale_rates(learning_rate(self.done, recipe.steps, recipe.warm_up, recipe.floor))
+        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.classes, batch.orders))
+        self._working.zero_grad(set_to_none=True)
+        loss = self._loss(*share)
+        loss.backward()
+        if self._working is not self.model:
+            for weight, working in zip(self.model.parameters(), self._working.parameters(), strict=True):
+                weight.grad = None if working.grad is None else working.grad.float()
+        self.team.average_gradients(self.model)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self._refresh()
+        self.done += 1
+        self.averaged.update(self.model, self.done)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        if self._working is not self.model:
+            torch._foreach_copy_(list(self._working.parameters()), list(self.model.parameters()))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged.values,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.done = state["done"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averaged.values = state["averaged"]
+        self._refresh()
+
+
+def _initialise(model: ARPG) -> None:
+    """Layers start as the identity and the head flat: their last matrices are zero."""
+    nn.init.normal_(model.embeddings.weight, std=0.5)
+    nn.init.zeros_(model.head.weight)
+    for layer in (*model.layers.self_dec, *model.layers.cross_dec):
+        nn.init.zeros_(layer.attn.proj.weight)
+        nn.init.zeros_(layer.ffn.w2.weight)
+
+
+def train_transformer(
+    team: Team,
+    codes: Tensor,
+    config: ARPGConfig,
+    grid: tuple[int, int],
+    recipe: TransformerRecipe,
+    checkpoint: Path,
+    device: torch.device,
+    save_every: int = 50,
+) -> None:
+    """Train to `recipe.steps` on codes (pictures, L), going on from the checkpoint."""
+    trainer = TransformerTrainer(config, grid, recipe, device, team)
+    state = load_checkpoint(checkpoint, device)
+    if state is not None:
+        trainer.restore(state)
+    first = team.rank == 0
+    bar = tqdm(
+        range(trainer.done, recipe.steps), initial=trainer.done, total=recipe.steps, desc="arpg", disable=not first
+    )
+    recent = None
+    for step in bar:
+        loss = trainer.step(draw_batch(codes, config.num_classes, recipe, step)).item()
+        recent = loss if recent is None else 0.95 * recent + 0.05 * loss
+        bar.set_postfix(loss=f"{loss:.3f}", recent=f"{recent:.3f}", refresh=False)
+        if first and (trainer.done % save_every == 0 or trainer.done == recipe.steps):
+            save_checkpoint(checkpoint, trainer.state())
