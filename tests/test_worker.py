@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from PIL import Image
 from prometheus_client import CollectorRegistry
 from tiny import random_folder
@@ -27,7 +28,7 @@ from engine.request import Request
 from service.metrics import Metrics
 from service.queue import Blobs, Cards, Event, EventHub, NewJob, Queue, QueueConfig, connect
 from service.settings import Settings
-from service.worker import Worker, worker
+from service.worker import Worker, canvases, worker
 from service.worker.pictures import known_tokens, read_upload, request_of
 
 pytestmark = pytest.mark.anyio
@@ -120,8 +121,8 @@ def job(**fields: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def serving(redis_url: str, engine: Engine, **settings: Any) -> AsyncIterator[Service]:
-    redis, blocking = connect(redis_url), connect(redis_url, blocking=True)
-    queue, blobs, cards = Queue(redis, CONFIG), Blobs(redis, CONFIG), Cards(redis, CONFIG)
+    client, blocking = connect(redis_url), connect(redis_url, blocking=True)
+    queue, blobs, cards = Queue(client, CONFIG), Blobs(client, CONFIG), Cards(client, CONFIG)
     hub, metrics, stop = EventHub(blocking, CONFIG), Metrics(CollectorRegistry()), asyncio.Event()
     await hub.start()
     made = Worker(engine, queue, blobs, cards, metrics, Settings(**settings))
@@ -132,7 +133,7 @@ async def serving(redis_url: str, engine: Engine, **settings: Any) -> AsyncItera
         stop.set()
         await asyncio.gather(running, return_exceptions=True)
         await hub.close()
-        await redis.aclose()
+        await client.aclose()
         await blocking.aclose()
 
 
@@ -369,6 +370,39 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
         assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
         attempts = [e.data["attempt"] for e in await service.events("a") if e.name == "started"]
         assert attempts == [1, 2]
+
+
+async def test_an_outage_of_redis_fails_no_job(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvases, "RETRY_SECONDS", 0.01)
+    away: list[str] = []
+    for owner, name in ((service.blobs, "put"), (service.queue, "finish")):
+        real = getattr(owner, name)
+
+        async def failing(*arguments: Any, name: str = name, real: Any = real, **more: Any) -> Any:
+            if away.count(name) < 3:
+                away.append(name)
+                raise redis.ConnectionError("away")
+            return await real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, failing)
+    await service.submit("a")
+    assert await service.result("a")
+    assert away == ["put"] * 3 + ["finish"] * 3
+
+
+async def test_a_hurried_stop_hands_back_at_once(redis_url: str, engine: Engine, slowly: None) -> None:
+    async with serving(redis_url, engine, grace=60) as service:
+        await service.submit("a", steps=256, n=3)
+        await service.seen("a", "tokens")
+        service.stop.set()
+        await asyncio.sleep(0.1)
+        service.running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(service.running, 3)
+        released = await service.queue.job("a")
+        assert released is not None
+        assert released.state == "queued"
+    assert engine.stats().steps_total < 50
 
 
 async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Engine, slowly: None) -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,10 @@ from redis.exceptions import RedisError
 
 from service.queue import Blobs, Cards, Claim, Queue
 from service.queue.contract import Answer
+from service.worker.canvases import Canvases
 from service.worker.engine_thread import EngineThread, StepReport
 from service.worker.job import Interruption, JobRun, first
+from service.worker.measures import measure
 from service.worker.publisher import Attempt, Publisher
 
 if TYPE_CHECKING:
@@ -127,16 +128,22 @@ class Worker:
 
     async def _take(self, claim: Claim) -> None:
         try:
-            job = JobRun(
+            canvases = Canvases(
                 claim,
                 card=self._engine.model,
                 codec=self._engine.codec,
                 engine=self._thread,
-                queue=self._queue,
                 blobs=self._blobs,
                 publisher=self._publisher,
-                metrics=self._metrics,
                 in_thread=self._in_codec_thread,
+            )
+            job = JobRun(
+                claim,
+                canvases,
+                card=self._engine.model,
+                queue=self._queue,
+                publisher=self._publisher,
+                metrics=self._metrics,
             )
         except (KeyError, TypeError, ValueError) as error:
             log.error("job %s is no job: %r", claim.id, error)
@@ -178,24 +185,10 @@ class Worker:
             if job := self._jobs.get((ticket.job_id, ticket.attempt)):
                 job.update(ticket, update)
         self._tokens_free = report.tokens_free
-        self._measure(report)
+        measure(self._metrics, self._model, report)
         self._turned.set()
         if report.fatal is not None and not self._failure.done():
             self._failure.set_exception(WorkerFailed(f"{type(report.fatal).__name__}: {report.fatal}"))
-
-    def _measure(self, report: StepReport) -> None:
-        metrics, model, stats = self._metrics, self._model, report.stats
-        if stats is None:
-            return
-        if report.step_seconds is not None and stats.rows_last_step:
-            metrics.step_seconds.labels(model).observe(report.step_seconds)
-            metrics.step_rows.labels(model).observe(stats.rows_last_step)
-        metrics.requests_running.labels(model).set(stats.running)
-        metrics.requests_waiting.labels(model).set(stats.waiting)
-        metrics.kv_pages_used.labels(model).set(stats.pages_used)
-        metrics.kv_pages_total.labels(model).set(stats.pages_total)
-        if (held := device_memory()) is not None:
-            metrics.cuda_memory_bytes.labels(model).set(held)
 
     def _answered(self, key: Attempt, answer: Answer) -> None:
         job = self._jobs.get(key)
@@ -254,14 +247,6 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def device_memory() -> int | None:
-    """Bytes that tensors hold on the GPU. Torch is the engine's import, not the worker's."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    return int(torch.cuda.memory_allocated())
 
 
 def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[StepReport], None], report: StepReport) -> None:

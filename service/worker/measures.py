@@ -1,0 +1,34 @@
+"""What the engine's turns mean for the metrics."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from service.worker.engine_thread import StepReport
+
+if TYPE_CHECKING:
+    from service.metrics import Metrics
+
+
+def measure(metrics: Metrics, model: str, report: StepReport) -> None:
+    stats = report.stats
+    if stats is None:
+        return
+    if report.step_seconds is not None and stats.rows_last_step:
+        metrics.step_seconds.labels(model).observe(report.step_seconds)
+        metrics.step_rows.labels(model).observe(stats.rows_last_step)
+    metrics.requests_running.labels(model).set(stats.running)
+    metrics.requests_waiting.labels(model).set(stats.waiting)
+    metrics.kv_pages_used.labels(model).set(stats.pages_used)
+    metrics.kv_pages_total.labels(model).set(stats.pages_total)
+    if (held := device_memory()) is not None:
+        metrics.cuda_memory_bytes.labels(model).set(held)
+
+
+def device_memory() -> int | None:
+    """Bytes that tensors hold on the GPU. Torch is the engine's import, not the worker's."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.memory_allocated())
