@@ -62,7 +62,7 @@ def create_app(
     """
     url = redis_url or settings.redis_address
     if url is None:
-        raise ValueError("ARPG_REDIS_URL is not set; `arpg serve` brings its own server, the API alone doesn't")
+        raise ValueError("the API needs a Redis: settings.redis_url, or redis_url")
     metrics = metrics or Metrics(CollectorRegistry())
     lifecycle = lifecycle or Lifecycle()
 

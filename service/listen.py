@@ -6,12 +6,15 @@ import errno
 import socket
 
 
+BACKLOG = 1024
+
+
 class PortInUse(Exception):
     """Another process listens there."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound TCP socket; port 0 takes a free one."""
+    """A TCP socket that takes connections, which wait until they are served; port 0 takes a free one."""
     [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # With the protocol named: asyncio sets TCP_NODELAY only on such a socket, and without it every response
     # waits some 40 ms for the client's delayed acknowledgement.
@@ -19,6 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

@@ -67,6 +67,9 @@ def serve(settings: Settings) -> int:
 
 def api(settings: Settings) -> int:
     """The API alone, over the Redis that ARPG_REDIS_URL names."""
+    if settings.redis_address is None:
+        say("ARPG_REDIS_URL is not set: the API alone brings no Redis; `arpg serve` does")
+        return 2
     listener, lifecycle = listen(settings.host, settings.port), Lifecycle()
     with listener:
         app = create_app(settings, lifecycle=lifecycle)
@@ -77,7 +80,7 @@ def worker(settings: Settings) -> int:
     """A worker alone, with its metrics on a port of its own."""
     url = settings.redis_address
     if url is None:
-        say("ARPG_REDIS_URL is not set: a worker alone needs the Redis that its API uses")
+        say("ARPG_REDIS_URL is not set: a worker alone needs the Redis of its API")
         return 2
     metrics = Metrics(CollectorRegistry())
     server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
@@ -94,6 +97,8 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
         began = time.monotonic()
         # Torch takes seconds to import, the model to load: beside the server, which answers already.
         engine = await asyncio.to_thread(_load, settings)
+        if stop.is_set():
+            return
         say(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
         from service.worker import Worker
 

@@ -1,0 +1,242 @@
+"""`arpg serve` as its user meets it: one process, a real model, a real Valkey; and how it leaves."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import numpy as np
+import pytest
+from api_harness import frames, noise, png
+from conftest import die_with_parent
+from PIL import Image
+from tiny import random_folder
+
+from service.cli import main
+
+READY_SECONDS = 15
+
+
+class Server:
+    """A process of `arpg serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, data: Path) -> None:
+        self.process = process
+        self.data = data
+        self.client = httpx.Client(base_url=url, timeout=30)
+
+    def valkeys(self) -> list[int]:
+        """Processes that run over the data folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if str(self.data).encode() in command and b"valkey" in command:
+                    found.append(int(entry.name))
+        return found
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def read_url(stderr: IO[str]) -> str:
+    said = ""
+    for line in stderr:
+        said += line
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found[0]
+    raise AssertionError(f"it never said where it listens: {said}")
+
+
+@contextmanager
+def serving(data: Path, model: Path, *, wait: bool = True) -> Iterator[Server]:
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--model", str(model), "--data-dir", str(data)],
+        env={**os.environ, "PORT": "0", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    assert process.stderr is not None
+    try:
+        server = Server(process, read_url(process.stderr), data)
+        while wait and server.client.get("/readyz").status_code != 200:
+            assert time.monotonic() - began < READY_SECONDS, "not ready in time"
+            time.sleep(0.1)
+        yield server
+        server.client.close()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
+
+
+def half_mask(height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[:, : width // 2] = 255
+    return mask
+
+
+def test_from_the_first_picture_to_the_last_process(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "var"
+    with serving(data, model) as server:
+        client = server.client
+
+        # A picture from one command; the same seed draws the same again, another seed another.
+        def picture(seed: int) -> bytes:
+            body = {"class": 1, "seed": seed, "steps": 8}
+            response = client.post("/v1/generate", json=body, headers={"Accept": "image/png"})
+            assert response.status_code == 200, response.text
+            assert response.headers["x-seed"] == str(seed)
+            return response.content
+
+        first = picture(1)
+        assert Image.open(io.BytesIO(first)).size == (16, 16)
+        assert picture(1) == first
+        assert picture(2) != first
+
+        # Several pictures, followed live, every token of each told once; resumed in the middle.
+        with client.stream(
+            "POST", "/v1/generate", json={"class": 2, "n": 3, "steps": 16}, headers={"Accept": "text/event-stream"}
+        ) as response:
+            events = list(frames(response.iter_lines()))
+            url = response.headers["location"]
+        drawn: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        for event in events:
+            if event["event"] == "tokens":
+                drawn[event["data"]["image_index"]] += event["data"]["positions"]
+        assert [sorted(positions) for positions in drawn.values()] == [list(range(64))] * 3
+        middle = events[len(events) // 2]["id"]
+        resumed = client.get(f"{url}/events", headers={"Last-Event-ID": middle})
+        told = [event["id"] for event in frames(iter(resumed.text.split("\n")))]
+        assert told == [event["id"] for event in events[len(events) // 2 + 1 :]]
+
+        # Inpainting a picture of the user's own: outside the mask not a bit changes.
+        image, mask = noise(50, 70), half_mask(50, 70)
+        response = client.post(
+            "/v1/inpaint", files={"image": png(image), "mask": png(mask)}, headers={"Accept": "image/png"}
+        )
+        assert response.status_code == 200, response.text
+        painted = np.asarray(Image.open(io.BytesIO(response.content)))
+        assert np.array_equal(painted[mask == 0], image[mask == 0])
+        assert not np.array_equal(painted[mask > 0], image[mask > 0])
+        job = client.get(response.headers["location"]).json()
+        assert job["mask_tokens"] == [[1, 1, 1, 1, 0, 0, 0, 0]] * 8
+        assert job["usage"] == {"steps": 64, "tokens_drawn": 32, "tokens_known": 32}
+
+        # One scrape tells all.
+        scraped = client.get("/metrics").text
+        for series in (
+            'arpg_requests_total{outcome="succeeded",task="generate"} 4.0',
+            'arpg_requests_total{outcome="succeeded",task="inpaint"} 1.0',
+            'arpg_images_total{model="random"} 7.0',
+            'arpg_tokens_total{model="random"} 416.0',
+            'arpg_kv_pages_used{model="random"} 0.0',
+            'arpg_queue_depth{model="random"} 0.0',
+            "process_resident_memory_bytes",
+        ):
+            assert series in scraped, series
+
+        # Ctrl-C while a long job runs: it may finish, its watcher sees the end, then all are gone.
+        valkeys = server.valkeys()
+        assert len(valkeys) >= 1
+        long = client.post("/v1/generate", json={"steps": 64, "n": 16}).json()
+        with client.stream("GET", long["urls"]["events"]) as response:
+            watching = frames(response.iter_lines())
+            assert next(e for e in watching if e["event"] == "tokens")
+            server.process.send_signal(signal.SIGINT)
+            with httpx.Client(base_url=client.base_url) as other:
+                deadline = time.monotonic() + 5
+                while other.get("/readyz").status_code == 200:
+                    assert time.monotonic() < deadline, "it says it is ready, and drains"
+                assert other.post("/v1/generate", json={}).json()["code"] == "draining"
+            assert list(watching)[-1]["event"] == "completed"
+        assert server.process.wait(30) == 0
+        assert server.valkeys() == []
+        assert not any(Path(f"/proc/{pid}").exists() for pid in valkeys)
+
+    # What was accepted outlives the process; this one is told to stop at once, before it has loaded its model.
+    with serving(data, model, wait=False) as server:
+        assert server.client.get("/readyz").json()["reasons"] == ["no worker has shown itself yet"]
+        assert server.client.get(job["urls"]["self"]).json()["status"] == "succeeded"
+        assert server.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
+        again = subprocess.run(
+            [sys.executable, "-m", "service.cli", "serve", "--port", str(server.client.base_url.port)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert (again.returncode, "is in use" in again.stderr, "Traceback" in again.stderr) == (1, True, False)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert server.valkeys() == []
+
+
+def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["serve", "--model", "nobody", "--data-dir", str(tmp_path / "var"), "--port", "0"]) == 1
+    assert "nobody: neither a shipped model" in caplog.text
+
+
+def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.png"
+    common = ["--model", str(model), "--device", "cpu", "--seed", "3", "--steps", "8"]
+    assert main(["generate", "class 1", *common, "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}  seed 3\n"
+    assert Image.open(out).size == (16, 16)
+
+    image, mask = tmp_path / "i.webp", tmp_path / "m.png"
+    Image.fromarray(noise(30, 40)).save(image, lossless=True)
+    mask.write_bytes(png(half_mask(30, 40)))
+    assert main(["inpaint", str(image), str(mask), *common, "-n", "2", "-o", str(tmp_path / "b.png")]) == 0
+    for index in (0, 1):
+        painted = np.asarray(Image.open(tmp_path / f"b-{index}.png"))
+        assert np.array_equal(painted[:, 20:], noise(30, 40)[:, 20:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["generate", "--port", "1"], 2, "unrecognized arguments"),
+        (["serve", "--port", "99999"], 2, "less than or equal to 65535"),
+        (["api"], 2, "ARPG_REDIS_URL"),
+        (["worker"], 2, "ARPG_REDIS_URL"),
+        (["inpaint", "nowhere.png"], 1, "nowhere.png"),
+        (["--help"], 0, "arpg serve"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_a_line(
+    arguments: list[str], status: int, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ARPG_REDIS_URL", raising=False)
+    try:
+        ended: Any = main(arguments)
+    except SystemExit as exit:
+        ended = exit.code
+    said = capfd.readouterr()
+    assert ended == status
+    assert says in said.err + said.out
+    assert "Traceback" not in said.err
