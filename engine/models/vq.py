@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Entries of public checkpoints that the model does without: a loader may drop them.
-UNUSED_KEYS = frozenset({"quantize.codebook_used"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VQConfig:
@@ -46,13 +43,12 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(inner, outer, 3, padding=1)
         self.norm2 = _norm(outer, groups)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
-        if inner != outer:
-            self.nin_shortcut = nn.Conv2d(inner, outer, 1)
+        self.nin_shortcut = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        return self.nin_shortcut(x) + h
 
 
 class AttnBlock(nn.Module):
@@ -97,19 +93,22 @@ def _middle(channels: int, groups: int) -> nn.ModuleList:
     )
 
 
-def _level(inner: int, outer: int, res_blocks: int, groups: int, attention: bool) -> nn.Module:
-    level = nn.Module()
-    level.res = nn.ModuleList(ResBlock(inner if i == 0 else outer, outer, groups) for i in range(res_blocks))
-    level.attn = nn.ModuleList(AttnBlock(outer, groups) for _ in range(res_blocks if attention else 0))
-    return level
+class Level(nn.Module):
+    """The blocks of one resolution, then the step to the next."""
 
+    def __init__(self, inner: int, outer: int, res_blocks: int, groups: int, *, attention: bool) -> None:
+        super().__init__()
+        self.res = nn.ModuleList(ResBlock(inner if i == 0 else outer, outer, groups) for i in range(res_blocks))
+        self.attn = nn.ModuleList(AttnBlock(outer, groups) for _ in range(res_blocks if attention else 0))
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
 
-def _run_level(level: nn.Module, x: Tensor) -> Tensor:
-    for index, block in enumerate(level.res):
-        x = block(x)
-        if len(level.attn):
-            x = level.attn[index](x)
-    return x
+    def forward(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.res):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[index](x)
+        return self.upsample(self.downsample(x))
 
 
 class Encoder(nn.Module):
@@ -121,7 +120,7 @@ class Encoder(nn.Module):
         self.conv_blocks = nn.ModuleList()
         inner = config.channels
         for index, outer in enumerate(widths):
-            level = _level(inner, outer, config.encoder_res_blocks, config.norm_groups, attention=index == last)
+            level = Level(inner, outer, config.encoder_res_blocks, config.norm_groups, attention=index == last)
             if index != last:
                 level.downsample = Downsample(outer)
             self.conv_blocks.append(level)
@@ -133,9 +132,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level in self.conv_blocks:
-            x = _run_level(level, x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
+            x = level(x)
         for block in self.mid:
             x = block(x)
         return self.conv_out(F.silu(self.norm_out(x)))
@@ -150,7 +147,7 @@ class Decoder(nn.Module):
         self.mid = _middle(inner, config.norm_groups)
         self.conv_blocks = nn.ModuleList()
         for index, outer in enumerate(widths):
-            level = _level(inner, outer, config.decoder_res_blocks + 1, config.norm_groups, attention=index == 0)
+            level = Level(inner, outer, config.decoder_res_blocks + 1, config.norm_groups, attention=index == 0)
             if index != len(widths) - 1:
                 level.upsample = Upsample(outer)
             self.conv_blocks.append(level)
@@ -163,9 +160,7 @@ class Decoder(nn.Module):
         for block in self.mid:
             x = block(x)
         for level in self.conv_blocks:
-            x = _run_level(level, x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

@@ -46,7 +46,7 @@ def render(options: argparse.Namespace) -> None:
 
 def vq(options: argparse.Namespace) -> None:
     pictures, _ = load_split(options.runs / "world", "train")
-    recipe = replace(TokenizerRecipe(), steps=options.steps or TokenizerRecipe.steps)
+    recipe = replace(TokenizerRecipe(), steps=options.steps)
     arguments = (pictures, DEMO_TOKENIZER, recipe, options.runs / "vq.pt", pick_device(options.device))
     run_team(train_tokenizer, _processes(options), *arguments)
 
@@ -60,7 +60,7 @@ def encode(options: argparse.Namespace) -> None:
 
 def arpg(options: argparse.Namespace) -> None:
     codes = load_codes(options.runs / "codes.npy")
-    recipe = replace(TransformerRecipe(), steps=options.steps or TransformerRecipe.steps, compile=options.compile)
+    recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile)
     arguments = (codes, DEMO_ARPG, GRID, recipe, options.runs / "arpg.pt", pick_device(options.device))
     run_team(train_transformer, _processes(options), *arguments)
 
@@ -87,9 +87,10 @@ def sheet(options: argparse.Namespace) -> None:
     captions = None
     if options.kind == "samples":
         columns, each = len(THINGS) // 2, options.each
-        pictures = draw(options, each)
-        pictures = [pictures[label * each + i] for half in (0, 8) for i in range(each) for label in range(half, half + 8)]
-        captions = [THINGS[label].name for half in (0, 8) for i in range(each) for label in range(half, half + 8)]
+        drawn = draw(options, each)
+        places = [(label, i) for half in (0, 8) for i in range(each) for label in range(half, half + 8)]
+        pictures = [drawn[label * each + i] for label, i in places]
+        captions = [THINGS[label].name for label, _ in places]
     else:
         renders, _ = load_split(options.runs / "world", "validation", limit=32)
         columns, pictures = 8, list(renders.permute(0, 2, 3, 1).numpy())
@@ -114,11 +115,13 @@ def judge(options: argparse.Namespace) -> None:
     print(f"test renders      {accuracy(referee, renders, truth)[0]:.4f} of {len(renders)}")
     engine = Engine.load(options.model, device=options.device)
     pictures = list(renders.permute(0, 2, 3, 1).numpy())
-    decoded = [engine.codec.decode(codes) for start in range(0, len(pictures), 16) for codes in engine.codec.encode_many(pictures[start : start + 16])]
+    decoded = [engine.codec.decode(engine.codec.encode(picture)) for picture in pictures]
     noise = np.mean((np.stack(decoded).astype(np.float32) - np.stack(pictures)) ** 2, axis=(1, 2, 3))
-    print(f"reconstructions   {accuracy(referee, _tensor(decoded), truth)[0]:.4f}, PSNR {(10 * np.log10(255**2 / noise)).mean():.2f} dB")
+    decibels = (10 * np.log10(255**2 / noise)).mean()
+    print(f"reconstructions   {accuracy(referee, _tensor(decoded), truth)[0]:.4f}, PSNR {decibels:.2f} dB")
     samples = draw(options, options.each)
-    share, by_class = accuracy(referee, _tensor(samples), torch.arange(len(THINGS)).repeat_interleave(options.each))
+    asked = torch.arange(len(THINGS)).repeat_interleave(options.each)
+    share, by_class = accuracy(referee, _tensor(samples), asked)
     print(f"samples           {share:.4f} of {len(samples)}")
     print(", ".join(f"{name} {value:.2f}" for name, value in by_class.items()))
 
@@ -159,10 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="processes on a CPU")
     stages = parser.add_subparsers(dest="stage", required=True)
     stages.add_parser("render", help="draw the world").add_argument("--count", type=int, default=12288)
-    stages.add_parser("vq", help="train the tokenizer").add_argument("--steps", type=int)
+    tokenizing = stages.add_parser("vq", help="train the tokenizer")
+    tokenizing.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
     stages.add_parser("encode", help="cache the token maps of all renders and their mirror images")
     training = stages.add_parser("arpg", help="train the transformer")
-    training.add_argument("--steps", type=int)
+    training.add_argument("--steps", type=int, default=TransformerRecipe().steps)
     training.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then a third faster")
     stages.add_parser("export", help="write the model folder")
     sheets = stages.add_parser("sheet", help="a PNG to look at")

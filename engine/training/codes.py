@@ -15,9 +15,12 @@ from engine.training.renders import to_signed
 
 
 @torch.inference_mode()
-def encode_pictures(model: VQModel, pictures: Tensor, device: torch.device, batch: int = 16, *, bar: bool = False) -> Tensor:
+def encode_pictures(
+    model: VQModel, pictures: Tensor, device: torch.device, batch: int = 16, *, bar: bool = False
+) -> Tensor:
     """int16 codes (n, rows · cols) of uint8 pictures (n, 3, H, W)."""
-    model = model.to(device=device, memory_format=torch.channels_last).eval()
+    model = model.to(device).eval()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = []
     for start in tqdm(range(0, len(pictures), batch), desc="encode", disable=not bar):
         images = to_signed(pictures[start : start + batch]).to(device)

@@ -79,6 +79,8 @@ def export_model(
         ],
         "defaults": defaults,
     }
+    for name in ("arpg.safetensors", "vq.safetensors"):
+        (folder / name).chmod(0o644)  # safetensors writes files that only their owner can read
     (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
 
 

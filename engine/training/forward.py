@@ -43,9 +43,9 @@ def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, r
     k = _turned(normed, model.layers.to_k.weight, heads, content_turn)
     v = model.layers.to_v(normed).unflatten(-1, (heads, -1))
     x = model.embeddings.weight[config.mask_id].expand(*ids.shape, -1)
-    for layer in model.layers.cross_dec:
-        q = _turned(layer.attn_norm(x), layer.attn.to_q.weight, heads, query_turn)
-        x = layer.after(x, _attend(q, k, v, future))
+    for cross in model.layers.cross_dec:
+        q = _turned(cross.attn_norm(x), cross.attn.to_q.weight, heads, query_turn)
+        x = cross.after(x, _attend(q, k, v, future))
     return model.head(model.norm(x)).float()
 
 

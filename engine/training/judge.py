@@ -6,6 +6,7 @@ It never sees a reconstruction or a sample while it learns, so its accuracy on t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 96, 128, 128)
         self.layers = nn.Sequential()
-        for inner, outer in zip(widths, widths[1:], strict=False):
+        for inner, outer in pairwise(widths):
             self.layers.append(nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=False))
             self.layers.append(nn.BatchNorm2d(outer))
             self.layers.append(nn.ReLU())
@@ -51,7 +52,8 @@ class Judge(nn.Module):
 def train_judge(pictures: Tensor, labels: Tensor, recipe: JudgeRecipe, checkpoint: Path, device: torch.device) -> Judge:
     """The judge of a checkpoint; trained on uint8 pictures (n, 3, H, W) and written there if it is missing."""
     torch.manual_seed(recipe.seed)
-    judge = Judge().to(device=device, memory_format=torch.channels_last)
+    judge = Judge().to(device)
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = load_checkpoint(checkpoint, device)
     if state is not None:
         judge.load_state_dict(state)

@@ -48,10 +48,13 @@ class Team:
         return value
 
 
+ALONE = Team()
+
+
 def run_team(work: Callable[..., Any], processes: int, *arguments: Any) -> None:
     """Call work(team, *arguments) in each of the processes and wait for all."""
     if processes == 1:
-        work(Team(), *arguments)
+        work(ALONE, *arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(

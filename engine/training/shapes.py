@@ -78,7 +78,8 @@ def _cone_shape(p: Point, u: Tensor, v: Tensor) -> Distances:
 def _pyramid(p: Point, u: Tensor, v: Tensor) -> Distances:
     height, half = 1.35 + 0.2 * u, 1.0
     side = torch.maximum(p[0].abs(), p[2].abs())
-    return (torch.maximum((side * height + (p[1] - height) * half) / (height * height + half * half).sqrt(), -p[1]) - 0.02,)
+    faces = (side * height + (p[1] - height) * half) / (height * height + half * half).sqrt()
+    return (torch.maximum(faces, -p[1]) - 0.02,)
 
 
 def _diamond(p: Point, u: Tensor, v: Tensor) -> Distances:
@@ -114,8 +115,8 @@ def _mushroom(p: Point, u: Tensor, v: Tensor) -> Distances:
     cap = torch.maximum(dome, 0.95 - p[1])
     spots = torch.full_like(dome, 9.0)
     for azimuth, rise in ((0.3, 0.55), (1.7, 0.6), (2.9, 0.5), (4.1, 0.6), (5.3, 0.55), (0.0, 1.55)):
-        flat = math.cos(rise)
-        spot = _length(p[0] - flat * math.cos(azimuth), p[1] - 0.95 - high * math.sin(rise), p[2] - flat * math.sin(azimuth))
+        at_x, at_z = math.cos(rise) * math.cos(azimuth), math.cos(rise) * math.sin(azimuth)
+        spot = _length(p[0] - at_x, p[1] - 0.95 - high * math.sin(rise), p[2] - at_z)
         spots = torch.minimum(spots, spot - 0.2)
     return (cap, torch.minimum(stem, torch.maximum(spots, cap - 0.025)))
 
@@ -131,7 +132,8 @@ def _house(p: Point, u: Tensor, v: Tensor) -> Distances:
     walls = _box(p, (0.0, 0.5, 0.0), (0.72, 0.5, 0.9), 0.02)
     slope = ((p[0].abs() * 0.75 + (p[1] - 1.72) * 0.92) / 1.187).abs() - 0.06
     roof = torch.maximum(torch.maximum(slope, p[2].abs() - 1.02), 0.86 - p[1])
-    gable = torch.maximum(torch.maximum((p[0].abs() * 0.75 + (p[1] - 1.66) * 0.92) / 1.187, p[2].abs() - 0.9), 0.9 - p[1])
+    under_roof = (p[0].abs() * 0.75 + (p[1] - 1.66) * 0.92) / 1.187
+    gable = torch.maximum(torch.maximum(under_roof, p[2].abs() - 0.9), 0.9 - p[1])
     door = _box((p[0], p[1], p[2].abs()), (0.0, 0.33, 0.9), (0.19, 0.33, 0.03), 0.01)
     windows = _box((p[0].abs(), p[1], p[2].abs()), (0.72, 0.58, 0.4), (0.03, 0.18, 0.16), 0.01)
     chimney = _box(p, (0.4, 1.5, 0.35), (0.12, 0.35, 0.12), 0.01)
@@ -222,6 +224,8 @@ THINGS: tuple[Thing, ...] = (
     Thing("snowman", (), _snowman, 1.22, 1.38, 1.1, second="white", turn=(-40.0, 40.0)),
     Thing("table", ("desk",), _table, 0.66, 1.42, 1.05, second="wood"),
     Thing("chair", ("seat",), _chair, 0.98, 1.3, 1.0, second="wood", turn=(-65.0, 65.0)),
-    Thing("rocket", ("spaceship", "missile"), _rocket, 1.16, 1.35, 1.05, second="white", third="glass", turn=(-45.0, 45.0)),
+    Thing(
+        "rocket", ("spaceship", "missile"), _rocket, 1.16, 1.35, 1.05, second="white", third="glass", turn=(-45.0, 45.0)
+    ),
     Thing("mug", ("cup",), _mug, 0.8, 1.45, 1.0, second="coffee", turn=(-45.0, 45.0)),
 )

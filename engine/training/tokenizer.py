@@ -26,7 +26,7 @@ from engine.training.loop import (
     step_generator,
 )
 from engine.training.optimizer import MatrixOptimizer
-from engine.training.parallel import Team
+from engine.training.parallel import ALONE, Team
 from engine.training.renders import to_signed
 
 DEMO_TOKENIZER = VQConfig(
@@ -43,7 +43,7 @@ DEMO_TOKENIZER = VQConfig(
 
 @dataclass(frozen=True, slots=True)
 class TokenizerRecipe:
-    steps: int = 2400
+    steps: int = 1150
     batch: int = 8
     rate: float = 1e-3
     matrix_rate: float = 0.01
@@ -62,15 +62,19 @@ class TokenizerRecipe:
 class TokenizerTrainer:
     """One `step` at a time; `state` and `restore` make it resumable."""
 
-    def __init__(self, config: VQConfig, recipe: TokenizerRecipe, device: torch.device, team: Team = Team()) -> None:
+    def __init__(self, config: VQConfig, recipe: TokenizerRecipe, device: torch.device, team: Team = ALONE) -> None:
         self.recipe, self.device, self.team, self.done = recipe, device, team, 0
         torch.manual_seed(recipe.seed)
-        self.model = VQModel(config).to(device=device, memory_format=torch.channels_last)
+        self.model = VQModel(config).to(device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device.type == "cpu":
             quicken_group_norm(self.model)
         self.model.quantize.embedding.weight.requires_grad_(False)
         self.optimizer = MatrixOptimizer(
-            self.model, lambda name, p: p.dim() == 4 and p.shape[-1] == 3, matrix_rate=recipe.matrix_rate, rate=recipe.rate
+            self.model,
+            lambda name, p: p.dim() == 4 and p.shape[-1] == 3,
+            matrix_rate=recipe.matrix_rate,
+            rate=recipe.rate,
         )
         unit = self.model.quantize.codebook().detach()
         self.counts = torch.ones(len(unit), device=device)
@@ -128,7 +132,9 @@ class TokenizerTrainer:
         scale = len(features) ** 0.5 / values[:dim].clamp_min(1e-6)
         weight = directions[:dim] * scale[:, None]
         self.model.quant_conv.weight.copy_(self.team.from_first(weight[:, :, None, None].contiguous()))
-        self.model.quant_conv.bias.copy_(self.team.from_first(-(weight @ centre)))
+        bias = self.model.quant_conv.bias
+        assert bias is not None
+        bias.copy_(self.team.from_first(-(weight @ centre)))
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor) -> None:
@@ -186,7 +192,7 @@ def train_tokenizer(
     recipe: TokenizerRecipe,
     checkpoint: Path,
     device: torch.device,
-    save_every: int = 100,
+    save_every: int = 50,
 ) -> None:
     """Train to `recipe.steps` on uint8 pictures (n, 3, H, W), mirrored at random, going on from the checkpoint."""
     trainer = TokenizerTrainer(config, recipe, device, team)

@@ -24,7 +24,7 @@ from engine.training.loop import (
     step_generator,
 )
 from engine.training.optimizer import MatrixOptimizer
-from engine.training.parallel import Team
+from engine.training.parallel import ALONE, Team
 
 DEMO_ARPG = ARPGConfig(dim=192, n_layer=8, n_head=3, multiple_of=64, vocab_size=512, num_classes=16)
 
@@ -78,7 +78,7 @@ class TransformerTrainer:
         grid: tuple[int, int],
         recipe: TransformerRecipe,
         device: torch.device,
-        team: Team = Team(),
+        team: Team = ALONE,
     ) -> None:
         self.recipe, self.device, self.team, self.done = recipe, device, team, 0
         torch.manual_seed(recipe.seed)

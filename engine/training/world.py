@@ -239,9 +239,9 @@ def _render_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
     colour[:, on_floor] = torch.lerp(shaded, horizon[:, on_floor], 1 - torch.exp(-0.10 * away * away))
 
     on_object = torch.nonzero(to_object < to_floor).squeeze(1)
-    colour[:, on_object] = _surface(
-        thing, scenes, frame, on_object, origin[:, on_object] + direction[:, on_object] * to_object[on_object], direction[:, on_object]
-    )
+    o, d = origin.index_select(1, on_object), direction.index_select(1, on_object)
+    surface = torch.addcmul(o, d, to_object[on_object])
+    colour[:, on_object] = _surface(thing, scenes, frame, on_object, surface, d)
     return _develop(colour, len(scenes), size)
 
 
