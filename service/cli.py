@@ -29,9 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["train"]:
-        from engine.training.__main__ import main as train
-
-        return int(train(given[1:]) or 0)
+        try:
+            from engine.training.__main__ import main as train
+        except ModuleNotFoundError as missing:
+            print(f"arpg train needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
+            return 1
+        return train(given[1:])
     parsed = _parser().parse_args(given)
     try:
         settings = Settings(**_chosen(parsed))

@@ -171,9 +171,10 @@ async def _run(
         failed |= await _ended("the worker", working, settings.grace + LEAVING, hurry)
     lifecycle.closing.set()
     if http is not None and serving is not None:
+        if hurry.is_set():
+            http.config.timeout_graceful_shutdown = 1
         http.should_exit = True
-        http.force_exit = hurry.is_set()
-        failed |= await _ended("the HTTP server", serving, LEAVING, hurry)
+        failed |= await _ended("the HTTP server", serving, LEAVING)
     return 1 if failed else 0
 
 
@@ -193,9 +194,9 @@ def _http(app: FastAPI) -> HTTPServer:
     )
 
 
-async def _ended(what: str, task: asyncio.Future[None], grace: float, hurry: asyncio.Event) -> bool:
-    """Waits for a task to end, at most so many seconds and not when there is a hurry. True: it failed."""
-    hurrying = asyncio.ensure_future(hurry.wait())
+async def _ended(what: str, task: asyncio.Future[None], grace: float, hurry: asyncio.Event | None = None) -> bool:
+    """Waits for a task to end, at most so many seconds, and no longer when there is a hurry. True: it failed."""
+    hurrying = asyncio.ensure_future((hurry or asyncio.Event()).wait())
     either: set[asyncio.Future[Any]] = {task, hurrying}
     await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()
