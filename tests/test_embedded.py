@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from service import embedded
 from service.embedded import (
@@ -141,7 +143,8 @@ def test_loopback_with_a_password_where_sockets_do_not_work(tmp_path: Path, monk
         assert "@127.0.0.1:" in url
         assert embedded.answers(url)
         port = int(url.rsplit(":", 1)[1].split("/")[0])
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis(port=port, retry=once) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         assert stat.S_IMODE((tmp_path / "data" / "server.conf").stat().st_mode) == 0o600
 

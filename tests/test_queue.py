@@ -19,6 +19,7 @@ from service.queue import (
     Queue,
     QueueConfig,
     QueueFull,
+    cancelled,
     check_server,
     connect,
 )
@@ -379,3 +380,16 @@ async def test_a_client_retries_until_the_server_is_back(redis_url: str) -> None
         assert (connection.socket_timeout is None) == blocking
         await client.connection_pool.release(connection)
         await client.aclose()
+
+
+async def test_whoever_talks_to_redis_can_be_cancelled_at_any_moment(queue: Queue) -> None:
+    async def talker() -> None:
+        while True:
+            await queue.wait(["m"], 2.0)
+
+    for steps in range(12):  # redis-py swallows a cancellation at some of these moments
+        task = asyncio.ensure_future(talker())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(cancelled(task), 1.0)
+        assert task.cancelled()

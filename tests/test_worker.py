@@ -32,7 +32,7 @@ from service.worker import Worker, canvases, worker
 from service.worker.pictures import known_tokens, read_upload, request_of
 
 pytestmark = pytest.mark.anyio
-CONFIG = QueueConfig(lease_seconds=2.0)
+CONFIG = QueueConfig(lease_seconds=1.0)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from service.queue.blobs import BlobConfig, Blobs
 from service.queue.cards import Cards
-from service.queue.connection import ServerReport, ServerUnsuitable, check_server, connect
+from service.queue.connection import ServerReport, ServerUnsuitable, cancelled, check_server, connect
 from service.queue.contract import (
     FINAL_STATES,
     TERMINAL_EVENTS,
@@ -48,6 +48,7 @@ __all__ = [
     "ServerUnsuitable",
     "Submitted",
     "WatchEnded",
+    "cancelled",
     "check_server",
     "connect",
 ]

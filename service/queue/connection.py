@@ -6,6 +6,7 @@ pool of 100 raises when it is empty instead of waiting.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,20 @@ def connect(
         retry_on_error=list(RETRIED),
     )
     return Redis.from_pool(pool)
+
+
+async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels tasks that talk to Redis, and waits until they have ended.
+
+    Once is not enough: redis-py sends under `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that
+    comes as the bytes go out; a task that loops would go on for ever.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def check_server(redis: Redis) -> ServerReport:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from service.queue.connection import cancelled
 from service.queue.contract import (
     ZERO,
     Event,
@@ -99,9 +100,7 @@ class EventHub:
         if self._task is None:
             return
         task, self._task = self._task, None
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await cancelled(task)
         for followed in self._followed.values():
             for watcher in followed.watchers:
                 watcher.end(HubClosed("this replica is shutting down"))

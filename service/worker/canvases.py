@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from redis.exceptions import RedisError
 
-from service.queue import Blobs, Claim
+from service.queue import Blobs, Claim, cancelled
 from service.worker import pictures
 from service.worker.engine_thread import EngineThread, Ticket
 from service.worker.pictures import UNKNOWN, Upload
@@ -138,9 +138,7 @@ class Canvases:
             if not canvas.drawn.done():
                 self._engine.abort(Ticket(*self._key, index))
                 canvas.drawn.cancel()
-        for part in self._parts:
-            part.cancel()
-        await asyncio.gather(*self._parts, return_exceptions=True)
+        await cancelled(*self._parts)
 
     async def discard_uploads(self) -> None:
         """Their bytes go back to the blob store's budget."""

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.request import RequestError
-from service.queue import BlobStoreFull, Claim, Queue
+from service.queue import BlobStoreFull, Claim, Queue, cancelled
 from service.queue.contract import State
 from service.worker.canvases import Canvases, insist
 from service.worker.engine_thread import EngineFailed, Ticket
@@ -92,8 +92,7 @@ class JobRun:
                 await self._fail(error)
         finally:
             await self._canvases.stop()
-            drawing.cancel()
-            await asyncio.gather(drawing, return_exceptions=True)
+            await cancelled(drawing)
             self._publisher.drop(self.key)
 
     async def _succeed(self, images: list[dict[str, Any]]) -> None:

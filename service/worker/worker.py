@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from service.queue import Blobs, Cards, Claim, Queue
+from service.queue import Blobs, Cards, Claim, Queue, cancelled
 from service.queue.contract import Answer
 from service.worker.canvases import Canvases
 from service.worker.engine_thread import EngineThread, StepReport
@@ -241,12 +241,6 @@ class Worker:
             job.interrupt(why)
         _, left = await asyncio.wait(set(self._tasks), timeout=LEAVING_SECONDS)
         await cancelled(*left)  # Redis is away: their leases will end by themselves
-
-
-async def cancelled(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[StepReport], None], report: StepReport) -> None:
