@@ -5,8 +5,6 @@ Pure ASGI, outside everything else: a stream passes through untouched and a disc
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import re
 import time
@@ -20,9 +18,6 @@ from service.metrics import Metrics
 from service.problems import MEDIA_TYPE, TOO_LARGE
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-SWALLOW_BYTES = 256 * 2**20
-SWALLOW_SECONDS = 10.0
 
 PAGE_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; object-src 'none'; "
@@ -51,20 +46,12 @@ class Envelope:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
-        replaced, taken = False, False
-
-        async def taking() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken = message["type"] != "http.request" or not message.get("more_body", False)
-            return message
+        replaced = False
 
         async def sending(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start":
                 self._observe(scope, message["status"], time.perf_counter() - began)
-                if message["status"] == 413 and not taken:
-                    await _swallow(scope, taking)
                 headers = MutableHeaders(scope=message)
                 replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
                 body = _too_large(scope, request_id) if replaced else b""
@@ -81,29 +68,13 @@ class Envelope:
             elif not replaced:
                 await send(message)
 
-        await self.app(scope, taking, sending)
+        await self.app(scope, receive, sending)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.http_requests.labels(method, route, str(status)).inc()
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
-
-
-async def _swallow(scope: Scope, receive: Receive) -> None:
-    """Takes in what a client is still sending: closing on it would reset the connection before it has read why.
-
-    One that asks before it sends (Expect: 100-continue) is not told to go on.
-    """
-    if "expect" in Headers(scope=scope):
-        return
-    left, more = SWALLOW_BYTES, True
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SWALLOW_SECONDS):
-            while more and left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})

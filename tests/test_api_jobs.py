@@ -238,6 +238,7 @@ def test_a_stream_whose_events_vanish_says_so(api: Api) -> None:
         ("png", "", "image/avif,image/webp,image/apng,image/*,*/*;q=0.8", "PNG"),
         ("png", "", "image/jpeg;q=0.5, image/webp;q=0.9", "WEBP"),
         ("png", "", "image/png;q=0, image/*;q=0.5", "JPEG"),
+        ("png", "", "image/*;q=0.5, image/png;q=0", "JPEG"),
     ],
 )
 def test_a_picture_comes_in_the_format_asked_for(
@@ -280,7 +281,7 @@ def test_without_redis_the_service_says_so_and_stays() -> None:
     with running_api(settings) as api:
         began = time.monotonic()
         ready = api.client.get("/readyz")
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 1  # a probe does not wait for retries
         assert (ready.status_code, "redis" in ready.json()["reasons"][0]) == (503, True)
         assert api.client.get("/healthz").status_code == 200
         assert api.client.get("/metrics").status_code == 200

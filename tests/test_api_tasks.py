@@ -370,6 +370,16 @@ def test_a_bad_upload_is_refused_by_field_and_nothing_is_queued(
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0
 
 
+def test_a_field_that_is_there_twice_is_refused(api: Api) -> None:
+    twice = [("image", GOOD["image"]), ("mask", GOOD["mask"]), ("mask", GOOD["image"])]
+    for response in (
+        api.client.post("/v1/inpaint", files=twice[:2] + twice[1:2], data={}),
+        api.client.post("/v1/inpaint", files=GOOD, data={"n": ["1", "2"]}),
+    ):
+        assert (response.status_code in (400, 422), "errors" in response.json()) == (True, response.status_code == 422)
+    assert response.json()["errors"][0]["field"] == "n"
+
+
 def test_other_bodies_are_told_what_to_send(api: Api) -> None:
     for path in ("/v1/generate", "/v1/inpaint"):
         response = api.client.post(

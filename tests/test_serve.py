@@ -23,6 +23,7 @@ from PIL import Image
 from tiny import random_folder
 
 from service.cli import main
+from service.settings import Settings
 
 READY_SECONDS = 15
 
@@ -215,6 +216,20 @@ def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.C
     for index in (0, 1):
         painted = np.asarray(Image.open(tmp_path / f"b-{index}.png"))
         assert np.array_equal(painted[:, 20:], noise(30, 40)[:, 20:])
+
+
+def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "PORT", "ARPG_HOST", "ARPG_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert (Settings(_env_file=None).host, Settings(_env_file=None).port) == ("127.0.0.1", 8000)
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("PORT", "9000")
+    monkeypatch.setenv("ARPG_REDIS_URL", "redis://:secret@db/0")
+    settings = Settings(_env_file=None)
+    assert (settings.host, settings.port, settings.redis_address) == ("0.0.0.0", 9000, "redis://:secret@db/0")
+    assert "secret" not in repr(settings)
+    monkeypatch.setenv("ARPG_PORT", "9001")
+    assert Settings(_env_file=None).port == 9001
 
 
 @pytest.mark.parametrize(
