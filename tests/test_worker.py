@@ -7,6 +7,8 @@ import base64
 import contextlib
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +33,6 @@ from service.settings import Settings
 from service.worker import Worker, canvases, worker
 from service.worker.pictures import known_tokens, read_upload, request_of
 
-pytestmark = pytest.mark.anyio
 CONFIG = QueueConfig(lease_seconds=1.0)
 
 
@@ -167,6 +168,7 @@ def pixels(data: bytes | None) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
+@pytest.mark.anyio
 async def test_a_picture_from_submission_to_png(service: Service, folder: Path, engine: Engine) -> None:
     await service.submit("a", steps=8)
     events = await service.events("a")
@@ -200,6 +202,7 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert {"model": "random", "class_label": 1, "seed": 5, "steps": 8, "schedule": "arccos"}.items() <= recipe.items()
 
 
+@pytest.mark.anyio
 async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
     """More than the cache holds: they are claimed as room comes, and each draws what it draws alone."""
     wanted = {
@@ -221,6 +224,7 @@ async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
     assert service.sample("request_queue_seconds_count", model="random") == 9
 
 
+@pytest.mark.anyio
 async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Path, engine: Engine) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)  # no multiple of anything
@@ -253,6 +257,7 @@ async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Pa
     assert await service.blobs.get("a/mask") is None
 
 
+@pytest.mark.anyio
 async def test_previews_show_what_is_drawn_and_grey_elsewhere(service: Service, engine: Engine) -> None:
     await service.submit("a", steps=64, previews=16)
     events = await service.events("a")
@@ -263,6 +268,7 @@ async def test_previews_show_what_is_drawn_and_grey_elsewhere(service: Service, 
     assert shown.shape == (16, 16, 3)
 
 
+@pytest.mark.anyio
 async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine: Engine, slowly: None) -> None:
     await service.submit("a", steps=256, n=3)
     await service.seen("a", "tokens")
@@ -280,6 +286,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     assert service.sample("requests_total", task="generate", outcome="canceled") == 1
 
 
+@pytest.mark.anyio
 async def test_failing_jobs_fail_alone(service: Service) -> None:
     await service.submit("good", steps=32)
     await service.submit("missing", task="inpaint", image="missing/image", mask="missing/mask")
@@ -305,6 +312,7 @@ async def test_failing_jobs_fail_alone(service: Service) -> None:
     assert await service.result("good")
 
 
+@pytest.mark.anyio
 async def test_a_failing_step_fails_who_took_part_and_the_worker_goes_on(
     service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +330,26 @@ async def test_a_failing_step_fails_who_took_part_and_the_worker_goes_on(
     assert await service.result("b")
 
 
+@pytest.mark.anyio
+async def test_a_broken_engine_ends_the_worker(redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(engine, "step", broken)
+    async with serving(redis_url, engine, grace=5) as service:
+        await service.submit("a")
+        assert (await service.events("a"))[-1].data["error"]["code"] == "engine_failed"
+        with pytest.raises(worker.WorkerFailed, match="no such device"):
+            await asyncio.wait_for(service.running, 5)
+
+
+def test_a_worker_brings_no_torch_in() -> None:
+    """Only the engine does: with another engine (or none) it is a light process."""
+    code = "import service.worker, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+@pytest.mark.anyio
 async def test_the_card_is_shown_and_withdrawn(redis_url: str, engine: Engine) -> None:
     async with serving(redis_url, engine, grace=5) as service:
         async with asyncio.timeout(5):
@@ -337,6 +365,7 @@ async def test_the_card_is_shown_and_withdrawn(redis_url: str, engine: Engine) -
         assert await service.cards.models() == {}
 
 
+@pytest.mark.anyio
 async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str, engine: Engine) -> None:
     async with serving(redis_url, engine, grace=15) as service:
         await service.submit("a", steps=64, n=3)
@@ -352,6 +381,7 @@ async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str,
     assert not service.worker._thread._thread.is_alive()
 
 
+@pytest.mark.anyio
 async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
     redis_url: str, engine: Engine, folder: Path
 ) -> None:
@@ -372,6 +402,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
         assert attempts == [1, 2]
 
 
+@pytest.mark.anyio
 async def test_an_outage_of_redis_fails_no_job(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canvases, "RETRY_SECONDS", 0.01)
     away: list[str] = []
@@ -390,6 +421,7 @@ async def test_an_outage_of_redis_fails_no_job(service: Service, monkeypatch: py
     assert away == ["put"] * 3 + ["finish"] * 3
 
 
+@pytest.mark.anyio
 async def test_a_hurried_stop_hands_back_at_once(redis_url: str, engine: Engine, slowly: None) -> None:
     async with serving(redis_url, engine, grace=60) as service:
         await service.submit("a", steps=256, n=3)
@@ -405,6 +437,7 @@ async def test_a_hurried_stop_hands_back_at_once(redis_url: str, engine: Engine,
     assert engine.stats().steps_total < 50
 
 
+@pytest.mark.anyio
 async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Engine, slowly: None) -> None:
     await service.submit("a", steps=256, n=3)
     await service.seen("a", "tokens")
@@ -420,6 +453,7 @@ async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Eng
     await service.queue.finish("a", 2, 1, state="succeeded", event="completed", data={})
 
 
+@pytest.mark.anyio
 async def test_leases_are_kept_through_a_slow_step(
     service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +472,7 @@ async def test_leases_are_kept_through_a_slow_step(
     assert found.attempt == 1
 
 
+@pytest.mark.anyio
 async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
     redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,6 +490,7 @@ async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
     release.set()
 
 
+@pytest.mark.anyio
 async def test_the_engine_goes_on_while_redis_stalls(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     publish = service.queue.publish
     stalled: list[int] = []

@@ -35,6 +35,7 @@ CLAIM_PAUSE = 0.03  # s between claims of a busy worker: what a new job may wait
 IDLE_WAIT = 1.0  # s: an idle worker also looks by itself, for leases that ended
 HUNG_SECONDS = 180.0  # a step that takes longer will not come back
 LEAVING_SECONDS = 5.0
+LAST_WORDS_SECONDS = 1.0
 
 
 class WorkerFailed(Exception):
@@ -82,8 +83,13 @@ class Worker:
                 await self._cards.remove(self.name)
             await self._watch(asyncio.create_task(self._drain(self._grace)), publishing)
         finally:
-            # A job that may have broken the engine is not handed on: it loses its lease, and is blamed.
-            await self._leave("lost" if self._failure.done() else "released")
+            if self._failure.done():
+                # Who is known to have failed is told so. What else the engine held may have broken it: it is
+                # not handed on, but loses its lease and is blamed.
+                await self._drain(LAST_WORDS_SECONDS)
+                await self._leave("lost")
+            else:
+                await self._leave("released")
             await cancelled(claiming, publishing, showing)
             self._thread.close()
             await asyncio.to_thread(self._thread.join, LEAVING_SECONDS)
