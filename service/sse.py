@@ -19,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from prometheus_client import Gauge
 
-from service.queue import Event, Gone, HubClosed, Lagged, WatchEnded
+from service.queue import Event, Gone, HubClosed, Lagged, WatchEnded, cancelled
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +95,9 @@ async def relay(
         log.exception("an event stream failed")
         yield _error("internal_error", "the stream failed on our side; reconnect to go on", retry)
     finally:
-        for task in (coming, closed):
-            task.cancel()
-        streams.dec()  # before the await: when the client went away, that one is cancelled too
-        await asyncio.gather(coming, closed, return_exceptions=True)
+        streams.dec()
+        # Shielded: when the client went away, whatever is awaited here is cancelled at once.
+        await asyncio.shield(cancelled(coming, closed))
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:

@@ -20,7 +20,7 @@ from service.api.pictures import picture_response
 from service.api.services import Services
 from service.api.view import event_data, job_object, job_url
 from service.problems import FieldError, Problem
-from service.queue import FINAL_STATES, BlobStoreFull, Event, Job, NewJob, QueueFull, WatchEnded
+from service.queue import FINAL_STATES, BlobStoreFull, Event, Job, NewJob, QueueFull, WatchEnded, cancelled
 from service.sse import EventStreamResponse, relay
 
 CLIENT = "local"
@@ -153,9 +153,7 @@ async def until_finished(services: Services, job: Job, seconds: float) -> Job:
     try:
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await cancelled(*tasks)
     return await services.queue.job(job.id) or job
 
 
