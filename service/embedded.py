@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import quote
@@ -281,25 +280,9 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
 
 
 def running_in(directory: Path) -> str | None:
-    """The URL of a server that another process keeps in this directory, if it answers."""
+    """The URL of the server that another process keeps in this directory, if it answers: to be used as it is."""
     try:
         url = str(json.loads((directory / "server.json").read_text())["url"])
     except (OSError, ValueError, KeyError):
         return None
     return url if answers(url) else None
-
-
-@contextlib.contextmanager
-def redis_server(url: str | None, directory: Path, *, adopt: bool = False) -> Iterator[str]:
-    """The URL to use: the one given, else a server of our own in `directory` for as long as this lasts.
-
-    With `adopt` (a worker beside `arpg serve`) a server that another process keeps there is used as it is.
-    """
-    if url:
-        yield url
-        return
-    if adopt and (found := running_in(directory)) is not None:
-        yield found
-        return
-    with EmbeddedServer(directory) as own:
-        yield own

@@ -24,7 +24,7 @@ from service.embedded import (
     ServerFailed,
     ServerNotFound,
     find_binary,
-    redis_server,
+    running_in,
 )
 
 OWNER = """
@@ -128,13 +128,12 @@ def test_ctrl_c_reaches_the_owner_alone(tmp_path: Path) -> None:
         assert embedded.answers(url)
 
 
-def test_a_directory_in_use_is_refused_or_adopted(tmp_path: Path) -> None:
+def test_a_directory_in_use_is_refused_and_its_server_found(tmp_path: Path) -> None:
     with owner(tmp_path / "data") as (_, url, _):
         with pytest.raises(DirectoryInUse, match="in use by another process"):
             EmbeddedServer(tmp_path / "data").start()
-        with redis_server(None, tmp_path / "data", adopt=True) as found:
-            assert found == url
-        assert embedded.answers(url)  # what was adopted is left running
+        assert running_in(tmp_path / "data") == url
+    assert eventually(lambda: running_in(tmp_path / "data") is None)
 
 
 def test_loopback_with_a_password_where_sockets_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,11 +166,9 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path / "data").start()
 
 
-def test_the_resolver_prefers_a_url_then_path_then_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with redis_server("redis://elsewhere:6379/3", tmp_path / "unused") as url:
-        assert url == "redis://elsewhere:6379/3"
-    assert not (tmp_path / "unused").exists()
-
+def test_a_server_on_path_is_preferred_to_the_wheel_and_an_old_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def server(name: str, version: str) -> Path:
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\necho '{version}'\n")
