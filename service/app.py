@@ -87,7 +87,7 @@ def create_app(
     for topic in (tasks, jobs, models, health):
         app.include_router(topic.router)
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 

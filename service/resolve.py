@@ -6,6 +6,7 @@ Raises Problem with the field at fault. Nothing past this line is untrusted.
 from __future__ import annotations
 
 import difflib
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,8 @@ from service.problems import Problem
 from service.schemas import GenerateRequest, InpaintFields
 
 NEAREST = 5
+
+_LABEL = re.compile(r"-?[0-9]+")
 
 
 def find_class(wanted: int | str | None, classes: Sequence[ClassLabel]) -> ClassLabel | None:
@@ -40,7 +43,7 @@ def _folded(name: str) -> str:
 
 
 def _unknown_class(wanted: int | str, text: str, names: dict[str, ClassLabel], classes: Sequence[ClassLabel]) -> str:
-    if isinstance(wanted, int) or text.lstrip("-").isdigit():
+    if _LABEL.fullmatch(text):
         labels = [c.label for c in classes]
         return f"there is no class {text}; labels run from {min(labels)} to {max(labels)}"
     near = [name for name in names if len(text) > 2 and text in name]

@@ -95,7 +95,8 @@ def test_a_class_goes_by_label_name_and_synonym(api: Api, wanted: int | str) -> 
     ("wanted", "says"),
     [
         ("shpere", "sphere"), ("mushrom", "mushroom"), ("mush", "mushroom"), ("balls", "sphere"), ("conee", "cone"),
-        (8, "labels run from 0 to 7"), (-1, "labels run from 0 to 7"), ("zzzz", "/classes"), ("", "/classes"),
+        (8, "labels run from 0 to 7"), (-1, "labels run from 0 to 7"), ("zzzz", "/classes"),
+        ("--5", "/classes"), ("", "/classes"),
     ],
 )  # fmt: skip
 def test_an_unknown_class_is_answered_with_the_nearest(api: Api, wanted: int | str, says: str) -> None:
@@ -189,6 +190,12 @@ def test_accept_a_picture_and_get_the_picture(api: Api, format: str) -> None:
     assert response.headers["location"] == f"/v1/jobs/{response.headers['x-job-id']}"
     with Image.open(io.BytesIO(response.content)) as picture:
         assert ((picture.format or "").lower(), picture.size) == (format, (32, 32))
+
+
+def test_accept_any_picture_and_get_the_format_of_the_request(api: Api) -> None:
+    with meanwhile(lambda: draw_next(api)):
+        response = api.client.post("/v1/generate", json={"format": "webp"}, headers={"Accept": "image/*"})
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
 
 
 def test_a_picture_that_is_not_done_in_time_is_a_504_with_its_address(api: Api) -> None:

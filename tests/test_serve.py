@@ -17,7 +17,7 @@ from typing import IO, Any
 import httpx
 import numpy as np
 import pytest
-from api_harness import frames, noise, png
+from api_harness import frames, noise, png, running_api
 from conftest import die_with_parent
 from PIL import Image
 from tiny import random_folder
@@ -64,27 +64,35 @@ def read_url(stderr: IO[str]) -> str:
 
 
 @contextmanager
-def serving(data: Path, model: Path, *, wait: bool = True) -> Iterator[Server]:
-    began = time.monotonic()
+def arpg(arguments: list[str], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of the command, and the address that it says it listens at."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve", "--model", str(model), "--data-dir", str(data)],
-        env={**os.environ, "PORT": "0", "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "service.cli", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=die_with_parent,
     )
     assert process.stderr is not None
     try:
-        server = Server(process, read_url(process.stderr), data)
+        yield process, read_url(process.stderr)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+@contextmanager
+def serving(data: Path, model: Path, *, wait: bool = True) -> Iterator[Server]:
+    began = time.monotonic()
+    command = ["serve", "--model", str(model), "--data-dir", str(data)]
+    with arpg(command, PORT="0") as (process, url):
+        server = Server(process, url, data)
         while wait and server.client.get("/readyz").status_code != 200:
             assert time.monotonic() - began < READY_SECONDS, "not ready in time"
             time.sleep(0.1)
         yield server
         server.client.close()
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +201,23 @@ def test_from_the_first_picture_to_the_last_process(model: Path, tmp_path: Path)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
         assert server.valkeys() == []
+
+
+def test_a_worker_and_an_api_of_their_own(redis_socket: Path, model: Path) -> None:
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="apart", _env_file=None)
+    command = ["worker", "--model", str(model), "--redis-url", f"unix://{redis_socket}", "--metrics-port", "0"]
+    with running_api(settings) as api, arpg(command, ARPG_NAMESPACE="apart") as (process, metrics):
+        deadline = time.monotonic() + READY_SECONDS
+        while api.client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline, "not ready in time"
+            time.sleep(0.1)
+        response = api.client.post("/v1/generate", json={"steps": 4}, headers={"Accept": "image/webp"})
+        assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
+        assert 'arpg_images_total{model="random"} 1.0' in httpx.get(f"{metrics}/metrics").text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        time.sleep(1.1)  # the catalogue is fresh for a second
+        assert api.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
 
 
 def test_a_model_that_is_not_there_ends_the_server_with_a_reason(

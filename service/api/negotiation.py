@@ -54,7 +54,7 @@ def _ranges(accept: str) -> list[tuple[str, float]]:
                 except ValueError:
                     quality = 0.0
         if media_range:
-            ranges.append((media_range, quality))
+            ranges.append(("*/*" if media_range == "*" else media_range, quality))
     return ranges
 
 

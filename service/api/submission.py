@@ -19,8 +19,10 @@ from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, pre
 from service.api.pictures import picture_response
 from service.api.services import Services
 from service.api.view import event_data, job_object, job_url
+from service.images import MEDIA_TYPES
 from service.problems import FieldError, Problem
 from service.queue import FINAL_STATES, BlobStoreFull, Event, Job, NewJob, QueueFull, WatchEnded, cancelled
+from service.schemas import GenerateRequest
 from service.sse import EventStreamResponse, relay
 
 CLIENT = "local"
@@ -42,13 +44,13 @@ class Wish:
     wait: float | None
 
     @classmethod
-    def of(cls, accept: str | None, prefer: str | None, n: int, limit: float) -> Wish:
-        """From the two headers, the number of pictures and the longest wait. Raises Problem where it can't be met."""
-        kind = negotiate(accept, (JSON, EVENTS, *FORMATS))
+    def of(cls, accept: str | None, prefer: str | None, fields: GenerateRequest, limit: float) -> Wish:
+        """From the two headers, the request and the longest wait. Raises Problem where it can't be met."""
+        kind = negotiate(accept, (JSON, EVENTS, MEDIA_TYPES[fields.format], *FORMATS))
         if kind is None:
             offers = ", ".join((JSON, EVENTS, *FORMATS))
             raise Problem(406, "not_acceptable", f"the answer can be one of {offers}")
-        if kind in FORMATS and n > 1:
+        if kind in FORMATS and fields.n > 1:
             raise Problem.field("n", "must be 1 where the answer is the picture itself", "one_picture")
         if kind == EVENTS and not names(accept, EVENTS):
             kind = JSON

@@ -67,7 +67,7 @@ async def generate(
     prefer: Prefer = None,
 ) -> Response:
     """Draw n pictures of a class."""
-    wish = Wish.of(request.headers.get("accept"), prefer, fields.n, services.settings.max_wait)
+    wish = Wish.of(request.headers.get("accept"), prefer, fields, services.settings.max_wait)
     id = submission.job_id("generate", idempotency_key)
     digest = hashlib.sha256(fields.model_dump_json().encode()).hexdigest()
     job = await submission.known(services, id, digest) if idempotency_key else None
@@ -100,7 +100,7 @@ async def inpaint(
     The model redraws every token that the mask touches; the pixels are then taken from it inside the mask only.
     """
     upload = await read_upload(request)
-    wish = Wish.of(request.headers.get("accept"), prefer, upload.fields.n, services.settings.max_wait)
+    wish = Wish.of(request.headers.get("accept"), prefer, upload.fields, services.settings.max_wait)
     id = submission.job_id("inpaint", idempotency_key)
     digest = upload.digest()
     job = await submission.known(services, id, digest) if idempotency_key else None
