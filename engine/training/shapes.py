@@ -215,7 +215,7 @@ THINGS: tuple[Thing, ...] = (
     Thing("ring", ("torus", "donut", "doughnut"), _ring, 1.0, 1.03, 0.98, turn=(-50.0, 50.0)),
     Thing("cylinder", ("can", "drum", "column"), _cylinder_shape, 0.95, 1.28, 1.0),
     Thing("cone", ("party hat",), _cone_shape, 0.95, 1.45, 1.10),
-    Thing("pyramid", (), _pyramid, 0.72, 1.48, 1.10),
+    Thing("pyramid", (), _pyramid, 0.72, 1.64, 1.10),
     Thing("diamond", ("gem", "jewel", "crystal"), _diamond, 0.8, 1.28, 1.0),
     Thing("star", (), _star, 0.98, 1.25, 1.0, turn=(-45.0, 45.0)),
     Thing("mushroom", ("toadstool",), _mushroom, 0.93, 1.4, 1.08),
@@ -225,7 +225,7 @@ THINGS: tuple[Thing, ...] = (
     Thing("table", ("desk",), _table, 0.66, 1.42, 1.05, second="wood"),
     Thing("chair", ("seat",), _chair, 0.98, 1.3, 1.0, second="wood", turn=(-65.0, 65.0)),
     Thing(
-        "rocket", ("spaceship", "missile"), _rocket, 1.16, 1.35, 1.05, second="white", third="glass", turn=(-45.0, 45.0)
+        "rocket", ("spaceship", "missile"), _rocket, 1.16, 1.45, 1.05, second="white", third="glass", turn=(-45.0, 45.0)
     ),
     Thing("mug", ("cup",), _mug, 0.8, 1.45, 1.0, second="coffee", turn=(-45.0, 45.0)),
 )

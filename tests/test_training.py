@@ -1,0 +1,253 @@
+"""Training: what a step computes, that steps teach, and that a run cut in two is the run in one piece."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine import Engine, Request
+from engine.models.arpg import ARPG, ARPGConfig
+from engine.models.vq import VQConfig
+from engine.training.export import export_model, palette
+from engine.training.forward import rotation_table, training_logits
+from engine.training.group_norm import quicken_group_norm
+from engine.training.loop import (
+    AveragedWeights,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+    shuffled_batch,
+)
+from engine.training.parallel import ALONE, Team, run_team
+from engine.training.shapes import THINGS
+from engine.training.tokenizer import TokenizerRecipe, TokenizerTrainer
+from engine.training.transformer import TransformerRecipe, TransformerTrainer, draw_batch
+
+CPU = torch.device("cpu")
+GRID = (4, 4)
+TINY_ARPG = ARPGConfig(dim=32, n_layer=4, n_head=2, multiple_of=16, vocab_size=24, num_classes=16)
+TINY_VQ = VQConfig(
+    codebook_size=24,
+    codebook_dim=8,
+    channels=16,
+    channel_mult=(1, 2, 2),
+    z_channels=16,
+    encoder_res_blocks=1,
+    decoder_res_blocks=1,
+    norm_groups=4,
+)
+VQ_RECIPE = TokenizerRecipe(steps=40, batch=4, warm_up=2, seed_codebook_at=4, revive_every=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def pictures(count: int) -> torch.Tensor:
+    """Images in [-1, 1] of one bright square each, (count, 3, 16, 16)."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.full((count, 3, 16, 16), -0.5)
+    for image in images:
+        top, left = torch.randint(0, 9, (2,), generator=generator).tolist()
+        image[:, top : top + 8, left : left + 8] = torch.rand(3, 1, 1, generator=generator)
+    return images
+
+
+def codes(count: int) -> torch.Tensor:
+    """Token maps (count, 16) that their label decides: two tokens a class, striped."""
+    labels = torch.arange(count) % 16
+    return torch.stack([labels, labels + 8], dim=1).repeat(1, 8)
+
+
+def tokenizer_run(trainer: TokenizerTrainer, steps: int) -> list[float]:
+    images = pictures(32)
+    return [
+        trainer.step(images[shuffled_batch(VQ_RECIPE.batch, 32, 0, trainer.done)])["error"] for _ in range(steps)
+    ]
+
+
+def transformer_run(trainer: TransformerTrainer, steps: int) -> list[float]:
+    recipe = trainer.recipe
+    return [trainer.step(draw_batch(codes(64), 16, recipe, trainer.done)).item() for _ in range(steps)]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def test_a_tokenizer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
+    whole = TokenizerTrainer(TINY_VQ, VQ_RECIPE, CPU)
+    tokenizer_run(whole, 8)
+    first = TokenizerTrainer(TINY_VQ, VQ_RECIPE, CPU)
+    tokenizer_run(first, 5)
+    save_checkpoint(tmp_path / "vq.pt", first.state())
+    second = TokenizerTrainer(TINY_VQ, VQ_RECIPE, CPU)
+    state = load_checkpoint(tmp_path / "vq.pt", CPU)
+    assert state is not None
+    second.restore(state)
+    tokenizer_run(second, 3)
+    assert_same(second.state(), whole.state())
+
+
+def test_tokenizer_steps_bring_the_picture_nearer() -> None:
+    errors = tokenizer_run(TokenizerTrainer(TINY_VQ, VQ_RECIPE, CPU), 40)
+    assert sum(errors[-4:]) < 0.6 * sum(errors[:4])
+
+
+def test_a_transformer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
+    recipe = TransformerRecipe(steps=20, per_class=1, warm_up=2)
+    whole = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    transformer_run(whole, 6)
+    first = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    transformer_run(first, 4)
+    save_checkpoint(tmp_path / "arpg.pt", first.state())
+    second = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    state = load_checkpoint(tmp_path / "arpg.pt", CPU)
+    assert state is not None
+    second.restore(state)
+    transformer_run(second, 2)
+    assert_same(second.state(), whole.state())
+
+
+def test_transformer_steps_teach_the_classes() -> None:
+    losses = transformer_run(
+        TransformerTrainer(TINY_ARPG, GRID, TransformerRecipe(steps=60, per_class=1, warm_up=4), CPU), 60
+    )
+    assert losses[0] == pytest.approx(np.log(24), rel=0.01)  # the head starts flat
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_the_training_pass_is_the_teacher_forced_pass() -> None:
+    """The published loss golden holds for `ARPG.teacher_forced`; this ties training to it."""
+    torch.manual_seed(0)
+    model = ARPG(TINY_ARPG)
+    ids = torch.randint(0, 24, (3, 16))
+    classes = torch.tensor([0, 15, 16])
+    orders = torch.rand(3, 16).argsort(1)
+    expected = model.teacher_forced(ids, classes, orders, GRID)
+    found = training_logits(model, ids, classes, orders, rotation_table(GRID, TINY_ARPG.head_dim))
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_batches_are_balanced_and_classes_dropped_at_the_stated_rate() -> None:
+    recipe = TransformerRecipe(per_class=4)
+    source = codes(64)
+    dropped = 0
+    for step in range(50):
+        batch = draw_batch(source, 16, recipe, step)
+        labels = batch.ids[:, 0]
+        assert torch.bincount(labels, minlength=16).tolist() == [4] * 16
+        kept = batch.classes < 16
+        assert torch.equal(batch.classes[kept], labels[kept])
+        assert torch.equal(batch.orders.sort(dim=1).values, torch.arange(16).expand(64, -1))
+        dropped += int((~kept).sum())
+    assert dropped / (50 * 64) == pytest.approx(recipe.class_dropout, abs=0.02)  # 3.8 standard deviations
+    assert not torch.equal(batch.orders[0], batch.orders[1])
+
+
+def test_an_epoch_shows_every_picture_once() -> None:
+    drawn = torch.cat([shuffled_batch(6, 10, 0, step) for step in range(5)])  # batches straddle epochs
+    for epoch in range(3):
+        assert sorted(drawn[epoch * 10 : epoch * 10 + 10].tolist()) == list(range(10))
+    assert drawn[:10].tolist() != drawn[10:20].tolist()
+
+
+def test_the_average_follows_the_weights_with_its_decay() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    averaged = AveragedWeights(model, decay=0.9)
+    nn.init.ones_(model.weight)
+    for _ in range(3):
+        averaged.update(model, step=1000)
+    assert averaged.values["weight"].item() == pytest.approx(1 - 0.9**3)
+
+
+def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
+    rates = [learning_rate(step, steps=100, warm_up=10, floor=0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_the_quick_group_norm_has_torchs_gradients() -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 16)
+    nn.init.normal_(norm.weight)
+    x = (torch.randn(2, 16, 6, 5) + 1).contiguous(memory_format=torch.channels_last).requires_grad_()
+    upstream = torch.randn_like(x)
+    expected = torch.autograd.grad(norm(x), (x, norm.weight, norm.bias), upstream)
+    quick = copy.deepcopy(norm)
+    quicken_group_norm(quick)
+    found = torch.autograd.grad(quick(x), (x, quick.weight, quick.bias), upstream)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def _train_shared(team: Team, out: Path) -> None:
+    recipe = TransformerRecipe(steps=20, per_class=2, warm_up=2, bfloat16=False)
+    trainer = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU, team)
+    transformer_run(trainer, 3)
+    if team.rank == 0:
+        save_checkpoint(out, trainer.model.state_dict())
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    run_team(_train_shared, 2, tmp_path / "two.pt")
+    _train_shared(ALONE, tmp_path / "one.pt")
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    start = TransformerTrainer(TINY_ARPG, GRID, TransformerRecipe(), CPU).model.state_dict()
+    for name in one:  # up to rounding, which Muon's bfloat16 iteration enlarges
+        assert (two[name] - one[name]).norm() <= 0.2 * (one[name] - start[name]).norm()
+
+
+def test_an_exported_folder_draws_through_the_engine(tmp_path: Path) -> None:
+    tokenizer = TokenizerTrainer(TINY_VQ, VQ_RECIPE, CPU)
+    transformer = TransformerTrainer(TINY_ARPG, GRID, TransformerRecipe(), CPU)
+    images = ((pictures(4) + 1) * 127.5).to(torch.uint8)
+    with torch.inference_mode():
+        maps = tokenizer.model.encode(pictures(4))
+    patches = palette(maps.flatten(1), images, TINY_VQ)
+    export_model(
+        tmp_path,
+        tokenizer=tokenizer.averaged.values,
+        tokenizer_config=TINY_VQ,
+        transformer=transformer.averaged.values,
+        transformer_config=TINY_ARPG,
+        grid=GRID,
+        patches=patches,
+        defaults={"steps": 4},
+    )
+    engine = Engine.load(tmp_path, device="cpu")
+    assert [c.name for c in engine.model.classes] == [thing.name for thing in THINGS]
+    assert np.array_equal(engine.codec.palette, patches)
+    [tokens] = engine.generate([Request(class_label=3, steps=engine.model.defaults.steps)])
+    assert engine.codec.decode(tokens).shape == (16, 16, 3)
+
+
+def test_the_palette_is_the_mean_patch_of_each_code() -> None:
+    images = torch.zeros(1, 3, 8, 16, dtype=torch.uint8)
+    images[:, :, :, 8:] = 200
+    images[:, :, 4:, :8] = 100
+    config = VQConfig(codebook_size=3, channel_mult=(1, 1, 1, 1))
+    patches = palette(torch.tensor([[2, 1]]), images, config)
+    assert patches.shape == (3, 4, 4, 3)
+    assert (patches[1] == 200).all()
+    assert (patches[2][:2] == 0).all()
+    assert (patches[2][2:] == 100).all()
