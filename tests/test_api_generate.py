@@ -1,0 +1,194 @@
+"""POST /v1/generate: what is accepted, what a worker gets, what is refused and how."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from api_harness import CARD, Api
+
+from engine.noise import image_seed
+
+
+def test_a_request_is_accepted_with_its_defaults_filled_in(api: Api) -> None:
+    response = api.client.post("/v1/generate", json={"class": "mushroom"})
+    job = response.json()
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/v1/jobs/{job['id']}" == job["urls"]["self"]
+    assert (job["status"], job["position"], job["task"], job["class_name"]) == ("queued", 0, "generate", "mushroom")
+    request = job["request"]
+    assert (request["class"], request["steps"], request["guidance_scale"], request["n"]) == (4, 8, 3.0, 1)
+    claim = api.claim()
+    assert claim.payload["seeds"] == [request["seed"]]
+    assert {name: claim.payload[name] for name in ("task", "model", "class_label")} == {
+        "task": "generate", "model": "hand", "class_label": 4
+    }  # fmt: skip
+    api.draw(claim)
+
+    # The request as resolved may be sent again, and asks for the same pictures.
+    again = api.generate(**request)
+    assert again["request"] == request
+    api.draw(api.claim())
+
+
+def test_each_picture_of_a_job_has_its_own_seed(api: Api) -> None:
+    job = api.generate(seed=5, n=3)
+    claim = api.claim()
+    assert claim.payload["seeds"] == [image_seed(5, index) for index in range(3)]
+    api.draw(claim)
+    images = api.client.get(job["urls"]["self"]).json()["images"]
+    assert [image["seed"] for image in images] == claim.payload["seeds"]
+    assert [image["url"] for image in images] == [f"{job['urls']['self']}/images/{i}" for i in range(3)]
+
+
+@pytest.mark.parametrize("wanted", [0, "0", "sphere", "SPHERE", " Sphere ", "ball"])
+def test_a_class_goes_by_label_name_and_synonym(api: Api, wanted: int | str) -> None:
+    assert api.generate(**{"class": wanted})["request"]["class"] == 0
+    api.draw(api.claim())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("shpere", "sphere"), ("mushrom", "mushroom"), ("mush", "mushroom"), ("balls", "sphere"), ("conee", "cone"),
+        (8, "labels run from 0 to 7"), (-1, "labels run from 0 to 7"), ("zzzz", "/classes"),
+        ("--5", "/classes"), ("", "/classes"),
+    ],
+)  # fmt: skip
+def test_an_unknown_class_is_answered_with_the_nearest(api: Api, wanted: int | str, says: str) -> None:
+    response = api.client.post("/v1/generate", json={"class": wanted})
+    assert response.status_code == 422
+    [error] = response.json()["errors"]
+    assert (error["field"], error["code"]) == ("class", "unknown_class")
+    assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"n": 0}, "n"), ({"n": 17}, "n"), ({"n": "2"}, "n"), ({"n": 1.5}, "n"), ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"), ({"steps": 0}, "steps"), ({"steps": 257}, "steps"), ({"steps": True}, "steps"),
+        ({"schedule": "linear"}, "schedule"), ({"guidance_scale": -1}, "guidance_scale"),
+        ({"guidance_schedule": "cosine"}, "guidance_schedule"), ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 1e9}, "temperature"), ({"top_k": -1}, "top_k"), ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"), ({"format": "gif"}, "format"), ({"quality": 0}, "quality"),
+        ({"previews": -1}, "previews"), ({"order": [0, 1]}, "order"), ({"order": [0] * 16}, "order"),
+        ({"order": list(range(1, 17))}, "order"), ({"order": [-1, *range(15)]}, "order[0]"),
+        ({"class": [1]}, "class"), ({"class": True}, "class"), ({"model": "other"}, "model"),
+        ({"class": None, "guidance_scale": 3}, "guidance_scale"), ({"colour": "red"}, "colour"),
+        ({"mask": "x"}, "mask"),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_refused_by_name(api: Api, fields: dict[str, Any], wrong: str) -> None:
+    response = api.client.post("/v1/generate", json={"class": 1} | fields)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert wrong in [error["field"] for error in response.json()["errors"]]
+
+
+def test_not_a_number_is_no_number(api: Api) -> None:
+    body = '{"class": 1, "guidance_scale": NaN}'
+    response = api.client.post("/v1/generate", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "guidance_scale")
+
+
+def test_an_explicit_order_reaches_the_worker(api: Api) -> None:
+    order = np.random.default_rng(0).permutation(16).tolist()
+    api.generate(order=order)
+    claim = api.claim()
+    assert claim.payload["order"] == order
+    api.draw(claim)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        # 17 rows less the last step's tokens: 1 + 16 - 16 = 1 row, one page of 16, for each of two branches.
+        ({"steps": 1}, 32),
+        ({"steps": 16}, 32),  # 1 + 16 - 1 = 16 rows fill a page exactly
+        ({"steps": 16, "guidance_scale": 1}, 16),
+        ({"steps": 16, "class": None}, 16),
+        ({"steps": 16, "n": 3}, 96),
+    ],
+)
+def test_a_job_weighs_the_cache_that_it_will_hold(api: Api, fields: dict[str, Any], cost: int) -> None:
+    api.generate(**{"class": 1} | fields)
+    claim = api.claim()
+    assert claim.cost == cost
+    api.draw(claim)
+
+
+def test_an_idempotency_key_makes_one_job(api: Api) -> None:
+    key = {"Idempotency-Key": "order-1"}
+    first = api.client.post("/v1/generate", json={"class": 1}, headers=key)
+    second = api.client.post("/v1/generate", json={"class": 1}, headers=key)
+    assert (first.json()["id"], first.json()["request"]["seed"]) == (
+        second.json()["id"],
+        second.json()["request"]["seed"],
+    )
+    other = api.client.post("/v1/generate", json={"class": 2}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "key_reused")
+    api.draw(api.claim())
+    done = api.client.post("/v1/generate", json={"class": 1}, headers=key)
+    assert (done.status_code, done.json()["status"]) == (200, "succeeded")
+    assert api.client.post("/v1/generate", json={}, headers={"Idempotency-Key": "a b"}).status_code == 400
+
+
+def test_a_model_without_a_worker_is_a_503_and_an_unknown_one_a_422(api: Api) -> None:
+    import dataclasses
+
+    other = dataclasses.replace(CARD, name="other")
+    api.show_card(other, worker="hand-2")
+    assert api.client.post("/v1/generate", json={}).json()["errors"][0]["code"] == "model_needed"
+    assert api.client.post("/v1/generate", json={"model": "other"}).status_code == 202
+
+    async def work(queue: Any, cards: Any, _: Any) -> None:
+        [claim] = await queue.claim("other", "hand-2", budget=10**6, limit=1, alone=True)
+        await queue.finish(claim.id, claim.attempt, 1, state="canceled", event="canceled", data={})
+        await cards.remove("hand-2")
+
+    api.queue(work)
+    time.sleep(1.1)  # the catalogue is fresh for a second
+    gone = api.client.post("/v1/generate", json={"model": "other"})
+    assert (gone.status_code, gone.json()["code"]) == (503, "no_worker")
+    assert int(gone.headers["retry-after"]) >= 1
+    unknown = api.client.post("/v1/generate", json={"model": "another"})
+    assert (unknown.status_code, unknown.json()["errors"][0]["message"]) == (
+        422, "there is no such model; served now: hand"
+    )  # fmt: skip
+
+
+def test_other_bodies_are_told_what_to_send(api: Api) -> None:
+    for path in ("/v1/generate", "/v1/inpaint"):
+        response = api.client.post(
+            path, content=b"class=3", headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        assert (response.status_code, "--json" in response.json()["detail"]) == (415, True)
+    broken = api.client.post("/v1/inpaint", content=b"xx", headers={"Content-Type": "multipart/form-data; boundary=a"})
+    assert broken.status_code in (400, 422)
+    base = {"image": "%%%", "mask": "AAAA"}
+    assert api.client.post("/v1/inpaint", json=base).json()["errors"][0]["field"] == "image"
+
+
+def test_a_server_that_drains_takes_nothing_new(api: Api) -> None:
+    api.lifecycle.draining = True
+    try:
+        response = api.client.post("/v1/generate", json={})
+        assert (response.status_code, response.json()["code"]) == (503, "draining")
+        assert api.client.get("/readyz").status_code == 503
+        assert api.client.get("/healthz").status_code == 200
+    finally:
+        api.lifecycle.draining = False
+
+
+def test_many_at_once_each_get_their_own_job(api: Api) -> None:
+    with httpx.Client(base_url=api.url, timeout=20) as client:
+        ids = {client.post("/v1/generate", json={"seed": i}).json()["id"] for i in range(20)}
+    assert len(ids) == 20
+    claims = api.queue(lambda q, _, __: q.claim("hand", "hand-1", budget=10**6, limit=20, alone=True))
+    assert {claim.id for claim in claims} == ids
+    for claim in claims:
+        api.queue(lambda q, _, __, c=claim: q.finish(c.id, c.attempt, 1, state="canceled", event="canceled", data={}))
