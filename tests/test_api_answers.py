@@ -106,9 +106,12 @@ def test_accept_events_and_follow_the_job_on_the_same_connection(api: Api) -> No
         api.client.stream("POST", "/v1/generate", json={}, headers={"Accept": "text/event-stream"}) as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream")
-        names = [frame["event"] for frame in frames(response.iter_lines())]
-    assert [name for name in names if name != "heartbeat"] == ["queued", "started", "tokens", "tokens", "completed"]
+        seen = [frame for frame in frames(response.iter_lines()) if frame["event"] != "heartbeat"]
+    assert [frame["event"] for frame in seen] == ["queued", "started", "tokens", "tokens", "completed"]
     assert api.client.get(response.headers["location"]).json()["status"] == "succeeded"
+    # Somebody who sees only the events can resume too.
+    resumed = api.client.get(seen[0]["data"]["events"], headers={"Last-Event-ID": seen[-2]["id"]})
+    assert [frame["event"] for frame in frames(iter(resumed.text.split("\n")))] == ["completed"]
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,13 @@ def test_pictures_are_turned_upright(orientation: int, format: str) -> None:
     assert upright[(1 - corner[0]) * (rows - 1)].sum() == 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"]))
 def test_garbage_is_an_error_not_a_crash(data: bytes, start: bytes) -> None:
     refused(start + data)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(format=st.sampled_from(["PNG", "JPEG", "WEBP"]), cut=st.floats(0, 0.98), flips=st.integers(0, 10**6))
 def test_truncated_and_damaged_files_are_an_error_or_a_picture(format: str, cut: float, flips: int) -> None:
     data = bytearray(saved(Image.fromarray(noise(24, 24)), format))

@@ -43,6 +43,9 @@ def job_object(job: Job, root: str) -> JobObject:
 
 
 def event_data(event: Event, job_id: str, root: str) -> Mapping[str, Any]:
+    if event.name == "queued":
+        # Who follows a POST by its events alone learns here where to resume.
+        return event.data | {"job": job_id, "events": f"{job_url(root, job_id)}/events"}
     if event.name == "completed":
         return event.data | {"images": _images(event.data["images"], job_url(root, job_id))}
     return event.data
