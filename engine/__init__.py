@@ -1,6 +1,6 @@
 """ARPG's serving engine: a library without HTTP or Redis.
 
-    from engine import Engine, Request
+Its face, read aloud:
 
     engine = Engine.load("demo")
     [tokens] = engine.generate([Request(class_label=3, seed=1)])

@@ -71,9 +71,10 @@ def batching(model: str, device: str, images: int, rounds: int) -> str:
         apart.append(_seconds(engine, [[request] for request in requests]))
         ratios.append(apart[-1] / together[-1])
     return (
-        f"{images} pictures of {defaults.steps} steps, {rounds} rounds: together {images / statistics.median(together):.2f}/s, "
-        f"one by one {images / statistics.median(apart):.2f}/s, ratio {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} … {max(ratios):.2f})"
+        f"{images} pictures of {defaults.steps} steps, {rounds} rounds: "
+        f"together {images / statistics.median(together):.2f}/s, "
+        f"one by one {images / statistics.median(apart):.2f}/s, "
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
     )
 
 

@@ -93,9 +93,7 @@ class Engine:
         rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device)
         pages = max(1, rows // config.page_size)
         self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
-        self._scheduler = Scheduler(
-            PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows
-        )
+        self._scheduler = Scheduler(PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows)
         self._runner = Runner(
             loaded.network,
             self._cache,

@@ -20,6 +20,12 @@ def token_mask(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return _any_in_cells(_any_in_cells(mask, grid[0]).T, grid[1]).T
 
 
+def known_tokens(tokens: np.ndarray, redrawn: np.ndarray) -> dict[int, int]:
+    """Grid position → token of what a token mask bool (rows, cols) leaves of tokens (rows, cols)."""
+    flat = tokens.ravel()
+    return {int(position): int(flat[position]) for position in np.flatnonzero(~redrawn.ravel())}
+
+
 def composite(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0) -> np.ndarray:
     """drawn uint8 (h, w, 3), resized, where mask bool (H, W) holds; original uint8 (H, W, 3) elsewhere, to the bit.
 

@@ -22,9 +22,7 @@ class KVShape(NamedTuple):
 class KVCache:
     """keys and values (layers, pages · page_size, heads, head_dim); slot = page · page_size + offset."""
 
-    def __init__(
-        self, shape: KVShape, pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, shape: KVShape, pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
         size = (shape.layers, pages * page_size, shape.heads, shape.head_dim)
         self.keys = torch.zeros(size, device=device, dtype=dtype)
         self.values = torch.zeros(size, device=device, dtype=dtype)

@@ -70,9 +70,7 @@ class PageAllocator:
                     f"page {page} is in {held[page]} block tables, but {self._holders[page]} holders are counted"
                 )
             if free[page] != (held[page] == 0):
-                raise IntegrityError(
-                    f"page {page} has {held[page]} holders and is {free[page]} times in the free list"
-                )
+                raise IntegrityError(f"page {page} has {held[page]} holders and is {free[page]} times in the free list")
         strays = (held.keys() | free.keys()) - set(range(self.total))
         if strays:
             raise IntegrityError(f"pages outside the cache: {sorted(strays)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.inpainting import composite, fit, token_mask
+from engine.inpainting import composite, fit, known_tokens, token_mask
 from engine.noise import image_seed
 from engine.request import MAX_SEED, Request
 from service import images
@@ -42,9 +42,8 @@ def inpaint(arguments: Namespace, settings: Settings) -> int:
 
     engine = _engine(settings)
     card = engine.model
-    redrawn = token_mask(mask, card.grid).ravel()
-    tokens = engine.codec.encode(fit(image, (card.height, card.width))).ravel()
-    known = {int(cell): int(tokens[cell]) for cell in np.flatnonzero(~redrawn)}
+    tokens = engine.codec.encode(fit(image, (card.height, card.width)))
+    known = known_tokens(tokens, token_mask(mask, card.grid))
     requests = _requests(arguments, engine, "inpaint", known)
     drawn = _draw(engine, requests)
     _save(arguments.output, [composite(image, d, mask, arguments.feather) for d in drawn], requests)

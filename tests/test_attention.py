@@ -38,7 +38,12 @@ def scene(
 
 
 def spelled_out(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, visible: list[list[int]], tables: list[list[int]], page: int
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    visible: list[list[int]],
+    tables: list[list[int]],
+    page: int,
 ) -> torch.Tensor:
     out = []
     row = 0

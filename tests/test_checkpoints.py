@@ -103,9 +103,7 @@ def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path) -> No
         ({"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
     ],
 )
-def test_a_model_folder_that_does_not_fit_is_refused_by_name(
-    tmp_path: Path, change: dict[str, Any], says: str
-) -> None:
+def test_a_model_folder_that_does_not_fit_is_refused_by_name(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     folder = golden_folder(tmp_path / "golden")
     description = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(description | change))

@@ -31,7 +31,7 @@ from service.metrics import Metrics
 from service.queue import Blobs, Cards, Event, EventHub, NewJob, Queue, QueueConfig, connect
 from service.settings import Settings
 from service.worker import Worker, canvases, worker
-from service.worker.pictures import known_tokens, read_upload, request_of
+from service.worker.pictures import read_upload, request_of
 
 CONFIG = QueueConfig(lease_seconds=1.0)
 
@@ -240,7 +240,7 @@ async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Pa
     assert np.array_equal(np.array(result["token_mask"], dtype=bool), snapped)
     kept = engine.codec.encode(fit(image, (16, 16)))
     upload = read_upload(png(image), png(mask), engine.model, engine.codec)
-    drawn = alone(folder, job(**fields), known_tokens(upload))
+    drawn = alone(folder, job(**fields), upload.known)
     for made, expected in zip(result["images"], drawn, strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens[~snapped], kept[~snapped])

@@ -56,9 +56,7 @@ def write_folder(
 
 def golden_folder(folder: Path) -> Path:
     """The golden ARPG (4×4 grid, 48 codes) and the golden VQ (4 pixels a token) as one model."""
-    write_folder(
-        folder, transformer=GOLDEN_TRANSFORMER, tokenizer=GOLDEN_TOKENIZER, grid=(4, 4), name="golden"
-    )
+    write_folder(folder, transformer=GOLDEN_TRANSFORMER, tokenizer=GOLDEN_TOKENIZER, grid=(4, 4), name="golden")
     for link, weights in (("arpg.safetensors", "arpg_tiny"), ("vq.safetensors", "vq_tiny")):
         (folder / link).symlink_to(GOLDEN / f"{weights}.weights.safetensors")
     return folder

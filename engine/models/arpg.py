@@ -170,9 +170,7 @@ class ARPG(Model):
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x)).float()
 
-    def teacher_forced(
-        self, ids: Tensor, classes: Tensor, orders: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
+    def teacher_forced(self, ids: Tensor, classes: Tensor, orders: Tensor, grid: tuple[int, int]) -> Tensor:
         """Logits of training, in one causal pass (paper §3.2): (B, L, vocab_size).
 
         ids (B, L) are row-major tokens, classes (B,) labels with num_classes for the null class, orders (B, L)

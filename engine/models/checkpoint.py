@@ -61,9 +61,7 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
             content = content[name]
             break
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(
-            f"{path}: holds no state dict, neither bare nor under {', '.join(CONTAINERS)}"
-        )
+        raise CheckpointError(f"{path}: holds no state dict, neither bare nor under {', '.join(CONTAINERS)}")
     return content
 
 

@@ -51,9 +51,9 @@ def rotary_table(grid: tuple[int, int], head_dim: int, base: float = 10000.0) ->
     frequencies = base ** (-torch.arange(0, half, 2)[: half // 2].float() / half)
     by_row = torch.outer(torch.arange(rows).float(), frequencies)
     by_col = torch.outer(torch.arange(cols).float(), frequencies)
-    angles = torch.cat(
-        [by_row[:, None].expand(rows, cols, -1), by_col[None].expand(rows, cols, -1)], dim=-1
-    ).flatten(0, 1)
+    angles = torch.cat([by_row[:, None].expand(rows, cols, -1), by_col[None].expand(rows, cols, -1)], dim=-1).flatten(
+        0, 1
+    )
     cells = torch.stack([angles.cos(), angles.sin()], dim=-1)
     return torch.cat([torch.zeros_like(cells[:1]), cells])
 

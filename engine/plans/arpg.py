@@ -18,9 +18,7 @@ def plan_arpg(request: Request, *, positions: int, mask_id: int, class_id: int, 
     """class_id: embedding id of the request's class (ignored when it is unconditional)."""
     order = request.order or _drawing_order(request, positions)
     counts = step_counts(len(order), request.steps, request.schedule)
-    scales = guidance_scales(
-        counts, len(request.known), request.guidance_scale, request.guidance_schedule
-    )
+    scales = guidance_scales(counts, len(request.known), request.guidance_scale, request.guidance_schedule)
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
 

@@ -29,9 +29,7 @@ def step_counts(unknown: int, steps: int, schedule: Schedule) -> tuple[int, ...]
     return (*counts, unknown - done)
 
 
-def guidance_scales(
-    counts: tuple[int, ...], known: int, scale: float, schedule: GuidanceSchedule
-) -> tuple[float, ...]:
+def guidance_scales(counts: tuple[int, ...], known: int, scale: float, schedule: GuidanceSchedule) -> tuple[float, ...]:
     """Guidance scale of each step. Linear: 1 + (scale - 1) · share of the grid that is filled after the step,
     known tokens counted."""
     if schedule == "constant":

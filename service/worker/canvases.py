@@ -87,7 +87,7 @@ class Canvases:
         if payload["task"] == "inpaint":
             image, mask = [await self._blob(payload[name]) for name in ("image", "mask")]
             self.upload = await self._in_thread(pictures.read_upload, image, mask, self._card, self._codec)
-        known = pictures.known_tokens(self.upload)
+        known = {} if self.upload is None else self.upload.known
         for canvas in self._canvases:
             canvas.tokens.ravel()[list(known)] = list(known.values())
         started = {

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.inpainting import composite, fit, token_mask
+from engine.inpainting import composite, fit, known_tokens, token_mask
 from engine.request import Request
 from service.images import encode
 
@@ -51,6 +51,11 @@ class Upload:
     redrawn: np.ndarray  # bool (rows, cols): the mask snapped to tokens
     tokens: np.ndarray  # int32 (rows, cols): the picture, fitted and encoded
 
+    @property
+    def known(self) -> dict[int, int]:
+        """Grid position → token of what is kept."""
+        return known_tokens(self.tokens, self.redrawn)
+
 
 def read_upload(image_png: bytes | None, mask_png: bytes | None, card: ModelCard, codec: Codec) -> Upload:
     """Raises BadUpload."""
@@ -68,14 +73,6 @@ def read_upload(image_png: bytes | None, mask_png: bytes | None, card: ModelCard
         raise BadUpload("upload_damaged", "the mask selects nothing")
     tokens = codec.encode(fit(image, (card.height, card.width)))
     return Upload(image, mask, redrawn, tokens)
-
-
-def known_tokens(upload: Upload | None) -> dict[int, int]:
-    """Grid position → token of what is kept."""
-    if upload is None:
-        return {}
-    flat = upload.tokens.ravel()
-    return {int(position): int(flat[position]) for position in np.flatnonzero(~upload.redrawn.ravel())}
 
 
 def request_of(payload: Mapping[str, Any], image: int, known: Mapping[int, int]) -> Request:
