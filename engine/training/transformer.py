@@ -31,7 +31,7 @@ DEMO_ARPG = ARPGConfig(dim=192, n_layer=8, n_head=3, multiple_of=64, vocab_size=
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
-    steps: int = 1400
+    steps: int = 2000
     per_class: int = 2  # of every class in a batch
     matrix_rate: float = 0.02
     rate: float = 3e-3
