@@ -18,7 +18,6 @@ from engine.models import registry
 from engine.models.layers import rotary_table
 from engine.models.registry import LoadedModel
 from engine.pages import PageAllocator
-from engine.plans import Plan
 from engine.request import Request, RequestError, check_request
 from engine.runner import Runner, StepLogits
 from engine.scheduler import Scheduler
@@ -70,7 +69,6 @@ class EngineStats:
     rows_last_step: int
     rows_total: int
     steps_total: int
-    cache_bytes: int
 
 
 class Engine:
@@ -128,12 +126,7 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queue a request; its id. Raises RequestError with the field at fault."""
-        drawing = Drawing(next(self._ids), request, self._planned(request), self._canvas(request))
-        need = drawing.pages(self.config.page_size)
-        if need > self._scheduler.pages.total:
-            raise RequestError(
-                "steps", f"needs {need} pages of the KV cache, which has {self._scheduler.pages.total} in all"
-            )
+        drawing = self._drawing(request)
         self._scheduler.add(drawing)
         return drawing.id
 
@@ -151,22 +144,21 @@ class Engine:
         return updates
 
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols)."""
-        canvases = {self.add(request): self._canvas(request) for request in requests}
-        unfinished = set(canvases)
+        """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols).
+
+        Raises RequestError, and draws none, when one of them is bad. Updates of other requests are not seen.
+        """
+        drawings = [self._drawing(request) for request in requests]
+        for drawing in drawings:
+            self._scheduler.add(drawing)
+        unfinished = {drawing.id for drawing in drawings}
         while unfinished:
-            for update in self.step():
-                if update.id in canvases:
-                    for position, token in zip(update.positions, update.tokens, strict=True):
-                        canvases[update.id][position] = token
-                    if update.finished:
-                        unfinished.discard(update.id)
-        return [np.array(canvas, dtype=np.int32).reshape(self.model.grid) for canvas in canvases.values()]
+            unfinished -= {update.id for update in self.step() if update.finished}
+        return [np.array(drawing.tokens, dtype=np.int32).reshape(self.model.grid) for drawing in drawings]
 
     def cost(self, request: Request) -> int:
-        """Rows of KV cache that a request reserves, in whole pages, all branches."""
-        plan = self._planned(request)
-        return -(-plan.cached_rows // self.config.page_size) * self.config.page_size * plan.branches
+        """Rows of KV cache that a request reserves, in whole pages, all branches. Raises RequestError, as add."""
+        return self._drawing(request).pages(self.config.page_size) * self.config.page_size
 
     @property
     def idle(self) -> bool:
@@ -191,7 +183,6 @@ class Engine:
             rows_last_step=self._rows_last_step,
             rows_total=self._rows_total,
             steps_total=self._steps_total,
-            cache_bytes=self._cache.nbytes,
         )
 
     def check_integrity(self) -> None:
@@ -221,17 +212,19 @@ class Engine:
             n_total=self.model.positions - len(drawing.request.known),
         )
 
-    def _planned(self, request: Request) -> Plan:
+    def _drawing(self, request: Request) -> Drawing:
         check_request(
             request,
             positions=self.model.positions,
             codebook_size=self.model.codebook_size,
             num_classes=len(self.model.classes),
         )
-        return self._plan(request)
-
-    def _canvas(self, request: Request) -> list[int]:
-        return [request.known.get(position, UNKNOWN) for position in range(self.model.positions)]
+        canvas = [request.known.get(position, UNKNOWN) for position in range(self.model.positions)]
+        drawing = Drawing(next(self._ids), request, self._plan(request), canvas)
+        need, there = drawing.pages(self.config.page_size), self._scheduler.pages.total
+        if need > there:
+            raise RequestError("steps", f"needs {need} pages of the KV cache, which has {there} in all")
+        return drawing
 
 
 def _affordable_rows(bytes_per_row: int, device: torch.device) -> int:

@@ -12,6 +12,7 @@ GuidanceSchedule = Literal["linear", "constant"]
 
 MAX_STEPS = 256
 MAX_SEED = 2**32 - 1
+MAX_TOP_K = 2**20
 
 
 class RequestError(ValueError):
@@ -69,8 +70,8 @@ def check_request(request: Request, *, positions: int, codebook_size: int, num_c
         raise RequestError("guidance_scale", f"must be between 0 and 100, got {request.guidance_scale}")
     if not 0 <= request.temperature <= 100:
         raise RequestError("temperature", f"must be between 0 and 100, got {request.temperature}")
-    if request.top_k < 0:
-        raise RequestError("top_k", f"must be 0 (off) or more, got {request.top_k}")
+    if not 0 <= request.top_k <= MAX_TOP_K:
+        raise RequestError("top_k", f"must be between 0 (off) and {MAX_TOP_K}, got {request.top_k}")
     if not 0 < request.top_p <= 1:
         raise RequestError("top_p", f"must be above 0 and at most 1, got {request.top_p}")
     _check_canvas(request, positions, codebook_size)

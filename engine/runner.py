@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from engine.kv_cache import KVCache
 from engine.models import Model
 from engine.noise import uniform
 from engine.plans import CONDITION, NOTHING, Row, cell_of
-from engine.sampling import SamplingParams, guide, sample
+from engine.sampling import NO_TOKEN, SamplingParams, guide, sample
 
 ROW_TILE = 32
 
@@ -55,7 +55,10 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, drawings: Sequence[Drawing]) -> list[list[int]]:
-        """One forward pass; the tokens that each drawing's step decides, in the order of its targets."""
+        """One forward pass; the tokens that each drawing's step decides, in the order of its targets.
+
+        Raises FloatingPointError when the model gives NaN or infinity.
+        """
         logits = self.model(self.pack(drawings), self.cache)
         pairs = _branch_pairs(drawings)
         if not pairs:
@@ -64,8 +67,11 @@ class Runner:
             self._show(drawings, logits)
         conditional, unconditional = torch.tensor(pairs, device=self.device).unbind(-1)
         guided = guide(logits[conditional], logits[unconditional], self._floats(_guidance(drawings)))
-        tokens = iter(sample(guided, self._sampling_params(drawings)).tolist())
-        return [[next(tokens) for _ in drawing.step.targets] for drawing in drawings]
+        tokens = sample(guided, self._sampling_params(drawings)).tolist()
+        if NO_TOKEN in tokens:
+            raise FloatingPointError("the model's logits are not finite")
+        drawn = iter(tokens)
+        return [list(islice(drawn, len(drawing.step.targets))) for drawing in drawings]
 
     def pack(self, drawings: Sequence[Drawing]) -> Batch:
         """Rows of all branches: every branch is a sequence, drawing after drawing."""

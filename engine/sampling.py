@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NO_TOKEN = -1
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -24,13 +26,12 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
 
 
 def sample(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Tokens (n,) from logits (n, vocab). Temperature 0 is argmax."""
+    """Tokens (n,) from logits (n, vocab). Temperature 0 is argmax; where logits are not finite, NO_TOKEN."""
     greedy = params.temperature == 0
     tokens = logits.argmax(-1)
-    if bool(greedy.all()):
-        return tokens
-    drawn = draw(probabilities(logits, params), params.uniform)
-    return torch.where(greedy, tokens, drawn)
+    if not bool(greedy.all()):
+        tokens = torch.where(greedy, tokens, draw(probabilities(logits, params), params.uniform))
+    return torch.where(logits.isfinite().all(-1), tokens, NO_TOKEN)
 
 
 def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import GOLDEN_TRANSFORMER, golden, golden_folder
+from tiny import GOLDEN_TOKENIZER, GOLDEN_TRANSFORMER, golden, golden_folder
 
 from engine.models import registry
 from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
@@ -100,6 +100,12 @@ def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path) -> No
         ({"transformer": GOLDEN_TRANSFORMER | {"n_layer": 6}}, "missing: layers.cross_dec.2.attn.proj.weight"),
         ({"defaults": {"stepz": 3}}, "stepz"),
         ({"classes": [{"label": 0, "name": "one of ten"}]}, "labels must be 0 … 9"),
+        ({"transformer": GOLDEN_TRANSFORMER | {"n_head": 3}}, "not a multiple of 4 · n_head 3"),
+        ({"transformer": GOLDEN_TRANSFORMER | {"vocab_size": 64}}, "draws 64 codes, the tokenizer has 48"),
+        ({"defaults": {"steps": 999}}, "steps: must be between 1 and 256"),
+        ({"name": "golden one"}, "name: 'golden one'"),
+        ({"palette": "nowhere.png"}, "nowhere.png"),
+        ({"tokenizer": GOLDEN_TOKENIZER}, "KeyError: 'weights'"),
         ({"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
     ],
 )

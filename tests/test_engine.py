@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import random_folder
 
 from engine import Engine, EngineConfig, Request, RequestError
@@ -80,11 +81,20 @@ def test_inpainting_with_the_pictures_own_seed_does_not_redraw_it(folder: Path) 
 def test_guidance_one_costs_half(folder: Path) -> None:
     engine = load(folder)
     guided, unguided = Request(class_label=0, steps=8), Request(class_label=0, steps=8, guidance_scale=1)
-    assert engine.cost(guided) == 2 * engine.cost(unguided)
+    engine.add(guided)
+    engine.step()
+    pages = engine.stats().pages_used
+    engine.add(unguided)
+    engine.step()
+    assert engine.stats().pages_used == pages * 3 / 2
+    while not engine.idle:
+        engine.step()
+    before = engine.stats().rows_total
     engine.generate([guided])
+    guided_rows = engine.stats().rows_total - before
     rows = engine.stats().rows_total
     engine.generate([unguided])
-    assert engine.stats().rows_total - rows == rows / 2
+    assert engine.stats().rows_total - rows == guided_rows / 2
 
 
 def test_aborted_requests_give_their_pages_back_at_the_next_step(folder: Path) -> None:
@@ -135,6 +145,22 @@ def test_only_what_fits_is_admitted_and_the_rest_waits_its_turn(folder: Path) ->
 def test_what_can_never_fit_is_refused(folder: Path) -> None:
     with pytest.raises(RequestError, match="pages of the KV cache"):
         load(folder, cache_tokens=64).add(Request(class_label=0))
+
+
+def test_one_bad_request_leaves_none_of_them_queued(folder: Path) -> None:
+    engine = load(folder)
+    with pytest.raises(RequestError, match="class_label"):
+        engine.generate([Request(class_label=0), Request(class_label=99)])
+    assert engine.idle
+
+
+def test_logits_that_are_not_finite_end_the_step_with_an_error(folder: Path) -> None:
+    engine = load(folder)
+    engine.add(Request(class_label=0))
+    with torch.no_grad():
+        engine._runner.model.get_parameter("norm.weight").fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.step()
 
 
 def test_a_long_prefill_stalls_nobody(folder: Path) -> None:

@@ -56,6 +56,19 @@ def test_a_feathered_border_goes_from_the_upload_to_the_drawing() -> None:
     assert (line[22:] == 200).all()
 
 
+@given(pictures(), st.integers(1, 20))
+def test_feathering_undoes_no_part_of_the_mask(case: tuple[np.ndarray, np.ndarray, np.ndarray], feather: int) -> None:
+    """However thin the mask, each of its pixels is blended by its depth."""
+    _, mask, _ = case
+    black, white = np.zeros((*mask.shape, 3), np.uint8), np.full((*mask.shape, 3), 255, np.uint8)
+    out = composite(black, white, mask, feather)[..., 0]
+    assert (out[mask] >= 255 // (feather + 1)).all()
+    outside = np.argwhere(~mask)
+    for pixel in np.argwhere(mask)[:20]:
+        depth = np.abs(outside - pixel).sum(1).min() if len(outside) else np.inf
+        assert abs(out[tuple(pixel)] - 255 * min(1, depth / (feather + 1))) <= 1
+
+
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     assert fit(image, (16, 24)) is image

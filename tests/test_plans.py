@@ -145,6 +145,7 @@ def test_sources_of_cells_are_invertible() -> None:
         ("guidance_scale", Request(guidance_scale=float("nan"))),
         ("temperature", Request(temperature=-0.1)),
         ("top_k", Request(top_k=-1)),
+        ("top_k", Request(top_k=2**70)),
         ("top_p", Request(top_p=0)),
         ("known", Request(known={16: 0})),
         ("known", Request(known={0: 48})),

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from engine.noise import image_seed, uniform
-from engine.sampling import SamplingParams, guide, probabilities, sample
+from engine.sampling import NO_TOKEN, SamplingParams, guide, probabilities, sample
 
 VOCAB = 40
 SEEDS = 40_000
@@ -83,7 +83,21 @@ def test_requests_with_and_without_filters_share_a_call() -> None:
 
 def test_extreme_logits_give_no_nan() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e30, -1e30, -1e30]])
-    assert sample(logits, params(2, 1e-12, 0, 0.9)).tolist()[0] == 0
+    first, second = sample(logits, params(2, 1e-12, 0, 0.9)).tolist()
+    assert first == 0
+    assert 0 <= second < 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("top_k", [0, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_give_no_token_and_spoil_no_neighbour(
+    temperature: float, top_k: int, bad: float
+) -> None:
+    logits = torch.randn(3, VOCAB)
+    alone = sample(logits, params(3, temperature, top_k, 1.0)).tolist()
+    logits[1, 5] = bad
+    assert sample(logits, params(3, temperature, top_k, 1.0)).tolist() == [alone[0], NO_TOKEN, alone[2]]
 
 
 def test_guidance_one_is_the_conditional_branch_to_the_bit() -> None:

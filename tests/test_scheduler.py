@@ -75,9 +75,9 @@ class Serving(RuleBasedStateMachine):
     @invariant()
     def books_add_up(self) -> None:
         pages = self.scheduler.pages
-        assert pages.free + pages.used == pages.total
         owners = [page for d in self.scheduler for table in d.tables for page in table]
-        assert len(owners) == len(set(owners)) == pages.used
+        assert len(owners) == len(set(owners)), "a page has two owners"
+        assert pages.free + len(owners) == pages.total
         self.scheduler.check_integrity()
 
     def teardown(self) -> None:

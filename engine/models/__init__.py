@@ -18,6 +18,11 @@ class Model(nn.Module, ABC):
     def kv_shape(self) -> KVShape:
         """What a cached row costs."""
 
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Image tokens that it draws."""
+
     @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Caches the batch's cached rows; logits float32 (batch.answers, then batch.queries; vocab)."""

@@ -32,6 +32,10 @@ class ARPGConfig:
     vocab_size: int = 16384
     num_classes: int = 1000
 
+    def __post_init__(self) -> None:
+        if self.dim % (4 * self.n_head):
+            raise ValueError(f"dim {self.dim} is not a multiple of 4 · n_head {self.n_head}, as the 2-D rotary needs")
+
     @property
     def head_dim(self) -> int:
         return self.dim // self.n_head
@@ -147,6 +151,10 @@ class ARPG(Model):
     def kv_shape(self) -> KVShape:
         """One cache a self layer, and the shared one."""
         return KVShape(len(self.layers.self_dec) + 1, self.config.n_head, self.config.head_dim)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""

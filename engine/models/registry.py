@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.models.checkpoint import CheckpointError, fit, load_state
 from engine.models.vq import VQConfig, VQModel
 from engine.plans import Plan
 from engine.plans.arpg import plan_arpg
-from engine.request import Request
+from engine.request import Request, check_request
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -51,35 +52,46 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     description = folder / "model.json"
     try:
         data = json.loads(description.read_text())
-        family = FAMILIES[data["family"]]
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        tokenizer_config = _tokenizer_config(data["tokenizer"])
-        network, plan, num_classes = family(data["transformer"], grid)
+        network, plan, num_classes = FAMILIES[data["family"]](data["transformer"], grid)
+        tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
         card = ModelCard(
             name=data["name"],
             family=data["family"],
             grid=grid,
-            stride=tokenizer_config.stride,
-            codebook_size=tokenizer_config.codebook_size,
+            stride=tokenizer.config.stride,
+            codebook_size=tokenizer.config.codebook_size,
             classes=_classes(data.get("classes"), num_classes),
             tasks=("generate", "inpaint"),
             defaults=Defaults(**data.get("defaults", {})),
             licence=data.get("licence", ""),
             description=data.get("description", ""),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        _check(card, network)
+        weights = folder / data["weights"]
+        tokenizer_weights = folder / data["tokenizer"]["weights"]
+        palette = _palette(folder / data["palette"], card.codebook_size) if "palette" in data else None
+    except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
 
-    fit(network, load_state(folder / data["weights"]), folder / data["weights"])
-    tokenizer = VQModel(tokenizer_config)
-    tokenizer_path = folder / data["tokenizer"]["weights"]
-    fit(tokenizer, load_state(tokenizer_path), tokenizer_path)
+    fit(network, load_state(weights), weights)
+    fit(tokenizer, load_state(tokenizer_weights), tokenizer_weights)
     return LoadedModel(
-        card,
-        network.to(device=device, dtype=dtype).eval(),
-        tokenizer.to(device=device).eval(),
-        plan,
-        _palette(folder / data["palette"], card.codebook_size) if "palette" in data else None,
+        card, network.to(device=device, dtype=dtype).eval(), tokenizer.to(device=device).eval(), plan, palette
+    )
+
+
+def _check(card: ModelCard, network: Model) -> None:
+    """Raises ValueError where parts that load don't fit each other."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", card.name):
+        raise ValueError(f"name: {card.name!r} may hold letters, digits, '_', '.' and '-' only")
+    if network.vocab_size != card.codebook_size:
+        raise ValueError(f"the transformer draws {network.vocab_size} codes, the tokenizer has {card.codebook_size}")
+    check_request(
+        Request(**asdict(card.defaults)),
+        positions=card.positions,
+        codebook_size=card.codebook_size,
+        num_classes=len(card.classes),
     )
 
 
@@ -123,5 +135,5 @@ def _palette(path: Path, codes: int) -> np.ndarray:
     rows, cols = pixels.shape[0] // 4, pixels.shape[1] // 4
     patches = pixels.reshape(rows, 4, cols, 4, 3).swapaxes(1, 2).reshape(-1, 4, 4, 3)
     if len(patches) < codes:
-        raise CheckpointError(f"{path}: {len(patches)} patches for {codes} codes")
+        raise ValueError(f"{path.name}: {len(patches)} patches for {codes} codes")
     return patches[:codes]
