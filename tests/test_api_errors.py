@@ -48,6 +48,18 @@ def test_broken_json_says_where(api: Api) -> None:
     assert response.status_code == 422
 
 
+@pytest.mark.parametrize("field", ["order", "n", "temperature"])
+def test_brackets_in_brackets_are_a_bad_field_and_no_crash(api: Api, field: str) -> None:
+    nested = "[" * 100_000
+    picture = {"image": b"", "mask": b""}
+    response = api.client.post("/v1/inpaint", data={field: nested}, files=picture)
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, field)
+    assert api.client.post("/v1/inpaint", json={field: [nested]}).status_code == 422
+    body = f'{{"{field}": {nested}'
+    response = api.client.post("/v1/generate", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+
+
 def test_what_was_sent_is_not_repeated_back(api: Api) -> None:
     secret = "<script>secret</script>"
     for body in ({"class": secret}, {secret: 1}, {"n": secret}, {"model": secret}, {"schedule": secret}):

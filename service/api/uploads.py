@@ -116,7 +116,7 @@ def _value(name: str, text: str) -> Any:
         text = f"[{text}]"
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter from brackets in brackets, thousands deep
         return text
 
 
