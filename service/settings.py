@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(None, description="unset: an embedded Valkey under the data folder")
 
     # The queue: the same for every process that shares it.
-    namespace: str = Field("arpg", pattern=r"[A-Za-z0-9_-]{1,40}")
+    namespace: str = Field("arpg", pattern=r"^[A-Za-z0-9_-]{1,40}$")
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for a model")
     lease: float = Field(15.0, gt=0, description="Seconds after which a silent worker's jobs go to another")
     result_ttl: float = Field(3600.0, gt=0, description="Seconds that a job outlives its end")

@@ -20,6 +20,7 @@ import pytest
 from api_harness import frames, noise, png, running_api
 from conftest import die_with_parent
 from PIL import Image
+from pydantic import ValidationError
 from tiny import random_folder
 
 from service.cli import main
@@ -251,6 +252,13 @@ def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatc
     assert "secret" not in repr(settings)
     monkeypatch.setenv("ARPG_PORT", "9001")
     assert Settings(_env_file=None).port == 9001
+
+
+@pytest.mark.parametrize("namespace", ["a}{ b\n", "arpg\n", " arpg", "a" * 41, ""])
+def test_a_namespace_is_a_plain_word_as_it_becomes_part_of_every_key(namespace: str) -> None:
+    assert Settings(namespace="art-2_b", _env_file=None).namespace == "art-2_b"
+    with pytest.raises(ValidationError, match="namespace"):
+        Settings(namespace=namespace, _env_file=None)
 
 
 @pytest.mark.parametrize(
