@@ -6,6 +6,8 @@ import base64
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -109,14 +111,23 @@ def test_truncated_and_damaged_files_are_an_error_or_a_picture(format: str, cut:
         assert decode_image(bytes(data), "image", LIMITS).dtype == np.uint8
 
 
-def test_a_lying_header_is_refused_before_a_pixel_is_decoded() -> None:
+# Pillow itself refuses the first and only warns of the others.
+@pytest.mark.parametrize("side", [60_000, 13_000, 9_500])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_lying_header_is_refused_before_a_pixel_is_decoded(side: int) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
     assert refused(bomb).code == "too_many_pixels"
     assert refused(bomb, limits=Limits(80_000_000, 100_000)).code == "too_many_pixels"
+
+
+def test_the_warnings_of_the_process_stay_as_they_are() -> None:
+    script = "import sys, warnings, PIL.Image as _, numpy as _; before = warnings.filters[:]; import service.images; "
+    script += "sys.exit(warnings.filters != before)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_pixel_ceiling_is_ours_and_exact() -> None:
