@@ -1,4 +1,5 @@
-"""What every response carries, errors included: a request id, security headers, a place in the metrics.
+"""What every response carries, errors included: a request id, security headers, a place in the metrics; and what
+no browser may send here for another site.
 
 Pure ASGI, outside everything else: a stream passes through untouched and a disconnect is still seen.
 """
@@ -12,10 +13,11 @@ import uuid
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.problems import MEDIA_TYPE, TOO_LARGE
+from service.problems import MEDIA_TYPE, TOO_LARGE, Problem, respond
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -42,7 +44,8 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        sent = Headers(scope=scope)
+        given = sent.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
@@ -68,7 +71,9 @@ class Envelope:
             elif not replaced:
                 await send(message)
 
-        await self.app(scope, receive, sending)
+        # A form on any page may post to a server on its reader's own machine; the browser tells us that it does.
+        foreign = sent.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE
+        await (_refuse_foreign if foreign else self.app)(scope, receive, sending)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -77,7 +82,13 @@ class Envelope:
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
 
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _SAFE | {"POST", "PUT", "DELETE", "PATCH"}
+
+
+async def _refuse_foreign(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = Problem(403, "cross_site", "a page of another site can't ask for this; open this server's own page")
+    await respond(Request(scope), problem)(scope, receive, send)
 
 
 def _too_large(scope: Scope, request_id: str) -> bytes:

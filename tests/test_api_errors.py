@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from api_harness import Api, running_api
+from api_harness import Api, noise, png, running_api
 from fastapi import FastAPI
 
 from service import app as app_module
@@ -135,6 +135,28 @@ def test_every_response_carries_the_security_headers(api: Api, path: str) -> Non
     policy = headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy
     assert ("unsafe-inline" in policy) is (path == "/docs")
+
+
+def test_a_page_of_another_site_can_neither_draw_nor_cancel(api: Api) -> None:
+    job = api.generate()
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    picture = {"image": png(noise(8, 8)), "mask": png(noise(8, 8))}
+    for response in (
+        api.client.post("/v1/inpaint", files=picture, headers=foreign),  # what a plain form can send
+        api.client.post("/v1/generate", json={}, headers=foreign),
+        api.client.delete(job["urls"]["cancel"], headers=foreign),
+    ):
+        body = response.json()
+        assert (response.status_code, body["code"]) == (403, "cross_site")
+        assert response.headers["content-type"] == "application/problem+json"
+        assert body["request_id"] == response.headers["x-request-id"]
+    assert api.client.get(job["urls"]["self"], headers=foreign).json()["status"] == "queued"
+    assert api.queue(lambda q, _, __: q.depth("hand")) == 1
+    for site in ("same-origin", "same-site", "none"):
+        own = {"Sec-Fetch-Site": site}
+        asked = api.client.post("/v1/generate", json={}, headers=own)
+        assert asked.status_code == 202
+        assert api.client.delete(asked.headers["location"], headers=own).json()["status"] == "canceled"
 
 
 def test_http_is_counted_by_route_and_not_by_path(api: Api) -> None:
