@@ -26,6 +26,7 @@ from tiny import random_folder
 from engine.engine import Engine, EngineConfig
 from engine.inpainting import composite, fit, token_mask
 from engine.noise import image_seed
+from engine.pages import IntegrityError
 from engine.request import Request
 from service.metrics import Metrics
 from service.queue import Blobs, Cards, Event, EventHub, NewJob, Queue, QueueConfig, connect
@@ -326,7 +327,57 @@ async def test_a_failing_step_fails_who_took_part_and_the_worker_goes_on(
     await service.submit("a", n=2)
     end = (await service.events("a"))[-1]
     assert (end.name, end.data["error"]["code"]) == ("failed", "engine_failed")
+    assert "job a" in end.data["error"]["message"]
+    assert "no room" not in json.dumps(end.data)  # that is for the log
     await service.submit("b")
+    assert await service.result("b")
+    # It drew since: another failure is again the first in a row.
+    monkeypatch.setattr(engine._runner, "run", out_of_memory)
+    await service.submit("c")
+    assert (await service.events("c"))[-1].name == "failed"
+    await service.submit("d")
+    assert await service.result("d")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "failed"), [(RuntimeError("no kernel"), ["a"]), (IntegrityError("page 3 is held twice"), [])]
+)
+async def test_an_engine_that_always_fails_ends_the_worker_and_jobs_go_on_elsewhere(
+    redis_url: str, engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, failed: list[str]
+) -> None:
+    def broken(drawings: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(engine._runner, "run", broken)
+    async with serving(redis_url, engine, grace=5) as service:
+        for job_id in failed:
+            await service.submit(job_id)
+            assert (await service.events(job_id))[-1].data["error"]["code"] == "engine_failed"
+        await service.submit("b")
+        with pytest.raises(worker.WorkerFailed, match=str(error)):
+            await asyncio.wait_for(service.running, 5)
+    other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
+    async with serving(redis_url, other, grace=5) as service:
+        assert await service.result("b")
+
+
+@pytest.mark.anyio
+async def test_a_request_that_the_engine_trips_over_fails_alone(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = engine.add
+
+    def tripping(request: Request) -> int:
+        if request.seed == 13:
+            raise KeyError("/somewhere/on/disk")
+        return add(request)
+
+    monkeypatch.setattr(engine, "add", tripping)
+    await service.submit("a", seed=13)
+    await service.submit("b")
+    error = (await service.events("a"))[-1].data["error"]
+    assert (error["code"], "job a" in error["message"], "disk" in error["message"]) == ("internal_error", True, False)
     assert await service.result("b")
 
 

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.request import Request, RequestError
+from engine.pages import IntegrityError
+from engine.request import Request
 
 if TYPE_CHECKING:
     from engine.engine import Engine, EngineStats, Update
 
 log = logging.getLogger(__name__)
+
+FAILED_STEPS = 2  # in a row: what fails again without those who failed first is the engine itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Ticket:
 
 
 class EngineFailed(Exception):
-    """A step raised: whoever took part in it has lost its cache."""
+    """A step raised (its error is the cause): whoever took part in it has lost its cache."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class EngineThread:
         self._closing = False
         self._ids: dict[Ticket, int] = {}
         self._tickets: dict[int, Ticket] = {}
+        self._failed_steps = 0  # since the last one that drew
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -121,7 +125,7 @@ class EngineThread:
     def _admit(self, ticket: Ticket, request: Request, report: StepReport) -> None:
         try:
             request_id = self._engine.add(request)
-        except RequestError as error:
+        except Exception as error:  # whatever is wrong with one request is no reason to drop the others
             report.refused.append((ticket, error))
         else:
             self._ids[ticket], self._tickets[request_id] = request_id, ticket
@@ -132,18 +136,26 @@ class EngineThread:
         try:
             updates = self._engine.step()
         except Exception as error:
-            if not self._ids:  # nobody is left to blame
+            self._failed_steps += 1
+            if isinstance(error, IntegrityError) or self._failed_steps >= FAILED_STEPS:
                 raise
             log.exception("a step failed with %d pictures under way", len(self._ids))
-            for ticket, request_id in self._ids.items():
-                self._engine.abort(request_id)
-                report.refused.append((ticket, EngineFailed(f"{type(error).__name__}: {error}")))
-            self._ids.clear()
-            self._tickets.clear()
+            self._refuse_all(error, report)
             return
         report.step_seconds = time.monotonic() - began
+        if self._engine.stats().rows_last_step:  # else it only dropped who had left
+            self._failed_steps = 0
         for update in updates:
             ticket = self._tickets[update.id]
             report.updates.append((ticket, update))
             if update.finished:
                 del self._tickets[update.id], self._ids[ticket]
+
+    def _refuse_all(self, error: Exception, report: StepReport) -> None:
+        for ticket, request_id in self._ids.items():
+            self._engine.abort(request_id)
+            failed = EngineFailed()
+            failed.__cause__ = error
+            report.refused.append((ticket, failed))
+        self._ids.clear()
+        self._tickets.clear()

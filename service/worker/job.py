@@ -119,8 +119,9 @@ class JobRun:
             self._metrics.request_seconds.labels(self._card.name, self._task).observe(self._since_acceptance(now))
 
     async def _fail(self, error: BaseException) -> None:
-        code, message = error_of(error)
-        log.warning("job %s failed: %s: %s", self.claim.id, code, message)
+        code, message = error_of(error, self.claim.id)
+        unforeseen = error if code == "internal_error" else error.__cause__
+        log.warning("job %s failed: %s: %s", self.claim.id, code, message, exc_info=unforeseen)
         told = {"code": code, "message": message}
         await self._finish("failed", "failed", {"error": told}, error=told)
 
@@ -161,8 +162,8 @@ async def first(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
-def error_of(error: BaseException) -> tuple[str, str]:
-    """Code and message for the client."""
+def error_of(error: BaseException, job_id: str) -> tuple[str, str]:
+    """Code and message for the client. What nobody foresaw may say anything, and is for the log only."""
     match error:
         case RequestError():
             return "invalid_request", str(error)
@@ -171,6 +172,5 @@ def error_of(error: BaseException) -> tuple[str, str]:
         case BlobStoreFull():
             return "storage_full", str(error)
         case EngineFailed():
-            return "engine_failed", str(error)
-    log.error("unforeseen", exc_info=error)
-    return "internal_error", f"{type(error).__name__}: {error}"
+            return "engine_failed", f"the engine failed while it drew job {job_id}; the worker's log says how"
+    return "internal_error", f"something went wrong with job {job_id}; the worker's log says what"
