@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         return train(given[1:])
     parsed = _parser().parse_args(given)
+    if parsed.command in ("generate", "inpaint"):
+        _check(parsed)
     try:
         settings = Settings(**_chosen(parsed))
     except ValidationError as error:
@@ -82,6 +84,24 @@ def _expected() -> tuple[type[Exception], ...]:
     return expected if checkpoint is None else (*expected, checkpoint.CheckpointError)
 
 
+def _check(parsed: argparse.Namespace) -> None:
+    """What may be drawn is what the API takes, by the same bounds; else it ends with status 2."""
+    from service.schemas import GenerateRequest, InpaintFields
+
+    inpaint = parsed.command == "inpaint"
+    if inpaint and parsed.mask is None and parsed.mask_mode != "alpha":
+        parsed.refuse("a mask is needed, unless --mask-mode is alpha and the picture is transparent")
+    schema = InpaintFields if inpaint else GenerateRequest
+    # The model may be a path here; the class, the model decides.
+    options = {name: getattr(parsed, name, None) for name in schema.model_fields if name not in ("model", "class_")}
+    try:
+        schema.model_validate({name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0]).replace("_", "-")
+            parsed.refuse(f"argument {'-' if len(name) == 1 else '--'}{name}: {problem['msg']}")
+
+
 def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
     """Options that were given beat the environment."""
     names = ("host", "port", "model", "device", "data_dir", "redis_url", "grace", "metrics_port", "log_level")
@@ -113,11 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("class_", metavar="class", nargs="?", help="label, name or synonym; none: unconditional")
     inpaint = commands.add_parser("inpaint", help="redraw a part of a picture, without a server")
     inpaint.add_argument("image", type=Path, help="PNG, JPEG or WebP of any size")
-    inpaint.add_argument("mask", type=Path, nargs="?", help="a picture of the same size; white is redrawn")
+    mask_help = "a picture of the same size; white is redrawn. With --mask-mode alpha it may be left out"
+    inpaint.add_argument("mask", type=Path, nargs="?", help=mask_help)
     inpaint.add_argument("--class", dest="class_", help="label, name or synonym")
     inpaint.add_argument("--mask-mode", choices=("white", "black", "alpha"), default="white")
-    inpaint.add_argument("--feather", type=int, default=0, help="pixels over which the border is blended")
+    inpaint.add_argument("--feather", type=int, default=0, help="pixels that blend the border, 0 to 256 (0)")
     for command in (generate, inpaint):
+        command.set_defaults(refuse=command.error)
         _add_model(command)
         _add_sampling(command)
 
@@ -132,7 +154,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=".png, .jpg or .webp")
-    command.add_argument("-n", type=int, default=1, help="how many pictures (1)")
+    command.add_argument("-n", type=int, default=1, help="how many pictures, 1 to 16 (1)")
     command.add_argument("--seed", type=int, help=f"0 to {MAX_SEED}; default: random, and printed")
     command.add_argument("--steps", type=int, help=f"forward steps, 1 to {MAX_STEPS}; default: the model's")
     command.add_argument("--schedule", choices=("arccos", "cosine"))
