@@ -115,17 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     serve = commands.add_parser("serve", help="page, API and worker in one process, with a Valkey of its own")
-    api = commands.add_parser("api", help="the API alone, over ARPG_REDIS_URL")
-    worker = commands.add_parser("worker", help="a worker alone, over ARPG_REDIS_URL")
+    api = commands.add_parser("api", help="the API alone, over ARPG_REDIS_URL or beside an `arpg serve`")
+    worker = commands.add_parser("worker", help="a worker alone, over ARPG_REDIS_URL or beside an `arpg serve`")
     for command in (serve, api):
         command.add_argument("--host", help="default: 127.0.0.1 (HOST)")
         command.add_argument("--port", type=int, help="default: 8000 (PORT); 0 takes a free one")
     for command in (serve, api, worker):
         command.add_argument("--redis-url", help="redis://, rediss:// or unix:// (ARPG_REDIS_URL)")
+        command.add_argument("--data-dir", type=Path, help="where `arpg serve` keeps its queue (./var)")
         command.add_argument("--grace", type=float, help="seconds that running jobs get at shutdown (30)")
         command.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    serve.add_argument("--data-dir", type=Path, help="where the queue is kept (./var)")
-    worker.add_argument("--metrics-port", type=int, help="default: 9100; 0 takes a free one")
+    worker.add_argument("--metrics-port", type=int, help="default: 9100 (ARPG_METRICS_PORT); 0 takes a free one")
     for command in (serve, worker):
         _add_model(command)
 

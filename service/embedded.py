@@ -280,7 +280,10 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
 
 
 def running_in(directory: Path) -> str | None:
-    """The URL of the server that another process keeps in this directory, if it answers: to be used as it is."""
+    """The URL of the server that another process keeps in this directory, if it answers.
+
+    It is to be used as it is, and gone when that process is: `arpg api` and `arpg worker` join an `arpg serve` so.
+    """
     try:
         url = str(json.loads((directory / "server.json").read_text())["url"])
     except (OSError, ValueError, KeyError):

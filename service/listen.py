@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+from collections.abc import Iterator
 
 BACKLOG = 1024
 
 
 class PortInUse(Exception):
     """Another process listens there."""
+
+
+@contextlib.contextmanager
+def taking(port: int, setting: str) -> Iterator[None]:
+    """Around what binds a port. Raises PortInUse, which names the port and the setting that moves it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} is in use: stop what listens there, or set {setting} to another") from None
+        raise
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -20,11 +33,10 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
+        with taking(port, "PORT"):
+            listener.bind(address)
+            listener.listen(BACKLOG)
+    except BaseException:
         listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"port {port} is in use: stop what listens there, or set PORT to another") from None
         raise
     return listener

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -22,8 +23,8 @@ from prometheus_client import CollectorRegistry
 
 from service.api.services import Lifecycle
 from service.app import create_app
-from service.embedded import EmbeddedServer
-from service.listen import listen
+from service.embedded import EmbeddedServer, running_in
+from service.listen import listen, taking
 from service.metrics import Metrics, serve_metrics
 from service.queue import Blobs, Cards, Queue, connect
 from service.settings import Settings
@@ -57,8 +58,7 @@ def serve(settings: Settings) -> int:
     with listener, contextlib.ExitStack() as stack:
         url = settings.redis_address
         if url is None:
-            # From the main thread, which stays: on Linux the server dies with the thread that started it.
-            url = stack.enter_context(EmbeddedServer(settings.data_dir / "valkey"))
+            url = stack.enter_context(EmbeddedServer(_own_server(settings)))
         metrics, lifecycle = Metrics(CollectorRegistry()), Lifecycle()
         app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle)
         worker = _worker(settings, url, metrics)
@@ -66,30 +66,44 @@ def serve(settings: Settings) -> int:
 
 
 def api(settings: Settings) -> int:
-    """The API alone, over the Redis that ARPG_REDIS_URL names."""
-    if settings.redis_address is None:
-        say("ARPG_REDIS_URL is not set: the API alone brings no Redis; `arpg serve` does")
+    """The API alone, over the Redis of somebody else."""
+    url = _somebodys_redis(settings)
+    if url is None:
         return 2
     listener, lifecycle = listen(settings.host, settings.port), Lifecycle()
     with listener:
-        app = create_app(settings, lifecycle=lifecycle)
+        app = create_app(settings, redis_url=url, lifecycle=lifecycle)
         return asyncio.run(_run(settings, lifecycle, work=None, web=(app, listener)))
 
 
 def worker(settings: Settings) -> int:
     """A worker alone, with its metrics on a port of its own."""
-    url = settings.redis_address
+    url = _somebodys_redis(settings)
     if url is None:
-        say("ARPG_REDIS_URL is not set: a worker alone needs the Redis of its API")
         return 2
     metrics = Metrics(CollectorRegistry())
-    server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
+    with taking(settings.metrics_port, "ARPG_METRICS_PORT"):
+        server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
     say(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:
         return asyncio.run(_run(settings, Lifecycle(), work=_worker(settings, url, metrics)))
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _own_server(settings: Settings) -> Path:
+    """Where `arpg serve` keeps its Valkey."""
+    return settings.data_dir / "valkey"
+
+
+def _somebodys_redis(settings: Settings) -> str | None:
+    """The Redis that is named, else the one that an `arpg serve` keeps in the same data folder; else it says why."""
+    if url := settings.redis_address or running_in(_own_server(settings)):
+        return url
+    folder = settings.data_dir.absolute()
+    say(f"arpg: ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in {folder} (ARPG_DATA_DIR)")
+    return None
 
 
 def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:

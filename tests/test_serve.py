@@ -6,6 +6,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -217,6 +218,36 @@ def test_a_worker_and_an_api_of_their_own(redis_socket: Path, model: Path) -> No
         assert api.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
 
 
+def test_a_worker_and_an_api_join_the_server_in_the_same_data_folder(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "var"
+    folder = ["--data-dir", str(data)]
+    with (
+        serving(data, model, wait=False) as server,
+        arpg(["worker", "--model", str(model), "--metrics-port", "0", *folder]) as (worker, _),
+        arpg(["api", *folder], PORT="0") as (api, url),
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        deadline = time.monotonic() + READY_SECONDS
+        while [found["workers"] for found in client.get("/v1/models").json()["models"]] != [2]:
+            assert time.monotonic() < deadline, "the worker did not show itself"
+            time.sleep(0.1)
+        job = client.post("/v1/generate", json={"steps": 4}, headers={"Prefer": "wait=10"}).json()
+        assert job["status"] == "succeeded"
+        assert server.client.get(job["urls"]["self"]).json()["images"] == job["images"]
+        for process in (api, worker):
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(20) for process in (api, worker)] == [0, 0]
+        assert server.stop() == 0
+
+
+def test_a_second_worker_on_a_host_is_told_of_the_port(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["worker", "--redis-url", "redis://127.0.0.1:1", "--metrics-port", str(port)]) == 1
+    said = capfd.readouterr().err
+    assert said == f"arpg: port {port} is in use: stop what listens there, or set ARPG_METRICS_PORT to another\n"
+
+
 def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,8 +297,8 @@ def test_a_namespace_is_a_plain_word_as_it_becomes_part_of_every_key(namespace: 
     [
         (["generate", "--port", "1"], 2, "unrecognized arguments"),
         (["serve", "--port", "99999"], 2, "less than or equal to 65535"),
-        (["api"], 2, "ARPG_REDIS_URL"),
-        (["worker"], 2, "ARPG_REDIS_URL"),
+        (["api"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
+        (["worker"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
         (["inpaint", "nowhere.png", "mask.png"], 1, "nowhere.png"),
         (["inpaint", "photo.jpg"], 2, "arpg inpaint: error: a mask is needed, unless --mask-mode is alpha"),
         (["inpaint", "photo.jpg", "--mask-mode", "black"], 2, "a mask is needed"),
@@ -281,9 +312,15 @@ def test_a_namespace_is_a_plain_word_as_it_becomes_part_of_every_key(namespace: 
     ],
 )
 def test_the_command_says_what_is_wrong_in_a_line(
-    arguments: list[str], status: int, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    arguments: list[str],
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("ARPG_REDIS_URL", raising=False)
+    monkeypatch.setenv("ARPG_DATA_DIR", str(tmp_path))
     try:
         ended: Any = main(arguments)
     except SystemExit as exit:
