@@ -14,8 +14,8 @@ from typing import Any
 
 from engine.card import ClassLabel, ModelCard
 from engine.noise import image_seed
-from engine.plans.schedule import step_counts
-from engine.request import MAX_SEED
+from engine.plans.arpg import plan_arpg
+from engine.request import MAX_SEED, Request
 from service.problems import Problem
 from service.schemas import GenerateRequest, InpaintFields
 
@@ -122,9 +122,17 @@ def cost(payload: dict[str, Any], card: ModelCard, unknown: int, capacity: dict[
     Raises Problem when one picture alone can never fit the largest worker.
     """
     page = int(capacity.get("page_size", 16))
-    last_chunk = step_counts(unknown, payload["steps"], payload["schedule"])[-1]
-    branches = 2 if payload["class_label"] is not None and payload["guidance_scale"] != 1 else 1
-    picture = -(-(1 + card.positions - last_chunk) // page) * page * branches
+    # Which positions are drawn in which order makes no difference to the cost: the first ones, one after the other.
+    request = Request(
+        class_label=payload["class_label"],
+        steps=payload["steps"],
+        schedule=payload["schedule"],
+        guidance_scale=payload["guidance_scale"],
+        order=tuple(range(unknown)),
+        known=dict.fromkeys(range(unknown, card.positions), 0),
+    )
+    plan = plan_arpg(request, positions=card.positions, mask_id=0, class_id=0, null_id=0)
+    picture = -(-plan.cached_rows // page) * page * plan.branches
     room = capacity.get("cache_tokens")
     if room is not None and picture > room:
         message = f"a picture needs {picture} tokens of KV cache, and the largest worker has {room}"

@@ -9,8 +9,15 @@ import httpx
 import numpy as np
 import pytest
 from api_harness import CARD, Api
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import random_folder
 
+from engine.engine import Engine
 from engine.noise import image_seed
+from engine.request import Request
+from service.resolve import cost, resolve
+from service.schemas import GenerateRequest
 
 
 def test_a_request_is_accepted_with_its_defaults_filled_in(api: Api) -> None:
@@ -119,6 +126,42 @@ def test_a_job_weighs_the_cache_that_it_will_hold(api: Api, fields: dict[str, An
     claim = api.claim()
     assert claim.cost == cost
     api.draw(claim)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine.load(random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8)), device="cpu")
+
+
+@given(
+    steps=st.integers(1, 256),
+    schedule=st.sampled_from(["arccos", "cosine"]),
+    guidance=st.sampled_from([0.0, 1.0, 4.0]),
+    label=st.none() | st.integers(0, 3),
+    unknown=st.frozensets(st.integers(0, 63), min_size=1),
+    n=st.integers(1, 16),
+)
+def test_a_job_weighs_what_the_engine_will_reserve_for_it(
+    engine: Engine,
+    steps: int,
+    schedule: Any,
+    guidance: float,
+    label: int | None,
+    unknown: frozenset[int],
+    n: int,
+) -> None:
+    guided = {} if label is None else {"class": label, "guidance_scale": guidance}
+    fields = GenerateRequest.model_validate({"steps": steps, "schedule": schedule, "n": n, **guided})
+    payload = resolve(fields, engine.model, "inpaint", unknown)
+    picture = Request(
+        class_label=label,
+        steps=steps,
+        schedule=schedule,
+        guidance_scale=payload["guidance_scale"],
+        known={position: 0 for position in range(64) if position not in unknown},
+    )
+    capacity = {"page_size": engine.config.page_size, "cache_tokens": engine.tokens_total}
+    assert cost(payload, engine.model, len(unknown), capacity) == n * engine.cost(picture)
 
 
 def test_an_idempotency_key_makes_one_job(api: Api) -> None:
