@@ -76,7 +76,6 @@ def create_app(
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
-        root_path=settings.root_path,
         redoc_url=None,
         max_body_size=settings.max_body_bytes,
         responses=problems.RESPONSES,

@@ -166,7 +166,7 @@ async def _run(
     http, serving, working = None, None, None
     if web is not None:
         app, listener = web
-        http = _http(app)
+        http = _http(app, settings.root_path)
         serving = asyncio.ensure_future(http.serve(sockets=[listener]))
         ends.append(serving)
         host, port = listener.getsockname()[:2]
@@ -192,10 +192,11 @@ async def _run(
     return 1 if failed else 0
 
 
-def _http(app: FastAPI) -> HTTPServer:
+def _http(app: FastAPI, root_path: str) -> HTTPServer:
     return HTTPServer(
         uvicorn.Config(
             app,
+            root_path=root_path,
             log_config=None,
             access_log=False,
             lifespan="on",

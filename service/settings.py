@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     # Where to listen. The plain names are what hosting platforms set.
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("ARPG_HOST", "HOST"))
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("ARPG_PORT", "PORT"))
-    root_path: str = Field("", description="The path a proxy strips before it forwards a request")
+    root_path: str = Field(
+        "", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="The path a proxy strips before it forwards a request: /art"
+    )
 
     # What to serve.
     model: str = Field("demo", description="A shipped model's name, or the path of a model folder")

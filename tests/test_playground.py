@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from api_harness import Api
+from api_harness import Api, running_api
 from browser import Page, browser, chromium
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.app import create_app
+from service.settings import Settings
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -87,6 +93,78 @@ def test_escape_cancels_the_job(page: Page, api: Api) -> None:
     page.wait(f"{STATUS} === 'Cancelled.'")
     assert page.run("document.getElementById('draw').disabled") is False
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0
+
+
+def lose_the_stream(page: Page, api: Api) -> None:
+    """The server lets go of the page, which will come back for the rest some seconds later."""
+    api.loop.call_soon_threadsafe(api.lifecycle.closing.set)
+    api.loop.call_soon_threadsafe(api.lifecycle.closing.clear)
+    page.wait(f"{STATUS}.endsWith('trying again…')")
+
+
+def forget(api: Api, *keys: str) -> None:
+    names = [api.settings.queue_config.prefix + key for key in keys]
+    assert api.queue(lambda q, _, __: q.redis.delete(*names)) == len(keys)
+
+
+def test_a_stream_that_is_refused_for_good_still_ends_with_the_picture(page: Page, api: Api) -> None:
+    choose(page, n="1", seed="7")
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait(f"{STATUS}.startsWith('Waiting')")
+    claim = api.claim()
+    lose_the_stream(page, api)
+    api.finish(claim, 1, claim.payload["seeds"])
+    forget(api, f"events:{claim.id}")
+    page.wait("document.querySelector('figure img.there')")
+    assert page.run(STATUS) == "Done."
+    assert page.run("document.getElementById('draw').disabled") is False
+
+
+def test_a_job_that_is_gone_is_an_error_and_the_page_can_draw_again(page: Page, api: Api) -> None:
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait(f"{STATUS}.startsWith('Waiting')")
+    lose_the_stream(page, api)
+    claim = api.claim()
+    forget(api, f"job:{claim.id}", f"events:{claim.id}")
+    page.wait("!document.getElementById('problem').hidden")
+    assert page.run("document.getElementById('problem').textContent") == "there is no job with this id"
+    assert page.run("document.getElementById('draw').disabled") is False
+    assert page.run("document.getElementById('cancel').hidden") is True
+
+
+def test_the_page_works_under_the_path_that_a_proxy_strips(
+    chrome: Page, redis_socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def behind_a_proxy(settings: Settings, **more: Any) -> ASGIApp:
+        app = create_app(settings, **more)
+
+        async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                if not scope["path"].startswith("/art/"):
+                    await PlainTextResponse("the proxy has other things here", 404)(scope, receive, send)
+                    return
+                # As the server hands on a request that came without the path that it was told of.
+                scope = {**scope, "root_path": "/art"}
+            await app(scope, receive, send)
+
+        return proxy
+
+    monkeypatch.setattr("api_harness.create_app", behind_a_proxy)
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="prefix", _env_file=None)
+    with running_api(settings) as api:
+        api.client.base_url = f"{api.url}/art"
+        api.show_card()
+        chrome.problems.clear()
+        chrome.open(f"{api.url}/art/?from=elsewhere#top")
+        chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+        assert chrome.run("document.getElementById('curl').textContent").endswith(f" {api.url}/art/v1/generate")
+        choose(chrome, n="1")
+        chrome.run("document.getElementById('form').requestSubmit()")
+        chrome.wait(f"{STATUS}.startsWith('Waiting')")
+        api.draw(api.claim())
+        chrome.wait("document.querySelector('figure img.there')")
+        assert chrome.run("new URL(document.querySelector('figcaption a').href).pathname").startswith("/art/v1/jobs/")
+        assert chrome.problems == []
 
 
 def test_an_error_says_what_is_wrong_and_marks_the_field(page: Page) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from PIL import Image
 from pydantic import ValidationError
 from tiny import random_folder
 
+from service.app import create_app
 from service.cli import main
 from service.settings import Settings
 
@@ -224,7 +226,7 @@ def test_a_worker_and_an_api_join_the_server_in_the_same_data_folder(model: Path
     with (
         serving(data, model, wait=False) as server,
         arpg(["worker", "--model", str(model), "--metrics-port", "0", *folder]) as (worker, _),
-        arpg(["api", *folder], PORT="0") as (api, url),
+        arpg(["api", *folder], PORT="0", ARPG_ROOT_PATH="/art") as (api, url),
         httpx.Client(base_url=url, timeout=30) as client,
     ):
         deadline = time.monotonic() + READY_SECONDS
@@ -233,7 +235,10 @@ def test_a_worker_and_an_api_join_the_server_in_the_same_data_folder(model: Path
             time.sleep(0.1)
         job = client.post("/v1/generate", json={"steps": 4}, headers={"Prefer": "wait=10"}).json()
         assert job["status"] == "succeeded"
-        assert server.client.get(job["urls"]["self"]).json()["images"] == job["images"]
+        # Each tells the URLs that its own clients can use.
+        own = job["urls"]["self"].removeprefix("/art")
+        [image] = server.client.get(own).json()["images"]
+        assert job["images"] == [image | {"url": f"/art{image['url']}"}]
         for process in (api, worker):
             process.send_signal(signal.SIGTERM)
         assert [process.wait(20) for process in (api, worker)] == [0, 0]
@@ -283,6 +288,14 @@ def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatc
     assert "secret" not in repr(settings)
     monkeypatch.setenv("ARPG_PORT", "9001")
     assert Settings(_env_file=None).port == 9001
+
+
+@pytest.mark.parametrize("path", ["art", "/art/", "/", "/a b", "/art?x", "/art\n"])
+def test_the_path_that_a_proxy_strips_starts_with_a_slash_and_ends_without(path: str) -> None:
+    with warnings.catch_warnings(action="error"):
+        create_app(Settings(root_path="/a/b-c", redis_url="redis://x", _env_file=None))
+    with pytest.raises(ValidationError, match="root_path"):
+        Settings(root_path=path, _env_file=None)
 
 
 @pytest.mark.parametrize("namespace", ["a}{ b\n", "arpg\n", " arpg", "a" * 41, ""])

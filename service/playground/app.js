@@ -1,4 +1,5 @@
 // Draws through the public API and paints every token as it arrives. No library, no build.
+// Paths are relative to the page, which a proxy may serve under a prefix; the URLs in answers carry that prefix.
 
 const $ = (id) => document.getElementById(id);
 const FEW_CLASSES = 64;
@@ -19,7 +20,7 @@ async function api(path, options) {
 async function start() {
   for (;;) {
     try {
-      const { models } = await api("/v1/models");
+      const { models } = await api("v1/models");
       if (models.length) {
         await use(models[0]);
         return;
@@ -78,7 +79,7 @@ function describe() {
   $("steps").setAttribute("aria-valuetext", String(fields.steps));
   $("guidance-value").value = Number($("guidance_scale").value).toFixed(1);
   const body = JSON.stringify({ ...fields, n: 1 }).replaceAll("'", "\\u0027");
-  $("curl").textContent = `curl --json '${body}' \\\n  -H 'Accept: image/png' -o picture.png \\\n  ${location.origin}/v1/generate`;
+  $("curl").textContent = `curl --json '${body}' \\\n  -H 'Accept: image/png' -o picture.png \\\n  ${new URL("v1/generate", document.baseURI)}`;
 }
 
 function complain(error) {
@@ -98,7 +99,7 @@ async function draw() {
   say("Sending…");
   let job;
   try {
-    job = await api("/v1/generate", {
+    job = await api("v1/generate", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(fields),
@@ -117,9 +118,28 @@ async function draw() {
       if (current?.source === source && event.data) hear(JSON.parse(event.data));
     });
   }
-  source.onerror = () => {
-    if (current?.source === source) say("The connection was lost; trying again…");
+  source.onerror = ({ data }) => {
+    if (current?.source !== source || data) return; // data: the server's own word, heard above
+    if (source.readyState === EventSource.CLOSED) lookUp(current);
+    else say("The connection was lost; trying again…");
   };
+}
+
+// The stream was refused (expired, no room, all seen), and a browser then gives up for good.
+async function lookUp(lost) {
+  let job;
+  try {
+    job = await api(lost.job.urls.self);
+  } catch (error) {
+    if (current !== lost) return;
+    finish("");
+    complain(error);
+    return;
+  }
+  if (current !== lost) return;
+  const end = { succeeded: hearing.completed, failed: hearing.failed, canceled: hearing.canceled }[job.status];
+  if (end) end(job);
+  else finish(`The live view was refused; the job goes on without it: ${new URL(job.urls.self, location)}`);
 }
 
 const hearing = {
