@@ -59,7 +59,7 @@ async def hub(blocking: Redis) -> AsyncIterator[EventHub]:
 
 async def say(queue: Queue, *sequences: int) -> None:
     said = [Publication(job_id="a", attempt=1, sequence=i, event="tokens", data={"step": i}) for i in sequences]
-    assert set((await queue.publish("w", said)).values()) == {"ok"}
+    assert set((await queue.publish(said)).values()) == {"ok"}
 
 
 async def end(queue: Queue, sequence: int) -> None:
@@ -122,7 +122,7 @@ async def test_a_new_attempt_follows_the_lost_one(hub: EventHub, queue: Queue) -
     await queue.release("a", 1)
     await queue.claim("m", "w2", budget=1, limit=1, alone=True)
     said = [Publication(job_id="a", attempt=2, sequence=1, event="started", data={"attempt": 2})]
-    await queue.publish("w2", said)
+    await queue.publish(said)
     await queue.finish("a", 2, 2, state="failed", event="failed", data={"error": {"code": "x"}})
     events = await asyncio.wait_for(watching, 5)
     assert [(e.id, e.name) for e in events] == [

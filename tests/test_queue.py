@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -151,13 +152,13 @@ async def test_publish_keeps_order_refuses_repeats_and_renews(queue: Queue) -> N
     await queue.submit(new("b"))
     await take(queue, 2)
     batch = [said("a", 1, 1, "started"), said("b", 1, 1, "started"), said("a", 1, 2)]
-    assert await queue.publish("w", batch) == {"a": "ok", "b": "ok"}
-    assert await queue.publish("w", batch) == {"a": "dup", "b": "dup"}
-    assert await queue.publish("w", [said("a", 1, 2), said("a", 1, 3)]) == {"a": "ok"}
+    assert await queue.publish(batch) == {"a": "ok", "b": "ok"}
+    assert await queue.publish(batch) == {"a": "dup", "b": "dup"}
+    assert await queue.publish([said("a", 1, 2), said("a", 1, 3)]) == {"a": "ok"}
     assert [event_id for event_id, _ in await events(queue, "a")] == ["0-1", "1-1", "1-2", "1-3"]
     for _ in range(6):  # well beyond one lease
         await asyncio.sleep(CONFIG.lease_seconds / 3)
-        assert await queue.publish("w", [said("a", 1, 0, None)]) == {"a": "ok"}
+        assert await queue.publish([said("a", 1, 0, None)]) == {"a": "ok"}
         assert "a" not in await take(queue, 5, worker="other")
     assert (await queue.job("b")).attempt > 1  # nobody renewed it: the other worker has it now
     assert len(await events(queue, "a")) == 4  # a heartbeat is no event
@@ -167,17 +168,17 @@ async def test_a_lost_lease_goes_back_to_its_place_and_the_fence_refuses_the_zom
     await queue.submit(new("a"))
     await queue.submit(new("b"))
     await take(queue, worker="zombie")
-    await queue.publish("zombie", [said("a", 1, 1, "started")])
+    await queue.publish([said("a", 1, 1, "started")])
     await lose_lease()
     # Expired but not yet given to anybody: the worker that comes back in time keeps its job.
-    assert await queue.publish("zombie", [said("a", 1, 2)]) == {"a": "ok"}
+    assert await queue.publish([said("a", 1, 2)]) == {"a": "ok"}
     await lose_lease()
     (again,) = await queue.claim("m", "heir", budget=10, limit=5, alone=False)
     assert (again.id, again.attempt) == ("a", 2)
-    assert await queue.publish("zombie", [said("a", 1, 3), said("a", 1, 0, None)]) == {"a": "lost"}
+    assert await queue.publish([said("a", 1, 3), said("a", 1, 0, None)]) == {"a": "lost"}
     assert await queue.finish("a", 1, 4, state="succeeded", event="completed", data={}) == "lost"
     assert await queue.release("a", 1) == "lost"
-    assert await queue.publish("heir", [said("a", 2, 1, "started")]) == {"a": "ok"}
+    assert await queue.publish([said("a", 2, 1, "started")]) == {"a": "ok"}
     assert await events(queue, "a") == [
         ("0-1", "queued"),
         ("1-1", "started"),
@@ -204,11 +205,11 @@ async def test_a_job_that_loses_three_workers_fails(queue: Queue) -> None:
 async def test_finish_ends_once(queue: Queue) -> None:
     await queue.submit(new("a"))
     await take(queue)
-    await queue.publish("w", [said("a", 1, 1, "started")])
+    await queue.publish([said("a", 1, 1, "started")])
     end = {"state": "succeeded", "event": "completed", "data": {"images": []}, "result": {"images": [1]}}
     assert await queue.finish("a", 1, 2, **end) == "ok"
     assert await queue.finish("a", 1, 2, **end) == "already"
-    assert await queue.publish("w", [said("a", 1, 3)]) == {"a": "lost"}
+    assert await queue.publish([said("a", 1, 3)]) == {"a": "lost"}
     assert [name for _, name in await events(queue, "a")] == ["queued", "started", "completed"]
     job = await queue.job("a")
     assert (job.state, job.result) == ("succeeded", {"images": [1]})
@@ -243,7 +244,7 @@ async def test_cancel_of_a_queued_job_ends_it_at_once(queue: Queue) -> None:
 async def test_a_canceled_job_does_not_count_against_its_client(queue: Queue) -> None:
     for i in range(20):
         await queue.submit(new(f"a{i}", "a"))
-    for i in range(20):
+    for i in reversed(range(20)):
         await queue.cancel(f"a{i}")
     await queue.submit(new("b0", "b"))
     await queue.submit(new("b1", "b"))
@@ -251,12 +252,20 @@ async def test_a_canceled_job_does_not_count_against_its_client(queue: Queue) ->
     assert await take(queue, 2) == ["a", "b0"]
 
 
+async def test_a_cancel_lets_no_later_job_overtake(queue: Queue) -> None:
+    for job_id in ("c", "b"):
+        await queue.submit(new(job_id, "local"))
+    await queue.cancel("c")
+    await queue.submit(new("a", "local"))  # its name would come first, were the places the same
+    assert await take(queue, 5) == ["b", "a"]
+
+
 async def test_cancel_of_a_running_job_reaches_its_worker(queue: Queue) -> None:
     await queue.submit(new("a"))
     await take(queue)
     assert await queue.cancel("a") == "requested"
-    assert await queue.publish("w", [said("a", 1, 1)]) == {"a": "cancel"}
-    assert await queue.publish("w", [said("a", 1, 1)]) == {"a": "cancel"}  # the answer was lost
+    assert await queue.publish([said("a", 1, 1)]) == {"a": "cancel"}
+    assert await queue.publish([said("a", 1, 1)]) == {"a": "cancel"}  # the answer was lost
     assert await queue.finish("a", 1, 2, state="canceled", event="canceled", data={}) == "ok"
     assert await queue.cancel("a") == "canceled"
 
@@ -309,7 +318,7 @@ async def test_leases_are_not_taken_for_lost_right_after_a_restart_of_the_server
     await take(queue)
     await redis.zadd(f"{CONFIG.prefix}leases:m", {"a": 1})  # expired long ago, as after an outage
     assert await take(queue, worker="other") == []
-    assert await queue.publish("w", [said("a", 1, 1)]) == {"a": "ok"}
+    assert await queue.publish([said("a", 1, 1)]) == {"a": "ok"}
 
 
 async def test_idle_clients_leave_no_trace(queue: Queue, redis: Redis) -> None:
@@ -335,6 +344,72 @@ async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
     assert await blobs.get("b/image") is None
     await blobs.put("c", b"w" * 100)  # expired bytes are given back
     assert await blobs.bytes_used() == 100
+
+
+async def held(queue: Queue, job_id: str, *names: str) -> Blobs:
+    """A store with these blobs, 10 bytes each, that the job was submitted with."""
+    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=0.2))
+    for name in names:
+        await blobs.put(name, b"0123456789")
+    await queue.submit(dataclasses.replace(new(job_id), blobs=names))
+    return blobs
+
+
+@pytest.mark.parametrize("end", ["finished", "canceled while queued", "lost", "canceled by nobody", "released"])
+async def test_however_a_job_ends_its_blobs_are_given_back(queue: Queue, end: str) -> None:
+    blobs = await held(queue, "a", "a/image", "a/mask")
+    await blobs.put("other", b"0123456789")
+    if end == "canceled while queued":
+        await queue.cancel("a")
+    elif end == "lost":
+        for _ in range(CONFIG.max_lost):
+            assert await take(queue) == ["a"]
+            await lose_lease()
+        assert await take(queue) == []
+    else:
+        assert await take(queue) == ["a"]
+        if end == "finished":
+            await queue.finish("a", 1, 1, state="failed", event="failed", data={})
+        elif end == "released":
+            assert await queue.release("a", 1) == "ok"
+            assert await blobs.get("a/image") is not None  # it goes on, elsewhere
+            await queue.cancel("a")
+        else:
+            await queue.cancel("a")
+            await lose_lease()
+            assert await take(queue) == []
+    assert [await blobs.get(name) for name in ("a/image", "a/mask")] == [None, None]
+    await blobs.put("c", b"w" * 10)
+    assert await blobs.bytes_used() == (10 if end in ("lost", "canceled by nobody") else 20)  # "other" had 0.2 s
+
+
+async def test_blobs_wait_for_their_job_and_for_no_other(queue: Queue) -> None:
+    blobs = await held(queue, "a", "a/image")
+    await blobs.put("b/image", b"0123456789")  # whose job never came
+    await asyncio.sleep(0.25)
+    await blobs.put("c", b"")
+    assert (await blobs.get("a/image"), await blobs.get("b/image")) == (b"0123456789", None)
+    assert await blobs.bytes_used() == 10
+    assert CONFIG.held_seconds - 10 < await queue.redis.ttl(f"{CONFIG.prefix}blob:a/image") <= CONFIG.held_seconds
+
+
+async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Queue) -> None:
+    blobs = await held(queue, "a", "a/image")
+    await take(queue)
+    assert await blobs.put("a/result/1/0", b"zombie", job=("a", 1))
+    await lose_lease()
+    await take(queue, worker="heir")
+    assert not await blobs.put("a/result/1/1", b"zombie", job=("a", 1))
+    assert await blobs.put("a/result/2/0", b"heir", job=("a", 2))
+    await asyncio.sleep(0.25)  # longer than bytes live that no job holds
+    await queue.finish("a", 2, 1, state="succeeded", event="completed", data={}, keep=["a/result/2/0"])
+    assert await blobs.get("a/result/2/0") == b"heir"
+    assert [await blobs.get(f"a/result/1/{i}") for i in range(2)] == [None, None]
+    assert await blobs.bytes_used() == 4
+    job = await queue.redis.pexpiretime(f"{CONFIG.prefix}job:a")
+    picture = await queue.redis.pexpiretime(f"{CONFIG.prefix}blob:a/result/2/0")
+    assert picture >= job
+    assert not await blobs.put("a/result/2/1", b"late", job=("a", 2))
 
 
 async def test_cards_merge_per_model_and_expire(redis: Redis) -> None:

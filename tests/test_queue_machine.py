@@ -105,7 +105,7 @@ class Verbs(RuleBasedStateMachine):
                 job.expired = False
         claims = self.do(self.claiming.claim("m", "w", budget=budget, limit=limit, alone=alone))
         held = [Publication(job_id=c.id, attempt=c.attempt, sequence=0, event=None) for c in claims]
-        self.do(self.queue.publish("w", held))
+        self.do(self.queue.publish(held))
         left = self.ready()
         order = [c.id for c in claims] + left  # what was ready before, if a prefix of it was taken
         assert set(order) == self.queued()
@@ -129,7 +129,7 @@ class Verbs(RuleBasedStateMachine):
         owner = job is not None and job.state == "running" and attempt == job.attempt
         sequence = 1 + (job.sequence if job and owner else 0)
         said = Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data={})
-        answer = self.do(self.queue.publish("w", [said]))[job_id]
+        answer = self.do(self.queue.publish([said]))[job_id]
         if not owner:
             assert answer == "lost"
             return
@@ -140,7 +140,7 @@ class Verbs(RuleBasedStateMachine):
             job.sequence = sequence
             job.published.append(f"{attempt}-{sequence}")
             if again:
-                assert self.do(self.queue.publish("w", [said]))[job_id] == ("cancel" if job.cancel else "dup")
+                assert self.do(self.queue.publish([said]))[job_id] == ("cancel" if job.cancel else "dup")
 
     @rule(pick=PICK, age=st.sampled_from([0, 0, 0, 1, 2]), again=st.booleans(), state=st.sampled_from(sorted(TERMINAL)))
     def finish(self, pick: int, age: int, again: bool, state: Any) -> None:
@@ -207,7 +207,7 @@ class Verbs(RuleBasedStateMachine):
         old = self.jobs[job_id].attempt - 1
         for event in ("tokens", None):
             said = Publication(job_id=job_id, attempt=old, sequence=50, event=event, data={})
-            assert self.do(self.queue.publish("zombie", [said])) == {job_id: "lost"}
+            assert self.do(self.queue.publish([said])) == {job_id: "lost"}
         end = self.queue.finish(job_id, old, 60, state="succeeded", event="completed", data={})
         assert self.do(end) == "lost"
         assert self.do(self.queue.release(job_id, old)) == "lost"

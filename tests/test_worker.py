@@ -82,7 +82,9 @@ class Service:
 
     async def submit(self, job_id: str, **fields: Any) -> None:
         payload = job(**fields)
-        await self.queue.submit(NewJob(id=job_id, model="random", cost=self.cost(payload), payload=payload))
+        blobs = tuple(payload[name] for name in ("image", "mask") if payload[name])
+        new = NewJob(id=job_id, model="random", cost=self.cost(payload), payload=payload, blobs=blobs)
+        await self.queue.submit(new)
 
     def cost(self, payload: dict[str, Any]) -> int:
         return self.engine.cost(request_of(payload, 0, {})) * len(payload["seeds"])
@@ -256,6 +258,8 @@ async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Pa
     assert started.data["known"] == (~snapped).sum()
     assert await service.blobs.get("a/image") is None  # no longer needed, and its bytes are given back
     assert await service.blobs.get("a/mask") is None
+    held = [await service.blobs.get(made["blob"]) for made in result["images"]]
+    assert await service.blobs.bytes_used() == sum(len(png or b"") for png in held)
 
 
 @pytest.mark.anyio
@@ -546,14 +550,14 @@ async def test_the_engine_goes_on_while_redis_stalls(service: Service, monkeypat
     publish = service.queue.publish
     stalled: list[int] = []
 
-    async def stalling(name: str, publications: Any) -> Any:
+    async def stalling(publications: Any) -> Any:
         if not stalled and any(p.event == "tokens" for p in publications):
             stalled.append(1)
             async with asyncio.timeout(10):
                 while service.engine.stats().running:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             raise ConnectionError("away")
-        return await publish(name, publications)
+        return await publish(publications)
 
     monkeypatch.setattr(service.queue, "publish", stalling)
     await service.submit("a", steps=32)

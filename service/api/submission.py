@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import re
 import secrets
 import time
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
+from redis.exceptions import RedisError
 
 from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, prefer_wait
 from service.api.pictures import picture_response
@@ -21,12 +23,30 @@ from service.api.services import Services
 from service.api.view import event_data, job_object, job_url
 from service.images import MEDIA_TYPES
 from service.problems import FieldError, Problem
-from service.queue import FINAL_STATES, BlobStoreFull, Event, Job, NewJob, QueueFull, WatchEnded, cancelled
+from service.queue import (
+    FINAL_STATES,
+    BlobStoreFull,
+    Event,
+    Gone,
+    HubClosed,
+    Job,
+    Lagged,
+    NewJob,
+    QueueFull,
+    cancelled,
+)
 from service.schemas import GenerateRequest
 from service.sse import EventStreamResponse, relay
 
+log = logging.getLogger(__name__)
+
 CLIENT = "local"
 """Whose job it is. There are no keys yet, so there is one client."""
+
+RESULTS_SHARE = 0.25
+"""Of the blob store's budget, for the pictures of one job."""
+
+WATCH_AGAIN_SECONDS = 0.5
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -88,29 +108,64 @@ def refusals_counted(services: Services, task: str) -> Iterator[None]:
 async def known(services: Services, id: str, digest: str) -> Job | None:
     """The job that this idempotency key already made."""
     job = await services.queue.job(id)
-    if job is not None and job.payload.get("digest") != digest:
+    return None if job is None else _same(job, digest)
+
+
+def _same(job: Job, digest: str) -> Job:
+    if job.payload.get("digest") != digest:
         detail = "Idempotency-Key: another request was sent with this key"
         error = FieldError("Idempotency-Key", "another request was sent with this key", place="header")
         raise Problem(422, "key_reused", detail, errors=[error])
     return job
 
 
+def check_results_fit(services: Services, n: int, height: int, width: int) -> None:
+    """One job's pictures may take a share of the blob store, no more. Raises Problem.
+
+    Nobody knows before how well a picture packs; as PNG it hardly ever takes more than its pixels, 3 bytes each.
+    """
+    limit = int(services.blobs.limits.max_bytes * RESULTS_SHARE)
+    picture = height * width * 3
+    if picture > limit:
+        message = f"a result of {width} x {height} pixels may take {picture} bytes; this server has {limit} for a job"
+        raise Problem.field("image", message, "too_large", status=413)
+    if n * picture > limit:
+        message = f"{n} results of {width} x {height} pixels may take {n * picture} bytes; this server has {limit} "
+        raise Problem.field("n", f"{message}for a job: at most {limit // picture} fit", "too_large")
+
+
 async def submit(services: Services, id: str, payload: dict[str, Any], cost: int, uploads: dict[str, bytes]) -> Job:
-    """Puts uploads into the blob store and the job into the queue. Raises Problem when there is no room."""
+    """Puts uploads into the blob store and the job, which names them, into the queue. Whoever else submits the same id
+    has uploads of other names; who comes second gets the first one's job, if it is for the same request.
+
+    Raises Problem when there is no room, or when the id is another request's.
+    """
     retry = {"Retry-After": str(services.settings.retry_after)}
+    token = secrets.token_hex(8)
+    blobs = {name: f"{id}/{token}/{name}" for name in uploads}
+    payload = payload | blobs
+    new = NewJob(id=id, model=payload["model"], client=CLIENT, cost=cost, payload=payload, blobs=tuple(blobs.values()))
     try:
         for name, data in uploads.items():
-            await services.blobs.put(f"{id}/{name}", data)
-        await services.queue.submit(NewJob(id=id, model=payload["model"], client=CLIENT, cost=cost, payload=payload))
+            await services.blobs.put(blobs[name], data)
+        await services.queue.submit(new)
     except (QueueFull, BlobStoreFull) as full:
-        for name in uploads:
-            await services.blobs.delete(f"{id}/{name}")
+        await _discard(services, blobs)
         code = "queue_full" if isinstance(full, QueueFull) else "storage_full"
         raise Problem(503, code, f"there is no room at the moment: {full}", headers=retry) from None
+    # What else may go wrong leaves uploads that no job holds, and these do not live long.
     job = await services.queue.job(id)
     if job is None:
         raise Problem(503, "queue_unavailable", "the queue lost the job; send it again", headers=retry)
-    return job
+    # Whether it is ours, the job tells better than the answer to a submission that may have been sent twice.
+    if any(job.payload[name] != blob for name, blob in blobs.items()):
+        await _discard(services, blobs)
+    return _same(job, payload["digest"])
+
+
+async def _discard(services: Services, blobs: dict[str, str]) -> None:
+    for blob in blobs.values():
+        await services.blobs.delete(blob)
 
 
 async def answer(services: Services, request: Request, job: Job, wish: Wish) -> Response:
@@ -147,9 +202,17 @@ async def until_finished(services: Services, job: Job, seconds: float) -> Job:
         return job
 
     async def watched() -> None:
-        with contextlib.suppress(WatchEnded):
-            async for _ in services.hub.watch(job.id):
-                pass  # it ends with the terminal event
+        after = None
+        while True:
+            try:
+                async for event in services.hub.watch(job.id, after):
+                    after = event.id
+                return  # that was the terminal event
+            except (Gone, HubClosed):
+                return
+            except (Lagged, RedisError, OSError) as error:
+                log.warning("waiting for job %s: %s; watching again", job.id, error)
+                await asyncio.sleep(WATCH_AGAIN_SECONDS)
 
     tasks = {asyncio.ensure_future(watched()), asyncio.ensure_future(services.lifecycle.closing.wait())}
     try:

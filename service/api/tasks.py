@@ -108,9 +108,10 @@ async def inpaint(
         with submission.refusals_counted(services, "inpaint"):
             served = await services.catalogue.choose(upload.fields.model)
             canvas = await decode(upload, services)
+            submission.check_results_fit(services, upload.fields.n, *canvas.mask.shape)
             unknown = frozenset(np.flatnonzero(token_mask(canvas.mask, served.card.grid)).tolist())
             payload = resolve(upload.fields, served.card, "inpaint", unknown)
-            payload |= {"digest": digest, "image": f"{id}/image", "mask": f"{id}/mask"}
+            payload |= {"digest": digest}
             tokens = cost(payload, served.card, len(unknown), served.capacity)
             files = {"image": canvas.image_png, "mask": canvas.mask_png}
             job = await submission.submit(services, id, payload, tokens, files)

@@ -15,30 +15,38 @@ from service.queue.verbs import load_script
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobConfig:
     max_bytes: int = 512 * 2**20
-    ttl_seconds: float = 3600.0
+    ttl_seconds: float = 300.0  # of what no job holds: an upload on its way to one
 
 
 class Blobs:
-    """Names are `<job>/<what>`. The budget is checked where the bytes are stored, atomically."""
+    """Names are `<job>/<what>`. The budget is checked where the bytes are stored, atomically.
+
+    Bytes belong to a job: an upload from the moment it is submitted with its name, a result from the start. However
+    the job ends, they are given back then, unless the end says to keep them as long as the job.
+    """
 
     def __init__(self, redis: Redis, config: QueueConfig, limits: BlobConfig | None = None) -> None:
         self.redis = redis
         self.prefix = config.prefix
+        self._held_ms = config.held_ms
         self.limits = limits or BlobConfig()
         self._put = load_script(redis, "put_blob")
         self._delete = load_script(redis, "delete_blob")
 
-    async def put(self, name: str, data: bytes) -> None:
-        """Raises BlobStoreFull; the same name again replaces the bytes and starts its time anew."""
+    async def put(self, name: str, data: bytes, *, job: tuple[str, int] | None = None) -> bool:
+        """Raises BlobStoreFull; the same name again replaces the bytes and starts its time anew.
+
+        With `job` (id and attempt) they are the job's. False: another attempt has it, nothing was stored.
+        """
         limits = self.limits
+        life_ms = max(1, round(limits.ttl_seconds * 1000)) if job is None else self._held_ms
         try:
-            total = await self._put(
-                [self.prefix], [name, data, limits.max_bytes, max(1, round(limits.ttl_seconds * 1000))]
-            )
+            total = await self._put([self.prefix], [name, data, limits.max_bytes, life_ms, *(job or ("", 0))])
         except OutOfMemoryError as error:
             raise BlobStoreFull("the blob store's server is out of memory") from error
-        if total < 0:
+        if total == -1:
             raise BlobStoreFull(f"{len(data)} bytes do not fit the blob store's {limits.max_bytes}")
+        return bool(total >= 0)
 
     async def get(self, name: str) -> bytes | None:
         return cast(bytes | None, await self.redis.get(f"{self.prefix}blob:{name}"))

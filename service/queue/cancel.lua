@@ -1,7 +1,7 @@
 -- cancel: a queued job ends at once; a running one is flagged, and publish brings the flag to its worker.
 -- ARGV: id, ttl_ms.  Returns canceled | requested | finished | unknown.
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'client', 'cost', 'weight')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'client', 'cost', 'weight', 'score')
 if not job[1] then return 'unknown' end
 if job[1] == 'canceled' then return 'canceled' end
 if job[1] == 'succeeded' or job[1] == 'failed' then return 'finished' end
@@ -15,15 +15,13 @@ if job[1] == 'running' then
   end
   -- Its worker is gone, and there may be no other to hear the flag.
 else
-  -- The client never had this service: its next job need not queue behind it. A job that ran before and
-  -- came back keeps its charge.
+  -- The client never had this service: its next job need not queue behind it. But a job of its own that came
+  -- later has its place after this one, and nothing may overtake that. A job that ran before and came back
+  -- keeps its charge.
   if job[2] == '0' then
     local tags = finish_tags_key(job[3])
     local tag = redis.call('HGET', tags, job[4])
-    if tag then
-      local refunded = tonumber(tag) - tonumber(job[5]) / tonumber(job[6])
-      redis.call('HSET', tags, job[4], string.format('%.17g', refunded))
-    end
+    if tag == finish_tag(job[7], job[5], job[6]) then redis.call('HSET', tags, job[4], job[7]) end
   end
 end
 emit(id, job[2], 'canceled', '{}')

@@ -7,6 +7,8 @@ local function events_key(id) return P .. 'events:' .. id end
 local function ready_key(model) return P .. 'ready:' .. model end
 local function leases_key(model) return P .. 'leases:' .. model end
 local function finish_tags_key(model) return P .. 'finish_tags:' .. model end
+local function blob_key(name) return P .. 'blob:' .. name end
+local function blobs_key(id) return P .. 'blobs:' .. id end -- the names of the blobs that a job holds
 
 -- Milliseconds on the server's clock: leases never trust a worker's.
 local function now_ms()
@@ -25,6 +27,11 @@ local function emit(id, attempt, event, data)
   redis.call('XADD', events_key(id), attempt .. '-*', 'event', event, 'data', data)
 end
 
+-- When a job's service ends in virtual time: where the client's next one starts.
+local function finish_tag(start, cost, weight)
+  return string.format('%.17g', tonumber(start) + tonumber(cost) / tonumber(weight))
+end
+
 -- Into the ready set at the place its score gives it (a job that comes back keeps its old one).
 local function enqueue(id, model, attempt, score)
   redis.call('ZADD', ready_key(model), score, id)
@@ -34,11 +41,34 @@ local function enqueue(id, model, attempt, score)
   return ahead
 end
 
--- The end of a job, once: out of both sets, final state, and a clock on what it leaves behind.
-local function conclude(id, model, state, now, ttl_ms)
+-- Gives a blob's bytes back to the budget. False: there was none.
+local function delete_blob(name)
+  local size = redis.call('HGET', P .. 'blob_sizes', name)
+  if not size then return false end
+  redis.call('DECRBY', P .. 'blob_bytes', size)
+  redis.call('HDEL', P .. 'blob_sizes', name)
+  redis.call('ZREM', P .. 'blob_deadlines', name)
+  redis.call('DEL', blob_key(name))
+  return true
+end
+
+-- From now on a blob lives so long. False: there is none (any more).
+local function let_blob_live(name, now, ttl_ms)
+  if redis.call('PEXPIRE', blob_key(name), ttl_ms) == 0 then return false end
+  redis.call('ZADD', P .. 'blob_deadlines', now + ttl_ms, name)
+  return true
+end
+
+-- The end of a job, once: out of both sets, final state, and a clock on what it leaves behind. The blobs it held
+-- are given back, but for those to keep (a set of names), which live as long as the job.
+local function conclude(id, model, state, now, ttl_ms, keep)
   redis.call('ZREM', ready_key(model), id)
   redis.call('ZREM', leases_key(model), id)
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, 'expires_at', now + ttl_ms)
   redis.call('PEXPIRE', job_key(id), ttl_ms)
   redis.call('PEXPIRE', events_key(id), ttl_ms)
+  for _, name in ipairs(redis.call('SMEMBERS', blobs_key(id))) do
+    if keep and keep[name] then let_blob_live(name, now, ttl_ms) else delete_blob(name) end
+  end
+  redis.call('DEL', blobs_key(id))
 end

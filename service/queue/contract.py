@@ -48,7 +48,8 @@ class QueueConfig:
     lease_seconds: float = 15.0
     max_queued: int = 1000  # jobs ready per model; beyond it submit raises QueueFull
     max_lost: int = 3  # attempts lost with their worker before the job fails
-    result_ttl_seconds: float = 3600.0  # how long a finished job and its events stay readable
+    result_ttl_seconds: float = 3600.0  # how long a finished job, its events and its pictures stay readable
+    held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end
 
     @property
     def prefix(self) -> str:
@@ -63,6 +64,10 @@ class QueueConfig:
     def ttl_ms(self) -> int:
         return max(1, round(self.result_ttl_seconds * 1000))
 
+    @property
+    def held_ms(self) -> int:
+        return max(1, round(self.held_seconds * 1000))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
@@ -72,6 +77,7 @@ class NewJob:
     cost: int  # KV tokens
     payload: dict[str, Any]
     weight: float = 1.0  # share of the client against others of the same model
+    blobs: tuple[str, ...] = ()  # names of stored blobs that are the job's from now on, and end with it
 
     def __post_init__(self) -> None:
         for name in ("id", "model"):

@@ -1,5 +1,6 @@
 -- finish: the one terminal event and the final state, by the attempt that holds the job.
--- ARGV: id, attempt, sequence, state, event, data, result ('' = none), error ('' = none), ttl_ms.
+-- ARGV: id, attempt, sequence, state, event, data, result ('' = none), error ('' = none), ttl_ms, then the names
+-- of the blobs to keep as long as the job.
 -- Returns ok | already | lost.
 local id, attempt = ARGV[1], ARGV[2]
 local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model')
@@ -13,5 +14,7 @@ if type(reply) == 'table' and reply.err then
 end
 if ARGV[7] ~= '' then redis.call('HSET', job_key(id), 'result', ARGV[7]) end
 if ARGV[8] ~= '' then redis.call('HSET', job_key(id), 'error', ARGV[8]) end
-conclude(id, job[3], ARGV[4], now_ms(), tonumber(ARGV[9]))
+local keep = {}
+for i = 10, #ARGV do keep[ARGV[i]] = true end
+conclude(id, job[3], ARGV[4], now_ms(), tonumber(ARGV[9]), keep)
 return 'ok'

@@ -1,19 +1,20 @@
--- put_blob: stores bytes under a name if the byte budget allows; the same name again replaces.
--- ARGV: name, data, budget, ttl_ms.  Returns the bytes stored in all, or -1 when the store is full.
+-- put_blob: stores bytes under a name if the byte budget allows; the same name again replaces. With a job, the
+-- blob is the job's and ends with it; an attempt that lost the job stores nothing.
+-- ARGV: name, data, budget, ttl_ms, job id ('' = none), attempt.
+-- Returns the bytes stored in all; -1 when the store is full, -2 when the job is lost.
 local name, data, now = ARGV[1], ARGV[2], now_ms()
-local deadlines, sizes, total_key = P .. 'blob_deadlines', P .. 'blob_sizes', P .. 'blob_bytes'
-
-local function forget(gone)
-  redis.call('DECRBY', total_key, redis.call('HGET', sizes, gone) or 0)
-  redis.call('HDEL', sizes, gone)
-  redis.call('ZREM', deadlines, gone)
+local id = ARGV[5]
+if id ~= '' then
+  local job = redis.call('HMGET', job_key(id), 'state', 'attempt')
+  if job[1] ~= 'running' or job[2] ~= ARGV[6] then return -2 end
 end
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', now)) do forget(gone) end
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', P .. 'blob_deadlines', '-inf', now)) do delete_blob(gone) end
 
-local total = tonumber(redis.call('GET', total_key) or '0')
-local replaced = tonumber(redis.call('HGET', sizes, name) or '0')
+local total = tonumber(redis.call('GET', P .. 'blob_bytes') or '0')
+local replaced = tonumber(redis.call('HGET', P .. 'blob_sizes', name) or '0')
 if total - replaced + #data > tonumber(ARGV[3]) then return -1 end
-redis.call('SET', P .. 'blob:' .. name, data, 'PX', ARGV[4])
-redis.call('HSET', sizes, name, #data)
-redis.call('ZADD', deadlines, now + tonumber(ARGV[4]), name)
-return redis.call('INCRBY', total_key, #data - replaced)
+redis.call('SET', blob_key(name), data, 'PX', ARGV[4])
+redis.call('HSET', P .. 'blob_sizes', name, #data)
+redis.call('ZADD', P .. 'blob_deadlines', now + tonumber(ARGV[4]), name)
+if id ~= '' then redis.call('SADD', blobs_key(id), name) end
+return redis.call('INCRBY', P .. 'blob_bytes', #data - replaced)

@@ -1,7 +1,7 @@
 -- submit: a new job into its model's ready set. A known id gives the state it has: a repeat is harmless.
--- ARGV: id, model, client, cost, weight, payload, max_queued.  Returns {created, state, jobs ahead | -1}.
+-- ARGV: id, model, client, cost, weight, payload, max_queued, held_ms, then the names of the blobs that the job holds
+-- until it ends.  Returns {created, state, jobs ahead | -1}.
 local id, model, client = ARGV[1], ARGV[2], ARGV[3]
-local cost, weight = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local known = redis.call('HMGET', job_key(id), 'state', 'model')
 if known[1] then
@@ -23,10 +23,13 @@ if redis.call('HLEN', tags) > 256 + 2 * queued then
     if tonumber(all[i + 1]) <= virtual then redis.call('HDEL', tags, all[i]) end
   end
 end
-redis.call('HSET', tags, client, string.format('%.17g', start + cost / weight))
-
 local score = string.format('%.17g', start)
+redis.call('HSET', tags, client, finish_tag(score, ARGV[4], ARGV[5]))
 redis.call('HSET', job_key(id), 'model', model, 'client', client, 'cost', ARGV[4], 'weight', ARGV[5],
   'payload', ARGV[6], 'state', 'queued', 'attempt', 0, 'lost', 0, 'score', score, 'created_at', now_ms())
 redis.call('SADD', P .. 'models', model)
+for i = 9, #ARGV do
+  let_blob_live(ARGV[i], now_ms(), tonumber(ARGV[8]))
+  redis.call('SADD', blobs_key(id), ARGV[i])
+end
 return { 1, 'queued', enqueue(id, model, 0, score) }

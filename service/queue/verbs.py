@@ -72,7 +72,7 @@ class Queue:
         Raises QueueFull when the model's ready set (or the server's memory) is full.
         """
         arguments: list[Any] = [job.id, job.model, job.client, job.cost, job.weight, dump(job.payload)]
-        arguments.append(self.config.max_queued)
+        arguments += [self.config.max_queued, self.config.held_ms, *job.blobs]
         try:
             created, state, ahead = await self._submit([self.config.prefix], arguments)
         except OutOfMemoryError as error:
@@ -119,7 +119,7 @@ class Queue:
         bells = [self._key(f"bell:{model}") for model in models]
         return await self.redis.blpop(bells, timeout=min(seconds, 4.0)) is not None
 
-    async def publish(self, worker: str, publications: Sequence[Publication]) -> dict[str, Answer]:
+    async def publish(self, publications: Sequence[Publication]) -> dict[str, Answer]:
         """Renews the leases of all jobs named, and appends their events, in one call.
 
         `ok`: taken. `dup`: was there already. `cancel`: taken, and the client wants the job stopped.
@@ -150,11 +150,13 @@ class Queue:
         data: dict[str, Any],
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
+        keep: Iterable[str] = (),
     ) -> Finished:
-        """Ends a job with its one terminal event; it and its events expire after `result_ttl_seconds`."""
+        """Ends a job with its one terminal event; it and its events expire after `result_ttl_seconds`, and with them
+        the blobs to `keep`. All others that the job held are given back."""
         arguments: list[Any] = [job_id, attempt, sequence, state, event, dump(data)]
         arguments += ["" if value is None else dump(value) for value in (result, error)]
-        arguments.append(self.config.ttl_ms)
+        arguments += [self.config.ttl_ms, *keep]
         return cast(Finished, text(await self._finish([self.config.prefix], arguments)))
 
     async def release(self, job_id: str, attempt: int) -> Finished:

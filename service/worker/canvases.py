@@ -140,12 +140,6 @@ class Canvases:
                 canvas.drawn.cancel()
         await cancelled(*self._parts)
 
-    async def discard_uploads(self) -> None:
-        """Their bytes go back to the blob store's budget."""
-        for name in ("image", "mask"):
-            if upload := self._payload.get(name):
-                await insist("deleting an upload", partial(self._blobs.delete, upload))
-
     async def _blob(self, name: str) -> bytes | None:
         return await insist("reading an upload", partial(self._blobs.get, name))
 
@@ -159,8 +153,10 @@ class Canvases:
         canvas, payload = self._canvases[index], self._payload
         await canvas.drawn
         made = await self._in_thread(pictures.finished, canvas.tokens, self.upload, self._codec, payload, index)
-        blob = f"{self._key[0]}/result/{index}"
-        await insist("storing a picture", partial(self._blobs.put, blob, made.png))
+        job_id, attempt = self._key
+        blob = f"{job_id}/result/{attempt}/{index}"
+        if not await insist("storing a picture", partial(self._blobs.put, blob, made.png, job=self._key)):
+            log.warning("a picture of job %s is not stored: the job is another worker's", job_id)
         return {
             "index": index,
             "seed": payload["seeds"][index],

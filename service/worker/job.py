@@ -114,7 +114,8 @@ class JobRun:
             result["token_mask"] = canvases.upload.redrawn.astype(int).tolist()
         shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
         data = {"images": shown, "timings": timings, "usage": usage}
-        if await self._finish("succeeded", "completed", data, result=result):
+        blobs = [image["blob"] for image in images]
+        if await self._finish("succeeded", "completed", data, result=result, keep=blobs):
             self._metrics.images.labels(self._card.name).inc(len(images))
             self._metrics.request_seconds.labels(self._card.name, self._task).observe(self._since_acceptance(now))
 
@@ -151,7 +152,6 @@ class JobRun:
             log.warning("job %s had been given to another worker when it was finished", self.claim.id)
             return False
         self._metrics.requests.labels(self._task, state).inc()
-        await self._canvases.discard_uploads()
         return True
 
     def _since_acceptance(self, moment: float) -> float:

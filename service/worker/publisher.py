@@ -64,12 +64,10 @@ class Publisher:
     def __init__(
         self,
         queue: Queue,
-        worker: str,
         answered: Callable[[Attempt, Answer], None],
         may_beat: Callable[[], bool],
     ) -> None:
         self._queue = queue
-        self._worker = worker
         self._answered = answered
         self._may_beat = may_beat
         self._beat = queue.config.lease_seconds / 5
@@ -142,7 +140,7 @@ class Publisher:
         """Until it has arrived: the same events with the same ids, so a repeat is harmless."""
         while True:
             try:
-                answers = await self._queue.publish(self._worker, batch)
+                answers = await self._queue.publish(batch)
                 break
             except (RedisError, OSError) as error:
                 log.warning("publishing %d events: %s; trying again", len(batch), error)

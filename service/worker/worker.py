@@ -70,7 +70,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._failure: asyncio.Future[None] = loop.create_future()
         self._thread = EngineThread(self._engine, lambda report: tell(loop, self._absorb, report))
-        self._publisher = Publisher(self._queue, self.name, self._answered, self._alive)
+        self._publisher = Publisher(self._queue, self._answered, self._alive)
         self._thread.start()
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
