@@ -76,6 +76,7 @@ def create_app(
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
+        docs_url=None,  # ours: it needs nothing from elsewhere
         redoc_url=None,
         max_body_size=settings.max_body_bytes,
         responses=problems.RESPONSES,
@@ -89,6 +90,10 @@ def create_app(
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/playground", StaticFiles(directory=PAGE), name="playground")
     return app

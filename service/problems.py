@@ -77,7 +77,7 @@ class Problem(Exception):
 
 
 class ProblemDocument(BaseModel):
-    """What a client reads, for the OpenAPI description."""
+    """What every error answers with (RFC 9457)."""
 
     type: str
     title: str

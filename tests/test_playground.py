@@ -164,6 +164,8 @@ def test_the_page_works_under_the_path_that_a_proxy_strips(
         api.draw(api.claim())
         chrome.wait("document.querySelector('figure img.there')")
         assert chrome.run("new URL(document.querySelector('figcaption a').href).pathname").startswith("/art/v1/jobs/")
+        chrome.open(f"{api.url}/art/docs")
+        chrome.wait("document.querySelector('#docs details')")
         assert chrome.problems == []
 
 
@@ -174,6 +176,34 @@ def test_an_error_says_what_is_wrong_and_marks_the_field(page: Page) -> None:
     assert page.run("document.getElementById('problem').textContent") == "seed: input should be a valid integer"
     assert page.run("document.getElementById('seed').getAttribute('aria-invalid')") == "true"
     assert page.run("document.getElementById('steps').getAttribute('aria-invalid')") == "false"
+
+
+def test_the_api_is_described_without_anything_from_elsewhere(chrome: Page, api: Api, tmp_path: Path) -> None:
+    chrome.problems.clear()
+    chrome.open(f"{api.url}/docs")
+    chrome.wait("document.querySelector('#docs details')")
+    text = "document.getElementById('docs').textContent"
+    described = api.client.get("/openapi.json").json()
+    routes = [f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods]
+    assert chrome.run("[...document.querySelectorAll('summary code')].map(c => c.textContent)") == routes
+    said = chrome.run(text)
+    for shown in (
+        "guidance_scale", "Which part of the mask is repainted", '"white" or "black" or "alpha" ("white")',
+        "integer ≥ 1, ≤ 256", "multipart/form-data", "text/event-stream", "Idempotency-Key".lower(),
+    ):  # fmt: skip
+        assert shown in said, shown
+    # Every object that is named is described.
+    assert (
+        chrome.run("[...document.querySelectorAll('#docs a')].filter(a => !document.querySelector(a.hash)).length") == 0
+    )
+    assert "ProblemDocument" in chrome.run("[...document.querySelectorAll('#docs a')].map(a => a.textContent)")
+    assert "[object" not in said
+    assert "undefined" not in said
+    loaded = chrome.run("performance.getEntriesByType('resource').map(r => new URL(r.name).origin)")
+    assert set(loaded) == {api.url}
+    assert chrome.problems == []
+    chrome.run("document.querySelectorAll('details')[1].open = true")
+    chrome.screenshot(tmp_path / "docs.png")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
