@@ -157,7 +157,7 @@ def test_from_the_first_picture_to_the_last_process(
         assert not np.array_equal(painted[mask > 0], image[mask > 0])
         job = client.get(response.headers["location"]).json()
         assert job["mask_tokens"] == [[1, 1, 1, 1, 0, 0, 0, 0]] * 8
-        assert job["usage"] == {"steps": 64, "tokens_drawn": 32, "tokens_known": 32}
+        assert job["usage"] == {"steps": 32, "tokens_drawn": 32, "tokens_known": 32}
 
         # One scrape tells all.
         scraped = client.get("/metrics").text
@@ -220,28 +220,27 @@ def test_a_worker_and_an_api_of_their_own(redis_socket: Path, model: Path) -> No
         assert api.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
 
 
-def test_a_worker_and_an_api_join_the_server_in_the_same_data_folder(model: Path, tmp_path: Path) -> None:
+def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = tmp_path / "var"
     folder = ["--data-dir", str(data)]
     with (
-        serving(data, model, wait=False) as server,
-        arpg(["worker", "--model", str(model), "--metrics-port", "0", *folder]) as (worker, _),
+        serving(data, model) as server,
         arpg(["api", *folder], PORT="0", ARPG_ROOT_PATH="/art") as (api, url),
         httpx.Client(base_url=url, timeout=30) as client,
     ):
-        deadline = time.monotonic() + READY_SECONDS
-        while [found["workers"] for found in client.get("/v1/models").json()["models"]] != [2]:
-            assert time.monotonic() < deadline, "the worker did not show itself"
-            time.sleep(0.1)
         job = client.post("/v1/generate", json={"steps": 4}, headers={"Prefer": "wait=10"}).json()
         assert job["status"] == "succeeded"
         # Each tells the URLs that its own clients can use.
         own = job["urls"]["self"].removeprefix("/art")
         [image] = server.client.get(own).json()["images"]
         assert job["images"] == [image | {"url": f"/art{image['url']}"}]
-        for process in (api, worker):
-            process.send_signal(signal.SIGTERM)
-        assert [process.wait(20) for process in (api, worker)] == [0, 0]
+        # A worker gets as far as its model.
+        assert main(["worker", "--model", "nobody", "--metrics-port", "0", *folder]) == 1
+        assert "nobody: neither a shipped model" in caplog.text
+        api.send_signal(signal.SIGTERM)
+        assert api.wait(20) == 0
         assert server.stop() == 0
 
 
