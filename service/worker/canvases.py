@@ -10,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from redis.exceptions import RedisError
 
+from engine.drawing import UNKNOWN
 from service.queue import Blobs, Claim, cancelled
 from service.worker import pictures
 from service.worker.engine_thread import EngineThread, Ticket
-from service.worker.pictures import UNKNOWN, Upload
+from service.worker.outages import insist
+from service.worker.pictures import Upload
 from service.worker.publisher import Attempt, Publisher
 
 if TYPE_CHECKING:
@@ -27,17 +28,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
-RETRY_SECONDS = 0.5
-
-
-async def insist(what: str, call: Callable[[], Awaitable[T]]) -> T:
-    """Redis may be away for a while: an outage is no reason to fail a job. For calls that may be repeated."""
-    while True:
-        try:
-            return await call()
-        except (RedisError, OSError) as error:
-            log.warning("%s: %s; trying again", what, error)
-            await asyncio.sleep(RETRY_SECONDS)
 
 
 class Canvas:
@@ -64,6 +54,7 @@ class Canvases:
         in_thread: InThread,
     ) -> None:
         self.upload: Upload | None = None
+        self.steps = 0  # that each picture takes, known when they start
         self.tokens_drawn = 0
         self.first_tokens_at: float | None = None
         self.last_tokens_at: float | None = None
@@ -90,11 +81,12 @@ class Canvases:
         known = {} if self.upload is None else self.upload.known
         for canvas in self._canvases:
             canvas.tokens.ravel()[list(known)] = list(known.values())
+        self.steps = min(payload["steps"], self._card.positions - len(known))
         started = {
             "attempt": self._key[1],
             "images": len(self),
             "grid": list(self._card.grid),
-            "steps": min(payload["steps"], self._card.positions - len(known)),
+            "steps": self.steps,
             "known": len(known),
         }
         self._publisher.started(self._key, started)
@@ -110,6 +102,8 @@ class Canvases:
     def update(self, image: int, update: Update) -> None:
         """What a step drew: onto the canvas, and on its way to whoever watches."""
         canvas = self._canvases[image]
+        if canvas.drawn.done():  # stopped, while the engine took a last step of it
+            return
         canvas.tokens.ravel()[list(update.positions)] = update.tokens
         self.tokens_drawn += len(update.tokens)
         self.last_tokens_at = time.monotonic()
@@ -129,15 +123,14 @@ class Canvases:
             canvas.drawn.set_result(None)
         elif every and update.step % every == 0 and not canvas.previewing:
             canvas.previewing = True  # one at a time: previews never queue up behind a slow codec
-            self._part(self._preview(image, canvas, update.step))
+            self._part(self._preview(image, canvas, canvas.tokens.copy(), update.step))
 
     async def stop(self) -> None:
-        """Takes what is not drawn out of the engine, and ends what is in the making."""
-        # First the engine: a cancelled picture cancels the future it awaits, and would look drawn.
+        """Takes everything out of the engine, and ends what is in the making. Not while `draw` runs: it would put
+        more into the engine."""
         for index, canvas in enumerate(self._canvases):
-            if not canvas.drawn.done():
-                self._engine.abort(Ticket(*self._key, index))
-                canvas.drawn.cancel()
+            self._engine.abort(Ticket(*self._key, index))
+            canvas.drawn.cancel()
         await cancelled(*self._parts)
 
     async def _blob(self, name: str) -> bytes | None:
@@ -166,9 +159,9 @@ class Canvases:
             "tokens": canvas.tokens.tolist(),
         }
 
-    async def _preview(self, image: int, canvas: Canvas, step: int) -> None:
+    async def _preview(self, image: int, canvas: Canvas, tokens: np.ndarray, step: int) -> None:
         try:
-            shown = await self._in_thread(pictures.preview, canvas.tokens.copy(), self._codec)
+            shown = await self._in_thread(pictures.preview, tokens, self._codec)
         except Exception:
             log.exception("a preview of job %s failed", self._key[0])
         else:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.request import RequestError
 from service.queue import BlobStoreFull, Claim, Queue, cancelled
 from service.queue.contract import State
-from service.worker.canvases import Canvases, insist
+from service.worker.canvases import Canvases
 from service.worker.engine_thread import EngineFailed, Ticket
+from service.worker.outages import insist
 from service.worker.pictures import BadUpload
 from service.worker.publisher import Attempt, Publisher
 
@@ -81,7 +82,7 @@ class JobRun:
         self._publisher.hold(self.key)
         if claim.cancel_requested:
             self.interrupt("canceled")
-        drawing = asyncio.ensure_future(self._canvases.draw())
+        drawing = self._drawing = asyncio.ensure_future(self._canvases.draw())
         try:
             await first(drawing, self._interrupted)
             if self._interrupted.done():
@@ -91,8 +92,7 @@ class JobRun:
             else:
                 await self._fail(error)
         finally:
-            await self._canvases.stop()
-            await cancelled(drawing)
+            await self._stop_drawing()
             self._publisher.drop(self.key)
 
     async def _succeed(self, images: list[dict[str, Any]]) -> None:
@@ -105,7 +105,7 @@ class JobRun:
             "decode_seconds": now - last_tokens,
         }
         usage = {
-            "steps": self.claim.payload["steps"],
+            "steps": canvases.steps,
             "tokens_drawn": canvases.tokens_drawn,
             "tokens_known": self._card.positions * len(images) - canvases.tokens_drawn,
         }
@@ -127,13 +127,17 @@ class JobRun:
         await self._finish("failed", "failed", {"error": told}, error=told)
 
     async def _leave(self, why: Interruption) -> None:
-        await self._canvases.stop()
+        await self._stop_drawing()
         if why == "canceled":
             await self._finish("canceled", "canceled", {})
         elif why == "released":
             await insist("releasing a job", lambda: self._queue.release(*self.key))
         else:
             log.warning("job %s is left to another worker", self.claim.id)
+
+    async def _stop_drawing(self) -> None:
+        await cancelled(self._drawing)
+        await self._canvases.stop()
 
     async def _finish(self, state: State, event: str, data: dict[str, Any], **more: Any) -> bool:
         """The terminal event, after all that was said before it; retried until it is there or not ours to say."""

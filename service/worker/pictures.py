@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from engine.drawing import UNKNOWN
 from engine.inpainting import composite, fit, known_tokens, token_mask
 from engine.request import Request
 from service.images import encode
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from engine.card import ModelCard
     from engine.codec import Codec
 
-UNKNOWN = -1
 NEUTRAL = 128
 PREVIEW_QUALITY = 80
 # What a finished picture says about how it was made: enough to draw it again.

@@ -7,20 +7,15 @@ one preview per picture, however long it lasts.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from service.queue import Publication, Queue
 from service.queue.contract import Answer
+from service.worker.outages import insist
 
-log = logging.getLogger(__name__)
-
-RETRY_SECONDS = 0.5
 Attempt = tuple[str, int]  # job id and attempt
 
 
@@ -138,13 +133,7 @@ class Publisher:
 
     async def _send(self, batch: list[Publication]) -> None:
         """Until it has arrived: the same events with the same ids, so a repeat is harmless."""
-        while True:
-            try:
-                answers = await self._queue.publish(batch)
-                break
-            except (RedisError, OSError) as error:
-                log.warning("publishing %d events: %s; trying again", len(batch), error)
-                await asyncio.sleep(RETRY_SECONDS)
+        answers = await insist(f"publishing {len(batch)} events", lambda: self._queue.publish(batch))
         attempts = {publication.job_id: publication.attempt for publication in batch}
         async with self._said:
             self._in_flight = []

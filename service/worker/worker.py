@@ -10,7 +10,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -18,6 +17,7 @@ from redis.exceptions import RedisError
 from service.queue import Blobs, Cards, Claim, Queue, cancelled
 from service.queue.contract import Answer
 from service.worker.canvases import Canvases
+from service.worker.codec_thread import CodecThread
 from service.worker.engine_thread import EngineThread, StepReport
 from service.worker.job import Interruption, JobRun, first
 from service.worker.measures import measure
@@ -63,15 +63,17 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
-        # One thread: two codec calls at once would only take cores from the steps.
-        self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
+        self._codec_thread = CodecThread()
 
     async def run(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         self._failure: asyncio.Future[None] = loop.create_future()
         self._thread = EngineThread(self._engine, lambda report: tell(loop, self._absorb, report))
         self._publisher = Publisher(self._queue, self._answered, self._alive)
+        # Series that nobody has moved yet are there all the same.
+        measure(self._metrics, self._model, StepReport(stats=self._engine.stats()))
         self._thread.start()
+        self._codec_thread.start()
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
         claiming = asyncio.create_task(self._claim(stop), name="claim")
@@ -93,7 +95,7 @@ class Worker:
             await cancelled(claiming, publishing, showing)
             self._thread.close()
             await asyncio.to_thread(self._thread.join, LEAVING_SECONDS)
-            self._codec_thread.shutdown(wait=False, cancel_futures=True)
+            self._codec_thread.close()
 
     async def _watch(self, task: asyncio.Task[None], *background: asyncio.Task[None]) -> None:
         """Until this task is done. Raises what the engine or anything in the background failed with."""
@@ -116,12 +118,15 @@ class Worker:
                     limit=CLAIM_LIMIT,
                     alone=not self._jobs,
                 )
-                for claim in claims:
-                    await self._take(claim)
             except (RedisError, OSError) as error:
                 log.warning("claiming: %s; trying again", error)
                 await asyncio.wait({stopping}, timeout=IDLE_WAIT)
                 continue
+            for claim in claims:
+                try:
+                    await self._take(claim)
+                except (RedisError, OSError) as error:
+                    log.warning("job %s is left: its lease will end: %s", claim.id, error)
             news: asyncio.Future[Any]
             if self._jobs:
                 await asyncio.sleep(CLAIM_PAUSE)
@@ -141,7 +146,7 @@ class Worker:
                 engine=self._thread,
                 blobs=self._blobs,
                 publisher=self._publisher,
-                in_thread=self._in_codec_thread,
+                in_thread=self._codec_thread.call,
             )
             job = JobRun(
                 claim,
@@ -152,11 +157,8 @@ class Worker:
                 metrics=self._metrics,
             )
         except (KeyError, TypeError, ValueError) as error:
-            log.error("job %s is no job: %r", claim.id, error)
-            told = {"code": "invalid_payload", "message": f"the job's payload does not fit: {error!r}"}
-            await self._queue.finish(
-                claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
-            )
+            log.error("job %s is no job", claim.id, exc_info=error)
+            await self._refuse(claim)
             return
         for key in [key for key in self._jobs if key[0] == claim.id]:
             # We lost this job ourselves, and have it again: the old attempt must not speak for it.
@@ -176,8 +178,16 @@ class Worker:
 
         task.add_done_callback(ended)
 
-    async def _in_codec_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._codec_thread, work, *arguments)
+    async def _refuse(self, claim: Claim) -> None:
+        message = f"the payload of job {claim.id} does not fit this worker, whose log says why"
+        told = {"code": "invalid_payload", "message": message}
+        answer = await self._queue.finish(
+            claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
+        )
+        if answer != "lost":
+            task = claim.payload.get("task")
+            known = task in self._engine.model.tasks  # else anything: no label for it
+            self._metrics.requests.labels(task if known else "unknown", "failed").inc()
 
     def _absorb(self, report: StepReport) -> None:
         """A turn of the engine, on the event loop."""
