@@ -21,13 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.queue import NewJob, Publication, Queue, QueueConfig, connect
+from service.queue import Blobs, NewJob, Publication, Queue, QueueConfig, connect
 
 T = TypeVar("T")
 IDS = ["a", "b", "c", "d", "e", "f"]
 PICK = st.integers(0, 59)
 TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
 MAX_LOST = 3
+DATA = b"picture"
 # A claim's lease is stretched at once: a lease ends when a rule says so, not when the machine is slow.
 CLAIMING = QueueConfig(lease_seconds=0.9, max_queued=4, max_lost=MAX_LOST)
 HOLDING = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=MAX_LOST)
@@ -43,6 +44,8 @@ class Known:
     cancel: bool = False
     expired: bool = False
     published: list[str] = field(default_factory=list)  # the worker's events, as ids
+    held: set[str] = field(default_factory=set)  # blobs, until it ends
+    kept: set[str] = field(default_factory=set)  # blobs, from then on
 
 
 class Verbs(RuleBasedStateMachine):
@@ -53,6 +56,7 @@ class Verbs(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.redis = connect(self.url)
         self.claiming, self.queue = Queue(self.redis, CLAIMING), Queue(self.redis, HOLDING)
+        self.blobs = Blobs(self.redis, HOLDING)
         self.jobs: dict[str, Known] = {}
 
     def do(self, call: Awaitable[T]) -> T:
@@ -85,14 +89,18 @@ class Verbs(RuleBasedStateMachine):
 
     @rule(job_id=st.sampled_from(IDS), client=st.sampled_from("xyz"), cost=st.integers(1, 9), weight=st.floats(0.5, 4))
     def submit(self, job_id: str, client: str, cost: int, weight: float) -> None:
-        job = NewJob(id=job_id, model="m", client=client, cost=cost, weight=weight, payload={})
+        upload = f"{job_id}/image"
+        job = NewJob(id=job_id, model="m", client=client, cost=cost, weight=weight, payload={}, blobs=(upload,))
+        if job_id not in self.jobs:
+            self.do(self.blobs.put(upload, DATA))
         if job_id not in self.jobs and len(self.queued()) >= HOLDING.max_queued:
             with pytest.raises(Exception, match="wait for model"):
                 self.do(self.queue.submit(job))
+            assert self.do(self.blobs.delete(upload))
             return
         answer = self.do(self.queue.submit(job))
         assert answer.created == (job_id not in self.jobs)
-        self.jobs.setdefault(job_id, Known(cost))
+        self.jobs.setdefault(job_id, Known(cost, held={upload}))
         assert answer.state == self.jobs[job_id].state
 
     @precondition(lambda self: any(job.state == "queued" or job.expired for job in self.jobs.values()))
@@ -148,14 +156,30 @@ class Verbs(RuleBasedStateMachine):
         job = self.jobs.get(job_id)
         attempt = max(1, (job.attempt if job else 0) - age)
         fits = job is not None and attempt == job.attempt
+        kept = {f"{job_id}/result/{attempt}"}
         expected = "lost"
         if fits and job is not None and job.state != "queued":
             expected = "ok" if job.state == "running" else "already"
         for answer in [expected] + ["already" if expected == "ok" else expected] * again:
-            said = self.queue.finish(job_id, attempt, 99, state=state, event=TERMINAL[state], data={})
+            ends = {"state": state, "event": TERMINAL[state], "data": {}}
+            said = self.queue.finish(job_id, attempt, 99, **ends, keep=kept if state == "succeeded" else ())
             assert self.do(said) == answer
         if expected == "ok" and job is not None:
             job.state = state
+            job.kept = kept & job.held if state == "succeeded" else set()
+
+    @rule(pick=PICK, age=st.sampled_from([0, 0, 0, 1]), again=st.booleans())
+    def store(self, pick: int, age: int, again: bool) -> None:
+        """A result, which another attempt's worker can't store."""
+        job_id = self.mostly("running", pick)
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        owner = job is not None and job.state == "running" and attempt == job.attempt
+        result = f"{job_id}/result/{attempt}"
+        for _ in range(1 + again):
+            assert self.do(self.blobs.put(result, DATA, job=(job_id, attempt))) == owner
+        if owner and job is not None:
+            job.held.add(result)
 
     @rule(pick=PICK, age=st.sampled_from([0, 0, 1]), again=st.booleans())
     def release(self, pick: int, age: int, again: bool) -> None:
@@ -220,12 +244,17 @@ class Verbs(RuleBasedStateMachine):
             async with self.redis.pipeline() as pipe:
                 pipe.zrange(f"{prefix}ready:m", 0, -1)
                 pipe.zrange(f"{prefix}leases:m", 0, -1)
+                pipe.hkeys(f"{prefix}blob_sizes")
+                pipe.get(f"{prefix}blob_bytes")
                 for job_id in ids:
                     pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt")
                     pipe.xrange(f"{prefix}events:{job_id}")
                 return await pipe.execute()
 
-        ready, leased, *held = self.do(read())
+        ready, leased, stored, stored_bytes, *held = self.do(read())
+        blobs = {name for job in self.jobs.values() for name in (job.kept if job.state in TERMINAL else job.held)}
+        assert {name.decode() for name in stored} == blobs
+        assert int(stored_bytes or 0) == len(DATA) * len(blobs)
         assert {i.decode() for i in ready} == self.queued()
         assert {i.decode() for i in leased} == {i for i, job in self.jobs.items() if job.state == "running"}
         for job_id, (state, attempt), entries in zip(ids, held[::2], held[1::2], strict=True):
