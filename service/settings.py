@@ -73,7 +73,7 @@ class Settings(BaseSettings):
 
     @property
     def blob_config(self) -> BlobConfig:
-        return BlobConfig(max_bytes=self.blob_bytes, ttl_seconds=self.result_ttl)
+        return BlobConfig(max_bytes=self.blob_bytes)
 
     @property
     def redis_address(self) -> str | None:
