@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["worker_harness"]
+
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)
 hypothesis_settings.load_profile("unhurried")

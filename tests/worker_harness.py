@@ -1,0 +1,163 @@
+"""A worker between a real Valkey and a real engine, for the tests that watch it. Loaded as a plugin: see conftest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client import CollectorRegistry
+from tiny import random_folder
+
+from engine.engine import Engine, EngineConfig
+from engine.noise import image_seed
+from engine.request import Request
+from service.metrics import Metrics
+from service.queue import Blobs, Cards, Event, EventHub, NewJob, Queue, QueueConfig, connect
+from service.settings import Settings
+from service.worker import Worker
+from service.worker.pictures import request_of
+
+CONFIG = QueueConfig(lease_seconds=1.0)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def engine(folder: Path) -> Engine:
+    # Room for three pictures with guidance; what each one draws does not depend on the crowd.
+    config = EngineConfig(cache_tokens=3 * 2 * 64, page_size=16, check_every_step=True, batch_invariant=True)
+    return Engine.load(folder, device="cpu", config=config)
+
+
+@pytest.fixture
+def slowly(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of at least 20 ms: there is time to interrupt."""
+    run = engine._runner.run
+
+    def slow(drawings: Any) -> Any:
+        time.sleep(0.02)
+        return run(drawings)
+
+    monkeypatch.setattr(engine._runner, "run", slow)
+
+
+@dataclass
+class Service:
+    """A worker under way, and the front end's side of the queue."""
+
+    worker: Worker
+    engine: Engine
+    queue: Queue
+    blobs: Blobs
+    cards: Cards
+    hub: EventHub
+    metrics: Metrics
+    stop: asyncio.Event
+    running: asyncio.Task[None]
+
+    async def submit(self, job_id: str, **fields: Any) -> None:
+        payload = job(**fields)
+        blobs = tuple(payload[name] for name in ("image", "mask") if payload[name])
+        new = NewJob(id=job_id, model="random", cost=self.cost(payload), payload=payload, blobs=blobs)
+        await self.queue.submit(new)
+
+    def cost(self, payload: dict[str, Any]) -> int:
+        return self.engine.cost(request_of(payload, 0, {})) * len(payload["seeds"])
+
+    async def events(self, job_id: str) -> list[Event]:
+        async with asyncio.timeout(20):
+            return [event async for event in self.hub.watch(job_id)]
+
+    async def result(self, job_id: str) -> dict[str, Any]:
+        events = await self.events(job_id)
+        assert events[-1].name == "completed", events[-1]
+        found = await self.queue.job(job_id)
+        assert found is not None
+        assert found.result is not None
+        return found.result
+
+    async def seen(self, job_id: str, name: str) -> Event:
+        """The first event of this name."""
+        async with asyncio.timeout(20), contextlib.aclosing(self.hub.watch(job_id)) as events:
+            async for event in events:
+                if event.name == name:
+                    return event
+        raise AssertionError(f"{job_id} ended without {name}")
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"arpg_{name}", labels) or 0.0
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "task": "generate", "model": "random", "class_label": 1, "class_name": "class 1", "n": 1, "seed": 5,
+        "steps": 8, "schedule": "arccos", "guidance_scale": 4.0, "guidance_schedule": "linear",
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "order": None, "previews": 0, "image": None,
+        "mask": None, "feather": 0, "format": "png", "quality": 90,
+    } | fields  # fmt: skip
+    return {"seeds": [image_seed(payload["seed"], i) for i in range(payload["n"])]} | payload
+
+
+@contextlib.asynccontextmanager
+async def serving(redis_url: str, engine: Engine, **settings: Any) -> AsyncIterator[Service]:
+    client, blocking = connect(redis_url), connect(redis_url, blocking=True)
+    queue, blobs, cards = Queue(client, CONFIG), Blobs(client, CONFIG), Cards(client, CONFIG)
+    hub, metrics, stop = EventHub(blocking, CONFIG), Metrics(CollectorRegistry()), asyncio.Event()
+    await hub.start()
+    made = Worker(engine, queue, blobs, cards, metrics, Settings(**settings))
+    running = asyncio.create_task(made.run(stop))
+    try:
+        yield Service(made, engine, queue, blobs, cards, hub, metrics, stop, running)
+    finally:
+        stop.set()
+        await asyncio.gather(running, return_exceptions=True)
+        await hub.close()
+        await client.aclose()
+        await blocking.aclose()
+
+
+@pytest.fixture
+async def service(redis_url: str, engine: Engine) -> AsyncIterator[Service]:
+    async with serving(redis_url, engine, grace=10) as service:
+        yield service
+        service.stop.set()
+        await asyncio.wait_for(service.running, 15)
+        engine.check_integrity()
+        assert engine.stats().pages_used == 0
+
+
+def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = None) -> list[np.ndarray]:
+    """The pictures' tokens as the library draws them."""
+    engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
+    names = ("class_label", "steps", "guidance_scale", "temperature", "task")
+    fields = {name: payload[name] for name in names}
+    seeds = [image_seed(payload["seed"], i) for i in range(payload["n"])]
+    return engine.generate([Request(seed=seed, known=known or {}, **fields) for seed in seeds])
+
+
+def png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(data: bytes | None) -> np.ndarray:
+    assert data is not None
+    return np.asarray(Image.open(io.BytesIO(data)))
