@@ -15,7 +15,6 @@ from engine.codec import Codec
 from engine.drawing import UNKNOWN, Drawing
 from engine.kv_cache import KVCache
 from engine.models import registry
-from engine.models.layers import rotary_table
 from engine.models.registry import LoadedModel
 from engine.pages import PageAllocator
 from engine.request import Request, RequestError, check_request
@@ -95,7 +94,7 @@ class Engine:
         self._runner = Runner(
             loaded.network,
             self._cache,
-            rotary_table(loaded.card.grid, shape.head_dim).to(device),
+            loaded.network.rotary(loaded.card.grid).to(device),
             page_size=config.page_size,
             batch_invariant=config.batch_invariant,
             watch_logits=watch_logits,

@@ -92,6 +92,16 @@ def test_teacher_forcing_gives_the_golden_logits_and_loss() -> None:
     assert loss.item() == pytest.approx(GOLDEN["train.loss"].item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("anchored", [False, True])
+def test_only_an_anchored_model_knows_where_its_first_token_goes(anchored: bool) -> None:
+    """As published, the condition's keys are zero: before any token is drawn, every position looks alike."""
+    network = ARPG(ARPGConfig(**GOLDEN_TRANSFORMER, anchored=anchored))
+    network.load_state_dict(golden("arpg_tiny.weights"))
+    orders = torch.stack([torch.arange(16), torch.arange(16).roll(-9)])
+    first = network.teacher_forced(torch.zeros(2, 16, dtype=torch.long), torch.tensor([3, 3]), orders, (4, 4))[:, 0]
+    assert torch.allclose(first[0], first[1], atol=1e-5) != anchored
+
+
 def test_the_codec_gives_the_golden_codes_and_pictures(tmp_path: Path) -> None:
     vq = golden("vq_tiny.golden")
     codec = Engine.load(golden_folder(tmp_path / "golden"), device="cpu").codec

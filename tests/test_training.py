@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,7 @@ def codes(count: int) -> torch.Tensor:
 
 def tokenizer_run(trainer: TokenizerTrainer, steps: int) -> list[float]:
     images = pictures(32)
-    return [
-        trainer.step(images[shuffled_batch(VQ_RECIPE.batch, 32, 0, trainer.done)])["error"] for _ in range(steps)
-    ]
+    return [trainer.step(images[shuffled_batch(VQ_RECIPE.batch, 32, 0, trainer.done)])["error"] for _ in range(steps)]
 
 
 def transformer_run(trainer: TransformerTrainer, steps: int) -> list[float]:
@@ -134,15 +133,16 @@ def test_transformer_steps_teach_the_classes() -> None:
     assert np.mean(losses[-5:]) < 0.65 * losses[0]
 
 
-def test_the_training_pass_is_the_teacher_forced_pass() -> None:
+@pytest.mark.parametrize("anchored", [False, True])
+def test_the_training_pass_is_the_teacher_forced_pass(anchored: bool) -> None:
     """The published loss golden holds for `ARPG.teacher_forced`; this ties training to it."""
     torch.manual_seed(0)
-    model = ARPG(TINY_ARPG)
+    model = ARPG(replace(TINY_ARPG, anchored=anchored))
     ids = torch.randint(0, 24, (3, 16))
     classes = torch.tensor([0, 15, 16])
     orders = torch.rand(3, 16).argsort(1)
     expected = model.teacher_forced(ids, classes, orders, GRID)
-    found = training_logits(model, ids, classes, orders, rotation_table(GRID, TINY_ARPG.head_dim))
+    found = training_logits(model, ids, classes, orders, rotation_table(model, GRID))
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 

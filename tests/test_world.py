@@ -48,9 +48,7 @@ def test_a_thing_fits_its_bounding_sphere_and_reaches_the_floor(thing: Thing) ->
     assert (distance[above] > 0).all()
 
     inside = direction * thing.bound * torch.rand(20000, generator=generator) ** (1 / 3)
-    near_floor = torch.stack(
-        list(thing.shape((inside[0], 0.05 + 0 * inside[1], inside[2]), u, v))
-    ).amin(0)
+    near_floor = torch.stack(list(thing.shape((inside[0], 0.05 + 0 * inside[1], inside[2]), u, v))).amin(0)
     assert near_floor.min() < 0.06
 
 

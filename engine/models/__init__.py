@@ -24,5 +24,9 @@ class Model(nn.Module, ABC):
         """Image tokens that it draws."""
 
     @abstractmethod
+    def rotary(self, grid: tuple[int, int]) -> Tensor:
+        """What each position of a row program turns by, float32 (positions, head_dim / 2, 2)."""
+
+    @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Caches the batch's cached rows; logits float32 (batch.answers, then batch.queries; vocab)."""

@@ -23,7 +23,8 @@ from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ARPGConfig:
-    """Sizes of an ARPG. n_layer counts both halves; the defaults are the published vocabulary."""
+    """Sizes of an ARPG. n_layer counts both halves; the defaults are the published vocabulary. anchored: the
+    condition keeps its keys (see rotary_table); the published models are not."""
 
     dim: int
     n_layer: int
@@ -31,6 +32,7 @@ class ARPGConfig:
     multiple_of: int = 256
     vocab_size: int = 16384
     num_classes: int = 1000
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.n_head):
@@ -156,6 +158,9 @@ class ARPG(Model):
     def vocab_size(self) -> int:
         return self.config.vocab_size
 
+    def rotary(self, grid: tuple[int, int]) -> Tensor:
+        return rotary_table(grid, self.config.head_dim, anchored=self.config.anchored)
+
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""
         self._write_content(batch.cached, cache)
@@ -185,7 +190,7 @@ class ARPG(Model):
         a permutation of the grid positions a sample; logits[:, i] predicts ids at orders[:, i].
         """
         config = self.config
-        table = rotary_table(grid, config.head_dim).to(ids.device)
+        table = self.rotary(grid).to(ids.device)
         condition = config.vocab_size + 1 + classes[:, None]
         content = torch.cat([condition, ids.gather(1, orders)[:, :-1]], dim=1)
         content_rotary = table[F.pad(orders[:, :-1] + 1, (1, 0))]

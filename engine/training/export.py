@@ -74,8 +74,7 @@ def export_model(
         "tokenizer": {"weights": "vq.safetensors"} | asdict(tokenizer_config),
         "palette": "palette.png",
         "classes": [
-            {"label": label, "name": thing.name, "synonyms": list(thing.synonyms)}
-            for label, thing in enumerate(THINGS)
+            {"label": label, "name": thing.name, "synonyms": list(thing.synonyms)} for label, thing in enumerate(THINGS)
         ],
         "defaults": defaults,
     }

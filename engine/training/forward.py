@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.models.arpg import ARPG
-from engine.models.layers import rotary_table
 
 
-def rotation_table(grid: tuple[int, int], head_dim: int) -> Tensor:
+def rotation_table(model: ARPG, grid: tuple[int, int]) -> Tensor:
     """cos and sin for every element of a head, (2, 1 + rows·cols, head_dim)."""
-    return rotary_table(grid, head_dim).repeat_interleave(2, dim=1).permute(2, 0, 1).contiguous()
+    return model.rotary(grid).repeat_interleave(2, dim=1).permute(2, 0, 1).contiguous()
 
 
 def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, rotation: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class TransformerTrainer:
             weight_decay=recipe.weight_decay,
         )
         self.averaged = AveragedWeights(self.model, recipe.average)
-        self._rotation = rotation_table(grid, config.head_dim).to(device)
+        self._rotation = rotation_table(self.model, grid).to(device)
         compiled: Callable[[Any], Any] = torch.compile if recipe.compile else lambda function: function
         self._loss = compiled(self._mean_loss)
 
