@@ -31,8 +31,8 @@ DEMO = Path(__file__).parent.parent / "weights" / "demo"
 DEFAULTS = {
     "steps": 64,
     "schedule": "arccos",
-    "guidance_scale": 3.0,
-    "guidance_schedule": "constant",
+    "guidance_scale": 4.0,
+    "guidance_schedule": "linear",
     "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,
