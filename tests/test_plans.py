@@ -128,6 +128,21 @@ def test_rows_of_known_tokens_depend_on_no_seed_and_come_in_bounded_pieces(case:
     assert all(sum(r.cached for r in step.rows) <= PREFILL_ROWS for step in plan.steps[: first + 1])
 
 
+@given(requests(), st.integers(0, 199))
+def test_a_first_cell_comes_first_among_the_known_or_the_drawn(case: tuple[int, Request], cell: int) -> None:
+    positions, request = case
+    ids = {"mask_id": 1000, "class_id": 1001, "null_id": 1002}
+    plan = plan_arpg(request, positions=positions, **ids, first_cell=cell)
+    drawn = [target for step in plan.steps for target in step.targets]
+    known = [cell_of(row.source) for step in plan.steps for row in step.rows if row.cached][1 : 1 + len(request.known)]
+    if cell in known:
+        assert known[0] == cell
+    elif cell < positions and request.order is None:
+        assert drawn[0] == cell
+    else:
+        assert drawn == [t for step in planned(positions, request).steps for t in step.targets]
+
+
 def test_sources_of_cells_are_invertible() -> None:
     assert [cell_of(token_at(cell)) for cell in range(300)] == list(range(300))
     assert all(token_at(cell) not in (CONDITION, *range(10)) for cell in range(300))

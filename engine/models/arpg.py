@@ -23,8 +23,7 @@ from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ARPGConfig:
-    """Sizes of an ARPG. n_layer counts both halves; the defaults are the published vocabulary. anchored: the
-    condition keeps its keys (see rotary_table); the published models are not."""
+    """Sizes of an ARPG. n_layer counts both halves; the defaults are the published vocabulary."""
 
     dim: int
     n_layer: int
@@ -32,7 +31,6 @@ class ARPGConfig:
     multiple_of: int = 256
     vocab_size: int = 16384
     num_classes: int = 1000
-    anchored: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.n_head):
@@ -159,7 +157,7 @@ class ARPG(Model):
         return self.config.vocab_size
 
     def rotary(self, grid: tuple[int, int]) -> Tensor:
-        return rotary_table(grid, self.config.head_dim, anchored=self.config.anchored)
+        return rotary_table(grid, self.config.head_dim)
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""

@@ -40,12 +40,11 @@ def feed_forward_size(dim: int, multiple_of: int) -> int:
     return -(-hidden // multiple_of) * multiple_of
 
 
-def rotary_table(grid: tuple[int, int], head_dim: int, *, anchored: bool = False, base: float = 10000.0) -> Tensor:
+def rotary_table(grid: tuple[int, int], head_dim: int, base: float = 10000.0) -> Tensor:
     """cos and sin of the 2-D rotary embedding, float32 (1 + rows·cols, head_dim / 2, 2).
 
     The first half of the pairs turns with the row index, the second with the column. Entry 0 is the
-    condition: cos = sin = 0, so its rotated queries and keys are the zero vector, as published. Anchored, it is
-    left as it is (cos = 1): by its key a query then knows where on the canvas it stands, before any token does.
+    condition: cos = sin = 0, so its rotated queries and keys are the zero vector, as published.
     """
     rows, cols = grid
     half = head_dim // 2
@@ -56,9 +55,7 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, anchored: bool = False
         0, 1
     )
     cells = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    condition = torch.zeros_like(cells[:1])
-    condition[..., 0] = float(anchored)
-    return torch.cat([condition, cells])
+    return torch.cat([torch.zeros_like(cells[:1]), cells])
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     try:
         data = json.loads(description.read_text())
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        network, plan, num_classes = FAMILIES[data["family"]](data["transformer"], grid)
+        network, plan, num_classes = FAMILIES[data["family"]](data["transformer"], grid, data.get("first_cell"))
         tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
         card = ModelCard(
             name=data["name"],
@@ -110,7 +110,9 @@ def _classes(data: list[dict[str, Any]] | None, num_classes: int) -> tuple[Class
     return classes
 
 
-def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[Model, Callable[[Request], Plan], int]:
+def _arpg(
+    sizes: dict[str, Any] | str, grid: tuple[int, int], first_cell: int | None
+) -> tuple[Model, Callable[[Request], Plan], int]:
     config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
 
     def plan(request: Request) -> Plan:
@@ -120,6 +122,7 @@ def _arpg(sizes: dict[str, Any] | str, grid: tuple[int, int]) -> tuple[Model, Ca
             mask_id=config.mask_id,
             class_id=config.class_id(request.class_label or 0),
             null_id=config.null_id,
+            first_cell=first_cell,
         )
 
     return ARPG(config), plan, config.num_classes

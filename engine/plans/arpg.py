@@ -14,15 +14,18 @@ PREFILL_ROWS = 64
 pieces of a request must not depend on who else is served."""
 
 
-def plan_arpg(request: Request, *, positions: int, mask_id: int, class_id: int, null_id: int) -> Plan:
-    """class_id: embedding id of the request's class (ignored when it is unconditional)."""
-    order = request.order or _drawing_order(request, positions)
+def plan_arpg(
+    request: Request, *, positions: int, mask_id: int, class_id: int, null_id: int, first_cell: int | None = None
+) -> Plan:
+    """class_id: embedding id of the request's class (ignored when it is unconditional). first_cell: the cell that
+    comes first where it may, for a model trained so: a query that sees the condition alone can't tell where it is."""
+    order = request.order or _first(first_cell, _drawing_order(request, positions))
     counts = step_counts(len(order), request.steps, request.schedule)
     scales = guidance_scales(counts, len(request.known), request.guidance_scale, request.guidance_schedule)
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
 
-    *pieces, content = _prefill(request)
+    *pieces, content = _prefill(request, first_cell)
     steps = [Step(piece) for piece in pieces]
     cached = sum(len(piece) for piece in pieces)
     for chunk, scale in zip(chunks, scales, strict=True):
@@ -48,10 +51,14 @@ def _drawing_order(request: Request, positions: int) -> tuple[int, ...]:
     return permutation(request.seed, f"{request.task}/order", unknown)
 
 
-def _prefill(request: Request) -> list[tuple[Row, ...]]:
+def _first(cell: int | None, order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(order, key=lambda position: position != cell))
+
+
+def _prefill(request: Request, first_cell: int | None) -> list[tuple[Row, ...]]:
     """The condition and the known tokens, causal in a random order as in training; that order is the same for
     every seed, so that pictures that start from the same tokens can share these rows."""
-    known = permutation(0, "known", request.known)
+    known = _first(first_cell, permutation(0, "known", request.known))
     rows = [Row(CONDITION, 0, 1, True)]
     rows += [Row(token_at(cell), cell + 1, index, True) for index, cell in enumerate(known, start=2)]
     return [tuple(rows[i : i + PREFILL_ROWS]) for i in range(0, len(rows), PREFILL_ROWS)]

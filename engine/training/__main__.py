@@ -27,10 +27,11 @@ from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tok
 from engine.training.transformer import DEMO_ARPG, TransformerRecipe, train_transformer
 
 GRID = (16, 16)
+FIRST_CELL = 136  # the middle
 DEMO = Path(__file__).parent.parent / "weights" / "demo"
 DEFAULTS = {
     "steps": 64,
-    "schedule": "arccos",
+    "schedule": "cosine",  # its first steps draw one token each
     "guidance_scale": 4.0,
     "guidance_schedule": "linear",
     "temperature": 1.0,
@@ -60,7 +61,13 @@ def encode(options: argparse.Namespace) -> None:
 
 def arpg(options: argparse.Namespace) -> None:
     codes = load_codes(options.runs / "codes.npy")
-    recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile)
+    recipe = replace(
+        TransformerRecipe(),
+        steps=options.steps,
+        compile=options.compile,
+        average=options.average,
+        first_cell=FIRST_CELL,
+    )
     arguments = (codes, DEMO_ARPG, GRID, recipe, options.runs / "arpg.pt", pick_device(options.device))
     run_team(train_transformer, _processes(options), *arguments)
 
@@ -75,6 +82,7 @@ def export(options: argparse.Namespace) -> None:
         transformer=_averaged(options.runs / "arpg.pt"),
         transformer_config=DEMO_ARPG,
         grid=GRID,
+        first_cell=FIRST_CELL,
         patches=palette(codes, pictures, DEMO_TOKENIZER),
         defaults=DEFAULTS,
     )
@@ -167,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages.add_parser("encode", help="cache the token maps of all renders and their mirror images")
     training = stages.add_parser("arpg", help="train the transformer")
     training.add_argument("--steps", type=int, default=TransformerRecipe().steps)
+    training.add_argument(
+        "--average", type=float, default=TransformerRecipe().average, help="decay of the averaged weights"
+    )
     training.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then a third faster")
     stages.add_parser("export", help="write the model folder")
     sheets = stages.add_parser("sheet", help="a PNG to look at")

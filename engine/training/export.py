@@ -55,6 +55,7 @@ def export_model(
     transformer: dict[str, Tensor],
     transformer_config: ARPGConfig,
     grid: tuple[int, int],
+    first_cell: int | None,
     patches: np.ndarray,
     defaults: dict[str, Any],
 ) -> None:
@@ -71,6 +72,7 @@ def export_model(
         "weights": "arpg.safetensors",
         "transformer": asdict(transformer_config),
         "grid": list(grid),
+        "first_cell": first_cell,
         "tokenizer": {"weights": "vq.safetensors"} | asdict(tokenizer_config),
         "palette": "palette.png",
         "classes": [

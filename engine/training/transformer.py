@@ -40,6 +40,9 @@ class TransformerRecipe:
     floor: float = 0.05
     class_dropout: float = 0.1
     average: float = 0.998
+    first_cell: int | None = (
+        None  # comes first in every order: the first query can't tell where it is
+    )
     seed: int = 0
     bfloat16: bool = True  # forward and backward; the weights that the optimizers move stay float32
     compile: bool = False
@@ -65,7 +68,10 @@ def draw_batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step:
     generator = step_generator(recipe.seed, step)
     classes = torch.arange(num_classes).repeat_interleave(recipe.per_class)
     dropped = torch.rand(classes.shape, generator=generator) < recipe.class_dropout
-    orders = torch.rand(ids.shape, generator=generator).argsort(dim=1)
+    keys = torch.rand(ids.shape, generator=generator)
+    if recipe.first_cell is not None:
+        keys[:, recipe.first_cell] = -1
+    orders = keys.argsort(dim=1)
     return Batch(ids, classes.masked_fill(dropped, num_classes), orders)
 
 
