@@ -32,8 +32,8 @@ DEMO = Path(__file__).parent.parent / "weights" / "demo"
 DEFAULTS = {
     "steps": 64,
     "schedule": "cosine",  # its first steps draw one token each
-    "guidance_scale": 4.0,
-    "guidance_schedule": "linear",
+    "guidance_scale": 2.5,
+    "guidance_schedule": "constant",
     "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,
