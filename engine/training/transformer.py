@@ -40,9 +40,7 @@ class TransformerRecipe:
     floor: float = 0.05
     class_dropout: float = 0.1
     average: float = 0.998
-    first_cell: int | None = (
-        None  # comes first in every order: the first query can't tell where it is
-    )
+    first_cell: int | None = None  # comes first in every order: the first query can't tell where it is
     seed: int = 0
     bfloat16: bool = True  # forward and backward; the weights that the optimizers move stay float32
     compile: bool = False
