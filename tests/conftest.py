@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["worker_harness"]
+pytest_plugins = ["queue_harness", "worker_harness"]
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)

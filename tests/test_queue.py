@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
+from queue_harness import CONFIG, events, lose_lease, new, said, take
 from redis.asyncio import Redis
 
 from service.queue import (
-    BlobConfig,
-    Blobs,
-    BlobStoreFull,
-    Cards,
-    NewJob,
-    Publication,
     Queue,
     QueueConfig,
     QueueFull,
@@ -26,50 +18,6 @@ from service.queue import (
 )
 
 pytestmark = pytest.mark.anyio
-
-CONFIG = QueueConfig(lease_seconds=0.25, max_queued=100)
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    # Leases are held for one lease after a restart of the server, whose uptime counts whole seconds.
-    if (await client.info("server"))["uptime_in_seconds"] < 1:
-        await asyncio.sleep(1)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-def queue(redis: Redis) -> Queue:
-    return Queue(redis, CONFIG)
-
-
-def new(job_id: str, client: str = "local", *, cost: int = 10, weight: float = 1.0, model: str = "m") -> NewJob:
-    return NewJob(id=job_id, model=model, client=client, cost=cost, weight=weight, payload={"n": job_id})
-
-
-def said(job_id: str, attempt: int, sequence: int, event: str | None = "tokens", **data: Any) -> Publication:
-    return Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data=data)
-
-
-async def take(queue: Queue, limit: int = 1, *, budget: int = 10_000, worker: str = "w") -> list[str]:
-    claims = await queue.claim("m", worker, budget=budget, limit=limit, alone=False)
-    return [claim.id for claim in claims]
-
-
-async def events(queue: Queue, job_id: str) -> list[tuple[str, str]]:
-    entries = await queue.redis.xrange(f"{CONFIG.prefix}events:{job_id}")
-    return [(entry_id.decode(), fields[b"event"].decode()) for entry_id, fields in entries]
-
-
-async def lose_lease() -> None:
-    await asyncio.sleep(CONFIG.lease_seconds + 0.05)
 
 
 async def test_submit_is_idempotent_and_tells_the_position(queue: Queue) -> None:
@@ -326,108 +274,6 @@ async def test_idle_clients_leave_no_trace(queue: Queue, redis: Redis) -> None:
         await queue.submit(new(f"j{i}", f"client{i}", cost=1))
         assert await queue.cancel(f"j{i}") == "canceled"
     assert await redis.hlen(f"{CONFIG.prefix}finish_tags:m") < 300
-
-
-async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
-    blobs = Blobs(redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=0.2))
-    await blobs.put("a/image", b"x" * 60)
-    with pytest.raises(BlobStoreFull):
-        await blobs.put("b/image", b"y" * 41)
-    await blobs.put("a/image", b"z" * 50)  # in place of the other
-    await blobs.put("b/image", bytes(range(50)))
-    assert await blobs.get("b/image") == bytes(range(50))
-    assert await blobs.bytes_used() == 100
-    assert await blobs.delete("a/image")
-    assert not await blobs.delete("a/image")
-    assert await blobs.bytes_used() == 50
-    await asyncio.sleep(0.25)
-    assert await blobs.get("b/image") is None
-    await blobs.put("c", b"w" * 100)  # expired bytes are given back
-    assert await blobs.bytes_used() == 100
-
-
-async def held(queue: Queue, job_id: str, *names: str) -> Blobs:
-    """A store with these blobs, 10 bytes each, that the job was submitted with."""
-    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=0.2))
-    for name in names:
-        await blobs.put(name, b"0123456789")
-    await queue.submit(dataclasses.replace(new(job_id), blobs=names))
-    return blobs
-
-
-@pytest.mark.parametrize("end", ["finished", "canceled while queued", "lost", "canceled by nobody", "released"])
-async def test_however_a_job_ends_its_blobs_are_given_back(queue: Queue, end: str) -> None:
-    blobs = await held(queue, "a", "a/image", "a/mask")
-    await blobs.put("other", b"0123456789")
-    if end == "canceled while queued":
-        await queue.cancel("a")
-    elif end == "lost":
-        for _ in range(CONFIG.max_lost):
-            assert await take(queue) == ["a"]
-            await lose_lease()
-        assert await take(queue) == []
-    else:
-        assert await take(queue) == ["a"]
-        if end == "finished":
-            await queue.finish("a", 1, 1, state="failed", event="failed", data={})
-        elif end == "released":
-            assert await queue.release("a", 1) == "ok"
-            assert await blobs.get("a/image") is not None  # it goes on, elsewhere
-            await queue.cancel("a")
-        else:
-            await queue.cancel("a")
-            await lose_lease()
-            assert await take(queue) == []
-    assert [await blobs.get(name) for name in ("a/image", "a/mask")] == [None, None]
-    await blobs.put("c", b"w" * 10)
-    assert await blobs.bytes_used() == (10 if end in ("lost", "canceled by nobody") else 20)  # "other" had 0.2 s
-
-
-async def test_blobs_wait_for_their_job_and_for_no_other(queue: Queue) -> None:
-    blobs = await held(queue, "a", "a/image")
-    await blobs.put("b/image", b"0123456789")  # whose job never came
-    await asyncio.sleep(0.25)
-    await blobs.put("c", b"")
-    assert (await blobs.get("a/image"), await blobs.get("b/image")) == (b"0123456789", None)
-    assert await blobs.bytes_used() == 10
-    assert CONFIG.held_seconds - 10 < await queue.redis.ttl(f"{CONFIG.prefix}blob:a/image") <= CONFIG.held_seconds
-
-
-async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Queue) -> None:
-    blobs = await held(queue, "a", "a/image")
-    await take(queue)
-    assert await blobs.put("a/result/1/0", b"zombie", job=("a", 1))
-    await lose_lease()
-    await take(queue, worker="heir")
-    assert not await blobs.put("a/result/1/1", b"zombie", job=("a", 1))
-    assert await blobs.put("a/result/2/0", b"heir", job=("a", 2))
-    await asyncio.sleep(0.25)  # longer than bytes live that no job holds
-    await queue.finish("a", 2, 1, state="succeeded", event="completed", data={}, keep=["a/result/2/0"])
-    assert await blobs.get("a/result/2/0") == b"heir"
-    assert [await blobs.get(f"a/result/1/{i}") for i in range(2)] == [None, None]
-    assert await blobs.bytes_used() == 4
-    job = await queue.redis.pexpiretime(f"{CONFIG.prefix}job:a")
-    picture = await queue.redis.pexpiretime(f"{CONFIG.prefix}blob:a/result/2/0")
-    assert picture >= job
-    assert not await blobs.put("a/result/2/1", b"late", job=("a", 2))
-
-
-async def test_cards_merge_per_model_and_expire(redis: Redis) -> None:
-    cards = Cards(redis, CONFIG, ttl_seconds=0.3)
-    demo = {"name": "demo", "grid": [16, 16]}
-    for worker, tokens in (("w1", 100), ("w2", 300)):
-        capacity = {"cache_tokens": tokens, "page_size": 16}
-        await cards.put(worker, {"worker": worker, "models": [{"card": demo, "capacity": capacity}]})
-    expected = {"card": demo, "workers": 2, "capacity": {"cache_tokens": 300, "page_size": 16}}
-    assert await cards.models() == {"demo": expected}
-    await cards.remove("w2")
-    assert [card["worker"] for card in await cards.all()] == ["w1"]
-    await cards.put_palette("demo", b"\x00\xff" * 24)
-    assert await cards.keep_palette("demo")
-    assert await cards.palette("demo") == b"\x00\xff" * 24
-    await asyncio.sleep(0.35)
-    assert await cards.models() == {}
-    assert not await cards.keep_palette("unknown")
 
 
 async def test_the_server_is_checked(redis: Redis) -> None:

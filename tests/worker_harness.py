@@ -29,11 +29,6 @@ from service.worker.pictures import request_of
 CONFIG = QueueConfig(lease_seconds=1.0)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_folder(tmp_path_factory.mktemp("model"))

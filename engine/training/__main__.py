@@ -162,6 +162,9 @@ def _processes(options: argparse.Namespace) -> int:
     return options.processes if pick_device(options.device).type == "cpu" else 1
 
 
+STAGES = {stage.__name__: stage for stage in (render, vq, encode, arpg, export, sheet, judge)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.training", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where renders and checkpoints live")
@@ -194,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--top-k", type=int)
         command.add_argument("--top-p", type=float)
     options = parser.parse_args(arguments)
-    globals()[options.stage](options)
+    STAGES[options.stage](options)
     return 0
 
 
