@@ -138,7 +138,7 @@ def test_a_request_larger_than_the_row_budget_runs_alone() -> None:
     assert [d.id for d in scheduler.schedule()] == [0]
 
 
-@pytest.mark.parametrize("damage", ["stolen", "twice", "lost", "freed", "outside"])
+@pytest.mark.parametrize("damage", ["stolen", "twice", "lost", "freed", "outside", "miscounted"])
 def test_a_corrupted_table_makes_the_integrity_check_fire(damage: str) -> None:
     scheduler = Scheduler(PageAllocator(64), page_size=4, max_rows=100)
     for number in range(2):
@@ -155,5 +155,7 @@ def test_a_corrupted_table_makes_the_integrity_check_fire(damage: str) -> None:
         scheduler.pages.release(other.tables[1])
     elif damage == "outside":
         one.tables[1][0] = 64
+    elif damage == "miscounted":
+        scheduler.pages.share(one.tables[0])
     with pytest.raises(IntegrityError):
         scheduler.check_integrity()
