@@ -21,6 +21,7 @@ class Defaults:
     schedule: str = "arccos"
     guidance_scale: float = 4.0
     guidance_schedule: str = "linear"
+    content_attention: str = "blockwise"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0

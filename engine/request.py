@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 Schedule = Literal["arccos", "cosine"]
 GuidanceSchedule = Literal["linear", "constant"]
+ContentAttention = Literal["blockwise", "causal"]
 
 MAX_STEPS = 256
 MAX_SEED = 2**32 - 1
@@ -42,6 +43,9 @@ class Request:
     """0: off."""
     top_p: float = 1.0
     """1: off."""
+    content_attention: ContentAttention = "blockwise"
+    """What the tokens of one step see of each other once they are drawn: all (as published) or the earlier ones
+    alone (as in training)."""
     order: tuple[int, ...] | None = None
     """The unknown grid positions (row-major) in drawing order; None: from the seed."""
     known: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -65,6 +69,11 @@ def check_request(request: Request, *, positions: int, codebook_size: int, num_c
         raise RequestError(
             "guidance_schedule",
             f"must be one of {get_args(GuidanceSchedule)}, got {request.guidance_schedule!r}",
+        )
+    if request.content_attention not in get_args(ContentAttention):
+        raise RequestError(
+            "content_attention",
+            f"must be one of {get_args(ContentAttention)}, got {request.content_attention!r}",
         )
     if not 0 <= request.guidance_scale <= 100:
         raise RequestError("guidance_scale", f"must be between 0 and 100, got {request.guidance_scale}")

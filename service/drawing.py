@@ -22,7 +22,16 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from engine.engine import Engine
 
-SAMPLING = ("steps", "schedule", "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p")
+SAMPLING = (
+    "steps",
+    "schedule",
+    "guidance_scale",
+    "guidance_schedule",
+    "content_attention",
+    "temperature",
+    "top_k",
+    "top_p",
+)
 
 
 def generate(arguments: Namespace, settings: Settings) -> int:

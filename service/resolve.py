@@ -100,6 +100,7 @@ def resolve(
         # Without a class there is one branch only, and nothing to guide.
         "guidance_scale": 1.0 if found is None else chosen("guidance_scale"),
         "guidance_schedule": chosen("guidance_schedule"),
+        "content_attention": chosen("content_attention"),
         "temperature": chosen("temperature"),
         "top_k": chosen("top_k"),
         "top_p": chosen("top_p"),

@@ -37,6 +37,9 @@ class GenerateRequest(BaseModel):
         None, ge=0, le=100, allow_inf_nan=False, description="1: no guidance, half the work"
     )
     guidance_schedule: Literal["constant", "linear"] | None = None
+    content_attention: Literal["blockwise", "causal"] | None = Field(
+        None, description="What the tokens of one step see of each other: all, or the earlier ones alone"
+    )
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False, description="0: argmax")
     top_k: int | None = Field(None, ge=0, le=2**20, description="0: off")
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False, description="1: off")
@@ -97,6 +100,7 @@ class ResolvedRequest(BaseModel):
     schedule: str
     guidance_scale: float
     guidance_schedule: str
+    content_attention: str
     temperature: float
     top_k: int
     top_p: float

@@ -37,6 +37,7 @@ def various(rng: random.Random) -> Request:
         schedule=rng.choice(["arccos", "cosine"]),
         guidance_scale=rng.choice([1, 2.5, 5]),
         guidance_schedule=rng.choice(["linear", "constant"]),
+        content_attention=rng.choice(["blockwise", "causal"]),
         temperature=1.0,
         top_k=rng.choice([0, 0, 20]),
         top_p=rng.choice([1, 1, 0.9]),

@@ -60,6 +60,7 @@ def requests(draw: st.DrawFn) -> tuple[int, Request]:
         steps=draw(st.integers(1, 256)),
         schedule=draw(schedules),
         guidance_scale=draw(st.sampled_from([1.0, 4.0])),
+        content_attention=draw(st.sampled_from(["blockwise", "causal"])),
         order=order,
         known=dict.fromkeys(known, 0),
     )
@@ -92,7 +93,9 @@ def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[i
                 assert cell in known or cell in drawn
             cached.append(row.source)
         for index, row in enumerate(content, start=len(cached) - len(content)):
-            assert index < row.visible <= len(cached)
+            drawn_before = row.source != CONDITION and cell_of(row.source) in drawn
+            blockwise = drawn_before and request.content_attention == "blockwise"
+            assert row.visible == (len(cached) if blockwise else index + 1)
         for row in queries:
             assert row.visible == len(cached)
             assert row.position == row.target + 1
@@ -139,6 +142,7 @@ def test_a_first_cell_comes_first_among_the_known_or_the_drawn(case: tuple[int, 
         assert known[0] == cell
     elif cell < positions and request.order is None:
         assert drawn[0] == cell
+        assert request.known or len(plan.steps) == 1 or plan.steps[0].targets == (cell,)
     else:
         assert drawn == [t for step in planned(positions, request).steps for t in step.targets]
 
@@ -157,6 +161,7 @@ def test_sources_of_cells_are_invertible() -> None:
         ("steps", Request(steps=257)),
         ("schedule", Request(schedule="linear")),  # type: ignore[arg-type]
         ("guidance_schedule", Request(guidance_schedule="cosine")),  # type: ignore[arg-type]
+        ("content_attention", Request(content_attention="none")),  # type: ignore[arg-type]
         ("guidance_scale", Request(guidance_scale=float("nan"))),
         ("temperature", Request(temperature=-0.1)),
         ("top_k", Request(top_k=-1)),

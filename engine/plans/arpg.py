@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from engine.noise import permutation
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
 from engine.plans.schedule import guidance_scales, step_counts
-from engine.request import Request
+from engine.request import ContentAttention, Request
 
 PREFILL_ROWS = 64
 """Known tokens enter the cache in pieces of this size, so that a long prefill stalls nobody. A constant: the
@@ -18,9 +18,12 @@ def plan_arpg(
     request: Request, *, positions: int, mask_id: int, class_id: int, null_id: int, first_cell: int | None = None
 ) -> Plan:
     """class_id: embedding id of the request's class (ignored when it is unconditional). first_cell: the cell that
-    comes first where it may, for a model trained so: a query that sees the condition alone can't tell where it is."""
+    comes first where it may, in a step of its own, for a model trained so: a query that sees the condition alone
+    can't tell where it is."""
     order = request.order or _first(first_cell, _drawing_order(request, positions))
     counts = step_counts(len(order), request.steps, request.schedule)
+    if order[0] == first_cell and not request.known:
+        counts = _first_alone(counts)
     scales = guidance_scales(counts, len(request.known), request.guidance_scale, request.guidance_schedule)
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
@@ -32,10 +35,25 @@ def plan_arpg(
         cached += len(content)
         queries = tuple(Row(mask_id, cell + 1, cached, False, cell) for cell in chunk)
         steps.append(Step(content + queries, scale))
-        # Tokens of one step form a chunk: they see each other both ways.
-        seen = cached + len(chunk)
-        content = tuple(Row(token_at(cell), cell + 1, seen, True) for cell in chunk)
+        content = _content(chunk, cached, request.content_attention)
     return Plan(tuple(steps), _conditions(request, class_id, null_id), cached)
+
+
+def _first_alone(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """The first step draws one token, the second what the first would have drawn beside it."""
+    if len(counts) == 1:
+        return counts
+    first, second, *rest = counts
+    return (1, first + second - 1, *rest)
+
+
+def _content(chunk: tuple[int, ...], cached: int, attention: ContentAttention) -> tuple[Row, ...]:
+    """The tokens of one step: they see each other both ways, or the earlier ones alone."""
+    ends = range(cached + 1, cached + len(chunk) + 1)
+    return tuple(
+        Row(token_at(cell), cell + 1, end if attention == "causal" else ends[-1], True)
+        for cell, end in zip(chunk, ends, strict=True)
+    )
 
 
 def _conditions(request: Request, class_id: int, null_id: int) -> tuple[int, ...]:

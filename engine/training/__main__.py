@@ -28,6 +28,7 @@ from engine.training.transformer import DEMO_ARPG, TransformerRecipe, train_tran
 
 GRID = (16, 16)
 FIRST_CELL = 136  # the middle
+HELD_OUT = 1600  # pictures in each of the validation and the test split
 DEMO = Path(__file__).parent.parent / "weights" / "demo"
 DEFAULTS = {
     "steps": 64,
@@ -41,7 +42,7 @@ DEFAULTS = {
 
 
 def render(options: argparse.Namespace) -> None:
-    for split, count in (("validation", 512), ("test", 512), ("train", options.count)):
+    for split, count in (("train", options.count), ("validation", HELD_OUT), ("test", HELD_OUT)):
         render_split(options.runs / "world", split, count, options.processes)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.models.arpg import ARPGConfig
 from engine.models.vq import VQConfig, VQModel
+from engine.training.loop import save_half
 from engine.training.shapes import THINGS
 
 PALETTE_COLUMNS = 32
@@ -61,8 +61,8 @@ def export_model(
 ) -> None:
     """Write weights (float16), palette and model.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_half(transformer), folder / "arpg.safetensors")
-    save_file(_half(tokenizer), folder / "vq.safetensors")
+    save_half(transformer, folder / "arpg.safetensors")
+    save_half(tokenizer, folder / "vq.safetensors")
     palette_image(patches).save(folder / "palette.png")
     description = {
         "name": "demo",
@@ -80,8 +80,6 @@ def export_model(
         ],
         "defaults": defaults,
     }
-    for name in ("arpg.safetensors", "vq.safetensors"):
-        (folder / name).chmod(0o644)  # safetensors writes files that only their owner can read
     (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
@@ -89,7 +87,3 @@ def load_tokenizer(state: dict[str, Tensor], config: VQConfig) -> VQModel:
     model = VQModel(config)
     model.load_state_dict(state)
     return model.eval()
-
-
-def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().half().contiguous() for name, value in state.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -50,6 +51,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
+
+
+def save_half(state: dict[str, Tensor], path: Path) -> None:
+    """Weights as they ship: float16 safetensors."""
+    save_file({name: value.detach().cpu().half().contiguous() for name, value in state.items()}, path)
+    path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:

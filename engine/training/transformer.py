@@ -20,6 +20,7 @@ from engine.training.loop import (
     learning_rate,
     load_checkpoint,
     save_checkpoint,
+    save_half,
     shuffled_batch,
     step_generator,
 )
@@ -163,8 +164,12 @@ def train_transformer(
     checkpoint: Path,
     device: torch.device,
     save_every: int = 50,
+    keep_every: int = 1000,
 ) -> None:
-    """Train to `recipe.steps` on codes (pictures, L), going on from the checkpoint."""
+    """Train to `recipe.steps` on codes (pictures, L), going on from the checkpoint.
+
+    Beside it, every `keep_every` steps, the averaged weights stay as <checkpoint>-<step>.safetensors.
+    """
     trainer = TransformerTrainer(config, grid, recipe, device, team)
     state = load_checkpoint(checkpoint, device)
     if state is not None:
@@ -180,3 +185,7 @@ def train_transformer(
         bar.set_postfix(loss=f"{loss:.3f}", recent=f"{recent:.3f}", refresh=False)
         if first and (trainer.done % save_every == 0 or trainer.done == recipe.steps):
             save_checkpoint(checkpoint, trainer.state())
+        if first and trainer.done % keep_every == 0:
+            save_half(
+                trainer.averaged.values, checkpoint.with_name(f"{checkpoint.stem}-{trainer.done:06d}.safetensors")
+            )

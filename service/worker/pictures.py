@@ -30,7 +30,7 @@ PREVIEW_QUALITY = 80
 # What a finished picture says about how it was made: enough to draw it again.
 RECIPE = (
     "task", "model", "class_label", "class_name", "steps", "schedule", "guidance_scale", "guidance_schedule",
-    "temperature", "top_k", "top_p", "order",
+    "content_attention", "temperature", "top_k", "top_p", "order",
 )  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def request_of(payload: Mapping[str, Any], image: int, known: Mapping[int, int])
         schedule=payload["schedule"],
         guidance_scale=payload["guidance_scale"],
         guidance_schedule=payload["guidance_schedule"],
+        content_attention=payload["content_attention"],
         temperature=payload["temperature"],
         top_k=payload["top_k"],
         top_p=payload["top_p"],
