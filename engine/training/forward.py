@@ -20,7 +20,10 @@ def rotation_table(model: ARPG, grid: tuple[int, int]) -> Tensor:
 
 
 def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, rotation: Tensor) -> Tensor:
-    """Logits float32 (B, L, vocab_size); arguments as for `ARPG.teacher_forced`, `rotation` from `rotation_table`."""
+    """Logits float32 (B, L, vocab_size); arguments as for `ARPG.teacher_forced`, `rotation` from `rotation_table`.
+
+    Orders (B, L) may stop early: then so does the pass.
+    """
     config, heads = model.config, model.config.n_head
     dtype = model.head.weight.dtype
     condition = config.vocab_size + 1 + classes[:, None]
@@ -28,7 +31,7 @@ def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, r
     places = F.pad(orders[:, :-1] + 1, (1, 0))
     content_turn = rotation[:, places].to(dtype).unsqueeze(-2)
     query_turn = rotation[:, orders + 1].to(dtype).unsqueeze(-2)
-    length = ids.shape[1]
+    length = orders.shape[1]
     future = torch.full((length, length), float("-inf"), device=ids.device).triu(1)
 
     x = F.embedding(content, model.embeddings.weight)
@@ -41,7 +44,7 @@ def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, r
     normed = model.layers.norm(x)
     k = _turned(normed, model.layers.to_k.weight, heads, content_turn)
     v = model.layers.to_v(normed).unflatten(-1, (heads, -1))
-    x = model.embeddings.weight[config.mask_id].expand(*ids.shape, -1)
+    x = model.embeddings.weight[config.mask_id].expand(*orders.shape, -1)
     for cross in model.layers.cross_dec:
         q = _turned(cross.attn_norm(x), cross.attn.to_q.weight, heads, query_turn)
         x = cross.after(x, _attend(q, k, v, future))

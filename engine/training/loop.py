@@ -55,7 +55,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def save_half(state: dict[str, Tensor], path: Path) -> None:
     """Weights as they ship: float16 safetensors."""
-    save_file({name: value.detach().cpu().half().contiguous() for name, value in state.items()}, path)
+    values = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: v.half() if v.is_floating_point() else v for name, v in values.items()}, path)
     path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 

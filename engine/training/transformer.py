@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,10 @@ DEMO_ARPG = ARPGConfig(dim=192, n_layer=8, n_head=3, multiple_of=64, vocab_size=
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
-    steps: int = 2000
+    steps: int = 8000
     per_class: int = 2  # of every class in a batch
+    openings: int = 8  # of every class, drawn no further than `opening` tokens: the first ones decide the picture
+    opening: int = 16
     matrix_rate: float = 0.02
     rate: float = 3e-3
     weight_decay: float = 0.01
@@ -49,7 +50,7 @@ class TransformerRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L)."""
+    """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L or fewer)."""
 
     ids: Tensor
     classes: Tensor
@@ -58,14 +59,25 @@ class Batch:
 
 def draw_batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
     """Batch number `step` from codes (pictures, L) whose labels take turns 0, 1, … num_classes - 1."""
+    return _batch(codes, num_classes, recipe, recipe.per_class, recipe.seed, step)
+
+
+def draw_openings(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
+    """As draw_batch, of other pictures, and of the first tokens alone."""
+    batch = _batch(codes, num_classes, recipe, recipe.openings, recipe.seed + 1, step)
+    return replace(batch, orders=batch.orders[:, : recipe.opening])
+
+
+def _batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, size: int, seed: int, step: int) -> Batch:
+    """`size` pictures of every class."""
     each = len(codes) // num_classes
     members = [
-        shuffled_batch(recipe.per_class, each, recipe.seed * num_classes + label, step) * num_classes + label
+        shuffled_batch(size, each, seed * num_classes + label, step) * num_classes + label
         for label in range(num_classes)
     ]
     ids = codes[torch.cat(members)].long()
-    generator = step_generator(recipe.seed, step)
-    classes = torch.arange(num_classes).repeat_interleave(recipe.per_class)
+    generator = step_generator(seed, step)
+    classes = torch.arange(num_classes).repeat_interleave(size)
     dropped = torch.rand(classes.shape, generator=generator) < recipe.class_dropout
     keys = torch.rand(ids.shape, generator=generator)
     if recipe.first_cell is not None:
@@ -99,21 +111,22 @@ class TransformerTrainer:
         )
         self.averaged = AveragedWeights(self.model, recipe.average)
         self._rotation = rotation_table(self.model, grid).to(device)
-        compiled: Callable[[Any], Any] = torch.compile if recipe.compile else lambda function: function
-        self._loss = compiled(self._mean_loss)
+        self._loss = torch.compile(self._total_loss, dynamic=False) if recipe.compile else self._total_loss
 
-    def _mean_loss(self, batch_ids: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
-        logits = training_logits(self._working, batch_ids, classes, orders, self._rotation)
-        return F.cross_entropy(logits.flatten(0, 1), batch_ids.gather(1, orders).flatten())
+    def _total_loss(self, ids: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
+        logits = training_logits(self._working, ids, classes, orders, self._rotation)
+        return F.cross_entropy(logits.flatten(0, 1), ids.gather(1, orders).flatten(), reduction="sum")
 
-    def step(self, batch: Batch) -> Tensor:
-        """One update on this member's share of a batch; its mean loss."""
+    def step(self, batch: Batch, openings: Batch | None = None) -> Tensor:
+        """One update on this member's share of a batch; its mean loss. A token of the openings counts like any other,
+        so that the first tokens weigh more."""
         recipe = self.recipe
         self.optimizer.scale_rates(learning_rate(self.done, recipe.steps, recipe.warm_up, recipe.floor))
-        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.classes, batch.orders))
+        tokens = batch.orders.numel() / self.team.size
         self._working.zero_grad(set_to_none=True)
-        loss = self._loss(*share)
-        loss.backward()
+        loss = self._backward(batch, tokens)
+        if openings is not None:
+            self._backward(openings, tokens)
         if self._working is not self.model:
             for weight, working in zip(self.model.parameters(), self._working.parameters(), strict=True):
                 weight.grad = None if working.grad is None else working.grad.float()
@@ -124,6 +137,12 @@ class TransformerTrainer:
         self.done += 1
         self.averaged.update(self.model, self.done)
         return loss.detach()
+
+    def _backward(self, batch: Batch, tokens: float) -> Tensor:
+        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.classes, batch.orders))
+        loss = self._loss(*share) / tokens
+        loss.backward()
+        return loss
 
     @torch.no_grad()
     def _refresh(self) -> None:
@@ -180,7 +199,9 @@ def train_transformer(
     )
     recent = None
     for step in bar:
-        loss = trainer.step(draw_batch(codes, config.num_classes, recipe, step)).item()
+        batch = draw_batch(codes, config.num_classes, recipe, step)
+        openings = draw_openings(codes, config.num_classes, recipe, step) if recipe.openings else None
+        loss = trainer.step(batch, openings).item()
         recent = loss if recent is None else 0.95 * recent + 0.05 * loss
         bar.set_postfix(loss=f"{loss:.3f}", recent=f"{recent:.3f}", refresh=False)
         if first and (trainer.done % save_every == 0 or trainer.done == recipe.steps):

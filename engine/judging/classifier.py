@@ -1,6 +1,7 @@
 """The judge: a small classifier trained on training-seed renders alone, asked what a picture shows.
 
-It never sees a reconstruction or a sample while it learns, so its accuracy on them is a measure of theirs.
+It never sees a reconstruction or a sample while it learns, so its accuracy on them is a measure of theirs. Its
+weights are frozen: they ship, and models are compared by the same eyes.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from engine.training.loop import learning_rate, load_checkpoint, save_checkpoint, shuffled_batch, step_generator
+from engine.training.loop import learning_rate, save_half, shuffled_batch, step_generator
 from engine.training.renders import to_signed
 from engine.training.shapes import THINGS
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeRecipe:
+    renders: int = 6144
     steps: int = 600
     batch: int = 32
     peak: float = 3e-3
@@ -49,15 +52,45 @@ class Judge(nn.Module):
         return self.head(self.features(images))
 
 
-def train_judge(pictures: Tensor, labels: Tensor, recipe: JudgeRecipe, checkpoint: Path, device: torch.device) -> Judge:
-    """The judge of a checkpoint; trained on uint8 pictures (n, 3, H, W) and written there if it is missing."""
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What the judge makes of n pictures: features (n, 128) and the classes it sees (n,)."""
+
+    features: Tensor
+    classes: Tensor
+
+    def share(self, labels: Tensor) -> float:
+        """Share of the pictures in which it sees their label."""
+        return (self.classes == labels).double().mean().item()
+
+    def share_by_class(self, labels: Tensor) -> dict[str, float]:
+        right = (self.classes == labels).double()
+        return {
+            thing.name: right[labels == label].mean().item()
+            for label, thing in enumerate(THINGS)
+            if bool((labels == label).any())
+        }
+
+
+@torch.inference_mode()
+def look(judge: Judge, pictures: Tensor, batch: int = 64) -> Looks:
+    """Look at uint8 pictures (n, 3, 128, 128)."""
+    device = next(judge.parameters()).device
+    features = torch.cat([judge.features(to_signed(part).to(device)).cpu() for part in pictures.split(batch)])
+    return Looks(features, judge.head(features.to(device)).argmax(1).cpu())
+
+
+def load_judge(path: Path, device: torch.device) -> Judge:
+    judge = Judge()
+    judge.load_state_dict(load_file(path))
+    return judge.to(device).eval()
+
+
+def train_judge(pictures: Tensor, labels: Tensor, recipe: JudgeRecipe, path: Path, device: torch.device) -> None:
+    """Train on uint8 pictures (n, 3, H, W) of the training split and write the weights."""
     torch.manual_seed(recipe.seed)
     judge = Judge().to(device)
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = load_checkpoint(checkpoint, device)
-    if state is not None:
-        judge.load_state_dict(state)
-        return judge.eval()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=recipe.peak, weight_decay=0.01, fused=True)
     for step in tqdm(range(recipe.steps), desc="judge"):
         for group in optimizer.param_groups:
@@ -70,8 +103,7 @@ def train_judge(pictures: Tensor, labels: Tensor, recipe: JudgeRecipe, checkpoin
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    save_checkpoint(checkpoint, judge.state_dict())
-    return judge.eval()
+    save_half(judge.state_dict(), path)
 
 
 def _varied(images: Tensor, recipe: JudgeRecipe, step: int) -> Tensor:
@@ -82,21 +114,3 @@ def _varied(images: Tensor, recipe: JudgeRecipe, step: int) -> Tensor:
     soft = torch.rand(len(images), generator=generator) < 0.5
     images[soft] = F.avg_pool2d(images[soft], 3, stride=1, padding=1, count_include_pad=False)
     return images + recipe.noise * torch.randn(images.shape, generator=generator)
-
-
-@torch.inference_mode()
-def verdicts(judge: Judge, pictures: Tensor, batch: int = 64) -> Tensor:
-    """The class that the judge sees in each of the uint8 pictures (n, 3, 128, 128)."""
-    device = next(judge.parameters()).device
-    return torch.cat([judge(to_signed(part).to(device)).argmax(1).cpu() for part in pictures.split(batch)])
-
-
-def accuracy(judge: Judge, pictures: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
-    """Share of pictures recognised: over all, and by class name."""
-    right = verdicts(judge, pictures) == labels
-    by_class = {
-        thing.name: right[labels == label].float().mean().item()
-        for label, thing in enumerate(THINGS)
-        if bool((labels == label).any())
-    }
-    return right.float().mean().item(), by_class

@@ -1,0 +1,57 @@
+"""What training buys: the weights kept along a run, each measured."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.models import registry
+from engine.models.arpg import ARPG
+from engine.training.forward import rotation_table, training_logits
+from engine.training.transformer import TransformerRecipe, draw_batch
+
+LOSS_STEPS = 8
+
+
+def kept_weights(runs: Path) -> list[tuple[int, Path]]:
+    """Steps and files of the weights that training kept, in order."""
+    found = [(int(path.stem.split("-")[1]), path) for path in runs.glob("arpg-*.safetensors")]
+    if not found:
+        raise FileNotFoundError(f"no weights were kept in {runs}: run `python -m engine.training arpg`")
+    return sorted(found)
+
+
+@contextmanager
+def model_with(model: Path, weights: Path) -> Iterator[Path]:
+    """A model folder like another, with other weights."""
+    description = json.loads((model / "model.json").read_text())
+    description["weights"] = str(weights.resolve())
+    description["tokenizer"]["weights"] = str((model / description["tokenizer"]["weights"]).resolve())
+    description.pop("palette", None)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "model.json").write_text(json.dumps(description))
+        yield Path(folder)
+
+
+@torch.inference_mode()
+def held_out_loss(model: Path, codes: Tensor) -> float:
+    """Nats a token of unseen token maps (n, positions), labels taking turns; the same orders for all weights."""
+    loaded = registry.load(model, device=torch.device("cpu"), dtype=torch.float32)
+    network, classes = loaded.network, len(loaded.card.classes)
+    assert isinstance(network, ARPG)
+    rotation = rotation_table(network, loaded.card.grid)
+    first_cell = json.loads((model / "model.json").read_text()).get("first_cell")
+    recipe = TransformerRecipe(class_dropout=0.0, first_cell=first_cell)
+    losses = []
+    for step in range(LOSS_STEPS):
+        batch = draw_batch(codes, classes, recipe, step)
+        logits = training_logits(network, batch.ids, batch.classes, batch.orders, rotation)
+        losses.append(F.cross_entropy(logits.flatten(0, 1), batch.ids.gather(1, batch.orders).flatten()))
+    return torch.stack(losses).mean().item()

@@ -1,0 +1,79 @@
+"""The figures of the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from engine.judging.quality import CopyCheck, Quality
+from engine.judging.sweep import Point
+
+SIZE = (10.0, 3.6)  # inches
+DPI = 110
+
+
+def plot_quality(quality: Quality, copying: CopyCheck, path: Path) -> None:
+    figure = Figure(SIZE, layout="constrained")
+    classes, distances, agreement = figure.subplots(1, 3)
+    classes.barh(list(quality.by_class), list(quality.by_class.values()), color="tab:blue")
+    classes.invert_yaxis()
+    classes.set(title=f"recognised: {quality.accuracy:.1%}", xlim=(0, 1))
+    named = {"samples": copying.samples, "unseen renders": copying.unseen, "copies": copying.copies}
+    for name, found in named.items():
+        distances.hist(found.distances.numpy(), bins=60, histtype="step", density=True, label=name)
+        agreement.hist(found.agreement.numpy(), bins=60, histtype="step", density=True, label=name)
+    distances.set(title="nearest training picture", xlabel="distance in features", yticks=[], yscale="log")
+    agreement.set(title="nearest training token map", xlabel="share that agrees", yticks=[], yscale="log")
+    distances.legend(fontsize="small")
+    _save(figure, path)
+
+
+def plot_sweep(points: Sequence[Point], path: Path) -> None:
+    """Over the first setting that is a number and varies; a line for each combination of the others."""
+    axis = _varying(points)
+    figure = Figure(SIZE, layout="constrained")
+    panels = figure.subplots(1, 3)
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        others = [str(v) for name, v in point.settings.items() if name != axis and len(_values(points, name)) > 1]
+        lines.setdefault(", ".join(others), []).append(point)
+    for name, line in lines.items():
+        x = [point.settings[axis] for point in line]
+        panels[0].plot(x, [p.quality.frechet for p in line], marker="o", markersize=3, label=name)
+        panels[1].plot(x, [p.quality.accuracy for p in line], marker="o", markersize=3)
+        panels[2].plot(x, [p.seconds for p in line], marker="o", markersize=3)
+    for panel, title in zip(panels, ("Fréchet distance", "recognised", "seconds alone"), strict=True):
+        panel.set(title=title, xlabel=axis)
+        if axis == "steps":
+            panel.set_xscale("log", base=2)
+    if len(lines) > 1:
+        panels[0].legend(fontsize="small")
+    _save(figure, path)
+
+
+def plot_curve(steps: Sequence[int], columns: Mapping[str, Sequence[float]], path: Path) -> None:
+    figure = Figure(SIZE, layout="constrained")
+    for panel, (title, values) in zip(figure.subplots(1, len(columns)), columns.items(), strict=True):
+        panel.plot(steps, values, marker="o", markersize=3)
+        panel.set(title=title, xlabel="training steps")
+    _save(figure, path)
+
+
+def _values(points: Sequence[Point], name: str) -> set[Any]:
+    return {point.settings[name] for point in points}
+
+
+def _varying(points: Sequence[Point]) -> str:
+    for name, value in points[0].settings.items():
+        if isinstance(value, (int, float)) and len(_values(points, name)) > 1:
+            return name
+    return next(iter(points[0].settings))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    print(path)
