@@ -1,17 +1,36 @@
-# make serve: the service at http://127.0.0.1:8000.   make test: lint, types, tests.   HOST, PORT, PYTHON as you like.
+# make serve: the service at http://127.0.0.1:8000.   make test: lint, types, tests.   make demo-model: the weights that
+# ship, from nothing.   HOST, PORT, PYTHON, MODEL, RUNS as you like.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test lint types clean
+.PHONY: serve test demo-model lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) exec $(VENV)/bin/arpg serve
 
 test: lint types
 	$(VENV)/bin/pytest
+
+# From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
+MODEL ?= engine/weights/demo
+RUNS ?= runs
+STRIP := rocket house
+TRAINING = $(VENV)/bin/python -m engine.training --runs $(RUNS) --model $(MODEL)
+JUDGING = $(VENV)/bin/python -m engine.judging --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
+
+demo-model: $(VENV)/.test
+	$(TRAINING) render
+	$(TRAINING) judge
+	$(TRAINING) vq
+	$(TRAINING) encode
+	$(TRAINING) arpg --compile
+	$(TRAINING) export
+	$(JUDGING) quality
+	$(JUDGING) sheet samples --out $(MODEL)/sheet.webp
+	$(JUDGING) strip $(STRIP) --out $(MODEL)/strip.png
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

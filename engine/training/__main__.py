@@ -61,9 +61,14 @@ def vq(options: argparse.Namespace) -> None:
 
 
 def encode(options: argparse.Namespace) -> None:
+    """Skipped while the codes are newer than the tokenizer and there is one for every render."""
     pictures, _ = load_split(options.runs / "world", "train")
     tokenizer = load_tokenizer(_averaged(options.runs / "vq.pt"), DEMO_TOKENIZER)
-    arguments = (tokenizer, pictures, options.runs / "codes.npy", pick_device(options.device))
+    path = options.runs / "codes.npy"
+    newer = path.exists() and path.stat().st_mtime > (options.runs / "vq.pt").stat().st_mtime
+    if newer and len(load_codes(path)) == 2 * len(pictures):
+        return
+    arguments = (tokenizer, pictures, path, pick_device(options.device))
     run_team(encode_split, _processes(options), *arguments)
 
 
