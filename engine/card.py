@@ -5,6 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+SETTINGS = (
+    "steps",
+    "schedule",
+    "guidance_scale",
+    "guidance_schedule",
+    "guidance_interval",
+    "content_attention",
+    "temperature",
+    "top_k",
+    "top_p",
+    "order",
+)
+"""The fields of a request that say how a picture is sampled; a family honours all or some."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassLabel:
@@ -15,12 +29,13 @@ class ClassLabel:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Sampling defaults of a model."""
+    """Sampling defaults of a model; those that are not among its settings mean nothing."""
 
     steps: int = 64
     schedule: str = "arccos"
     guidance_scale: float = 4.0
     guidance_schedule: str = "linear"
+    guidance_interval: int | None = None
     content_attention: str = "blockwise"
     temperature: float = 1.0
     top_k: int = 0
@@ -29,7 +44,8 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """grid: token rows and columns; stride: pixels a token side; tasks: what requests may ask of it."""
+    """grid: token rows and columns; stride: pixels a token side; tasks: what requests may ask of it; settings: the
+    sampling fields that it honours; steps: how many forward steps a picture takes, None where the request says."""
 
     name: str
     family: str
@@ -39,6 +55,8 @@ class ModelCard:
     classes: tuple[ClassLabel, ...]
     tasks: tuple[str, ...]
     defaults: Defaults
+    settings: tuple[str, ...] = SETTINGS
+    steps: int | None = None
     licence: str = ""
     description: str = ""
 
@@ -66,6 +84,7 @@ class ModelCard:
                 "grid": (rows, cols),
                 "classes": class_labels(data["classes"]),
                 "tasks": tuple(data["tasks"]),
+                "settings": tuple(data["settings"]),
                 "defaults": Defaults(**data["defaults"]),
             }
         )

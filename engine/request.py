@@ -37,6 +37,8 @@ class Request:
     guidance_scale: float = 4.0
     """1: no unconditional branch."""
     guidance_schedule: GuidanceSchedule = "linear"
+    guidance_interval: int | None = None
+    """Guided while fewer than so many tokens are drawn; None: always. A published cfg_interval of k is k + 2 here."""
     temperature: float = 1.0
     """0: argmax."""
     top_k: int = 0
@@ -77,6 +79,8 @@ def check_request(request: Request, *, positions: int, codebook_size: int, num_c
         )
     if not 0 <= request.guidance_scale <= 100:
         raise RequestError("guidance_scale", f"must be between 0 and 100, got {request.guidance_scale}")
+    if request.guidance_interval is not None and request.guidance_interval < 0:
+        raise RequestError("guidance_interval", f"must be 0 or more tokens, got {request.guidance_interval}")
     if not 0 <= request.temperature <= 100:
         raise RequestError("temperature", f"must be between 0 and 100, got {request.temperature}")
     if not 0 <= request.top_k <= MAX_TOP_K:
