@@ -23,16 +23,18 @@ from engine.scheduler import Scheduler
 
 CPU_CACHE_BYTES = 256 * 2**20
 GPU_CACHE_SHARE = 0.6
+"""Of the memory that is free once the weights are there; steps and the tokenizer need the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """page_size: rows a page. cache_tokens: rows the KV cache holds; None takes a share of the GPU's free memory,
+    """page_size: rows a page. cache_tokens: rows the KV cache holds; None takes cache_share of the GPU's free memory,
     or 256 MiB on a CPU. max_rows: row budget of a step. batch_invariant: a request's bits don't depend on who
     shares its steps (CPU, float32; some slower). dtype: None is bfloat16 on a GPU, float32 on a CPU."""
 
     page_size: int = 16
     cache_tokens: int | None = None
+    cache_share: float = GPU_CACHE_SHARE
     max_rows: int = 2048
     batch_invariant: bool = False
     check_every_step: bool = False
@@ -87,7 +89,7 @@ class Engine:
         self._plan = loaded.plan
         shape = loaded.network.kv_shape
         dtype = next(loaded.network.parameters()).dtype
-        rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device)
+        rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device, config.cache_share)
         pages = max(1, rows // config.page_size)
         self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
         self._scheduler = Scheduler(PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows)
@@ -226,8 +228,8 @@ class Engine:
         return drawing
 
 
-def _affordable_rows(bytes_per_row: int, device: torch.device) -> int:
+def _affordable_rows(bytes_per_row: int, device: torch.device, share: float) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * GPU_CACHE_SHARE) // bytes_per_row
+        return int(free * share) // bytes_per_row
     return CPU_CACHE_BYTES // bytes_per_row
