@@ -219,6 +219,7 @@ class Engine:
             positions=self.model.positions,
             codebook_size=self.model.codebook_size,
             num_classes=len(self.model.classes),
+            any_order="order" in self.model.settings,
         )
         canvas = [request.known.get(position, UNKNOWN) for position in range(self.model.positions)]
         drawing = Drawing(next(self._ids), request, self._plan(request), canvas)

@@ -56,8 +56,11 @@ class Request:
     """Salts the noise, so that inpainting a picture with its own seed does not redraw it."""
 
 
-def check_request(request: Request, *, positions: int, codebook_size: int, num_classes: int) -> None:
-    """Raises RequestError with the first field that is out of bounds for a model of these sizes."""
+def check_request(
+    request: Request, *, positions: int, codebook_size: int, num_classes: int, any_order: bool = True
+) -> None:
+    """Raises RequestError with the first field that is out of bounds for a model of these sizes. any_order: does
+    it draw in any order, and so around known tokens."""
     label = request.class_label
     if label is not None and not 0 <= label < num_classes:
         raise RequestError("class_label", f"{label} is not one of the model's {num_classes} classes")
@@ -87,6 +90,10 @@ def check_request(request: Request, *, positions: int, codebook_size: int, num_c
         raise RequestError("top_k", f"must be between 0 (off) and {MAX_TOP_K}, got {request.top_k}")
     if not 0 < request.top_p <= 1:
         raise RequestError("top_p", f"must be above 0 and at most 1, got {request.top_p}")
+    if request.known and not any_order:
+        raise RequestError("known", "this model draws every position, in a fixed order")
+    if request.order is not None and not any_order:
+        raise RequestError("order", "this model draws every position, in a fixed order")
     _check_canvas(request, positions, codebook_size)
 
 

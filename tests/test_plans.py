@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from engine.noise import image_seed, permutation, uniform
 from engine.plans import CONDITION, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
-from engine.plans.schedule import guidance_scales, step_counts
+from engine.plans.guidance import guidance_scales
+from engine.plans.schedule import step_counts
 from engine.request import Request, RequestError, check_request
 
 schedules = st.sampled_from(["arccos", "cosine"])

@@ -15,11 +15,10 @@ from PIL import Image
 
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
 from engine.models import Model
-from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
 from engine.models.checkpoint import CheckpointError, fit, load_state
+from engine.models.families import FAMILIES, Builder
 from engine.models.vq import VQConfig, VQModel
 from engine.plans import Plan
-from engine.plans.arpg import plan_arpg
 from engine.request import Request, check_request
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -53,7 +52,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     try:
         data = json.loads(description.read_text())
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        network, plan, num_classes = FAMILIES[data["family"]](data["transformer"], grid, data.get("first_cell"))
+        architecture = _builder(data["family"])(data, grid)
         tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
         card = ModelCard(
             name=data["name"],
@@ -61,24 +60,32 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
             grid=grid,
             stride=tokenizer.config.stride,
             codebook_size=tokenizer.config.codebook_size,
-            classes=_classes(data.get("classes"), num_classes),
-            tasks=("generate", "inpaint"),
-            defaults=Defaults(**data.get("defaults", {})),
+            classes=_classes(data.get("classes"), architecture.num_classes),
+            tasks=architecture.tasks,
+            defaults=_defaults(data.get("defaults", {}), architecture.settings),
+            settings=architecture.settings,
+            steps=architecture.steps,
             licence=data.get("licence", ""),
             description=data.get("description", ""),
         )
-        _check(card, network)
+        _check(card, architecture.network)
         weights = folder / data["weights"]
         tokenizer_weights = folder / data["tokenizer"]["weights"]
         palette = _palette(folder / data["palette"], card.codebook_size) if "palette" in data else None
     except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
 
+    network = architecture.network
     fit(network, load_state(weights), weights)
     fit(tokenizer, load_state(tokenizer_weights), tokenizer_weights)
-    return LoadedModel(
-        card, network.to(device=device, dtype=dtype).eval(), tokenizer.to(device=device).eval(), plan, palette
-    )
+    network.to(device=device, dtype=dtype).eval()
+    return LoadedModel(card, network, tokenizer.to(device=device).eval(), architecture.plan, palette)
+
+
+def _builder(name: str) -> Builder:
+    if name not in FAMILIES:
+        raise ValueError(f"family: {name!r} is none of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def _check(card: ModelCard, network: Model) -> None:
@@ -110,25 +117,11 @@ def _classes(data: list[dict[str, Any]] | None, num_classes: int) -> tuple[Class
     return classes
 
 
-def _arpg(
-    sizes: dict[str, Any] | str, grid: tuple[int, int], first_cell: int | None
-) -> tuple[Model, Callable[[Request], Plan], int]:
-    config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
-
-    def plan(request: Request) -> Plan:
-        return plan_arpg(
-            request,
-            positions=grid[0] * grid[1],
-            mask_id=config.mask_id,
-            class_id=config.class_id(request.class_label or 0),
-            null_id=config.null_id,
-            first_cell=first_cell,
-        )
-
-    return ARPG(config), plan, config.num_classes
-
-
-FAMILIES = {"arpg": _arpg}
+def _defaults(data: dict[str, Any], settings: tuple[str, ...]) -> Defaults:
+    defaults = Defaults(**data)
+    if idle := sorted(data.keys() - settings):
+        raise ValueError(f"defaults: this family has no {', '.join(idle)}")
+    return defaults
 
 
 def _palette(path: Path, codes: int) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 
 from engine.noise import permutation
+from engine.plans.guidance import conditions, guidance_scales
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
-from engine.plans.schedule import guidance_scales, step_counts
+from engine.plans.schedule import step_counts
 from engine.request import ContentAttention, Request
 
 PREFILL_ROWS = 64
@@ -24,7 +25,9 @@ def plan_arpg(
     counts = step_counts(len(order), request.steps, request.schedule)
     if order[0] == first_cell and not request.known:
         counts = _first_alone(counts)
-    scales = guidance_scales(counts, len(request.known), request.guidance_scale, request.guidance_schedule)
+    scales = guidance_scales(
+        counts, len(request.known), request.guidance_scale, request.guidance_schedule, request.guidance_interval
+    )
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
 
@@ -36,7 +39,7 @@ def plan_arpg(
         queries = tuple(Row(mask_id, cell + 1, cached, False, cell) for cell in chunk)
         steps.append(Step(content + queries, scale))
         content = _content(chunk, cached, request.content_attention)
-    return Plan(tuple(steps), _conditions(request, class_id, null_id), cached)
+    return Plan(tuple(steps), conditions(request, class_id, null_id), cached)
 
 
 def _first_alone(counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -54,14 +57,6 @@ def _content(chunk: tuple[int, ...], cached: int, attention: ContentAttention) -
         Row(token_at(cell), cell + 1, end if attention == "causal" else ends[-1], True)
         for cell, end in zip(chunk, ends, strict=True)
     )
-
-
-def _conditions(request: Request, class_id: int, null_id: int) -> tuple[int, ...]:
-    if request.class_label is None:
-        return (null_id,)
-    if request.guidance_scale == 1:
-        return (class_id,)
-    return (class_id, null_id)
 
 
 def _drawing_order(request: Request, positions: int) -> tuple[int, ...]:

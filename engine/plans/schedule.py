@@ -1,12 +1,11 @@
-"""How many tokens each step draws, and how strongly it is guided."""
+"""How many tokens each step of an ARPG draws."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import accumulate
 
-from engine.request import GuidanceSchedule, Schedule
+from engine.request import Schedule
 
 # Share of positions still unknown when a share x of the steps is done (ARPG, models/arpg.py).
 REMAINING: dict[Schedule, Callable[[float], float]] = {
@@ -27,14 +26,3 @@ def step_counts(unknown: int, steps: int, schedule: Schedule) -> tuple[int, ...]
         counts.append(unknown - done - remaining)
         done = unknown - remaining
     return (*counts, unknown - done)
-
-
-def guidance_scales(counts: tuple[int, ...], known: int, scale: float, schedule: GuidanceSchedule) -> tuple[float, ...]:
-    """Guidance scale of each step. Linear: 1 + (scale - 1) · share of the grid that is filled after the step,
-    known tokens counted."""
-    if schedule == "constant":
-        return (scale,) * len(counts)
-    filled = accumulate(counts, initial=known)
-    next(filled)
-    total = known + sum(counts)
-    return tuple(1 + (scale - 1) * done / total for done in filled)

@@ -1,0 +1,115 @@
+"""The families: what a model.json says of one, turned into a network and a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.card import SETTINGS
+from engine.models import Model
+from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
+from engine.models.llamagen import LLAMAGEN_SIZES, LlamaGen, LlamaGenConfig
+from engine.models.par import PAR
+from engine.plans import Plan
+from engine.plans.arpg import plan_arpg
+from engine.plans.llamagen import plan_llamagen
+from engine.plans.par import plan_par, region_groups
+from engine.request import Request
+
+FIXED_ORDER_SETTINGS = ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What a family makes of a model.json: an empty network, the requests' row programs, and what the card says of
+    it (see ModelCard)."""
+
+    network: Model
+    plan: Callable[[Request], Plan]
+    num_classes: int
+    tasks: tuple[str, ...]
+    settings: tuple[str, ...]
+    steps: int | None
+
+
+Builder = Callable[[dict[str, Any], tuple[int, int]], Architecture]
+"""From a model.json and its grid; raises KeyError, TypeError or ValueError where they don't fit."""
+
+
+def _arpg(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
+    sizes = data["transformer"]
+    config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
+    first_cell = data.get("first_cell")
+
+    def plan(request: Request) -> Plan:
+        return plan_arpg(
+            request,
+            positions=grid[0] * grid[1],
+            mask_id=config.mask_id,
+            class_id=config.class_id(request.class_label or 0),
+            null_id=config.null_id,
+            first_cell=first_cell,
+        )
+
+    return Architecture(
+        network=ARPG(config),
+        plan=plan,
+        num_classes=config.num_classes,
+        tasks=("generate", "inpaint"),
+        settings=SETTINGS,
+        steps=None,
+    )
+
+
+def _llamagen_config(sizes: dict[str, Any] | str) -> LlamaGenConfig:
+    return LLAMAGEN_SIZES[sizes] if isinstance(sizes, str) else LlamaGenConfig(**sizes)
+
+
+def _llamagen(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
+    config = _llamagen_config(data["transformer"])
+    positions = grid[0] * grid[1]
+
+    def plan(request: Request) -> Plan:
+        class_id = config.class_id(request.class_label or 0)
+        return plan_llamagen(request, positions=positions, class_id=class_id, null_id=config.null_id)
+
+    return Architecture(
+        network=LlamaGen(config),
+        plan=plan,
+        num_classes=config.num_classes,
+        tasks=("generate",),
+        settings=FIXED_ORDER_SETTINGS,
+        steps=positions,
+    )
+
+
+def _par(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
+    config = _llamagen_config(data["transformer"])
+    regions = data["regions"]
+    groups = region_groups(grid, regions)
+
+    def plan(request: Request) -> Plan:
+        return plan_par(
+            request,
+            groups=groups,
+            special_ids=[config.special_id(index) for index in range(regions - 1)],
+            class_id=config.class_id(request.class_label or 0),
+            null_id=config.null_id,
+        )
+
+    return Architecture(
+        network=PAR(config, regions),
+        plan=plan,
+        num_classes=config.num_classes,
+        tasks=("generate",),
+        settings=FIXED_ORDER_SETTINGS,
+        steps=regions + len(groups) - 1,
+    )
+
+
+FAMILIES: dict[str, Builder] = {
+    "arpg": _arpg,
+    "llamagen": _llamagen,
+    "par": _par,
+}

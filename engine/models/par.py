@@ -1,0 +1,25 @@
+"""PAR: a LlamaGen with learned tokens that open the parallel part (arXiv 2412.15119)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from engine.models.llamagen import LlamaGen, LlamaGenConfig
+
+
+class SpecialTokens(nn.Module):
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        self.special_embeddings = nn.Embedding(count, dim)
+
+
+class PAR(LlamaGen):
+    """regions: how many tokens a step draws once the first of every region are there."""
+
+    def __init__(self, config: LlamaGenConfig, regions: int) -> None:
+        super().__init__(config)
+        self.spe_tok_embeddings = SpecialTokens(regions - 1, config.dim)
+
+    @property
+    def embedding_tables(self) -> list[nn.Embedding]:
+        return [*super().embedding_tables, self.spe_tok_embeddings.special_embeddings]
