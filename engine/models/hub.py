@@ -1,0 +1,71 @@
+"""Weights by reference: a file beside the model.json, or one on the Hugging Face Hub by way of its own cache.
+
+HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN mean what they mean to huggingface-hub, an optional dependency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.known import HubFile, weights_of
+from engine.models.checkpoint import CheckpointError
+
+
+def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """The file that entry["weights"] names, fetched where it lies on the hub and checked where entry has a "sha256".
+    Raises CheckpointError where it can't be had or is another one, ValueError where the entry can't be read."""
+    expected = entry.get("sha256")
+    if expected is not None and not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise ValueError(f"sha256: {expected!r} is not 64 lower-case hexadecimal digits")
+    weights = weights_of(folder, entry)
+    path = fetch(weights) if isinstance(weights, HubFile) else weights
+    if expected is not None and path.is_file():
+        with path.open("rb") as content:
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+        if actual != expected:
+            raise CheckpointError(
+                f"{weights}: sha256 is {actual} instead of {expected}; to fetch it anew, delete {path.resolve()}"
+            )
+    return path
+
+
+def fetch(file: HubFile) -> Path:
+    """Where the file lies in the hub's cache; it is downloaded unless it lies there already, as new as on the hub.
+    Raises CheckpointError with the file, what went wrong and what to do."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ModuleNotFoundError as missing:
+        raise CheckpointError(f"{file}: to fetch it, pip install 'arpg-serve[hub]' ({missing})") from missing
+    try:
+        return Path(hf_hub_download(file.repository, file.path, revision=file.revision))
+    # Anything: beside its own errors and a full disk, those of an HTTP client that changes from version to version.
+    except Exception as error:
+        raise CheckpointError(f"{file}: {_problem(error, file)}") from error
+
+
+def _problem(error: Exception, file: HubFile) -> str:
+    from huggingface_hub import constants, errors, is_offline_mode
+
+    page = f"{constants.ENDPOINT}/{file.repository}"
+    match error:
+        case errors.GatedRepoError():
+            return f"accept the terms on {page} and set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            return f"no such repository ({page}), or a private one: then set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"no revision {file.revision} in the repository: {page}/commits/main lists them"
+        case errors.RemoteEntryNotFoundError():
+            return f"no such file in the repository: {page}/tree/{file.revision or 'main'} lists them"
+        case errors.LocalEntryNotFoundError() if is_offline_mode():
+            return f"not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set: fetch it once without"
+        case errors.LocalEntryNotFoundError():
+            reason = error.__cause__ or error
+            return (
+                f"not in the cache, and {constants.ENDPOINT} can't be asked ({reason}): check network and HF_ENDPOINT"
+            )
+        case _:
+            return f"the download failed: {type(error).__name__}: {error}"
