@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
+from engine.known import known_folders
 from engine.models import Model
 from engine.models.checkpoint import CheckpointError, fit, load_state
 from engine.models.families import FAMILIES, Builder
+from engine.models.hub import weights_file
 from engine.models.vq import VQConfig, VQModel
 from engine.plans import Plan
 from engine.request import Request, check_request
-
-WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,15 @@ class LoadedModel:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a model: a shipped one by name, or a path."""
-    for folder in (WEIGHTS / str(name), Path(name)):
-        if (folder / "model.json").is_file():
-            return folder
-    shipped = sorted(path.parent.name for path in WEIGHTS.glob("*/model.json"))
-    raise CheckpointError(f"{name}: neither a shipped model ({', '.join(shipped)}) nor a folder with a model.json")
+    """The folder of a model: one that goes by this name, or a path."""
+    known = known_folders()
+    folder = known.get(str(name), Path(name))
+    if not (folder / "model.json").is_file():
+        names = ", ".join(known)
+        raise CheckpointError(
+            f"{name}: neither a shipped model nor a public one ({names}) nor a folder with a model.json"
+        )
+    return folder
 
 
 def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
@@ -69,8 +72,8 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
             description=data.get("description", ""),
         )
         _check(card, architecture.network)
-        weights = folder / data["weights"]
-        tokenizer_weights = folder / data["tokenizer"]["weights"]
+        weights = weights_file(folder, data)
+        tokenizer_weights = weights_file(folder, data["tokenizer"])
         palette = _palette(folder / data["palette"], card.codebook_size) if "palette" in data else None
     except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
@@ -103,7 +106,7 @@ def _check(card: ModelCard, network: Model) -> None:
 
 
 def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
-    values: dict[str, Any] = {k: v for k, v in sizes.items() if k != "weights"}
+    values: dict[str, Any] = {k: v for k, v in sizes.items() if k not in ("weights", "sha256")}
     return VQConfig(**values | {"channel_mult": tuple(values["channel_mult"])})
 
 
