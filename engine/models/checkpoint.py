@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,13 +27,14 @@ def load_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+    except Exception as error:  # a damaged file makes the readers raise almost anything
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from error
     return _unwrap(content, path)
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Put the state into the model. Raises CheckpointError unless every key and shape fits."""
+    """Make the state's tensors the model's, whose own may be on the meta device. Raises CheckpointError unless
+    every key and shape fits and every weight is a finite number."""
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = {key: value.shape for key, value in model.state_dict().items()}
     problems = [
@@ -50,9 +49,13 @@ def fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             },
         ),
     ]
+    problems = problems or _named(
+        "not plain floating point", {key for key, value in state.items() if not _plain(value)}
+    )
+    problems = problems or _named("not finite", {key for key, value in state.items() if not _finite(value)})
     if problems:
         raise CheckpointError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
@@ -60,9 +63,22 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
         raise CheckpointError(f"{path}: holds no state dict, neither bare nor under {', '.join(CONTAINERS)}")
     return content
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _plain(value: Tensor) -> bool:
+    return value.is_floating_point() and value.layout is torch.strided and not value.is_meta
+
+
+def _finite(value: Tensor) -> bool:
+    # One NaN or infinity carries through a sum, and in float64 no float32 numbers can overflow one.
+    return bool(value.float().sum(dtype=torch.float64).isfinite())
 
 
 def _named(what: str, keys: set[str]) -> list[str]:

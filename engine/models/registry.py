@@ -55,8 +55,9 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     try:
         data = json.loads(description.read_text())
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        architecture = _builder(data["family"])(data, grid)
-        tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
+        with torch.device("meta"):  # nothing is allocated and initialised that the weights replace
+            architecture = _builder(data["family"])(data, grid)
+            tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
         card = ModelCard(
             name=data["name"],
             family=data["family"],
@@ -82,7 +83,8 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     fit(network, load_state(weights), weights)
     fit(tokenizer, load_state(tokenizer_weights), tokenizer_weights)
     network.to(device=device, dtype=dtype).eval()
-    return LoadedModel(card, network, tokenizer.to(device=device).eval(), architecture.plan, palette)
+    tokenizer.to(device=device, dtype=torch.float32).eval()
+    return LoadedModel(card, network, tokenizer, architecture.plan, palette)
 
 
 def _builder(name: str) -> Builder:
