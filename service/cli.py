@@ -19,6 +19,7 @@ EPILOG = """
 Every setting is also an environment variable: ARPG_MODEL, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
 (service/settings.py lists them); HOST and PORT work without the prefix.
 
+  arpg models                                      what can be loaded by name
   arpg serve                                       the page at http://127.0.0.1:8000
   arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
   arpg inpaint photo.jpg mask.png --class tree -o edited.png
@@ -56,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
     # Imported where they are needed: `arpg --help` must not wait for anything.
+    if parsed.command == "models":
+        from service import listing
+
+        return listing.models(parsed)
     if parsed.command in ("generate", "inpaint"):
         from service import drawing
 
@@ -142,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(refuse=command.error)
         _add_model(command)
         _add_sampling(command)
+
+    models = commands.add_parser("models", help="what can be loaded by name: shipped, public, in the cache")
+    models.add_argument("--json", action="store_true", help="as JSON")
 
     commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
     return parser
