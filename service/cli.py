@@ -16,11 +16,12 @@ from service.settings import Settings
 
 DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
 EPILOG = """
-Every setting is also an environment variable: ARPG_MODEL, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
+Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
 (service/settings.py lists them); HOST and PORT work without the prefix.
 
   arpg models                                      what can be loaded by name
   arpg serve                                       the page at http://127.0.0.1:8000
+  arpg serve --model demo --model path/to/folder   with two models
   arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
   arpg inpaint photo.jpg mask.png --class tree -o edited.png
 """
@@ -109,7 +110,7 @@ def _check(parsed: argparse.Namespace) -> None:
 
 def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
     """Options that were given beat the environment."""
-    names = ("host", "port", "model", "device", "data_dir", "redis_url", "grace", "metrics_port", "log_level")
+    names = ("host", "port", "models", "device", "data_dir", "redis_url", "grace", "metrics_port", "log_level")
     return {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
 
 
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     worker.add_argument("--metrics-port", type=int, help="default: 9100 (ARPG_METRICS_PORT); 0 takes a free one")
     for command in (serve, worker):
-        _add_model(command)
+        _add_model(command, "; given again, one more")
 
     generate = commands.add_parser("generate", help="draw pictures straight to files, without a server")
     generate.add_argument("class_", metavar="class", nargs="?", help="label, name or synonym; none: unconditional")
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     inpaint.add_argument("--feather", type=int, default=0, help="pixels that blend the border, 0 to 256 (0)")
     for command in (generate, inpaint):
         command.set_defaults(refuse=command.error)
-        _add_model(command)
+        _add_model(command, "")
         _add_sampling(command)
 
     models = commands.add_parser("models", help="what can be loaded by name: shipped, public, in the cache")
@@ -155,8 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", help="a shipped model's name, or a model folder (demo)")
+def _add_model(command: argparse.ArgumentParser, several: str) -> None:
+    model_help = f"a shipped model's name, or a model folder{several} (demo)"
+    command.add_argument("--model", action="append", dest="models", metavar="MODEL", help=model_help)
     command.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
 
 
@@ -168,6 +170,8 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--schedule", choices=("arccos", "cosine"))
     command.add_argument("--guidance-scale", type=float, help="1: none")
     command.add_argument("--guidance-schedule", choices=("constant", "linear"))
+    command.add_argument("--guidance-interval", type=int, help="guided while fewer than so many tokens are drawn")
+    command.add_argument("--content-attention", choices=("blockwise", "causal"))
     command.add_argument("--temperature", type=float, help="0: argmax")
     command.add_argument("--top-k", type=int, help="0: off")
     command.add_argument("--top-p", type=float, help="1: off")

@@ -7,35 +7,27 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.card import SETTINGS
 from engine.inpainting import composite, fit, known_tokens, token_mask
 from engine.noise import image_seed
 from engine.request import MAX_SEED, Request
 from service import images
 from service.images import Format, Limits
-from service.resolve import find_class
+from service.problems import Problem
+from service.resolve import check_task, find_class, sampling
 from service.settings import Settings
+from service.worker.engines import load_engine
 
 if TYPE_CHECKING:
     from engine.engine import Engine
 
-SAMPLING = (
-    "steps",
-    "schedule",
-    "guidance_scale",
-    "guidance_schedule",
-    "content_attention",
-    "temperature",
-    "top_k",
-    "top_p",
-)
-
 
 def generate(arguments: Namespace, settings: Settings) -> int:
-    engine = _engine(settings)
+    engine = _engine(settings, "generate")
     requests = _requests(arguments, engine, "generate", {})
     _save(arguments.output, _draw(engine, requests), requests)
     return 0
@@ -49,7 +41,7 @@ def inpaint(arguments: Namespace, settings: Settings) -> int:
     mask = images.decode_mask(mask_file, "mask", arguments.mask_mode, limits)
     images.check_mask(mask, image)
 
-    engine = _engine(settings)
+    engine = _engine(settings, "inpaint")
     card = engine.model
     tokens = engine.codec.encode(fit(image, (card.height, card.width)))
     known = known_tokens(tokens, token_mask(mask, card.grid))
@@ -59,19 +51,18 @@ def inpaint(arguments: Namespace, settings: Settings) -> int:
     return 0
 
 
-def _engine(settings: Settings) -> Engine:
-    from engine.engine import Engine, EngineConfig
-
-    config = EngineConfig(batch_invariant=settings.batch_invariant)
-    return Engine.load(settings.model, device=settings.device, config=config)
+def _engine(settings: Settings, task: str) -> Engine:
+    if len(settings.models) > 1:
+        raise Problem.field("model", f"say which: {', '.join(settings.models)}", "model_needed")
+    engine = load_engine(settings, settings.models[0])
+    check_task(task, engine.model)
+    return engine
 
 
 def _requests(arguments: Namespace, engine: Engine, task: str, known: dict[int, int]) -> list[Request]:
     found = find_class(arguments.class_, engine.model.classes)
-    chosen: dict[str, Any] = {
-        name: getattr(engine.model.defaults, name) if getattr(arguments, name) is None else getattr(arguments, name)
-        for name in SAMPLING
-    }
+    values = sampling({name: getattr(arguments, name, None) for name in SETTINGS}, engine.model)
+    chosen = {name: value for name, value in values.items() if value is not None}
     seed = secrets.randbelow(MAX_SEED + 1) if arguments.seed is None else arguments.seed
     label = None if found is None else found.label
     return [

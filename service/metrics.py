@@ -68,7 +68,7 @@ class Metrics:
         self.requests_waiting = gauge("requests_waiting", "Pictures admitted, waiting for pages", "model")
         self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache that somebody owns", "model")
         self.kv_pages_total = gauge("kv_pages_total", "Pages of the KV cache", "model")
-        self.cuda_memory_bytes = gauge("cuda_memory_bytes", "Device memory that tensors occupy", "model")
+        self.cuda_memory_bytes = gauge("cuda_memory_bytes", "Device memory that tensors occupy, of all models")
 
         # The queue, as read from Redis at every scrape.
         self.queue_depth = gauge("queue_depth", "Jobs waiting to be claimed", "model")

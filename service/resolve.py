@@ -9,17 +9,18 @@ import difflib
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from engine.card import ClassLabel, ModelCard
+from engine.card import SETTINGS, ClassLabel, ModelCard
 from engine.noise import image_seed
-from engine.plans.arpg import plan_arpg
-from engine.request import MAX_SEED, Request
-from service.problems import Problem
+from engine.request import MAX_SEED
+from service.problems import FieldError, Problem
 from service.schemas import GenerateRequest, InpaintFields
 
 NEAREST = 5
+# What an order that is fixed leaves no choice of.
+OF_THE_ORDER = frozenset({"steps", "schedule", "content_attention", "order"})
 
 _LABEL = re.compile(r"-?[0-9]+")
 
@@ -46,13 +47,52 @@ def _unknown_class(wanted: int | str, text: str, names: dict[str, ClassLabel], c
     if _LABEL.fullmatch(text):
         labels = [c.label for c in classes]
         return f"there is no class {text}; labels run from {min(labels)} to {max(labels)}"
-    near = [name for name in names if len(text) > 2 and text in name]
-    near += difflib.get_close_matches(text, names, n=2 * NEAREST, cutoff=0.5)
     # A class is named once, by its proper name.
-    nearest = list(dict.fromkeys(names[name].name for name in near))[:NEAREST]
-    if not nearest:
+    near = list(dict.fromkeys(names[name].name for name in nearest(text, names)))[:NEAREST]
+    if not near:
         return "the model has no such class; its classes are listed under /v1/models/{model}/classes"
-    return f"the model has no such class; the nearest are {', '.join(nearest)}"
+    return f"the model has no such class; the nearest are {', '.join(near)}"
+
+
+def nearest(text: str, names: Iterable[str]) -> list[str]:
+    """Names that contain a text or look like it, the best first; some may be there twice."""
+    names = list(names)
+    near = [name for name in names if len(text) > 2 and text in name]
+    return near + difflib.get_close_matches(text, names, n=2 * NEAREST, cutoff=0.5)
+
+
+def check_task(task: str, card: ModelCard) -> None:
+    """Raises Problem where the model can't do it."""
+    if task in card.tasks:
+        return
+    why = "" if "order" in card.settings else ": it draws in a fixed order"
+    can = ", ".join(card.tasks)
+    raise Problem.field("model", f"{card.name} can't {task}{why}; it can {can}", "task_not_supported")
+
+
+def sampling(given: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
+    """A value for every sampling field: the one given, else the model's default; None where it does not apply.
+
+    Raises Problem with all the fields that are given and the model would not honour.
+    """
+    strange = [name for name in SETTINGS if given.get(name) is not None and name not in card.settings]
+    if strange:
+        errors = [FieldError(name, _not_honoured(name, card), "setting_not_supported") for name in strange]
+        detail = f"{', '.join(strange)}: {errors[0].message}"
+        raise Problem(422, "setting_not_supported", detail, errors=errors)
+    values: dict[str, Any] = dict.fromkeys(SETTINGS)
+    for name in card.settings:
+        value = given.get(name)
+        values[name] = getattr(card.defaults, name, None) if value is None else value
+    return values
+
+
+def _not_honoured(name: str, card: ModelCard) -> str:
+    takes = f"it takes {', '.join(card.settings)}"
+    if name in OF_THE_ORDER and "order" not in card.settings:
+        steps = "" if card.steps is None else f" of {card.steps} steps"
+        return f"{card.name} draws in a fixed order{steps}; {takes}"
+    return f"{card.name} has no such setting; {takes}"
 
 
 def check_order(order: Sequence[int] | None, positions: Iterable[int]) -> None:
@@ -73,20 +113,16 @@ def check_order(order: Sequence[int] | None, positions: Iterable[int]) -> None:
 def resolve(
     fields: GenerateRequest, card: ModelCard, task: str, unknown: frozenset[int] | None = None
 ) -> dict[str, Any]:
-    """The payload that the worker reads. unknown: the grid positions to draw, all of them by default."""
-    if task not in card.tasks:
-        can = ", ".join(card.tasks)
-        raise Problem.field("model", f"{card.name} can't {task}; it can {can}", "task_not_supported")
+    """The payload that the worker reads, for a task that the model can do. unknown: the grid positions to draw, all of
+    them by default."""
+    values = sampling({name: getattr(fields, name) for name in SETTINGS}, card)
     found = find_class(fields.class_, card.classes)
     if found is None and fields.guidance_scale not in (None, 1):
         raise Problem.field("guidance_scale", "guidance needs a class; give one, or leave this out", "no_class")
     check_order(fields.order, range(card.positions) if unknown is None else unknown)
+    if found is None and values["guidance_scale"] is not None:
+        values["guidance_scale"] = 1.0  # there is one branch only, and nothing to guide
     seed = secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed
-
-    def chosen(name: str) -> Any:
-        given = getattr(fields, name)
-        return getattr(card.defaults, name) if given is None else given
-
     payload: dict[str, Any] = {
         "task": task,
         "model": card.name,
@@ -95,16 +131,7 @@ def resolve(
         "n": fields.n,
         "seed": seed,
         "seeds": [image_seed(seed, index) for index in range(fields.n)],
-        "steps": chosen("steps"),
-        "schedule": chosen("schedule"),
-        # Without a class there is one branch only, and nothing to guide.
-        "guidance_scale": 1.0 if found is None else chosen("guidance_scale"),
-        "guidance_schedule": chosen("guidance_schedule"),
-        "content_attention": chosen("content_attention"),
-        "temperature": chosen("temperature"),
-        "top_k": chosen("top_k"),
-        "top_p": chosen("top_p"),
-        "order": fields.order,
+        **values,
         "previews": fields.previews,
         "image": None,
         "mask": None,
@@ -117,23 +144,15 @@ def resolve(
     return payload
 
 
-def cost(payload: dict[str, Any], card: ModelCard, unknown: int, capacity: dict[str, Any]) -> int:
-    """KV tokens that the job will reserve, in whole pages: what it weighs in the queue.
+def cost(payload: dict[str, Any], card: ModelCard, capacity: dict[str, Any]) -> int:
+    """KV tokens that the job may reserve, in whole pages: what it weighs in the queue. No family caches more than a
+    row for every position; how much less it is, the worker's engine knows.
 
-    Raises Problem when one picture alone can never fit the largest worker.
+    Raises Problem when one picture alone may never fit the largest worker.
     """
     page = int(capacity.get("page_size", 16))
-    # Which positions are drawn in which order makes no difference to the cost: the first ones, one after the other.
-    request = Request(
-        class_label=payload["class_label"],
-        steps=payload["steps"],
-        schedule=payload["schedule"],
-        guidance_scale=payload["guidance_scale"],
-        order=tuple(range(unknown)),
-        known=dict.fromkeys(range(unknown, card.positions), 0),
-    )
-    plan = plan_arpg(request, positions=card.positions, mask_id=0, class_id=0, null_id=0)
-    picture = -(-plan.cached_rows // page) * page * plan.branches
+    branches = 1 if payload["class_label"] is None or payload["guidance_scale"] == 1 else 2
+    picture = -(-card.positions // page) * page * branches
     room = capacity.get("cache_tokens")
     if room is not None and picture > room:
         message = f"a picture needs {picture} tokens of KV cache, and the largest worker has {room}"

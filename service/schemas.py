@@ -25,7 +25,7 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Generate")
 
-    model: str | None = Field(None, max_length=200, description="Null: the only model there is")
+    model: str | None = Field(None, max_length=200, description="Needed where there are several")
     class_: int | Annotated[str, Field(max_length=200)] | None = Field(
         None, alias="class", description="A label, a name or a synonym; null draws without a class"
     )
@@ -37,6 +37,9 @@ class GenerateRequest(BaseModel):
         None, ge=0, le=100, allow_inf_nan=False, description="1: no guidance, half the work"
     )
     guidance_schedule: Literal["constant", "linear"] | None = None
+    guidance_interval: int | None = Field(
+        None, ge=0, le=2**16, description="Guided while fewer than so many tokens are drawn"
+    )
     content_attention: Literal["blockwise", "causal"] | None = Field(
         None, description="What the tokens of one step see of each other: all, or the earlier ones alone"
     )
@@ -90,20 +93,22 @@ def _absent(value: object) -> bool:
 
 
 class ResolvedRequest(BaseModel):
-    """The request with every default filled in: sent again, it draws the same pictures."""
+    """The request with every default filled in: sent again, it draws the same pictures. Null: does not apply to the
+    model, or is as when left out."""
 
     model: str
     class_: int | None = Field(alias="class")
     n: int
     seed: int
-    steps: int
-    schedule: str
-    guidance_scale: float
-    guidance_schedule: str
-    content_attention: str
-    temperature: float
-    top_k: int
-    top_p: float
+    steps: int | None
+    schedule: str | None
+    guidance_scale: float | None
+    guidance_schedule: str | None
+    guidance_interval: int | None = None
+    content_attention: str | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
     order: list[int] | None
     previews: int
     format: Format
@@ -173,6 +178,8 @@ class ModelObject(BaseModel):
     height: int
     codebook_size: int
     classes: int = Field(description="How many; their names are at urls.classes")
+    settings: list[str] = Field(description="The sampling fields that it honours; another one is refused")
+    steps: int | None = Field(description="How many a picture takes; null where the request says")
     defaults: dict[str, Any]
     workers: int
     urls: dict[str, str]

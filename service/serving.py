@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -28,9 +28,6 @@ from service.listen import listen, taking
 from service.metrics import Metrics, serve_metrics
 from service.queue import Blobs, Cards, Queue, connect
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +105,22 @@ def _somebodys_redis(settings: Settings) -> str | None:
 
 def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
     async def work(stop: asyncio.Event) -> None:
-        began = time.monotonic()
-        # Torch takes seconds to import, the model to load: beside the server, which answers already.
-        engine = await asyncio.to_thread(_load, settings)
-        if stop.is_set():
-            return
-        say(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
         from service.worker import Worker
+        from service.worker.engines import load_engines
 
+        began = time.monotonic()
+        engines = []
+        # Beside the server, which answers already.
+        async for engine in load_engines(settings):
+            if stop.is_set():
+                return
+            say(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
+            engines.append(engine)
         redis = connect(url)
         config = settings.queue_config
         try:
             await Worker(
-                engine,
+                engines,
                 Queue(redis, config),
                 Blobs(redis, config, settings.blob_config),
                 Cards(redis, config),
@@ -131,13 +131,6 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
             await redis.aclose()
 
     return work
-
-
-def _load(settings: Settings) -> Engine:
-    from engine.engine import Engine, EngineConfig
-
-    config = EngineConfig(batch_invariant=settings.batch_invariant)
-    return Engine.load(settings.model, device=settings.device, config=config)
 
 
 async def _run(

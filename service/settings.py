@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.queue import BlobConfig, QueueConfig
 
@@ -27,7 +28,9 @@ class Settings(BaseSettings):
     )
 
     # What to serve.
-    model: str = Field("demo", description="A shipped model's name, or the path of a model folder")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("demo",), min_length=1, description="Shipped models' names or paths of model folders, with commas between"
+    )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; unset: the GPU when there is one")
     batch_invariant: bool = False
 
@@ -61,6 +64,11 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9100, ge=0, le=65535)
 
     log_level: str = "info"
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return tuple(name for part in given.split(",") if (name := part.strip())) if isinstance(given, str) else given
 
     @property
     def queue_config(self) -> QueueConfig:

@@ -17,7 +17,7 @@ import redis
 from worker_harness import CONFIG, Service, alone, job, serving
 
 from engine.engine import Engine, EngineConfig
-from service.worker import outages, worker
+from service.worker import lane, outages, worker
 
 
 def test_a_worker_brings_no_torch_in() -> None:
@@ -55,7 +55,7 @@ async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str,
         waiting = await service.queue.job("b")
         assert waiting is not None
         assert waiting.state == "queued"
-    assert not service.worker._thread._thread.is_alive()
+    assert all(not lane._thread._thread.is_alive() for lane in service.worker._lanes)
 
 
 @pytest.mark.anyio
@@ -154,7 +154,7 @@ async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
     redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    monkeypatch.setattr(worker, "HUNG_SECONDS", 0.3)
+    monkeypatch.setattr(lane, "HUNG_SECONDS", 0.3)
     monkeypatch.setattr(engine._runner, "run", lambda _: release.wait(20))
     monkeypatch.setattr(worker, "LEAVING_SECONDS", 0.2)
     async with serving(redis_url, engine, grace=5) as service:
@@ -168,7 +168,9 @@ async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
 
 
 @pytest.mark.anyio
-async def test_the_engine_goes_on_while_redis_stalls(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_engine_goes_on_while_redis_stalls(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish = service.queue.publish
     stalled: list[int] = []
 
@@ -176,7 +178,7 @@ async def test_the_engine_goes_on_while_redis_stalls(service: Service, monkeypat
         if not stalled and any(p.event == "tokens" for p in publications):
             stalled.append(1)
             async with asyncio.timeout(10):
-                while service.engine.stats().running:  # noqa: ASYNC110
+                while engine.stats().running:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             raise ConnectionError("away")
         return await publish(publications)

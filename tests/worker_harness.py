@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_folder(tmp_path_factory.mktemp("model"))
 
 
+def named_folder(folder: Path, name: str, **sizes: Any) -> Path:
+    """A model of this name with random weights."""
+    description = random_folder(folder, **sizes) / "model.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"name": name}))
+    return folder
+
+
 @pytest.fixture
 def engine(folder: Path) -> Engine:
     # Room for three pictures with guidance; what each one draws does not depend on the crowd.
@@ -58,7 +66,7 @@ class Service:
     """A worker under way, and the front end's side of the queue."""
 
     worker: Worker
-    engine: Engine
+    engines: dict[str, Engine]  # by the names of their models
     queue: Queue
     blobs: Blobs
     cards: Cards
@@ -70,11 +78,8 @@ class Service:
     async def submit(self, job_id: str, **fields: Any) -> None:
         payload = job(**fields)
         blobs = tuple(payload[name] for name in ("image", "mask") if payload[name])
-        new = NewJob(id=job_id, model="random", cost=self.cost(payload), payload=payload, blobs=blobs)
-        await self.queue.submit(new)
-
-    def cost(self, payload: dict[str, Any]) -> int:
-        return self.engine.cost(request_of(payload, 0, {})) * len(payload["seeds"])
+        cost = self.engines[payload["model"]].cost(request_of(payload, 0, {})) * payload["n"]
+        await self.queue.submit(NewJob(id=job_id, model=payload["model"], cost=cost, payload=payload, blobs=blobs))
 
     async def events(self, job_id: str) -> list[Event]:
         async with asyncio.timeout(20):
@@ -104,22 +109,23 @@ def job(**fields: Any) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "task": "generate", "model": "random", "class_label": 1, "class_name": "class 1", "n": 1, "seed": 5,
         "steps": 8, "schedule": "arccos", "guidance_scale": 4.0, "guidance_schedule": "linear",
-        "content_attention": "blockwise", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "order": None,
-        "previews": 0, "image": None, "mask": None, "feather": 0, "format": "png", "quality": 90,
+        "guidance_interval": None, "content_attention": "blockwise", "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+        "order": None, "previews": 0, "image": None, "mask": None, "feather": 0, "format": "png", "quality": 90,
     } | fields  # fmt: skip
     return {"seeds": [image_seed(payload["seed"], i) for i in range(payload["n"])]} | payload
 
 
 @contextlib.asynccontextmanager
-async def serving(redis_url: str, engine: Engine, **settings: Any) -> AsyncIterator[Service]:
+async def serving(redis_url: str, *engines: Engine, **settings: Any) -> AsyncIterator[Service]:
     client, blocking = connect(redis_url), connect(redis_url, blocking=True)
     queue, blobs, cards = Queue(client, CONFIG), Blobs(client, CONFIG), Cards(client, CONFIG)
     hub, metrics, stop = EventHub(blocking, CONFIG), Metrics(CollectorRegistry()), asyncio.Event()
     await hub.start()
-    made = Worker(engine, queue, blobs, cards, metrics, Settings(**settings))
+    made = Worker(engines, queue, blobs, cards, metrics, Settings(**settings))
     running = asyncio.create_task(made.run(stop))
     try:
-        yield Service(made, engine, queue, blobs, cards, hub, metrics, stop, running)
+        models = {engine.model.name: engine for engine in engines}
+        yield Service(made, models, queue, blobs, cards, hub, metrics, stop, running)
     finally:
         stop.set()
         await asyncio.gather(running, return_exceptions=True)

@@ -9,6 +9,7 @@ from typing import Any
 from engine.card import ModelCard
 from service.problems import Problem
 from service.queue import Cards, Queue
+from service.resolve import check_task, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +38,23 @@ class Catalogue:
             self._read_at = time.monotonic()
         return self._models
 
-    async def choose(self, name: str | None) -> Served:
-        """The model that a request names, or the only one.
+    async def choose(self, name: str | None, task: str) -> Served:
+        """The model that a request names, or the only one, if it can do the task.
 
-        Raises Problem: 422 when the name is unknown, 503 when nobody serves it now.
+        Raises Problem: 422 when there are several and none is named, when the name is unknown, or when the model can't
+        do the task; 503 when nobody serves it now.
         """
         models = await self.models()
-        if name in models:
-            return models[name]
-        if models and name is None and len(models) == 1:
-            return next(iter(models.values()))
-        served = ", ".join(sorted(models))
+        chosen = next(iter(models.values())) if name is None and len(models) == 1 else models.get(name or "")
+        if chosen is not None:
+            check_task(task, chosen.card)
+            return chosen
         if models and name is None:
-            raise Problem.field("model", f"say which: {served}", "model_needed")
-        if models and name not in await self._queue.stats():
-            raise Problem.field("model", f"there is no such model; served now: {served}", "unknown_model")
+            raise Problem.field("model", f"say which: {', '.join(sorted(models))}", "model_needed")
+        if models and name is not None and name not in await self._queue.stats():
+            near = dict.fromkeys(nearest(name, sorted(models)))
+            say = f"the nearest are {', '.join(near)}" if near else f"served now: {', '.join(sorted(models))}"
+            raise Problem.field("model", f"there is no such model; {say}", "unknown_model")
         detail = "no worker serves this model at the moment; it may be starting"
         raise Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
 

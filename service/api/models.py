@@ -74,7 +74,9 @@ def _model(served: Served, request: Request) -> ModelObject:
         height=card.height,
         codebook_size=card.codebook_size,
         classes=len(card.classes),
-        defaults=asdict(card.defaults),
+        settings=list(card.settings),
+        steps=card.steps,
+        defaults={name: value for name, value in asdict(card.defaults).items() if name in card.settings},
         workers=served.workers,
         urls={"self": own, "classes": f"{own}/classes", "palette": f"{own}/palette"},
     )

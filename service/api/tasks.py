@@ -73,9 +73,9 @@ async def generate(
     job = await submission.known(services, id, digest) if idempotency_key else None
     if job is None:
         with submission.refusals_counted(services, "generate"):
-            served = await services.catalogue.choose(fields.model)
+            served = await services.catalogue.choose(fields.model, "generate")
             payload = resolve(fields, served.card, "generate") | {"digest": digest}
-            tokens = cost(payload, served.card, served.card.positions, served.capacity)
+            tokens = cost(payload, served.card, served.capacity)
             job = await submission.submit(services, id, payload, tokens, {})
     return await submission.answer(services, request, job, wish)
 
@@ -106,13 +106,12 @@ async def inpaint(
     job = await submission.known(services, id, digest) if idempotency_key else None
     if job is None:
         with submission.refusals_counted(services, "inpaint"):
-            served = await services.catalogue.choose(upload.fields.model)
+            served = await services.catalogue.choose(upload.fields.model, "inpaint")
             canvas = await decode(upload, services)
             submission.check_results_fit(services, upload.fields.n, *canvas.mask.shape)
             unknown = frozenset(np.flatnonzero(token_mask(canvas.mask, served.card.grid)).tolist())
-            payload = resolve(upload.fields, served.card, "inpaint", unknown)
-            payload |= {"digest": digest}
-            tokens = cost(payload, served.card, len(unknown), served.capacity)
+            payload = resolve(upload.fields, served.card, "inpaint", unknown) | {"digest": digest}
+            tokens = cost(payload, served.card, served.capacity)
             files = {"image": canvas.image_png, "mask": canvas.mask_png}
             job = await submission.submit(services, id, payload, tokens, files)
     return await submission.answer(services, request, job, wish)

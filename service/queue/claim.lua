@@ -13,8 +13,9 @@ local function granted(id)
   return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]) }
 end
 
--- A call repeated because its reply was lost (same nonce) gets the same grant again.
-local grant_key = P .. 'grant:' .. worker
+-- A call repeated because its reply was lost (same nonce) gets the same grant again. A worker claims for each of
+-- its models by itself.
+local grant_key = P .. 'grant:' .. worker .. ':' .. model
 local last = redis.call('GET', grant_key)
 if last then
   local grant = cjson.decode(last)

@@ -85,7 +85,8 @@ class Queue:
     async def claim(self, model: str, worker: str, *, budget: int, limit: int, alone: bool) -> list[Claim]:
         """Leases up to `limit` jobs in their order while their costs fit `budget` (KV tokens).
 
-        With `alone` (the worker is idle) the head is taken whatever it costs. Expired leases come back first.
+        With `alone` (the worker draws nothing of this model) the head is taken whatever it costs. Expired leases come
+        back first. One claim at a time for each worker and model.
         """
         config = self.config
         granted = await self._claim(

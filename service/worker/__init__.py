@@ -1,4 +1,4 @@
-"""The worker: an engine beside the queue."""
+"""The worker: engines beside the queue, one a model."""
 
 from service.worker.worker import Worker
 

@@ -81,7 +81,7 @@ class Canvases:
         known = {} if self.upload is None else self.upload.known
         for canvas in self._canvases:
             canvas.tokens.ravel()[list(known)] = list(known.values())
-        self.steps = min(payload["steps"], self._card.positions - len(known))
+        self.steps = self._card.steps or min(payload["steps"], self._card.positions - len(known))
         started = {
             "attempt": self._key[1],
             "images": len(self),

@@ -23,12 +23,12 @@ def measure(metrics: Metrics, model: str, report: StepReport) -> None:
     metrics.kv_pages_used.labels(model).set(stats.pages_used)
     metrics.kv_pages_total.labels(model).set(stats.pages_total)
     if (held := device_memory()) is not None:
-        metrics.cuda_memory_bytes.labels(model).set(held)
+        metrics.cuda_memory_bytes.set(held)
 
 
 def device_memory() -> int | None:
-    """Bytes that tensors hold on the GPU. Torch is the engine's import, not the worker's."""
+    """Bytes that this process's tensors hold on GPUs. Torch is the engine's import, not the worker's."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
-    return int(torch.cuda.memory_allocated())
+    return sum(torch.cuda.memory_allocated(device) for device in range(torch.cuda.device_count()))

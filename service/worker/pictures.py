@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from engine.card import SETTINGS
 from engine.drawing import UNKNOWN
 from engine.inpainting import composite, fit, known_tokens, token_mask
 from engine.request import Request
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 NEUTRAL = 128
 PREVIEW_QUALITY = 80
 # What a finished picture says about how it was made: enough to draw it again.
-RECIPE = (
-    "task", "model", "class_label", "class_name", "steps", "schedule", "guidance_scale", "guidance_schedule",
-    "content_attention", "temperature", "top_k", "top_p", "order",
-)  # fmt: skip
+RECIPE = ("task", "model", "class_label", "class_name", *SETTINGS)
 
 
 class BadUpload(Exception):
@@ -76,22 +74,11 @@ def read_upload(image_png: bytes | None, mask_png: bytes | None, card: ModelCard
 
 
 def request_of(payload: Mapping[str, Any], image: int, known: Mapping[int, int]) -> Request:
-    order = payload["order"]
-    return Request(
-        class_label=payload["class_label"],
-        seed=payload["seeds"][image],
-        steps=payload["steps"],
-        schedule=payload["schedule"],
-        guidance_scale=payload["guidance_scale"],
-        guidance_schedule=payload["guidance_schedule"],
-        content_attention=payload["content_attention"],
-        temperature=payload["temperature"],
-        top_k=payload["top_k"],
-        top_p=payload["top_p"],
-        order=None if order is None else tuple(order),
-        known=known,
-        task=payload["task"],
-    )
+    settings = {name: payload[name] for name in SETTINGS if payload.get(name) is not None}
+    if "order" in settings:
+        settings["order"] = tuple(settings["order"])
+    label, seed = payload["class_label"], payload["seeds"][image]
+    return Request(class_label=label, seed=seed, known=known, task=payload["task"], **settings)
 
 
 @dataclass(frozen=True, slots=True)

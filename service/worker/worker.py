@@ -1,4 +1,4 @@
-"""Claims jobs while the engine has room, drives it, and leaves in order."""
+"""A worker process: what its models share, and how it comes and leaves in order."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from service.queue import Blobs, Cards, Claim, Queue, cancelled
+from service.queue import Blobs, Cards, Queue, cancelled
 from service.queue.contract import Answer
-from service.worker.canvases import Canvases
 from service.worker.codec_thread import CodecThread
-from service.worker.engine_thread import EngineThread, StepReport
-from service.worker.job import Interruption, JobRun, first
-from service.worker.measures import measure
+from service.worker.job import Interruption, first
+from service.worker.lane import Lane
 from service.worker.publisher import Attempt, Publisher
 
 if TYPE_CHECKING:
@@ -30,238 +28,141 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLAIM_LIMIT = 32  # jobs a call
-CLAIM_PAUSE = 0.03  # s between claims of a busy worker: what a new job may wait while others draw
-IDLE_WAIT = 1.0  # s: an idle worker also looks by itself, for leases that ended
-HUNG_SECONDS = 180.0  # a step that takes longer will not come back
 LEAVING_SECONDS = 5.0
 LAST_WORDS_SECONDS = 1.0
 
 
 class WorkerFailed(Exception):
-    """The engine stopped working: this process should be replaced."""
+    """An engine stopped working: this process should be replaced."""
 
 
 class Worker:
-    """One engine, one model. `run` returns after the drain that `stop` asks for.
+    """One or more engines, a model each, of different names. `run` returns after the drain that `stop` asks for.
 
-    Raises WorkerFailed when the engine is of no further use; the jobs it held go to other workers.
+    Raises WorkerFailed when an engine is of no further use; the jobs that the worker held go to others.
     """
 
     def __init__(
-        self, engine: Engine, queue: Queue, blobs: Blobs, cards: Cards, metrics: Metrics, settings: Settings
+        self,
+        engines: Sequence[Engine],
+        queue: Queue,
+        blobs: Blobs,
+        cards: Cards,
+        metrics: Metrics,
+        settings: Settings,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._engine = engine
-        self._model = engine.model.name
-        self._queue = queue
-        self._blobs = blobs
         self._cards = cards
-        self._metrics = metrics
         self._grace = settings.grace
-        self._jobs: dict[Attempt, JobRun] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._tokens_free = engine.tokens_free
-        self._turned = asyncio.Event()  # the engine took a turn, or a job ended
         self._codec_thread = CodecThread()
+        self._publisher = Publisher(queue, self._answered, self._alive)
+        self._lanes = [
+            Lane(
+                engine,
+                worker=self.name,
+                queue=queue,
+                blobs=blobs,
+                publisher=self._publisher,
+                metrics=metrics,
+                in_thread=self._codec_thread.call,
+                failed=self._fail,
+            )
+            for engine in engines
+        ]
 
     async def run(self, stop: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
-        self._failure: asyncio.Future[None] = loop.create_future()
-        self._thread = EngineThread(self._engine, lambda report: tell(loop, self._absorb, report))
-        self._publisher = Publisher(self._queue, self._answered, self._alive)
-        # Series that nobody has moved yet are there all the same.
-        measure(self._metrics, self._model, StepReport(stats=self._engine.stats()))
-        self._thread.start()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._leaving = asyncio.Event()
         self._codec_thread.start()
+        for lane in self._lanes:
+            lane.start()
+        stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
-        claiming = asyncio.create_task(self._claim(stop), name="claim")
-        log.info("worker %s serves %s", self.name, self._model)
+        claiming = [asyncio.create_task(lane.claim(self._leaving), name=f"claim {lane.model}") for lane in self._lanes]
+        log.info("worker %s serves %s", self.name, ", ".join(lane.model for lane in self._lanes))
         try:
-            await self._watch(claiming, publishing, showing)  # until the stop: it takes no more jobs
+            await self._watch(stopping, publishing, showing, *claiming)
+            await self._take_no_more(claiming)
             await cancelled(showing)
             with contextlib.suppress(RedisError, OSError):
                 await self._cards.remove(self.name)
             await self._watch(asyncio.create_task(self._drain(self._grace)), publishing)
         finally:
+            await self._take_no_more(claiming)
             if self._failure.done():
-                # Who is known to have failed is told so. What else the engine held may have broken it: it is
-                # not handed on, but loses its lease and is blamed.
+                # Who is known to have failed is told so.
                 await self._drain(LAST_WORDS_SECONDS)
-                await self._leave("lost")
-            else:
-                await self._leave("released")
-            await cancelled(claiming, publishing, showing)
-            self._thread.close()
-            await asyncio.to_thread(self._thread.join, LEAVING_SECONDS)
+            await self._hand_back()
+            await cancelled(stopping, *claiming, publishing, showing)
+            for lane in self._lanes:
+                lane.close()
+            await asyncio.gather(*(asyncio.to_thread(lane.join, LEAVING_SECONDS) for lane in self._lanes))
             self._codec_thread.close()
 
-    async def _watch(self, task: asyncio.Task[None], *background: asyncio.Task[None]) -> None:
-        """Until this task is done. Raises what the engine or anything in the background failed with."""
+    async def _watch(self, task: asyncio.Task[Any], *background: asyncio.Task[None]) -> None:
+        """Until this task is done. Raises what an engine or anything in the background failed with."""
         await first(task, self._failure, *background)
         for ended in (self._failure, *background, task):
             if ended.done():
                 ended.result()
 
-    async def _claim(self, stop: asyncio.Event) -> None:
-        """Takes what fits, as soon as it fits, until the stop; never cancelled with a claim under way."""
-        stopping = asyncio.ensure_future(stop.wait())
-        while not stop.is_set():
-            self._turned.clear()
-            pledged = sum(job.unadmitted_cost for job in self._jobs.values())
-            try:
-                claims = await self._queue.claim(
-                    self._model,
-                    self.name,
-                    budget=self._tokens_free - pledged,
-                    limit=CLAIM_LIMIT,
-                    alone=not self._jobs,
-                )
-            except (RedisError, OSError) as error:
-                log.warning("claiming: %s; trying again", error)
-                await asyncio.wait({stopping}, timeout=IDLE_WAIT)
-                continue
-            for claim in claims:
-                try:
-                    await self._take(claim)
-                except (RedisError, OSError) as error:
-                    log.warning("job %s is left: its lease will end: %s", claim.id, error)
-            news: asyncio.Future[Any]
-            if self._jobs:
-                await asyncio.sleep(CLAIM_PAUSE)
-                news = asyncio.ensure_future(self._turned.wait())
-            else:
-                news = asyncio.ensure_future(self._queue.wait([self._model], IDLE_WAIT))
-            await asyncio.wait({news, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
-            await cancelled(news)  # a bell that is lost with it is heard again within IDLE_WAIT
-        stopping.cancel()
-
-    async def _take(self, claim: Claim) -> None:
-        try:
-            canvases = Canvases(
-                claim,
-                card=self._engine.model,
-                codec=self._engine.codec,
-                engine=self._thread,
-                blobs=self._blobs,
-                publisher=self._publisher,
-                in_thread=self._codec_thread.call,
-            )
-            job = JobRun(
-                claim,
-                canvases,
-                card=self._engine.model,
-                queue=self._queue,
-                publisher=self._publisher,
-                metrics=self._metrics,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            log.error("job %s is no job", claim.id, exc_info=error)
-            await self._refuse(claim)
-            return
-        for key in [key for key in self._jobs if key[0] == claim.id]:
-            # We lost this job ourselves, and have it again: the old attempt must not speak for it.
-            self._publisher.drop(key)
-            self._jobs[key].interrupt("lost")
-        key = job.key
-        self._jobs[key] = job
-        task = asyncio.create_task(job.run(), name=f"job {claim.id}")
-        self._tasks.add(task)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            del self._jobs[key]
-            self._turned.set()
-            if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("job %s was left: its lease will end", claim.id, exc_info=error)
-
-        task.add_done_callback(ended)
-
-    async def _refuse(self, claim: Claim) -> None:
-        message = f"the payload of job {claim.id} does not fit this worker, whose log says why"
-        told = {"code": "invalid_payload", "message": message}
-        answer = await self._queue.finish(
-            claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
-        )
-        if answer != "lost":
-            task = claim.payload.get("task")
-            known = task in self._engine.model.tasks  # else anything: no label for it
-            self._metrics.requests.labels(task if known else "unknown", "failed").inc()
-
-    def _absorb(self, report: StepReport) -> None:
-        """A turn of the engine, on the event loop."""
-        for ticket in report.added:
-            if job := self._jobs.get((ticket.job_id, ticket.attempt)):
-                job.admitted()
-        for ticket, error in report.refused:
-            if job := self._jobs.get((ticket.job_id, ticket.attempt)):
-                job.refused(ticket, error)
-        for ticket, update in report.updates:
-            if job := self._jobs.get((ticket.job_id, ticket.attempt)):
-                job.update(ticket, update)
-        self._tokens_free = report.tokens_free
-        measure(self._metrics, self._model, report)
-        self._turned.set()
-        if report.fatal is not None and not self._failure.done():
-            self._failure.set_exception(WorkerFailed(f"{type(report.fatal).__name__}: {report.fatal}"))
+    def _fail(self, why: str) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(WorkerFailed(why))
 
     def _answered(self, key: Attempt, answer: Answer) -> None:
-        job = self._jobs.get(key)
-        if job is not None and answer in ("cancel", "lost"):
-            job.interrupt("canceled" if answer == "cancel" else "lost")
+        for lane in self._lanes:
+            lane.answered(key, answer)
 
     def _alive(self) -> bool:
-        """Whether leases may be renewed: not for an engine that hangs."""
-        if self._thread.busy_seconds() < HUNG_SECONDS:
-            return True
-        if not self._failure.done():
-            self._failure.set_exception(WorkerFailed(f"a step has taken more than {HUNG_SECONDS:.0f} s"))
-        return False
+        """Whether leases may be renewed: a worker with an engine that hangs is about to leave."""
+        return all(lane.alive() for lane in self._lanes)
 
     async def _show_card(self) -> None:
         """The heartbeat that tells front ends what can be drawn here."""
-        capacity = {"cache_tokens": self._engine.tokens_total, "page_size": self._engine.config.page_size}
-        served = {"card": self._engine.model.to_json(), "capacity": capacity}
-        card = {"worker": self.name, "models": [served], "since": time.time()}
-        palette = self._engine.codec.palette.tobytes()
+        served = [lane.served() for lane in self._lanes]
+        card = {"worker": self.name, "models": served, "since": time.time()}
         fresh = True
         while True:
             try:
-                if fresh or not await self._cards.keep_palette(self._model):
-                    await self._cards.put_palette(self._model, palette)
+                for lane in self._lanes:
+                    if fresh or not await self._cards.keep_palette(lane.model):
+                        await self._cards.put_palette(lane.model, lane.engine.codec.palette.tobytes())
                 await self._cards.put(self.name, card)
                 fresh = False
             except (RedisError, OSError) as error:
                 log.warning("showing the card: %s", error)
             await asyncio.sleep(self._cards.ttl_ms / 1000 / 4)
 
+    async def _take_no_more(self, claiming: Sequence[asyncio.Task[None]]) -> None:
+        """A claim under way is waited for: a job that it takes must not be left to its lease."""
+        self._leaving.set()
+        await asyncio.wait(claiming, timeout=LEAVING_SECONDS)
+
     async def _drain(self, seconds: float) -> None:
         """Running jobs may finish."""
-        if not self._tasks:
+        if not (tasks := self._tasks()):
             return
-        log.info("draining: %d jobs have %.0f s to finish", len(self._tasks), seconds)
+        log.info("draining: %d jobs have %.0f s to finish", len(tasks), seconds)
         deadline = time.monotonic() + seconds
-        while self._tasks and time.monotonic() < deadline:
+        while tasks and time.monotonic() < deadline:
             left = min(5.0, deadline - time.monotonic())
-            await asyncio.wait(set(self._tasks), timeout=max(0.0, left), return_when=asyncio.ALL_COMPLETED)
-            if self._tasks:
-                log.info("draining: %d jobs left", len(self._tasks))
+            await asyncio.wait(tasks, timeout=max(0.0, left), return_when=asyncio.ALL_COMPLETED)
+            if tasks := self._tasks():
+                log.info("draining: %d jobs left", len(tasks))
 
-    async def _leave(self, why: Interruption) -> None:
-        """What still runs goes back to the queue, to its old place, or is left to its lease."""
-        if not self._tasks:
+    async def _hand_back(self) -> None:
+        """What still runs goes back to the queue, to its old place. What an engine held that failed may have broken
+        it: that is not handed on, but loses its lease and is blamed."""
+        if not (tasks := self._tasks()):
             return
-        log.info("leaving: %d jobs are %s", len(self._tasks), why)
-        for job in self._jobs.values():
-            job.interrupt(why)
-        _, left = await asyncio.wait(set(self._tasks), timeout=LEAVING_SECONDS)
+        for lane in self._lanes:
+            why: Interruption = "lost" if lane.has_failed else "released"
+            log.info("leaving: %d jobs for %s are %s", len(lane.tasks), lane.model, why)
+            lane.interrupt(why)
+        _, left = await asyncio.wait(tasks, timeout=LEAVING_SECONDS)
         await cancelled(*left)  # Redis is away: their leases will end by themselves
 
-
-def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[StepReport], None], report: StepReport) -> None:
-    """From the engine's thread to the event loop, which may have closed meanwhile."""
-    try:
-        loop.call_soon_threadsafe(absorb, report)
-    except RuntimeError:
-        log.debug("a report came after the event loop closed")
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {task for lane in self._lanes for task in lane.tasks}
