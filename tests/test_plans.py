@@ -49,6 +49,21 @@ def test_linear_guidance_counts_the_tokens_of_its_own_step() -> None:
     assert guidance_scales((1, 3), 4, 5.0, "constant") == (5.0, 5.0)
 
 
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=20).map(tuple),
+    st.integers(0, 20),
+    st.sampled_from(["linear", "constant"]),
+    st.integers(0, 300),
+)
+def test_guidance_ends_where_its_interval_does(
+    counts: tuple[int, ...], known: int, schedule: str, interval: int
+) -> None:
+    always = guidance_scales(counts, known, 5.0, schedule)
+    drawn = [sum(counts[:step]) for step in range(len(counts))]
+    expected = tuple(scale if before < interval else 1.0 for before, scale in zip(drawn, always, strict=True))
+    assert guidance_scales(counts, known, 5.0, schedule, interval) == expected
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[int, Request]:
     positions = draw(st.integers(2, 200))
@@ -61,6 +76,7 @@ def requests(draw: st.DrawFn) -> tuple[int, Request]:
         steps=draw(st.integers(1, 256)),
         schedule=draw(schedules),
         guidance_scale=draw(st.sampled_from([1.0, 4.0])),
+        guidance_interval=draw(st.sampled_from([None, 0, 1, 50])),
         content_attention=draw(st.sampled_from(["blockwise", "causal"])),
         order=order,
         known=dict.fromkeys(known, 0),
@@ -105,13 +121,14 @@ def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[i
     assert cached[0] == CONDITION
     assert len(set(cached)) == len(cached) == plan.cached_rows
     # The last chunk is never cached, everything else is.
-    assert plan.cached_rows == 1 + positions - len(plan.steps[-1].targets)
+    assert plan.cached_rows == 1 + positions - len(plan.steps[-1].targets) <= positions
     if request.order:
         assert tuple(drawn) == request.order
     if request.class_label is None:
         assert plan.conditions == (1002,)
     else:
-        assert plan.conditions == ((1001,) if request.guidance_scale == 1 else (1001, 1002))
+        guided = request.guidance_scale != 1 and request.guidance_interval != 0
+        assert plan.conditions == ((1001, 1002) if guided else (1001,))
 
 
 @given(requests())
@@ -164,6 +181,7 @@ def test_sources_of_cells_are_invertible() -> None:
         ("guidance_schedule", Request(guidance_schedule="cosine")),  # type: ignore[arg-type]
         ("content_attention", Request(content_attention="none")),  # type: ignore[arg-type]
         ("guidance_scale", Request(guidance_scale=float("nan"))),
+        ("guidance_interval", Request(guidance_interval=-1)),
         ("temperature", Request(temperature=-0.1)),
         ("top_k", Request(top_k=-1)),
         ("top_k", Request(top_k=2**70)),
@@ -181,6 +199,12 @@ def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: 
         check_request(request_, positions=16, codebook_size=48, num_classes=10)
     assert caught.value.field == field
     assert str(caught.value).startswith(field)
+
+
+@pytest.mark.parametrize(("field", "request_"), [("known", Request(known={3: 0})), ("order", Request(order=(0, 1)))])
+def test_what_asks_for_an_order_is_refused_where_there_is_but_one(field: str, request_: Request) -> None:
+    with pytest.raises(RequestError, match=f"^{field}: this model draws every position, in a fixed order"):
+        check_request(request_, positions=16, codebook_size=48, num_classes=10, any_order=False)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 15))

@@ -16,8 +16,8 @@ def region_groups(grid: tuple[int, int], regions: int) -> Groups:
     """The cells in drawing order: group k holds the k-th cell (row-major) of every region. The regions cut the
     grid √regions times each way. Raises ValueError where they can't."""
     rows, cols = grid
-    side = isqrt(regions) if regions > 1 else 0
-    if side**2 != regions or rows % side or cols % side:
+    side = isqrt(max(regions, 0))
+    if regions < 2 or side**2 != regions or rows % side or cols % side:
         raise ValueError(f"regions: {regions} equal regions, a square number above 1, do not tile {rows}×{cols} cells")
     height, width = rows // side, cols // side
     corners = [(row, col) for row in range(0, rows, height) for col in range(0, cols, width)]
