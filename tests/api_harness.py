@@ -73,24 +73,38 @@ class Api:
 
         return asyncio.run(run())
 
-    def show_card(self, card: ModelCard = CARD, worker: str = "hand-1") -> None:
+    def show_card(self, *models: ModelCard, worker: str = "hand-1") -> None:
+        """That of a worker that serves these models; CARD alone where none is given."""
+        models = models or (CARD,)
+
         async def put(_: Queue, cards: Cards, __: Blobs) -> None:
-            models = [{"card": card.to_json(), "capacity": CAPACITY}]
-            await cards.put(worker, {"worker": worker, "models": models})
-            await cards.put_palette(card.name, np.arange(8 * 48, dtype=np.uint8).tobytes())
+            served = [{"card": card.to_json(), "capacity": CAPACITY} for card in models]
+            await cards.put(worker, {"worker": worker, "models": served})
+            for card in models:
+                await cards.put_palette(card.name, np.arange(8 * 48, dtype=np.uint8).tobytes())
 
         self.queue(put)
+        self.wait_for_models(lambda served: served >= {card.name for card in models})
+
+    def withdraw_card(self, worker: str) -> None:
+        shown = {model["id"] for model in self.client.get("/v1/models").json()["models"]}
+        self.queue(lambda _, cards, __: cards.remove(worker))
+        self.wait_for_models(lambda served: served < shown)
+
+    def wait_for_models(self, condition: Callable[[set[str]], bool]) -> None:
         deadline = time.monotonic() + 5
-        while card.name not in [m["id"] for m in self.client.get("/v1/models").json()["models"]]:
-            assert time.monotonic() < deadline, "the card did not show"
+        while not condition({model["id"] for model in self.client.get("/v1/models").json()["models"]}):
+            assert time.monotonic() < deadline, "the models served are not as expected"
             time.sleep(0.05)
 
     def empty(self) -> None:
         """Cancels whatever waits or runs."""
 
         async def cancel_all(queue: Queue, _: Cards, __: Blobs) -> None:
-            for name in ("ready", "leases"):
-                for job in await queue.redis.zrange(f"{self.settings.queue_config.prefix}{name}:hand", 0, -1):
+            prefix = self.settings.queue_config.prefix
+            sets = [f"{prefix}{name}:{model}" for name in ("ready", "leases") for model in await queue.stats()]
+            for key in sets:
+                for job in await queue.redis.zrange(key, 0, -1):
                     if await queue.cancel(job.decode()) == "requested":
                         attempt = (await queue.job(job.decode())).attempt  # type: ignore[union-attr]
                         ended = {"state": "canceled", "event": "canceled", "data": {}}
@@ -98,8 +112,8 @@ class Api:
 
         self.queue(cancel_all)
 
-    def claim(self) -> Claim:
-        claims = self.queue(lambda q, _, __: q.claim("hand", "hand-1", budget=10**6, limit=1, alone=True))
+    def claim(self, model: str = "hand") -> Claim:
+        claims = self.queue(lambda q, _, __: q.claim(model, "hand-1", budget=10**6, limit=1, alone=True))
         assert len(claims) == 1, "there was no job to claim"
         return claims[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -33,13 +32,6 @@ CONFIG = QueueConfig(lease_seconds=1.0)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_folder(tmp_path_factory.mktemp("model"))
-
-
-def named_folder(folder: Path, name: str, **sizes: Any) -> Path:
-    """A model of this name with random weights."""
-    description = random_folder(folder, **sizes) / "model.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"name": name}))
-    return folder
 
 
 @pytest.fixture
@@ -148,7 +140,7 @@ def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = 
     """The pictures' tokens as the library draws them."""
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
     names = ("class_label", "steps", "guidance_scale", "temperature", "task")
-    fields = {name: payload[name] for name in names}
+    fields = {name: payload[name] for name in names if payload[name] is not None}
     seeds = [image_seed(payload["seed"], i) for i in range(payload["n"])]
     return engine.generate([Request(seed=seed, known=known or {}, **fields) for seed in seeds])
 
