@@ -58,7 +58,7 @@ def spelled_out(
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])
-@pytest.mark.parametrize("head_dim", [24, 64])
+@pytest.mark.parametrize("head_dim", [24, 64, 100])
 @pytest.mark.parametrize("path", ["reference", "triton"])
 def test_every_row_sees_the_first_rows_of_its_own_sequence(page_size: int, head_dim: int, path: str) -> None:
     q, keys, values, visible, tables = scene(page_size, page_size, head_dim, torch.float32)
