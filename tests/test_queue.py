@@ -95,6 +95,24 @@ async def test_claim_repeated_after_a_lost_reply_gives_the_same_grant(queue: Que
     assert await queue._claim(*call) == []  # what is no longer held is not granted again
 
 
+async def test_a_worker_may_repeat_the_claims_of_several_models_side_by_side(queue: Queue) -> None:
+    config, models = queue.config, ("m", "other")
+    for model in models:
+        await queue.submit(new(f"of-{model}", model=model))
+    calls = {
+        model: ([config.prefix], [model, "w", f"nonce-{model}", 10, 4, 0, config.lease_ms, 3, config.ttl_ms])
+        for model in models
+    }
+    first = {model: await queue._claim(*call) for model, call in calls.items()}
+    assert {model: [row[0] for row in rows] for model, rows in first.items()} == {
+        "m": [b"of-m"],
+        "other": [b"of-other"],
+    }
+    for model, call in calls.items():
+        again = await queue._claim(*call)
+        assert [row[:2] for row in again] == [row[:2] for row in first[model]]
+
+
 async def test_publish_keeps_order_refuses_repeats_and_renews(queue: Queue) -> None:
     await queue.submit(new("a"))
     await queue.submit(new("b"))
