@@ -122,6 +122,7 @@ def test_what_the_hub_does_not_give_is_refused_by_name(hub: Hub, reference: str,
     hub.gated.add("someone/gated")
     with pytest.raises(CheckpointError, match=f"{reference}: {says}"):
         fetch(HubFile.parse(reference))
+    assert on_disk(HubFile.parse(reference)) is None
 
 
 @pytest.mark.usefixtures("impatient")
@@ -136,10 +137,13 @@ def test_half_a_file_is_never_taken_for_a_whole_one(hub: Hub) -> None:
 
 def test_the_checksum_decides(hub: Hub, tmp_path: Path) -> None:
     right, wrong = hashlib.sha256(CONTENT).hexdigest(), hashlib.sha256(b"another").hexdigest()
-    path = weights_file(tmp_path, {"weights": str(FILE), "sha256": right})
-    assert path.read_bytes() == CONTENT
-    with pytest.raises(CheckpointError, match=rf"{FILE}: sha256 is {right} instead of {wrong}.*{path.resolve()}"):
-        weights_file(tmp_path, {"weights": str(FILE), "sha256": wrong})
+    (tmp_path / "local.safetensors").write_bytes(CONTENT)
+    for reference in (str(FILE), "local.safetensors"):
+        path = weights_file(tmp_path, {"weights": reference, "sha256": right})
+        assert path.read_bytes() == CONTENT
+        with pytest.raises(CheckpointError, match=rf"{reference}: sha256 is {right} instead of {wrong}") as caught:
+            weights_file(tmp_path, {"weights": reference, "sha256": wrong})
+        assert (f"delete {path.resolve()}" in str(caught.value)) == (reference != "local.safetensors")
 
 
 def test_without_huggingface_hub_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

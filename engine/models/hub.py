@@ -6,13 +6,16 @@ HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN mean what they mean to hugging
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.known import HubFile, weights_of
+from engine.known import HubFile, on_disk, weights_of
 from engine.models.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
 
 
 def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
@@ -27,9 +30,8 @@ def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
         with path.open("rb") as content:
             actual = hashlib.file_digest(content, "sha256").hexdigest()
         if actual != expected:
-            raise CheckpointError(
-                f"{weights}: sha256 is {actual} instead of {expected}; to fetch it anew, delete {path.resolve()}"
-            )
+            again = f"; to fetch it anew, delete {path.resolve()}" if isinstance(weights, HubFile) else ""
+            raise CheckpointError(f"{weights}: sha256 is {actual} instead of {expected}{again}")
     return path
 
 
@@ -41,6 +43,8 @@ def fetch(file: HubFile) -> Path:
     except ModuleNotFoundError as missing:
         raise CheckpointError(f"{file}: to fetch it, pip install 'arpg-serve[hub]' ({missing})") from missing
     try:
+        if on_disk(file) is None:
+            log.info("fetching %s", file)  # may take minutes; without a terminal there is no progress bar
         return Path(hf_hub_download(file.repository, file.path, revision=file.revision))
     # Anything: beside its own errors and a full disk, those of an HTTP client that changes from version to version.
     except Exception as error:
