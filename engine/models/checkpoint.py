@@ -33,8 +33,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Make the state's tensors the model's, whose own may be on the meta device. Raises CheckpointError unless
-    every key and shape fits and every weight is a finite number."""
+    """Make the state's tensors the model's own. Raises CheckpointError unless every key and shape fits and every
+    weight is a finite number."""
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = {key: value.shape for key, value in model.state_dict().items()}
     problems = [

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
 from engine.known import known_folders
@@ -36,6 +38,15 @@ class LoadedModel:
     palette: np.ndarray | None
 
 
+class _Unfilled(TorchFunctionMode):
+    """Networks built inside draw no random weights: billions of numbers that the checkpoint replaces."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):  # they fill in place
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def find(name: str | Path) -> Path:
     """The folder of a model: one that goes by this name, or a path."""
     known = known_folders()
@@ -55,7 +66,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     try:
         data = json.loads(description.read_text())
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        with torch.device("meta"):  # nothing is allocated and initialised that the weights replace
+        with _Unfilled():
             architecture = _builder(data["family"])(data, grid)
             tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
         card = ModelCard(
