@@ -225,7 +225,7 @@ class Engine:
         drawing = Drawing(next(self._ids), request, self._plan(request), canvas)
         need, there = drawing.pages(self.config.page_size), self._scheduler.pages.total
         if need > there:
-            raise RequestError("steps", f"needs {need} pages of the KV cache, which has {there} in all")
+            raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
         return drawing
 
 
