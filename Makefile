@@ -1,5 +1,5 @@
 # make serve: the service at http://127.0.0.1:8000.   make test: lint, types, tests.   make demo-model: the weights that
-# ship, from nothing.   HOST, PORT, PYTHON, MODEL, RUNS as you like.
+# ship, from nothing.   HOST, PORT, MODELS (names or folders, with commas between), PYTHON, MODEL, RUNS as you like.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -9,7 +9,7 @@ INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constra
 .PHONY: serve test demo-model lint types clean
 
 serve: $(VENV)/.serve
-	@HOST=$(HOST) PORT=$(PORT) exec $(VENV)/bin/arpg serve
+	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
 
 test: lint types
 	$(VENV)/bin/pytest

@@ -190,7 +190,7 @@ def running_api(settings: Settings) -> Iterator[Api]:
     assert not thread.is_alive(), "the server did not stop"
 
 
-def frames(lines: Iterator[str], seconds: float = 10) -> Iterator[dict[str, Any]]:
+def frames(lines: Iterator[str], seconds: float = 60) -> Iterator[dict[str, Any]]:
     """Server-sent events as a browser reads them: event, id, retry, and data as JSON."""
     frame: dict[str, Any] = {}
     deadline = time.monotonic() + seconds

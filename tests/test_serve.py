@@ -29,7 +29,7 @@ from service.app import create_app
 from service.cli import main
 from service.settings import Settings
 
-READY_SECONDS = 15
+READY_SECONDS = 60
 
 
 class Server:
@@ -102,6 +102,11 @@ def serving(data: Path, model: Path, *, wait: bool = True) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
+
+
+@pytest.fixture(scope="module")
+def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("model"), family="llamagen", name="raster", grid=(4, 4))
 
 
 def half_mask(height: int, width: int) -> np.ndarray:
@@ -203,21 +208,26 @@ def test_from_the_first_picture_to_the_last_process(
         assert server.valkeys() == []
 
 
-def test_a_worker_and_an_api_of_their_own(redis_socket: Path, model: Path) -> None:
+def test_an_api_and_a_worker_of_its_own_with_two_models(redis_socket: Path, model: Path, raster: Path) -> None:
     settings = Settings(redis_url=f"unix://{redis_socket}", namespace="apart", _env_file=None)
-    command = ["worker", "--model", str(model), "--redis-url", f"unix://{redis_socket}", "--metrics-port", "0"]
+    command = ["worker", "--model", str(model), "--model", str(raster)]
+    command += ["--redis-url", f"unix://{redis_socket}", "--metrics-port", "0"]
     with running_api(settings) as api, arpg(command, ARPG_NAMESPACE="apart") as (process, metrics):
         deadline = time.monotonic() + READY_SECONDS
         while api.client.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline, "not ready in time"
             time.sleep(0.1)
-        response = api.client.post("/v1/generate", json={"steps": 4}, headers={"Accept": "image/webp"})
-        assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
-        assert 'arpg_images_total{model="random"} 1.0' in httpx.get(f"{metrics}/metrics").text
+        assert api.client.get("/readyz").json()["models"] == ["random", "raster"]
+        for body in ({"model": "random", "steps": 4}, {"model": "raster"}):
+            response = api.client.post("/v1/generate", json=body, headers={"Accept": "image/webp"})
+            assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
+            assert f'arpg_images_total{{model="{body["model"]}"}} 1.0' in httpx.get(f"{metrics}/metrics").text
+        unnamed = api.client.post("/v1/generate", json={}).json()
+        assert unnamed["detail"] == "model: say which: random, raster"
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         time.sleep(1.1)  # the catalogue is fresh for a second
-        assert api.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
+        assert api.client.post("/v1/generate", json={"model": "raster"}).json()["code"] == "no_worker"
 
 
 def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
@@ -275,6 +285,35 @@ def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.C
         assert np.array_equal(painted[:, 20:], noise(30, 40)[:, 20:])
 
 
+def test_a_model_of_a_fixed_order_without_a_server(
+    raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, common = tmp_path / "a.png", ["--model", str(raster), "--device", "cpu"]
+    options = ["--guidance-interval", "4", "--top-k", "8", "--seed", "3", "-o", str(out)]
+    assert main(["generate", "class 1", *common, *options]) == 0
+    assert Image.open(out).size == (8, 8)
+    capsys.readouterr()
+    for asked, says in (
+        (["generate", "--steps", "8", "--content-attention", "causal"], "steps, content_attention: raster draws in a"),
+        (["inpaint", str(out), str(out)], "model: raster can't inpaint: it draws in a fixed order; it can generate"),
+    ):
+        if asked[0] == "inpaint":
+            out.write_bytes(png(half_mask(8, 8), "RGB"))
+        assert main([*asked, *common]) == 1
+        assert capsys.readouterr().err.startswith(f"arpg: {says}")
+
+
+def test_the_models_of_the_environment_have_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARPG_MODELS", raising=False)
+    assert Settings(_env_file=None).models == ("demo",)
+    monkeypatch.setenv("ARPG_MODELS", "demo, path/to/folder,")
+    assert Settings(_env_file=None).models == ("demo", "path/to/folder")
+    assert Settings(models=["a,b"], _env_file=None).models == ("a,b",)  # what the command line named
+    monkeypatch.setenv("ARPG_MODELS", " , ")
+    with pytest.raises(ValidationError, match="models"):
+        Settings(_env_file=None)
+
+
 def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOST", "PORT", "ARPG_HOST", "ARPG_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -320,6 +359,8 @@ def test_a_namespace_is_a_plain_word_as_it_becomes_part_of_every_key(namespace: 
         (["generate", "-n", "17"], 2, "arpg generate: error: argument -n: Input should be less"),
         (["generate", "-n", "0"], 2, "argument -n: Input should be greater"),
         (["generate", "--guidance-scale", "nan"], 2, "argument --guidance-scale: Input should be"),
+        (["generate", "--model", "a", "--model", "b"], 1, "arpg: model: say which: a, b"),
+        (["generate", "--guidance-interval", "-1"], 2, "argument --guidance-interval: Input should be greater"),
         (["--help"], 0, "arpg serve"),
     ],
 )
