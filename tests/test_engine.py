@@ -196,5 +196,6 @@ def test_the_engine_needs_no_web_framework_and_plans_need_no_torch() -> None:
     web = barred.format(["fastapi", "pydantic", "redis", "uvicorn", "httpx", "service"])
     subprocess.run([sys.executable, "-c", web + "from engine import Engine"], check=True)
     plain = barred.format(["torch"])
-    modules = "engine.plans.arpg, engine.scheduler, engine.pages, engine.noise, engine.card, engine.inpainting"
+    plans = "engine.plans.arpg, engine.plans.llamagen, engine.plans.par"
+    modules = f"{plans}, engine.scheduler, engine.pages, engine.noise, engine.card, engine.inpainting"
     subprocess.run([sys.executable, "-c", plain + f"import {modules}"], check=True)
