@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_harness import Api, running_api
+from api_harness import CARD, Api, running_api
 from browser import Page, browser, chromium
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine.card import ClassLabel, Defaults
 from service.app import create_app
 from service.settings import Settings
 
@@ -46,6 +48,7 @@ def choose(page: Page, **fields: str) -> None:
 
 def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> None:
     assert page.run("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
+    assert page.run("document.getElementById('models').closest('.field').hidden")
     choose(page, n="1", seed="7", **{"class": "cube"})
     page.run("document.getElementById('form').requestSubmit()")
     page.wait(f"{STATUS}.startsWith('Waiting')")
@@ -84,6 +87,59 @@ def test_a_new_attempt_starts_from_an_empty_canvas(page: Page, api: Api) -> None
     page.wait(f"{PAINTED}[0] === 0")
     api.finish(again, 2, again.payload["seeds"])
     page.wait(f"{STATUS}.startsWith('Done')")
+
+
+def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Page, redis_socket: Path) -> None:
+    fixed = ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
+    raster = replace(
+        CARD, name="raster", family="llamagen", grid=(2, 4), tasks=("generate",), settings=fixed, steps=8,
+        classes=CARD.classes[1:4], defaults=Defaults(guidance_scale=1.75),
+    )  # fmt: skip
+    many = replace(raster, name="many", classes=tuple(ClassLabel(i, f"kind {i}") for i in range(100)))
+    shown = (
+        "[...document.querySelectorAll('#form .field')].filter(f => !f.hidden).map(f => f.innerText.split('\\n')[0])"
+    )
+    classes = "[...document.getElementById('class').options].map(o => o.value)"
+
+    def switch(name: str) -> None:
+        choose(chrome, models=name)
+        chrome.run("document.getElementById('models').dispatchEvent(new Event('change'))")
+        chrome.wait(f"document.getElementById('model').textContent.startsWith('{name}:')")
+
+    with running_api(Settings(redis_url=f"unix://{redis_socket}", namespace="several", _env_file=None)) as api:
+        api.show_card(CARD, raster, many)
+        chrome.problems.clear()
+        chrome.open(api.url)
+        chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+        assert chrome.run("[...document.getElementById('models').options].map(o => o.value)") == [
+            "hand",
+            "many",
+            "raster",
+        ]
+        assert chrome.run(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
+        assert len(chrome.run(classes)) == 9
+        switch("many")
+        assert chrome.run("document.getElementById('class').tagName") == "INPUT"
+        switch("raster")
+        assert chrome.run(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]
+        assert chrome.run(classes) == ["cube", "torus", "cone", ""]
+        assert chrome.run("document.getElementById('guidance_scale').value") == "1.75"
+        choose(chrome, n="1", **{"class": "cube"})
+        chrome.run("document.getElementById('form').requestSubmit()")
+        chrome.wait(f"{STATUS}.startsWith('Waiting')")
+        assert chrome.run("document.getElementById('models').disabled") is True
+        claim = api.claim("raster")
+        asked = [claim.payload[name] for name in ("class_label", "steps", "guidance_scale")]
+        assert asked == [1, None, 1.75]
+        started = {"attempt": 1, "images": 1, "grid": [2, 4], "steps": 8, "known": 0}
+        api.publish(claim, 1, "started", started)
+        chrome.wait("document.querySelector('canvas').width === 16 && document.querySelector('canvas').height === 8")
+        api.finish(claim, 2, claim.payload["seeds"])
+        chrome.wait("document.querySelector('figure img.there')")
+        switch("hand")
+        assert chrome.run(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
+        assert chrome.run("document.getElementById('class').value") == "cube"  # both have it
+        assert chrome.problems == []
 
 
 def test_escape_cancels_the_job(page: Page, api: Api) -> None:

@@ -45,16 +45,18 @@ class Catalogue:
         do the task; 503 when nobody serves it now.
         """
         models = await self.models()
-        chosen = next(iter(models.values())) if name is None and len(models) == 1 else models.get(name or "")
-        if chosen is not None:
-            check_task(task, chosen.card)
-            return chosen
+        if name is None and len(models) == 1:
+            [name] = models
+        if name is not None and name in models:
+            check_task(task, models[name].card)
+            return models[name]
+        served = ", ".join(sorted(models))
         if models and name is None:
-            raise Problem.field("model", f"say which: {', '.join(sorted(models))}", "model_needed")
+            raise Problem.field("model", f"say which: {served}", "model_needed")
         if models and name is not None and name not in await self._queue.stats():
-            near = dict.fromkeys(nearest(name, sorted(models)))
-            say = f"the nearest are {', '.join(near)}" if near else f"served now: {', '.join(sorted(models))}"
-            raise Problem.field("model", f"there is no such model; {say}", "unknown_model")
+            near = ", ".join(dict.fromkeys(nearest(name, sorted(models))))
+            known = f"the nearest are {near}" if near else f"served now: {served}"
+            raise Problem.field("model", f"there is no such model; {known}", "unknown_model")
         detail = "no worker serves this model at the moment; it may be starting"
         raise Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
 

@@ -22,6 +22,7 @@ async function start() {
     try {
       const { models } = await api("v1/models");
       if (models.length) {
+        offerModels(models);
         await use(models[0]);
         return;
       }
@@ -33,20 +34,39 @@ async function start() {
   }
 }
 
+function offerModels(models) {
+  const select = $("models");
+  select.replaceChildren(...models.map(({ id }) => new Option(id, id)));
+  select.closest(".field").hidden = models.length === 1;
+  select.onchange = async () => {
+    complain(null);
+    $("draw").disabled = true;
+    try {
+      await use(models[select.selectedIndex]);
+    } catch (error) {
+      complain(error);
+    }
+  };
+}
+
 async function use(found) {
   const [{ classes }, colours] = await Promise.all([api(found.urls.classes), api(found.urls.palette)]);
+  if ($("models").value !== found.id) return; // another one was chosen meanwhile
   model = found;
   palette = Uint8Array.from(atob(colours.rgb), (c) => c.charCodeAt(0));
-  $("model").textContent = `${model.id}: ${model.width}×${model.height} pixels from ${model.grid[0]}×${model.grid[1]} tokens`;
+  const steps = model.steps === null ? "" : ` in ${model.steps} steps`;
+  $("model").textContent = `${model.id}: ${model.width}×${model.height} pixels from ${model.grid[0]}×${model.grid[1]} tokens${steps}`;
   offerClasses(classes);
-  $("steps").value = Math.round(Math.log2(model.defaults.steps));
-  $("guidance_scale").value = model.defaults.guidance_scale;
+  for (const name of ["steps", "guidance_scale"]) $(name).closest(".field").hidden = !model.settings.includes(name);
+  if (model.settings.includes("steps")) $("steps").value = Math.round(Math.log2(model.defaults.steps));
+  if (model.settings.includes("guidance_scale")) $("guidance_scale").value = model.defaults.guidance_scale;
   $("draw").disabled = false;
   describe();
-  frames(Number($("n").value), null);
+  if (!document.querySelector("figure img")) frames(Number($("n").value), null);
 }
 
 function offerClasses(classes) {
+  const before = $("class").value;
   if (classes.length > FEW_CLASSES) {
     const input = Object.assign(document.createElement("input"), { id: "class", name: "class", autocomplete: "off" });
     input.setAttribute("list", "classes");
@@ -55,10 +75,11 @@ function offerClasses(classes) {
     list.append(...classes.map(({ name }) => new Option(name, name)));
     $("class-slot").replaceChildren(input, list);
   } else {
-    const select = $("class");
-    select.replaceChildren(...classes.map(({ name }) => new Option(name, name)), new Option("— no class —", ""));
-    select.disabled = false;
-    select.selectedIndex = Math.floor(Math.random() * classes.length);
+    const select = Object.assign(document.createElement("select"), { id: "class", name: "class" });
+    select.append(...classes.map(({ name }) => new Option(name, name)), new Option("— no class —", ""));
+    const same = classes.findIndex(({ name }) => name === before);
+    select.selectedIndex = same >= 0 ? same : Math.floor(Math.random() * classes.length);
+    $("class-slot").replaceChildren(select);
   }
 }
 
@@ -66,18 +87,24 @@ function offerClasses(classes) {
 
 function request() {
   const chosen = $("class").value.trim();
-  const fields = { class: chosen === "" ? null : chosen, n: Number($("n").value), steps: 2 ** Number($("steps").value) };
-  if (fields.class !== null) fields.guidance_scale = Number($("guidance_scale").value);
+  const fields = { class: chosen === "" ? null : chosen, n: Number($("n").value) };
+  if ($("models").length > 1) fields.model = model.id;
+  if (model.settings.includes("steps")) fields.steps = 2 ** Number($("steps").value);
+  if (fields.class !== null && model.settings.includes("guidance_scale")) {
+    fields.guidance_scale = Number($("guidance_scale").value);
+  }
   const seed = $("seed").value.trim();
   if (seed !== "") fields.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
   return fields;
 }
 
 function describe() {
+  if (!model) return;
   const fields = request();
-  $("steps-value").value = fields.steps;
-  $("steps").setAttribute("aria-valuetext", String(fields.steps));
-  $("guidance-value").value = Number($("guidance_scale").value).toFixed(1);
+  const steps = 2 ** Number($("steps").value);
+  $("steps-value").value = steps;
+  $("steps").setAttribute("aria-valuetext", String(steps));
+  $("guidance-value").value = Number($("guidance_scale").value).toFixed(2);
   const body = JSON.stringify({ ...fields, n: 1 }).replaceAll("'", "\\u0027");
   $("curl").textContent = `curl --json '${body}' \\\n  -H 'Accept: image/png' -o picture.png \\\n  ${new URL("v1/generate", document.baseURI)}`;
 }
@@ -190,6 +217,7 @@ async function cancel() {
 
 function busy(yes) {
   $("draw").disabled = yes;
+  $("models").disabled = yes; // the palette must stay that of what is drawn
   $("cancel").hidden = !yes;
   $("stage").setAttribute("aria-busy", String(yes));
   if (!yes) $("progress").hidden = true;
