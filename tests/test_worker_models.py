@@ -64,7 +64,7 @@ def gate() -> Iterator[threading.Event]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 — another thread's state
             await asyncio.sleep(0.01)
 

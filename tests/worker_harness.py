@@ -74,7 +74,7 @@ class Service:
         await self.queue.submit(NewJob(id=job_id, model=payload["model"], cost=cost, payload=payload, blobs=blobs))
 
     async def events(self, job_id: str) -> list[Event]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return [event async for event in self.hub.watch(job_id)]
 
     async def result(self, job_id: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Service:
 
     async def seen(self, job_id: str, name: str) -> Event:
         """The first event of this name."""
-        async with asyncio.timeout(20), contextlib.aclosing(self.hub.watch(job_id)) as events:
+        async with asyncio.timeout(60), contextlib.aclosing(self.hub.watch(job_id)) as events:
             async for event in events:
                 if event.name == name:
                     return event
