@@ -18,8 +18,8 @@ test: lint types
 MODEL ?= engine/weights/demo
 RUNS ?= runs
 STRIP := rocket house
-TRAINING = $(VENV)/bin/python -m engine.training --runs $(RUNS) --model $(MODEL)
-JUDGING = $(VENV)/bin/python -m engine.judging --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
+TRAINING = $(VENV)/bin/arpg train --runs $(RUNS) --model $(MODEL)
+JUDGING = $(VENV)/bin/arpg judge --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
 
 demo-model: $(VENV)/.test
 	$(TRAINING) render

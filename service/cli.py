@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -28,13 +29,8 @@ Every setting is also an environment variable: ARPG_MODEL, ARPG_REDIS_URL, ARPG_
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["train"]:
-        try:
-            from engine.training.__main__ import main as train
-        except ModuleNotFoundError as missing:
-            print(f"arpg train needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
-            return 1
-        return train(given[1:])
+    if given[:1] in (["train"], ["judge"]):
+        return _laboratory(given[0], given[1:])
     parsed = _parser().parse_args(given)
     if parsed.command in ("generate", "inpaint"):
         _check(parsed)
@@ -52,6 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _expected() as error:
         print(f"arpg: {error}", file=sys.stderr)
         return 1
+
+
+def _laboratory(command: str, arguments: list[str]) -> int:
+    """Training and judging: their packages need more than a service does."""
+    package = {"train": "engine.training.__main__", "judge": "engine.judging.__main__"}[command]
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as missing:
+        print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
+        return 1
+    status: int = module.main(arguments)
+    return status
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
@@ -144,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_sampling(command)
 
     commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
+    commands.add_parser("judge", help="measure a demo model; `arpg judge --help` says how", add_help=False)
     return parser
 
 
@@ -160,6 +169,7 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--schedule", choices=("arccos", "cosine"))
     command.add_argument("--guidance-scale", type=float, help="1: none")
     command.add_argument("--guidance-schedule", choices=("constant", "linear"))
+    command.add_argument("--content-attention", choices=("blockwise", "causal"))
     command.add_argument("--temperature", type=float, help="0: argmax")
     command.add_argument("--top-k", type=int, help="0: off")
     command.add_argument("--top-p", type=float, help="1: off")
