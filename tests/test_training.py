@@ -27,7 +27,7 @@ from engine.training.loop import (
 from engine.training.parallel import Team, run_team
 from engine.training.shapes import THINGS
 from engine.training.tokenizer import TokenizerRecipe, TokenizerTrainer
-from engine.training.transformer import TransformerRecipe, TransformerTrainer, draw_batch
+from engine.training.transformer import TransformerRecipe, TransformerTrainer, draw_batch, draw_openings
 
 CPU = torch.device("cpu")
 GRID = (4, 4)
@@ -72,8 +72,11 @@ def tokenizer_run(trainer: TokenizerTrainer, steps: int) -> list[float]:
 
 
 def transformer_run(trainer: TransformerTrainer, steps: int) -> list[float]:
-    recipe = trainer.recipe
-    return [trainer.step(draw_batch(codes(64), 16, recipe, trainer.done)).item() for _ in range(steps)]
+    recipe, source = trainer.recipe, codes(64)
+    return [
+        trainer.step(draw_batch(source, 16, recipe, n), draw_openings(source, 16, recipe, n)).item()
+        for n in range(trainer.done, trainer.done + steps)
+    ]
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -110,7 +113,7 @@ def test_tokenizer_steps_bring_the_picture_nearer() -> None:
 
 
 def test_a_transformer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
-    recipe = TransformerRecipe(steps=20, per_class=1, warm_up=2)
+    recipe = TransformerRecipe(steps=20, per_class=1, openings=2, opening=3, warm_up=2)
     whole = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
     transformer_run(whole, 6)
     first = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
@@ -126,7 +129,10 @@ def test_a_transformer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) ->
 
 def test_transformer_steps_teach_the_classes() -> None:
     losses = transformer_run(
-        TransformerTrainer(TINY_ARPG, GRID, TransformerRecipe(steps=60, per_class=1, warm_up=4), CPU), 60
+        TransformerTrainer(
+            TINY_ARPG, GRID, TransformerRecipe(steps=60, per_class=1, openings=1, opening=4, warm_up=4), CPU
+        ),
+        60,
     )
     assert losses[0] == pytest.approx(np.log(24), rel=0.01)  # the head starts flat
     assert np.mean(losses[-5:]) < 0.65 * losses[0]
@@ -165,6 +171,37 @@ def test_a_first_cell_comes_first_and_the_rest_at_random() -> None:
     assert (batch.orders[:, 0] == 9).all()
     assert torch.equal(batch.orders.sort(dim=1).values, torch.arange(16).expand(64, -1))
     assert len(batch.orders[:, 1].unique()) > 5
+
+
+def test_openings_are_other_pictures_drawn_no_further() -> None:
+    recipe = TransformerRecipe(per_class=2, openings=3, opening=5, first_cell=9)
+    source = torch.arange(640)[:, None].repeat(1, 16)
+    batch, openings = draw_batch(source, 16, recipe, 7), draw_openings(source, 16, recipe, 7)
+    assert openings.orders.shape == (48, 5)
+    assert (openings.orders[:, 0] == 9).all()
+    assert all(len(order.unique()) == 5 for order in openings.orders)
+    assert torch.bincount(openings.ids[:, 0] % 16).tolist() == [3] * 16
+    assert len(set(openings.ids[:, 0].tolist()) & set(batch.ids[:, 0].tolist())) < 8
+
+
+def test_a_token_of_an_opening_weighs_as_much_as_any_other() -> None:
+    recipe = TransformerRecipe(per_class=1, openings=2, opening=4, bfloat16=False)
+    trainer = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    torch.nn.init.normal_(trainer.model.head.weight, std=0.1)
+    reference = copy.deepcopy(trainer.model)
+    batch, openings = (draw(codes(64), 16, recipe, 0) for draw in (draw_batch, draw_openings))
+    total = torch.zeros(())
+    for part in (batch, openings):
+        logits = training_logits(reference, part.ids, part.classes, part.orders, rotation_table(reference, GRID))
+        wanted = part.ids.gather(1, part.orders)
+        total = total - logits.log_softmax(-1).gather(-1, wanted[..., None]).sum()
+    (total / batch.orders.numel()).backward()
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+    trainer.step(batch, openings)
+    for name, weight in trainer.model.named_parameters():
+        expected = dict(reference.named_parameters())[name].grad
+        assert expected is not None
+        assert torch.allclose(weight.grad, expected, atol=1e-6), name
 
 
 def test_an_epoch_shows_every_picture_once() -> None:

@@ -24,7 +24,7 @@ def kept_weights(runs: Path) -> list[tuple[int, Path]]:
     """Steps and files of the weights that training kept, in order."""
     found = [(int(path.stem.split("-")[1]), path) for path in runs.glob("arpg-*.safetensors")]
     if not found:
-        raise FileNotFoundError(f"no weights were kept in {runs}: run `python -m engine.training arpg`")
+        raise FileNotFoundError(f"no weights were kept in {runs}: run `arpg train arpg`")
     return sorted(found)
 
 

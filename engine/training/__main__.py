@@ -1,6 +1,6 @@
-"""The demo model from nothing, a command a stage: render, judge, vq, encode, arpg, export.
+"""`arpg train`: the demo model from nothing, a command a stage: render, judge, vq, encode, arpg, export.
 
-Every stage keeps its state under --runs and goes on from there when it is started again; `python -m engine.judging`
+Every stage keeps its state under --runs and goes on from there when it is started again; `arpg judge`
 then says what came of it.
 """
 
@@ -111,7 +111,7 @@ STAGES = {stage.__name__: stage for stage in (render, judge, vq, encode, arpg, e
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="arpg train", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where renders and checkpoints live")
     parser.add_argument("--model", type=Path, default=DEMO, help="the model folder")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")

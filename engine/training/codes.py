@@ -46,5 +46,5 @@ def encode_split(team: Team, model: VQModel, pictures: Tensor, path: Path, devic
 
 def load_codes(path: Path) -> Tensor:
     if not path.exists():
-        raise FileNotFoundError(f"no codes at {path}: run `python -m engine.training encode`")
+        raise FileNotFoundError(f"no codes at {path}: run `arpg train encode`")
     return torch.from_numpy(np.load(path))

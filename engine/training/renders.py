@@ -55,7 +55,7 @@ def load_split(folder: Path, split: str, limit: int | None = None) -> tuple[torc
             break
         shards.append(np.load(shard_path(folder, split, len(shards))))
     if not shards:
-        raise FileNotFoundError(f"no renders of split {split!r} in {folder}: run `python -m engine.training render`")
+        raise FileNotFoundError(f"no renders of split {split!r} in {folder}: run `arpg train render`")
     pictures = torch.from_numpy(np.concatenate(shards)).permute(0, 3, 1, 2)
     labels = torch.arange(len(pictures)) % len(THINGS)
     return (pictures, labels) if limit is None else (pictures[:limit], labels[:limit])

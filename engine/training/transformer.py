@@ -31,7 +31,7 @@ DEMO_ARPG = ARPGConfig(dim=192, n_layer=8, n_head=3, multiple_of=64, vocab_size=
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
-    steps: int = 8000
+    steps: int = 6000
     per_class: int = 2  # of every class in a batch
     openings: int = 8  # of every class, drawn no further than `opening` tokens: the first ones decide the picture
     opening: int = 16
