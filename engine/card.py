@@ -84,7 +84,7 @@ class ModelCard:
                 "grid": (rows, cols),
                 "classes": class_labels(data["classes"]),
                 "tasks": tuple(data["tasks"]),
-                "settings": tuple(data["settings"]),
+                "settings": tuple(data.get("settings", SETTINGS)),
                 "defaults": Defaults(**data["defaults"]),
             }
         )

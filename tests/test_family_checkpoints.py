@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def described(folder: Path, family: str, change: dict[str, Any]) -> Path:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_public_containers_are_read(tmp_path: Path, family: str, container: str, zipped: bool) -> None:
     state = STATES[family]
-    content = state if container.startswith("raw") else {container: state, "optimizer": {"lr": 1.0}, "steps": 7}
+    content = state if container.startswith("raw") else {container: state, "args": Namespace(lr=1.0)}
     folder = described(tmp_path / "model", family, {"weights": "public.pt"})
     torch.save(content, folder / "public.pt", _use_new_zipfile_serialization=zipped)
     loaded = load(folder).network.state_dict()
