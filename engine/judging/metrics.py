@@ -49,8 +49,9 @@ def nearest(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
 
 def most_agreeing(maps: Tensor, among: Tensor) -> Tensor:
     """For each token map (n, positions): the largest share of positions at which one of a set agrees."""
-    best = [(one == among).sum(1).max() for one in maps]
-    return torch.stack(best).double() / maps.shape[1]
+    others = among.float()
+    differing = [torch.cdist(part, others, p=0).min(1).values for part in _parts(maps.float())]
+    return 1 - torch.cat(differing).double() / maps.shape[1]
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

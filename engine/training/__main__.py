@@ -30,10 +30,10 @@ JUDGE = "judge.safetensors"
 DEFAULTS = {
     "steps": 64,
     "schedule": "cosine",  # its first steps draw one token each
-    "guidance_scale": 2.5,
+    "guidance_scale": 1.5,
     "guidance_schedule": "constant",
     "content_attention": "blockwise",
-    "temperature": 1.0,
+    "temperature": 0.8,
     "top_k": 0,
     "top_p": 1.0,
 }
