@@ -98,6 +98,12 @@ def test_the_frozen_judge_knows_unseen_renders() -> None:
     assert (quality.precision, quality.recall) == (1.0, 1.0)
 
 
+def test_the_shipped_model_draws_what_it_is_asked_for(tmp_path: Path) -> None:
+    drawn = samples.draw(DEMO, tmp_path, 2, {})
+    looks = look(load_judge(DEMO / JUDGE, torch.device("cpu")), drawn.pictures)
+    assert looks.share(drawn.labels) >= 30 / 32
+
+
 def test_a_contact_sheet_holds_every_picture_under_its_column() -> None:
     pictures = [np.full((8, 8, 3), value, np.uint8) for value in range(10, 70, 10)]
     sheet = np.asarray(contact_sheet(pictures, 3, ["a", "b", "c"]))
