@@ -13,8 +13,9 @@ from torch import nn
 
 from engine import Engine, Request
 from engine.models.arpg import ARPG, ARPGConfig
-from engine.models.vq import VQConfig
-from engine.training.export import export_model, palette
+from engine.models.vq import VQConfig, VQModel
+from engine.runner import StepLogits
+from engine.training.export import export_tokenizer, export_transformer, palette
 from engine.training.forward import rotation_table, training_logits
 from engine.training.group_norm import quicken_group_norm
 from engine.training.loop import (
@@ -27,11 +28,13 @@ from engine.training.loop import (
 from engine.training.parallel import Team, run_team
 from engine.training.shapes import THINGS
 from engine.training.tokenizer import TokenizerRecipe, TokenizerTrainer
-from engine.training.transformer import TransformerRecipe, TransformerTrainer, draw_batch, draw_openings
+from engine.training.transformer import TransformerRecipe, TransformerTrainer, draw_batch, draw_openings, new_network
 
 CPU = torch.device("cpu")
 GRID = (4, 4)
-TINY_ARPG = ARPGConfig(dim=32, n_layer=4, n_head=2, multiple_of=16, vocab_size=24, num_classes=16)
+SIZES = {"dim": 32, "n_layer": 4, "n_head": 2, "multiple_of": 16, "vocab_size": 24, "num_classes": 16}
+TINY_ARPG = ARPGConfig(**SIZES)
+TINY = {"name": "tiny", "family": "arpg", "grid": list(GRID), "transformer": SIZES}
 TINY_VQ = VQConfig(
     codebook_size=24,
     codebook_dim=8,
@@ -114,12 +117,12 @@ def test_tokenizer_steps_bring_the_picture_nearer() -> None:
 
 def test_a_transformer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
     recipe = TransformerRecipe(steps=20, per_class=1, openings=2, opening=3, warm_up=2)
-    whole = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    whole = TransformerTrainer(*new_network(TINY), recipe, CPU)
     transformer_run(whole, 6)
-    first = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    first = TransformerTrainer(*new_network(TINY), recipe, CPU)
     transformer_run(first, 4)
     save_checkpoint(tmp_path / "arpg.pt", first.state())
-    second = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    second = TransformerTrainer(*new_network(TINY), recipe, CPU)
     state = load_checkpoint(tmp_path / "arpg.pt", CPU)
     assert state is not None
     second.restore(state)
@@ -130,7 +133,7 @@ def test_a_transformer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) ->
 def test_transformer_steps_teach_the_classes() -> None:
     losses = transformer_run(
         TransformerTrainer(
-            TINY_ARPG, GRID, TransformerRecipe(steps=60, per_class=1, openings=1, opening=4, warm_up=4), CPU
+            *new_network(TINY), TransformerRecipe(steps=60, per_class=1, openings=1, opening=4, warm_up=4), CPU
         ),
         60,
     )
@@ -148,6 +151,36 @@ def test_the_training_pass_is_the_teacher_forced_pass() -> None:
     expected = model.teacher_forced(ids, classes, orders, GRID)
     found = training_logits(model, ids, classes, orders, rotation_table(model, GRID))
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", [{"family": "llamagen"}, {"family": "par", "regions": 4}])
+def test_the_training_pass_of_a_fixed_order_gives_the_logits_of_drawing(family: dict[str, Any], tmp_path: Path) -> None:
+    demo = TINY | family
+    network, objective = new_network(demo)
+    torch.manual_seed(1)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    export_transformer(tmp_path / "model", demo, network.state_dict(), TINY_VQ)
+    export_tokenizer(tmp_path / "demo", VQModel(TINY_VQ).state_dict(), np.zeros((24, 4, 4, 3), np.uint8))
+    steps: list[StepLogits] = []
+    engine = Engine.load(tmp_path / "model", device="cpu", watch_logits=steps.append)
+    network.half().float()  # the folder's weights are float16
+    [tokens] = engine.generate([Request(class_label=5, guidance_scale=2.0)])
+    ids = torch.from_numpy(tokens).long().flatten()[None]
+    for branch, label in enumerate((5, 16)):
+        logits, wanted = objective(network, ids, torch.tensor([label]), torch.arange(16)[None])
+        drawn = torch.cat([step.logits[branch] for step in steps])
+        assert (logits[0] - drawn).abs().max() <= 1e-4 * drawn.abs().max()
+        assert torch.equal(wanted[0], ids[0, [cell for step in steps for cell in step.targets]])
+
+
+@pytest.mark.parametrize("family", [{"family": "llamagen"}, {"family": "par", "regions": 4}])
+def test_steps_teach_a_fixed_order_too(family: dict[str, Any]) -> None:
+    recipe = TransformerRecipe(steps=60, per_class=1, openings=0, warm_up=4)
+    trainer = TransformerTrainer(*new_network(TINY | family), recipe, CPU)
+    losses = [trainer.step(draw_batch(codes(64), 16, recipe, n)).item() for n in range(60)]
+    assert losses[0] == pytest.approx(np.log(24), rel=0.01)
+    assert np.mean(losses[-5:]) < 0.65 * losses[0]
 
 
 def test_batches_are_balanced_and_classes_dropped_at_the_stated_rate() -> None:
@@ -186,7 +219,7 @@ def test_openings_are_other_pictures_drawn_no_further() -> None:
 
 def test_a_token_of_an_opening_weighs_as_much_as_any_other() -> None:
     recipe = TransformerRecipe(per_class=1, openings=2, opening=4, bfloat16=False)
-    trainer = TransformerTrainer(TINY_ARPG, GRID, recipe, CPU)
+    trainer = TransformerTrainer(*new_network(TINY), recipe, CPU)
     torch.nn.init.normal_(trainer.model.head.weight, std=0.1)
     reference = copy.deepcopy(trainer.model)
     batch, openings = (draw(codes(64), 16, recipe, 0) for draw in (draw_batch, draw_openings))
@@ -273,22 +306,14 @@ def test_a_team_averages_gradients_and_cuts_the_batch(tmp_path: Path) -> None:
 
 def test_an_exported_folder_draws_through_the_engine(tmp_path: Path) -> None:
     tokenizer = TokenizerTrainer(TINY_VQ, VQ_RECIPE, CPU)
-    transformer = TransformerTrainer(TINY_ARPG, GRID, TransformerRecipe(), CPU)
+    transformer = TransformerTrainer(*new_network(TINY), TransformerRecipe(), CPU)
     images = ((pictures(4) + 1) * 127.5).to(torch.uint8)
     with torch.inference_mode():
         maps = tokenizer.model.encode(pictures(4))
     patches = palette(maps.flatten(1), images, TINY_VQ)
-    export_model(
-        tmp_path,
-        tokenizer=tokenizer.averaged.values,
-        tokenizer_config=TINY_VQ,
-        transformer=transformer.averaged.values,
-        transformer_config=TINY_ARPG,
-        grid=GRID,
-        first_cell=None,
-        patches=patches,
-        defaults={"steps": 4},
-    )
+    demo = TINY | {"defaults": {"steps": 4}}
+    export_transformer(tmp_path, demo, transformer.averaged.values, TINY_VQ)
+    export_tokenizer(tmp_path, tokenizer.averaged.values, patches)
     engine = Engine.load(tmp_path, device="cpu")
     assert [c.name for c in engine.model.classes] == [thing.name for thing in THINGS]
     assert np.array_equal(engine.codec.palette, patches)

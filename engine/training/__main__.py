@@ -1,4 +1,5 @@
-"""`arpg train`: the demo model from nothing, a command a stage: render, judge, vq, encode, arpg, export.
+"""`arpg train`: the demo model from nothing, a command a stage: render, judge, vq, encode, arpg, export; then
+llamagen, par-4x and par-16x on the same tokens.
 
 Every stage keeps its state under --runs and goes on from there when it is started again; `arpg judge`
 then says what came of it.
@@ -15,28 +16,17 @@ import torch
 
 from engine.judging.classifier import JudgeRecipe, train_judge
 from engine.training.codes import encode_split, load_codes
-from engine.training.export import export_model, load_tokenizer, palette
+from engine.training.demos import DEMOS
+from engine.training.export import export_tokenizer, export_transformer, load_tokenizer, palette
 from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
 from engine.training.renders import load_split, render_split
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
-from engine.training.transformer import DEMO_ARPG, TransformerRecipe, train_transformer
+from engine.training.transformer import TransformerRecipe, train_transformer
 
-GRID = (16, 16)
-FIRST_CELL = 136  # the middle
 HELD_OUT = 1600  # pictures in each of the validation and the test split
 DEMO = Path(__file__).parent.parent / "weights" / "demo"
 JUDGE = "judge.safetensors"
-DEFAULTS = {
-    "steps": 64,
-    "schedule": "cosine",  # its first steps draw one token each
-    "guidance_scale": 1.5,
-    "guidance_schedule": "constant",
-    "content_attention": "blockwise",
-    "temperature": 0.8,
-    "top_k": 0,
-    "top_p": 1.0,
-}
 
 
 def render(options: argparse.Namespace) -> None:
@@ -72,27 +62,29 @@ def encode(options: argparse.Namespace) -> None:
     run_team(encode_split, _processes(options), *arguments)
 
 
-def arpg(options: argparse.Namespace) -> None:
-    codes = load_codes(options.runs / "codes.npy")
-    recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile, first_cell=FIRST_CELL)
-    arguments = (codes, DEMO_ARPG, GRID, recipe, options.runs / "arpg.pt", pick_device(options.device))
+def transformer(options: argparse.Namespace) -> None:
+    """The stages arpg, llamagen, par-4x and par-16x."""
+    demo = DEMOS[options.stage]
+    recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile)
+    if demo["family"] == "arpg":
+        recipe = replace(recipe, first_cell=demo["first_cell"])
+    else:
+        recipe = replace(recipe, openings=0)  # a fixed order has the same first tokens in every batch
+    codes, checkpoint = load_codes(options.runs / "codes.npy"), options.runs / f"{options.stage}.pt"
+    arguments = (codes, demo, recipe, checkpoint, pick_device(options.device))
     run_team(train_transformer, _processes(options), *arguments)
 
 
 def export(options: argparse.Namespace) -> None:
-    pictures, _ = load_split(options.runs / "world", "train", limit=4096)
-    codes = load_codes(options.runs / "codes.npy")[: len(pictures)]
-    export_model(
-        options.model,
-        tokenizer=_averaged(options.runs / "vq.pt"),
-        tokenizer_config=DEMO_TOKENIZER,
-        transformer=_averaged(options.runs / "arpg.pt"),
-        transformer_config=DEMO_ARPG,
-        grid=GRID,
-        first_cell=FIRST_CELL,
-        patches=palette(codes, pictures, DEMO_TOKENIZER),
-        defaults=DEFAULTS,
+    """The ARPG's folder holds the tokenizer and the palette; the others refer to it."""
+    export_transformer(
+        options.model, DEMOS[options.demo], _averaged(options.runs / f"{options.demo}.pt"), DEMO_TOKENIZER
     )
+    if options.demo == "arpg":
+        pictures, _ = load_split(options.runs / "world", "train", limit=4096)
+        codes = load_codes(options.runs / "codes.npy")[: len(pictures)]
+        patches = palette(codes, pictures, DEMO_TOKENIZER)
+        export_tokenizer(options.model, _averaged(options.runs / "vq.pt"), patches)
 
 
 def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -107,7 +99,10 @@ def _processes(options: argparse.Namespace) -> int:
     return options.processes if pick_device(options.device).type == "cpu" else 1
 
 
-STAGES = {stage.__name__: stage for stage in (render, judge, vq, encode, arpg, export)}
+STAGES = {
+    **{stage.__name__: stage for stage in (render, judge, vq, encode, export)},
+    **dict.fromkeys(DEMOS, transformer),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,10 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokenizing = stages.add_parser("vq", help="train the tokenizer")
     tokenizing.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
     stages.add_parser("encode", help="cache the token maps of all renders and their mirror images")
-    training = stages.add_parser("arpg", help="train the transformer")
-    training.add_argument("--steps", type=int, default=TransformerRecipe().steps)
-    training.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then a third faster")
-    stages.add_parser("export", help="write the model folder")
+    for name, demo in DEMOS.items():
+        training = stages.add_parser(name, help=f"train the transformer of {demo['name']}")
+        training.add_argument("--steps", type=int, default=TransformerRecipe().steps)
+        training.add_argument("--compile", action="store_true", help="a minute or two, then a third faster")
+    exporting = stages.add_parser("export", help="write the model folder")
+    exporting.add_argument("demo", nargs="?", choices=DEMOS, default="arpg")
     options = parser.parse_args(arguments)
     STAGES[options.stage](options)
     return 0

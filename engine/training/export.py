@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.models.arpg import ARPGConfig
 from engine.models.vq import VQConfig, VQModel
 from engine.training.loop import save_half
 from engine.training.shapes import THINGS
 
+TOKENIZER = "vq.safetensors"
+PALETTE = "palette.png"
 PALETTE_COLUMNS = 32
 PATCH = 4  # pixels a side
 
@@ -47,40 +48,28 @@ def palette_image(patches: np.ndarray) -> Image.Image:
     return Image.fromarray(grid.reshape(rows * PATCH, PALETTE_COLUMNS * PATCH, 3))
 
 
-def export_model(
-    folder: Path,
-    *,
-    tokenizer: dict[str, Tensor],
-    tokenizer_config: VQConfig,
-    transformer: dict[str, Tensor],
-    transformer_config: ARPGConfig,
-    grid: tuple[int, int],
-    first_cell: int | None,
-    patches: np.ndarray,
-    defaults: dict[str, Any],
-) -> None:
-    """Write weights (float16), palette and model.json."""
+def export_transformer(folder: Path, demo: dict[str, Any], weights: dict[str, Tensor], tokenizer: VQConfig) -> None:
+    """Write the weights (float16) and the model.json of one of DEMOS. The tokenizer is the ARPG's, next door."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_half(transformer, folder / "arpg.safetensors")
-    save_half(tokenizer, folder / "vq.safetensors")
-    palette_image(patches).save(folder / "palette.png")
-    description = {
-        "name": "demo",
-        "family": "arpg",
-        "description": "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself.",
+    file = f"{demo['family']}.safetensors"
+    save_half(weights, folder / file)
+    shared = "" if demo["family"] == "arpg" else "../demo/"
+    classes = [{"label": n, "name": thing.name, "synonyms": list(thing.synonyms)} for n, thing in enumerate(THINGS)]
+    description = demo | {
         "licence": "Apache-2.0",
-        "weights": "arpg.safetensors",
-        "transformer": asdict(transformer_config),
-        "grid": list(grid),
-        "first_cell": first_cell,
-        "tokenizer": {"weights": "vq.safetensors"} | asdict(tokenizer_config),
-        "palette": "palette.png",
-        "classes": [
-            {"label": label, "name": thing.name, "synonyms": list(thing.synonyms)} for label, thing in enumerate(THINGS)
-        ],
-        "defaults": defaults,
+        "weights": file,
+        "tokenizer": {"weights": f"{shared}{TOKENIZER}"} | asdict(tokenizer),
+        "palette": f"{shared}{PALETTE}",
+        "classes": classes,
     }
     (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def export_tokenizer(folder: Path, weights: dict[str, Tensor], patches: np.ndarray) -> None:
+    """Write the weights (float16) and the palette."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_half(weights, folder / TOKENIZER)
+    palette_image(patches).save(folder / PALETTE)
 
 
 def load_tokenizer(state: dict[str, Tensor], config: VQConfig) -> VQModel:

@@ -11,12 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.models import Model
 from engine.models.arpg import ARPG
 
 
-def rotation_table(model: ARPG, grid: tuple[int, int]) -> Tensor:
+def rotation_table(model: Model, grid: tuple[int, int]) -> Tensor:
     """cos and sin for every element of a head, (2, 1 + rows·cols, head_dim)."""
     return model.rotary(grid).repeat_interleave(2, dim=1).permute(2, 0, 1).contiguous()
+
+
+class AnyOrder:
+    """The objective of ARPG: the tokens of a batch in the batch's own orders."""
+
+    def __init__(self, network: ARPG, grid: tuple[int, int]) -> None:
+        self._rotation = rotation_table(network, grid)
+
+    def __call__(self, network: ARPG, ids: Tensor, classes: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 (B, L, vocab_size) and the tokens (B, L) they should name."""
+        return training_logits(network, ids, classes, orders, self._rotation.to(ids.device)), ids.gather(1, orders)
 
 
 def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, rotation: Tensor) -> Tensor:
@@ -37,21 +49,21 @@ def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, r
     x = F.embedding(content, model.embeddings.weight)
     for layer in model.layers.self_dec:
         attn, normed = layer.attn, layer.attn_norm(x)
-        q = _turned(normed, attn.to_q.weight, heads, content_turn)
-        k = _turned(normed, attn.to_k.weight, heads, content_turn)
+        q = turned(normed, attn.to_q.weight, heads, content_turn)
+        k = turned(normed, attn.to_k.weight, heads, content_turn)
         v = attn.to_v(normed).unflatten(-1, (heads, -1))
-        x = layer.after(x, _attend(q, k, v, future))
+        x = layer.after(x, attend(q, k, v, future))
     normed = model.layers.norm(x)
-    k = _turned(normed, model.layers.to_k.weight, heads, content_turn)
+    k = turned(normed, model.layers.to_k.weight, heads, content_turn)
     v = model.layers.to_v(normed).unflatten(-1, (heads, -1))
     x = model.embeddings.weight[config.mask_id].expand(*orders.shape, -1)
     for cross in model.layers.cross_dec:
-        q = _turned(cross.attn_norm(x), cross.attn.to_q.weight, heads, query_turn)
-        x = cross.after(x, _attend(q, k, v, future))
+        q = turned(cross.attn_norm(x), cross.attn.to_q.weight, heads, query_turn)
+        x = cross.after(x, attend(q, k, v, future))
     return model.head(model.norm(x)).float()
 
 
-def _turned(x: Tensor, weight: Tensor, heads: int, turn: Tensor) -> Tensor:
+def turned(x: Tensor, weight: Tensor, heads: int, turn: Tensor) -> Tensor:
     """rotate(weight x): (B, L, heads, head_dim)."""
     even, odd = weight.unflatten(0, (-1, 2)).unbind(1)
     quarter = torch.stack([-odd, even], dim=1).flatten(0, 1)
@@ -59,7 +71,7 @@ def _turned(x: Tensor, weight: Tensor, heads: int, turn: Tensor) -> Tensor:
     return plain.unflatten(-1, (heads, -1)) * turn[0] + turned.unflatten(-1, (heads, -1)) * turn[1]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, future: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, future: Tensor) -> Tensor:
     """Causal attention over (B, L, heads, head_dim)."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)

@@ -1,8 +1,10 @@
-"""Training of the ARPG on cached codes, as the paper does it: random orders, one causal pass, class dropout."""
+"""Training of the transformers on cached codes, as the papers do it: one pass over all rows, class dropout, and random
+orders for those that draw in any."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from engine.models.arpg import ARPG, ARPGConfig
-from engine.training.forward import rotation_table, training_logits
+from engine.models import Model
+from engine.models.arpg import ARPG
+from engine.models.families import FAMILIES
+from engine.models.llamagen import LlamaGen
+from engine.request import Request
+from engine.training.fixed_order import FixedOrder
+from engine.training.forward import AnyOrder
 from engine.training.loop import (
     AveragedWeights,
     learning_rate,
@@ -26,7 +33,10 @@ from engine.training.loop import (
 from engine.training.optimizer import MatrixOptimizer
 from engine.training.parallel import ALONE, Team
 
-DEMO_ARPG = ARPGConfig(dim=192, n_layer=8, n_head=3, multiple_of=64, vocab_size=512, num_classes=16)
+Objective = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A network, ids, classes, orders (see Batch) → logits float32 (B, L, vocab_size) and the tokens they should name."""
+
+LAST_MATRICES = ("proj.weight", "w2.weight", "head.weight", "wo.weight", "output.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +101,15 @@ class TransformerTrainer:
 
     def __init__(
         self,
-        config: ARPGConfig,
-        grid: tuple[int, int],
+        network: Model,
+        objective: Objective,
         recipe: TransformerRecipe,
         device: torch.device,
         team: Team = ALONE,
     ) -> None:
         self.recipe, self.device, self.team, self.done = recipe, device, team, 0
-        torch.manual_seed(recipe.seed)
-        self.model = ARPG(config).to(device)
-        _initialise(self.model)
+        self.model = network.to(device)
+        _initialise(self.model, recipe.seed)
         self._working = copy.deepcopy(self.model).bfloat16() if recipe.bfloat16 else self.model
         self.optimizer = MatrixOptimizer(
             self.model,
@@ -110,12 +119,12 @@ class TransformerTrainer:
             weight_decay=recipe.weight_decay,
         )
         self.averaged = AveragedWeights(self.model, recipe.average)
-        self._rotation = rotation_table(self.model, grid).to(device)
+        self._objective = objective
         self._loss = torch.compile(self._total_loss, dynamic=False) if recipe.compile else self._total_loss
 
     def _total_loss(self, ids: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
-        logits = training_logits(self._working, ids, classes, orders, self._rotation)
-        return F.cross_entropy(logits.flatten(0, 1), ids.gather(1, orders).flatten(), reduction="sum")
+        logits, wanted = self._objective(self._working, ids, classes, orders)
+        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
 
     def step(self, batch: Batch, openings: Batch | None = None) -> Tensor:
         """One update on this member's share of a batch; its mean loss. A token of the openings counts like any other,
@@ -165,20 +174,34 @@ class TransformerTrainer:
         self._refresh()
 
 
-def _initialise(model: ARPG) -> None:
+def _initialise(model: nn.Module, seed: int) -> None:
     """Layers start as the identity and the head flat: their last matrices are zero."""
-    nn.init.normal_(model.embeddings.weight, std=0.5)
-    nn.init.zeros_(model.head.weight)
-    for layer in (*model.layers.self_dec, *model.layers.cross_dec):
-        nn.init.zeros_(layer.attn.proj.weight)
-        nn.init.zeros_(layer.ffn.w2.weight)
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.reset_parameters()
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+    for name, weight in model.named_parameters():
+        if name.endswith(LAST_MATRICES):
+            nn.init.zeros_(weight)
+
+
+def new_network(demo: dict[str, Any]) -> tuple[Model, Objective]:
+    """The network that a model.json describes, and what it learns by."""
+    rows, cols = demo["grid"]
+    architecture = FAMILIES[demo["family"]](demo, (rows, cols))
+    network = architecture.network
+    if isinstance(network, ARPG):
+        return network, AnyOrder(network, (rows, cols))
+    assert isinstance(network, LlamaGen)
+    return network, FixedOrder(network, architecture.plan(Request()), (rows, cols))
 
 
 def train_transformer(
     team: Team,
     codes: Tensor,
-    config: ARPGConfig,
-    grid: tuple[int, int],
+    demo: dict[str, Any],
     recipe: TransformerRecipe,
     checkpoint: Path,
     device: torch.device,
@@ -189,24 +212,22 @@ def train_transformer(
 
     Beside it, every `keep_every` steps, the averaged weights stay as <checkpoint>-<step>.safetensors.
     """
-    trainer = TransformerTrainer(config, grid, recipe, device, team)
+    trainer = TransformerTrainer(*new_network(demo), recipe, device, team)
     state = load_checkpoint(checkpoint, device)
     if state is not None:
         trainer.restore(state)
-    first = team.rank == 0
-    bar = tqdm(
-        range(trainer.done, recipe.steps), initial=trainer.done, total=recipe.steps, desc="arpg", disable=not first
-    )
+    first, classes = team.rank == 0, demo["transformer"]["num_classes"]
+    steps = range(trainer.done, recipe.steps)
+    bar = tqdm(steps, initial=trainer.done, total=recipe.steps, desc=demo["name"], disable=not first)
     recent = None
     for step in bar:
-        batch = draw_batch(codes, config.num_classes, recipe, step)
-        openings = draw_openings(codes, config.num_classes, recipe, step) if recipe.openings else None
+        batch = draw_batch(codes, classes, recipe, step)
+        openings = draw_openings(codes, classes, recipe, step) if recipe.openings else None
         loss = trainer.step(batch, openings).item()
         recent = loss if recent is None else 0.95 * recent + 0.05 * loss
         bar.set_postfix(loss=f"{loss:.3f}", recent=f"{recent:.3f}", refresh=False)
         if first and (trainer.done % save_every == 0 or trainer.done == recipe.steps):
             save_checkpoint(checkpoint, trainer.state())
         if first and trainer.done % keep_every == 0:
-            save_half(
-                trainer.averaged.values, checkpoint.with_name(f"{checkpoint.stem}-{trainer.done:06d}.safetensors")
-            )
+            kept = checkpoint.with_name(f"{checkpoint.stem}-{trainer.done:06d}.safetensors")
+            save_half(trainer.averaged.values, kept)

@@ -1,0 +1,54 @@
+"""The models that ship: what their model.json says beside the classes and the tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WORLD = "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself"
+_GRID = [16, 16]
+_SMALL = {"dim": 128, "n_layer": 7, "n_head": 2, "multiple_of": 64, "vocab_size": 512, "num_classes": 16}
+_GUIDED = {"guidance_scale": 1.5, "temperature": 0.8}
+
+DEMOS: dict[str, dict[str, Any]] = {
+    "arpg": {
+        "name": "demo",
+        "family": "arpg",
+        "grid": _GRID,
+        "description": f"{WORLD}.",
+        "transformer": _SMALL | {"dim": 192, "n_layer": 8, "n_head": 3},
+        "first_cell": 136,  # the middle
+        "defaults": {
+            "steps": 64,
+            "schedule": "cosine",  # its first steps draw one token each
+            "guidance_schedule": "constant",
+            "content_attention": "blockwise",
+            **_GUIDED,
+        },
+    },
+    "llamagen": {
+        "name": "demo-llamagen",
+        "family": "llamagen",
+        "grid": _GRID,
+        "description": f"{WORLD}; token by token in raster order.",
+        "transformer": _SMALL,
+        "defaults": _GUIDED,
+    },
+    "par-4x": {
+        "name": "demo-par-4x",
+        "family": "par",
+        "grid": _GRID,
+        "description": f"{WORLD}; four regions side by side.",
+        "transformer": _SMALL,
+        "regions": 4,
+        "defaults": _GUIDED,
+    },
+    "par-16x": {
+        "name": "demo-par-16x",
+        "family": "par",
+        "grid": _GRID,
+        "description": f"{WORLD}; sixteen regions side by side.",
+        "transformer": _SMALL,
+        "regions": 16,
+        "defaults": _GUIDED,
+    },
+}
