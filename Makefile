@@ -17,7 +17,7 @@ test: lint types
 # From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo
 RUNS ?= runs
-STRIP := rocket house
+STRIP := rocket house --seed 4
 TRAINING = $(VENV)/bin/arpg train --runs $(RUNS) --model $(MODEL)
 JUDGING = $(VENV)/bin/arpg judge --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
 
