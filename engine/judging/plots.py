@@ -45,6 +45,7 @@ def plot_sweep(points: Sequence[Point], path: Path) -> None:
         panels[0].plot(x, [p.quality.frechet for p in line], marker="o", markersize=3, label=name)
         panels[1].plot(x, [p.quality.accuracy for p in line], marker="o", markersize=3)
         panels[2].plot(x, [p.seconds for p in line], marker="o", markersize=3)
+    panels[1].set_ylim(0, 1.02)
     for panel, title in zip(panels, ("Fréchet distance", "recognised", "seconds alone"), strict=True):
         panel.set(title=title, xlabel=axis)
         if axis == "steps":
