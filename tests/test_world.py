@@ -71,7 +71,7 @@ def test_shards_are_read_in_order_and_a_gap_ends_them(tmp_path: Path) -> None:
     assert pictures[-1].min() == 1
     assert labels[:17].tolist() == [*range(16), 0]
     assert len(load_split(tmp_path, "train", limit=100)[0]) == 100
-    with pytest.raises(FileNotFoundError, match="training render"):
+    with pytest.raises(FileNotFoundError, match="arpg train render"):
         load_split(tmp_path, "test")
 
 
