@@ -14,7 +14,7 @@ from tiny import random_folder
 
 from engine import Engine, Request
 from engine.judging import samples
-from engine.judging.__main__ import main
+from engine.judging.__main__ import STEP_SWEEP, axes_of, main
 from engine.judging.classifier import Judge, load_judge, look
 from engine.judging.metrics import frechet, most_agreeing, nearest, precision_recall
 from engine.judging.quality import Copying, measure
@@ -157,6 +157,12 @@ def test_every_command_answers(runs: Path, capsys: pytest.CaptureFixture[str]) -
     with Image.open(runs / "sheet.png") as sheet, Image.open(runs / "strip.png") as strip:
         assert len(THINGS) * 16 < sheet.width < len(THINGS) * 24
         assert 4 * 16 < strip.width < 4 * 24
+
+
+def test_a_sweep_of_nothing_is_the_papers_under_what_is_given() -> None:
+    assert axes_of({}) == STEP_SWEEP
+    assert axes_of({"temperature": [1.0]}) == STEP_SWEEP | {"temperature": [1.0]}
+    assert axes_of({"guidance_scale": [1.0, 2.0]}) == {"guidance_scale": [1.0, 2.0]}
 
 
 def test_samples_are_drawn_once_for_the_same_weights_and_settings(

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -40,7 +41,7 @@ WORDS = {
     "guidance_schedule": ("linear", "constant"),
     "content_attention": ("blockwise", "causal"),
 }
-PAPER = {
+STEP_SWEEP = {
     "steps": (8, 16, 32, 64, 128, 256),
     "schedule": ("arccos", "cosine"),
     "content_attention": ("blockwise", "causal"),
@@ -79,12 +80,17 @@ def quality(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    axes = {name: values for name in (*NUMBERS, *WORDS) if (values := getattr(options, name))} or PAPER
+    axes = axes_of({name: values for name in (*NUMBERS, *WORDS) if (values := getattr(options, name))})
     judge = _judge(options)
     reference = Reference.load(options.runs / "world", judge, options.each * len(THINGS))
     points = sweep(options.model, options.runs, judge, reference, axes, options.each, options.device)
     print(f"\n{options.each * len(THINGS)} pictures a row\n\n{table(points)}")
     plot_sweep(points, options.figures / f"{options.name}.png")
+
+
+def axes_of(given: dict[str, Any]) -> dict[str, Any]:
+    """What varies; where nothing does, the paper's step sweep under what is given."""
+    return given if any(len(values) > 1 for values in given.values()) else STEP_SWEEP | given
 
 
 def curve(options: argparse.Namespace) -> None:
