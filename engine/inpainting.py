@@ -34,12 +34,13 @@ def composite(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather
     feather: pixels over which the border is blended, inside the mask: the n-th from the border, counted along
     rows and columns, is n / (feather + 1) drawn.
     """
-    fitted = fit(drawn, original.shape[:2])
-    if feather == 0:
-        return np.where(mask[..., None], fitted, original)
-    weight = np.minimum(_depth(mask) / (feather + 1), 1)[..., None]
-    blended = np.rint(weight * fitted + (1 - weight) * original).astype(np.uint8)
-    return np.where(mask[..., None], blended, original)
+    result = np.where(mask[..., None], fit(drawn, original.shape[:2]), original)
+    if feather:
+        depth = _depth(mask)
+        border = mask & (depth <= feather)
+        weight = depth[border, None] / (feather + 1)
+        result[border] = np.rint(weight * result[border] + (1 - weight) * original[border])
+    return result
 
 
 def _any_in_cells(mask: np.ndarray, cells: int) -> np.ndarray:
