@@ -94,8 +94,13 @@ def _seconds(engine: Engine, requests: list[Request]) -> tuple[list[np.ndarray],
     return engine.generate(requests), time.perf_counter() - start
 
 
-def _key(model: Path, each: int, chosen: Mapping[str, Any]) -> str:
+def drawing_model(model: Path) -> tuple[str, int | None]:
+    """All of a model folder that decides which tokens are drawn: the digest of its weights, and its first cell."""
     description = json.loads((model / "model.json").read_text())
     weights = hashlib.sha256((model / description["weights"]).read_bytes()).hexdigest()
-    what = json.dumps([weights, description.get("first_cell"), each, dict(chosen)], sort_keys=True)
+    return weights, description.get("first_cell")
+
+
+def _key(model: Path, each: int, chosen: Mapping[str, Any]) -> str:
+    what = json.dumps([*drawing_model(model), each, dict(chosen)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:24]

@@ -7,6 +7,7 @@ Rays live in the frame of the object; the camera and the sun turn around it inst
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +87,22 @@ def scene(split: str, index: int) -> Scene:
 
 def render(scenes: list[Scene], size: int = 128) -> np.ndarray:
     """uint8 (n, size, size, 3), sRGB."""
-    pictures = np.empty((len(scenes), size, size, 3), np.uint8)
+    return _by_class(_render_class, scenes, size)
+
+
+def silhouettes(scenes: list[Scene], size: int = 128) -> np.ndarray:
+    """bool (n, size, size): the pixels that the object reaches into, its shadow not counted."""
+    return _by_class(_silhouettes_of_class, scenes, size)
+
+
+def _by_class(draw: Callable[[Thing, list[Scene], int], np.ndarray], scenes: list[Scene], size: int) -> np.ndarray:
+    pictures: dict[int, np.ndarray] = {}
     for label in sorted({s.label for s in scenes}):
         members = [i for i, s in enumerate(scenes) if s.label == label]
         for start in range(0, len(members), 4):  # few at a time: the rays of four stay in the cache
             batch = members[start : start + 4]
-            pictures[batch] = _render_class(THINGS[label], [scenes[i] for i in batch], size)
-    return pictures
+            pictures |= zip(batch, draw(THINGS[label], [scenes[i] for i in batch], size), strict=True)
+    return np.stack([pictures[i] for i in range(len(scenes))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +222,18 @@ def _normal(thing: Thing, point: Tensor, proportions: Tensor) -> Tensor:
     return total / total.norm(dim=0).clamp_min(1e-6)
 
 
+def _to_floor(origin: Tensor, direction: Tensor) -> Tensor:
+    """Distance along each ray to the floor, inf where it misses."""
+    return torch.where(direction[1] < -1e-4, -origin[1] / direction[1].clamp_max(-1e-4), torch.inf)
+
+
+def _silhouettes_of_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
+    frame = _frame(thing, scenes, size * SUPERSAMPLING)
+    origin, proportions = frame.origin.T[:, frame.owner], frame.proportions.T[:, frame.owner]
+    hit = _march(thing, origin, frame.direction, proportions) < _to_floor(origin, frame.direction)
+    return hit.reshape(len(scenes), size, SUPERSAMPLING, size, SUPERSAMPLING).numpy().any((2, 4))
+
+
 def _render_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
     side = size * SUPERSAMPLING
     frame = _frame(thing, scenes, side)
@@ -222,7 +244,7 @@ def _render_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
 
     origin, sun, proportions = per_ray(frame.origin), per_ray(frame.sun), per_ray(frame.proportions)
     to_object = _march(thing, origin, direction, proportions)
-    to_floor = torch.where(direction[1] < -1e-4, -origin[1] / direction[1].clamp_max(-1e-4), torch.inf)
+    to_floor = _to_floor(origin, direction)
 
     sky = torch.tensor([s.sky for s in scenes])
     horizon, zenith = per_ray(HORIZONS[sky]), per_ray(ZENITHS[sky])
