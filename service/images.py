@@ -9,12 +9,13 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 Format = Literal["png", "jpeg", "webp"]
 MaskMode = Literal["white", "black", "alpha"]
@@ -22,7 +23,7 @@ MaskMode = Literal["white", "black", "alpha"]
 MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 THRESHOLD = 128
-"""Soft masks are cut here: half grey, or half transparent, counts as repaint."""
+"""Soft masks are cut here: a luminance of 128 … 255 is white, an alpha of 0 … 127 is transparent."""
 
 _SNIFFED = ("PNG", "JPEG", "WEBP")
 _DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,", re.IGNORECASE)
@@ -69,16 +70,17 @@ def decode_image(data: bytes, field: str, limits: Limits) -> np.ndarray:
 def decode_mask(data: bytes, field: str, mode: MaskMode, limits: Limits) -> np.ndarray:
     """bool (H, W), upright: True where the picture is to be repainted.
 
-    white: bright pixels are repainted. black: dark ones. alpha: transparent ones.
+    white: bright pixels are repainted; what is transparent is not, whatever its colour. black: dark ones, likewise.
+    alpha: transparent ones. Soft masks are cut at THRESHOLD.
     """
 
     def repaint(image: Image.Image) -> np.ndarray:
         if mode == "alpha":
             if not image.has_transparency_data:
                 raise ImageError(field, "no_alpha", 'mask_mode is "alpha", but this picture has no transparency')
-            alpha: np.ndarray = np.asarray(image.convert("RGBA"))[..., 3]
-            return alpha < THRESHOLD
-        bright: np.ndarray = np.asarray(Image.fromarray(_rgb(image)).convert("L")) >= THRESHOLD
+            return _alpha(image) < THRESHOLD
+        opposite = 0 if mode == "white" else 255
+        bright: np.ndarray = np.asarray(Image.fromarray(_rgb(image, ground=opposite)).convert("L")) >= THRESHOLD
         return bright if mode == "white" else ~bright
 
     return _guarded(data, field, limits, repaint)
@@ -99,12 +101,18 @@ def check_mask(mask: np.ndarray, image: np.ndarray, field: str = "mask") -> None
         raise ImageError(field, "full_mask", "the mask selects the whole picture: to draw a new one, use /v1/generate")
 
 
-def encode(image: np.ndarray, format: Format, quality: int = 90, *, level: int = 6) -> bytes:
-    """A picture uint8 (H, W, 3) or a mask bool (H, W) as a file. level: PNG's effort, 0 … 9."""
+def encode(
+    image: np.ndarray, format: Format, quality: int = 90, *, level: int = 6, text: Mapping[str, str] | None = None
+) -> bytes:
+    """A picture uint8 (H, W, 3) or a mask bool (H, W) as a file. level: PNG's effort, 0 … 9. text: chunks by keyword,
+    for a PNG; the other formats have no place for them."""
     file = io.BytesIO()
     picture = Image.fromarray(image)
     if format == "png":
-        picture.save(file, "PNG", compress_level=level)
+        chunks = PngInfo()
+        for keyword, value in (text or {}).items():
+            chunks.add_text(keyword, value)
+        picture.save(file, "PNG", compress_level=level, pnginfo=chunks)
     elif format == "jpeg":
         picture.save(file, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, optimize=True)
     else:
@@ -153,13 +161,22 @@ def _too_large(field: str, limits: Limits) -> ImageError:
     return ImageError(field, "too_many_pixels", f"the picture is too large: {bounds}", status=413)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def _rgb(image: Image.Image, ground: int = 255) -> np.ndarray:
+    """uint8 (H, W, 3); transparent parts are laid on this level of grey."""
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip, not scale
         grey = np.asarray(image).astype(np.uint32)
         eight = ((np.minimum(grey, 65535) * 255 + 32767) // 65535).astype(np.uint8)
+        eight = np.where(_alpha(image) == 0, np.uint8(ground), eight)
         return np.repeat(eight[..., None], 3, axis=2)
     if image.has_transparency_data:
         over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(white, over).convert("RGB"))
+        under = Image.new("RGBA", over.size, (ground, ground, ground, 255))
+        return np.asarray(Image.alpha_composite(under, over).convert("RGB"))
     return np.asarray(image.convert("RGB"))
+
+
+def _alpha(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W): 0 is transparent."""
+    if image.mode.startswith("I"):  # one level of grey may stand for transparency; Pillow's conversion forgets it
+        return np.where(np.asarray(image) == image.info.get("transparency", -1), np.uint8(0), np.uint8(255))
+    return np.asarray(image.convert("RGBA"))[..., 3]

@@ -112,7 +112,7 @@ def test_truncated_and_damaged_files_are_an_error_or_a_picture(format: str, cut:
 
 
 # Pillow itself refuses the first and only warns of the others.
-@pytest.mark.parametrize("side", [60_000, 13_000, 9_500])
+@pytest.mark.parametrize("side", [60_000, 20_000, 13_000, 9_500])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_lying_header_is_refused_before_a_pixel_is_decoded(side: int) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -200,6 +200,27 @@ def test_soft_masks_are_cut_at_the_stated_level() -> None:
     ]
 
 
+def test_what_is_transparent_is_never_chosen_by_its_colour() -> None:
+    """A brush's strokes on a transparent canvas, white or black, as drawing programs export them."""
+    alpha = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+    for mode, brush, other in (("white", 255, 0), ("black", 0, 255)):
+        strokes = np.dstack([np.full_like(alpha, brush)] * 3 + [alpha])
+        assert decode_mask(png(strokes), "mask", mode, LIMITS).tolist() == [[False, False, True, True]]  # type: ignore[arg-type]
+        elsewhere = np.dstack([np.full_like(alpha, other)] * 3 + [alpha])
+        assert not decode_mask(png(elsewhere), "mask", mode, LIMITS).any()  # type: ignore[arg-type]
+
+
+def test_sixteen_bits_of_grey_may_have_a_level_that_is_transparent() -> None:
+    grey = Image.fromarray(np.array([[300, 301, 65535, 0]], dtype=np.uint16))
+    data = saved(grey, "PNG", transparency=300)
+    assert decode_image(data, "image", LIMITS)[0, :, 0].tolist() == [255, 1, 255, 0]
+    assert decode_mask(data, "mask", "alpha", LIMITS).tolist() == [[True, False, False, False]]
+    assert decode_mask(data, "mask", "white", LIMITS).tolist() == [[False, False, True, False]]
+    assert decode_mask(data, "mask", "black", LIMITS).tolist() == [[False, True, False, True]]
+    with pytest.raises(ImageError, match="no transparency"):
+        decode_mask(saved(grey, "PNG"), "mask", "alpha", LIMITS)
+
+
 def test_a_mask_must_fit_and_select_something_but_not_all() -> None:
     image, mask = noise(4, 6), np.zeros((4, 6), dtype=bool)
 
@@ -217,6 +238,21 @@ def test_a_mask_must_fit_and_select_something_but_not_all() -> None:
     check_mask(mask, image)
     with pytest.raises(ImageError, match="no transparency"):
         decode_mask(png(image), "mask", "alpha", LIMITS)
+
+
+@pytest.mark.parametrize(("selected", "code"), [(True, "full_mask"), (False, "empty_mask")])
+def test_a_single_pixel_leaves_nothing_to_keep_or_to_draw(selected: bool, code: str) -> None:
+    image = decode_image(png(noise(1, 1)), "image", LIMITS)
+    with pytest.raises(ImageError) as caught:
+        check_mask(np.array([[selected]]), image)
+    assert (caught.value.field, caught.value.code) == ("mask", code)
+
+
+def test_a_png_carries_text_and_the_others_do_not() -> None:
+    image = noise(4, 4)
+    for format in ("png", "jpeg", "webp"):
+        with Image.open(io.BytesIO(encode(image, format, text={"arpg": "héllo"}))) as picture:  # type: ignore[arg-type]
+            assert picture.info.get("arpg") == ("héllo" if format == "png" else None)
 
 
 @given(size=sizes, format=st.sampled_from(["png", "jpeg", "webp"]))
