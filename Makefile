@@ -6,13 +6,17 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test demo-model lint types clean
+.PHONY: serve test full-size demo-model lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
 
 test: lint types
 	$(VENV)/bin/pytest
+
+# The published sizes with random weights, 4 GB on disk for a while.
+full-size: $(VENV)/.test
+	$(VENV)/bin/pytest -m full_size tests/test_full_size.py
 
 # From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo

@@ -45,7 +45,8 @@ class Defaults:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """grid: token rows and columns; stride: pixels a token side; tasks: what requests may ask of it; settings: the
-    sampling fields that it honours; steps: how many forward steps a picture takes, None where the request says."""
+    sampling fields that it honours; steps: how many forward steps a picture takes, None where the request says;
+    weights and tokenizer: fingerprints of the files, so that a picture can say what it was made with."""
 
     name: str
     family: str
@@ -59,6 +60,8 @@ class ModelCard:
     steps: int | None = None
     licence: str = ""
     description: str = ""
+    weights: str = ""
+    tokenizer: str = ""
 
     @property
     def positions(self) -> int:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine import palettes
 from engine.models.vq import VQModel
 
 PALETTE_BATCH = 256
 
 
 class Codec:
-    """stride: pixels a token side. Thread-safe: it keeps no state between calls."""
+    """stride: pixels a token side. Thread-safe: it keeps no state between calls, but for the palette."""
 
-    def __init__(self, tokenizer: VQModel, palette: np.ndarray | None = None) -> None:
+    def __init__(self, tokenizer: VQModel, fingerprint: str, palette: np.ndarray | None = None) -> None:
         self._tokenizer = tokenizer
+        self._fingerprint = fingerprint
+        self._palette = palette
         self._device = next(tokenizer.parameters()).device
         self.stride = tokenizer.config.stride
-        self.palette = self._patches() if palette is None else palette
-        """uint8 (codes, 4, 4, 3): what a code looks like, to paint token maps without a decoder."""
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """Tokens int32 (rows, cols) of a picture uint8 (H, W, 3); H and W multiples of the stride."""
@@ -46,6 +48,19 @@ class Codec:
         """As decode, for token maps of one size at once."""
         codes = torch.from_numpy(np.stack(tokens)).to(self._device).long()
         return list(_pixels(self._tokenizer.decode(codes)))
+
+    def palette(self) -> np.ndarray:
+        """uint8 (codes, 4, 4, 3): what a code looks like, to paint token maps without a decoder. Where none is
+        shipped, the first call decodes every code, minutes for a large tokenizer on a CPU, and keeps the result in
+        the user's cache."""
+        if self._palette is None:
+            try:
+                self._palette = palettes.load(palettes.cached(self._fingerprint), self._tokenizer.config.codebook_size)
+            except (OSError, ValueError):
+                self._palette = self._patches()
+                with contextlib.suppress(OSError):  # no cache, then
+                    palettes.keep(self._fingerprint, self._palette)
+        return self._palette
 
     @torch.inference_mode()
     def _patches(self) -> np.ndarray:

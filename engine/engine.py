@@ -85,7 +85,7 @@ class Engine:
     ) -> None:
         self.model: ModelCard = loaded.card
         self.config = config
-        self.codec = Codec(loaded.tokenizer, loaded.palette)
+        self.codec = Codec(loaded.tokenizer, loaded.card.tokenizer, loaded.palette)
         self._plan = loaded.plan
         shape = loaded.network.kv_shape
         dtype = next(loaded.network.parameters()).dtype

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from api_harness import Api
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")  # not the user's
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 pytest_plugins = ["queue_harness", "worker_harness"]
 

@@ -186,7 +186,7 @@ def test_the_codec_is_the_folders(folder: Path) -> None:
     assert picture.shape == (16, 16, 3)
     assert picture.dtype == np.uint8
     assert codec.encode(picture).shape == (8, 8)
-    assert codec.palette.shape == (64, 4, 4, 3)
+    assert codec.palette().shape == (64, 4, 4, 3)
     with pytest.raises(ValueError, match="whole number of 2-pixel tokens"):
         codec.encode(np.zeros((15, 16, 3), np.uint8))
 

@@ -316,7 +316,7 @@ def test_an_exported_folder_draws_through_the_engine(tmp_path: Path) -> None:
     export_tokenizer(tmp_path, tokenizer.averaged.values, patches)
     engine = Engine.load(tmp_path, device="cpu")
     assert [c.name for c in engine.model.classes] == [thing.name for thing in THINGS]
-    assert np.array_equal(engine.codec.palette, patches)
+    assert np.array_equal(engine.codec.palette(), patches)
     [tokens] = engine.generate([Request(class_label=3, steps=engine.model.defaults.steps)])
     assert engine.codec.decode(tokens).shape == (16, 16, 3)
 

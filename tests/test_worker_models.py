@@ -141,7 +141,9 @@ async def test_the_card_lists_all_models_with_their_palettes(redis_url: str, eng
         }
         for name, engine in engines.items():
             assert shown[name]["capacity"] == {"cache_tokens": engine.tokens_total, "page_size": 16}
-            assert await service.cards.palette(name) == engine.codec.palette.tobytes()
+            async with asyncio.timeout(5):
+                while await service.cards.palette(name) != engine.codec.palette().tobytes():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
         service.stop.set()
         await asyncio.wait_for(service.running, 10)
         assert await service.cards.models() == {}

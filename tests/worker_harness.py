@@ -108,10 +108,12 @@ def job(**fields: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def serving(redis_url: str, *engines: Engine, **settings: Any) -> AsyncIterator[Service]:
+async def serving(
+    redis_url: str, *engines: Engine, config: QueueConfig = CONFIG, **settings: Any
+) -> AsyncIterator[Service]:
     client, blocking = connect(redis_url), connect(redis_url, blocking=True)
-    queue, blobs, cards = Queue(client, CONFIG), Blobs(client, CONFIG), Cards(client, CONFIG)
-    hub, metrics, stop = EventHub(blocking, CONFIG), Metrics(CollectorRegistry()), asyncio.Event()
+    queue, blobs, cards = Queue(client, config), Blobs(client, config), Cards(client, config)
+    hub, metrics, stop = EventHub(blocking, config), Metrics(CollectorRegistry()), asyncio.Event()
     await hub.start()
     made = Worker(engines, queue, blobs, cards, metrics, Settings(**settings))
     running = asyncio.create_task(made.run(stop))

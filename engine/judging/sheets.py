@@ -50,7 +50,7 @@ def moments(engine: Engine, request: Request, count: int) -> list[np.ndarray]:
 
 def _mosaic(engine: Engine, canvas: np.ndarray) -> np.ndarray:
     """uint8 picture of a token map in which -1 is blank."""
-    patches = engine.codec.palette[np.maximum(canvas, 0)]  # rows, cols, 4, 4, 3
+    patches = engine.codec.palette()[np.maximum(canvas, 0)]  # rows, cols, 4, 4, 3
     patches = np.where((canvas < 0)[..., None, None, None], np.uint8(PAPER), patches)
     rows, cols, side = canvas.shape[0], canvas.shape[1], patches.shape[2]
     small = Image.fromarray(patches.swapaxes(1, 2).reshape(rows * side, cols * side, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from argparse import Namespace
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def load_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file makes the readers raise almost anything
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from error
     return _unwrap(content, path)
+
+
+def fingerprint(path: Path) -> str:
+    """The first 16 hex digits of the file's SHA-256. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

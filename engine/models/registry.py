@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from engine import palettes
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
 from engine.known import known_folders
 from engine.models import Model
-from engine.models.checkpoint import CheckpointError, fit, load_state
+from engine.models.checkpoint import CheckpointError, fingerprint, fit, load_state
 from engine.models.families import FAMILIES, Builder
 from engine.models.hub import weights_file
 from engine.models.vq import VQConfig, VQModel
@@ -86,11 +86,12 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
         _check(card, architecture.network)
         weights = weights_file(folder, data)
         tokenizer_weights = weights_file(folder, data["tokenizer"])
-        palette = _palette(folder / data["palette"], card.codebook_size) if "palette" in data else None
+        palette = palettes.load(folder / data["palette"], card.codebook_size) if "palette" in data else None
     except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
 
     network = architecture.network
+    card = replace(card, weights=fingerprint(weights), tokenizer=fingerprint(tokenizer_weights))
     fit(network, load_state(weights), weights)
     fit(tokenizer, load_state(tokenizer_weights), tokenizer_weights)
     network.to(device=device, dtype=dtype).eval()
@@ -138,14 +139,3 @@ def _defaults(data: dict[str, Any], settings: tuple[str, ...]) -> Defaults:
     if idle := sorted(data.keys() - settings):
         raise ValueError(f"defaults: this family has no {', '.join(idle)}")
     return defaults
-
-
-def _palette(path: Path, codes: int) -> np.ndarray:
-    """A PNG with a 4×4 patch a code, row after row."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    rows, cols = pixels.shape[0] // 4, pixels.shape[1] // 4
-    patches = pixels.reshape(rows, 4, cols, 4, 3).swapaxes(1, 2).reshape(-1, 4, 4, 3)
-    if len(patches) < codes:
-        raise ValueError(f"{path.name}: {len(patches)} patches for {codes} codes")
-    return patches[:codes]

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from engine import palettes
 from engine.models.vq import VQConfig, VQModel
+from engine.palettes import PATCH
 from engine.training.loop import save_half
 from engine.training.shapes import THINGS
 
 TOKENIZER = "vq.safetensors"
 PALETTE = "palette.png"
-PALETTE_COLUMNS = 32
-PATCH = 4  # pixels a side
 
 
 def palette(codes: Tensor, pictures: Tensor, config: VQConfig) -> np.ndarray:
@@ -37,15 +36,6 @@ def palette(codes: Tensor, pictures: Tensor, config: VQConfig) -> np.ndarray:
     counts = torch.bincount(index, minlength=config.codebook_size).view(-1, 1, 1, 1)
     means = torch.where(counts > 0, sums / counts.clamp_min(1), patches.mean(0))
     return (means + 0.5).clamp(0, 255).to(torch.uint8).numpy()
-
-
-def palette_image(patches: np.ndarray) -> Image.Image:
-    """Code v at row v // 32, column v % 32, 4×4 pixels each."""
-    rows = -(-len(patches) // PALETTE_COLUMNS)
-    cells = np.zeros((rows * PALETTE_COLUMNS, PATCH, PATCH, 3), np.uint8)
-    cells[: len(patches)] = patches
-    grid = cells.reshape(rows, PALETTE_COLUMNS, PATCH, PATCH, 3).swapaxes(1, 2)
-    return Image.fromarray(grid.reshape(rows * PATCH, PALETTE_COLUMNS * PATCH, 3))
 
 
 def export_transformer(folder: Path, demo: dict[str, Any], weights: dict[str, Tensor], tokenizer: VQConfig) -> None:
@@ -69,7 +59,7 @@ def export_tokenizer(folder: Path, weights: dict[str, Tensor], patches: np.ndarr
     """Write the weights (float16) and the palette."""
     folder.mkdir(parents=True, exist_ok=True)
     save_half(weights, folder / TOKENIZER)
-    palette_image(patches).save(folder / PALETTE)
+    palettes.save(folder / PALETTE, patches)
 
 
 def load_tokenizer(state: dict[str, Tensor], config: VQConfig) -> VQModel:

@@ -55,7 +55,8 @@ async def palette(model: ModelId, response: Response, services: ServicesDep) -> 
     served = await services.catalogue.one(model)
     raw = await services.catalogue.palette(model)
     if raw is None:
-        raise Problem(404, "no_palette", "the model's worker has published no palette")
+        detail = "the model's worker is still making its palette"
+        raise Problem(503, "no_palette", detail, headers={"Retry-After": str(services.settings.retry_after)})
     response.headers["Cache-Control"] = "private, max-age=300"
     return Palette(codes=served.card.codebook_size, rgb=base64.b64encode(raw).decode())
 

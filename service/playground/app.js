@@ -5,7 +5,8 @@ const $ = (id) => document.getElementById(id);
 const FEW_CLASSES = 64;
 
 let model = null; // the model object of /v1/models
-let palette = null; // Uint8Array [codes][4][4][3]
+let palette = null; // Uint8Array [codes][4][4][3]; null while the worker still makes it
+const PALETTE_AGAIN_MS = 5000;
 let current = null; // the job being drawn: { job, source, pictures }
 
 // ---- what there is -------------------------------------------------------------------------------------------
@@ -50,10 +51,11 @@ function offerModels(models) {
 }
 
 async function use(found) {
-  const [{ classes }, colours] = await Promise.all([api(found.urls.classes), api(found.urls.palette)]);
+  const [{ classes }, colours] = await Promise.all([api(found.urls.classes), paletteOf(found)]);
   if ($("models").value !== found.id) return; // another one was chosen meanwhile
   model = found;
-  palette = Uint8Array.from(atob(colours.rgb), (c) => c.charCodeAt(0));
+  palette = colours;
+  if (palette === null) awaitPalette(found);
   const steps = model.steps === null ? "" : ` in ${model.steps} steps`;
   $("model").textContent = `${model.id}: ${model.width}×${model.height} pixels from ${model.grid[0]}×${model.grid[1]} tokens${steps}`;
   offerClasses(classes);
@@ -63,6 +65,23 @@ async function use(found) {
   $("draw").disabled = false;
   describe();
   if (!document.querySelector("figure img")) frames(Number($("n").value), null);
+}
+
+async function paletteOf(found) {
+  try {
+    const { rgb } = await api(found.urls.palette);
+    return Uint8Array.from(atob(rgb), (c) => c.charCodeAt(0));
+  } catch {
+    return null;
+  }
+}
+
+async function awaitPalette(found) {
+  while (model === found && palette === null) {
+    await new Promise((resolve) => setTimeout(resolve, PALETTE_AGAIN_MS));
+    const colours = await paletteOf(found);
+    if (model === found) palette = colours;
+  }
 }
 
 function offerClasses(classes) {
@@ -254,6 +273,7 @@ function frame(name, index) {
   }
 
   function paint(positions, tokens, [, columns]) {
+    if (palette === null) return; // the picture comes all the same
     const patch = context.createImageData(4, 4);
     positions.forEach((position, k) => {
       const rgb = palette.subarray(tokens[k] * 48, tokens[k] * 48 + 48);

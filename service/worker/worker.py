@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from service.queue import Blobs, Cards, Queue, cancelled
 from service.queue.contract import Answer
-from service.worker.codec_thread import CodecThread
+from service.worker.call_thread import CallThread
 from service.worker.job import Interruption, first
 from service.worker.lane import Lane
 from service.worker.publisher import Attempt, Publisher
@@ -54,7 +54,10 @@ class Worker:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._cards = cards
         self._grace = settings.grace
-        self._codec_thread = CodecThread()
+        self._codec_thread = CallThread("codec")
+        self._palette_thread = CallThread("palettes")
+        self._palettes: dict[str, bytes] = {}
+        self._palette_made = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
         self._lanes = [
             Lane(
@@ -74,11 +77,13 @@ class Worker:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._leaving = asyncio.Event()
         self._codec_thread.start()
+        self._palette_thread.start()
         for lane in self._lanes:
             lane.start()
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
+        painting = asyncio.create_task(self._make_palettes(), name="palettes")
         claiming = [asyncio.create_task(lane.claim(self._leaving), name=f"claim {lane.model}") for lane in self._lanes]
         log.info("worker %s serves %s", self.name, ", ".join(lane.model for lane in self._lanes))
         try:
@@ -94,11 +99,12 @@ class Worker:
                 # Who is known to have failed is told so.
                 await self._drain(LAST_WORDS_SECONDS)
             await self._hand_back()
-            await cancelled(stopping, *claiming, publishing, showing)
+            await cancelled(stopping, *claiming, publishing, showing, painting)
             for lane in self._lanes:
                 lane.close()
             await asyncio.gather(*(asyncio.to_thread(lane.join, LEAVING_SECONDS) for lane in self._lanes))
             self._codec_thread.close()
+            self._palette_thread.close()
 
     async def _watch(self, task: asyncio.Task[Any], *background: asyncio.Task[None]) -> None:
         """Until this task is done. Raises what an engine or anything in the background failed with."""
@@ -123,17 +129,30 @@ class Worker:
         """The heartbeat that tells front ends what can be drawn here."""
         served = [lane.served() for lane in self._lanes]
         card = {"worker": self.name, "models": served, "since": time.time()}
-        fresh = True
+        shown: set[str] = set()
         while True:
             try:
-                for lane in self._lanes:
-                    if fresh or not await self._cards.keep_palette(lane.model):
-                        await self._cards.put_palette(lane.model, lane.engine.codec.palette.tobytes())
                 await self._cards.put(self.name, card)
-                fresh = False
+                for model, palette in self._palettes.items():
+                    if model not in shown or not await self._cards.keep_palette(model):
+                        await self._cards.put_palette(model, palette)
+                        shown.add(model)
             except (RedisError, OSError) as error:
                 log.warning("showing the card: %s", error)
-            await asyncio.sleep(self._cards.ttl_ms / 1000 / 4)
+            self._palette_made.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._palette_made.wait(), self._cards.ttl_ms / 1000 / 4)
+
+    async def _make_palettes(self) -> None:
+        """They may take minutes, and pictures can be drawn without."""
+        for lane in self._lanes:
+            try:
+                palette = await self._palette_thread.call(lane.engine.codec.palette)
+            except Exception:
+                log.exception("the palette of %s could not be made", lane.model)
+            else:
+                self._palettes[lane.model] = palette.tobytes()
+                self._palette_made.set()
 
     async def _take_no_more(self, claiming: Sequence[asyncio.Task[None]]) -> None:
         """A claim under way is waited for: a job that it takes must not be left to its lease."""

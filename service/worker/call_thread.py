@@ -1,4 +1,4 @@
-"""The thread that encodes and decodes pictures, beside the engine's."""
+"""A thread for what blocks, beside the engine's: pictures are encoded and decoded in one, palettes made in another."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 Call = tuple[Future[Any], Callable[[], Any]]
 
 
-class CodecThread:
-    """One thread: two codec calls at once would only take cores from the steps. A daemon, unlike those of a
+class CallThread:
+    """One call at a time: two at once would only take cores from the steps. A daemon, unlike those of a
     ThreadPoolExecutor: a call that a hung device never ends must not keep the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="codec", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
