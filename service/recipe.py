@@ -1,0 +1,256 @@
+"""What a picture says of itself: how it was drawn and as which tokens, in a text chunk of its PNG.
+
+Anybody can write such a chunk, so it is a claim and no signature. It is read strictly and within bounds, and holds only
+for the very pixels that it was written with.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.card import SETTINGS, ModelCard
+from engine.request import MAX_SEED, Request
+
+KEYWORD = "arpg"
+"""Of the text chunk."""
+
+MAX_TEXT = 2**18
+MAX_TOKENS = 2**16
+MAX_FORKS = 64
+
+Name = Annotated[str, Field(max_length=100)]
+Position = Annotated[int, Field(ge=0, lt=MAX_TOKENS)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Side = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+
+
+class RecipeError(ValueError):
+    """There is no recipe, or none to be believed; the message says why."""
+
+
+class _Sheet(BaseModel):
+    """The chunk: JSON. A setting is null where it means nothing to the model, or is as when left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    version: Literal[1] = 1
+    model: Name
+    weights: Name
+    tokenizer: Name
+    task: Name
+    class_label: int | None
+    class_name: Annotated[str, Field(max_length=1000)] | None
+    seed: Seed
+    steps: int | None
+    schedule: Name | None
+    guidance_scale: float | None
+    guidance_schedule: Name | None
+    guidance_interval: int | None
+    content_attention: Name | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    order: Annotated[list[Position], Field(max_length=MAX_TOKENS)] | None
+    prefill: Name | None = None
+    guide_known: bool | None = None
+    extension: Name | None = None
+    forks: Annotated[list[tuple[int, Seed]], Field(max_length=MAX_FORKS)]
+    """Until step …, it was drawn with seed …; then with the next, and at last with its own."""
+    grid: tuple[Side, Side]
+    windows: Annotated[list[tuple[Position, Position]], Field(max_length=MAX_TOKENS)]
+    """Where each lies, row and column, in drawing order; none: the whole grid at once."""
+    known: str | None
+    """Which tokens were given rather than drawn: base64 of a bit each, row-major, the highest bit first."""
+    tokens: str
+    """Base64 of zlib of all tokens, row-major, little-endian, 16 or 32 bits each."""
+    composited: bool
+    """Some pixels are another picture's, not what the tokens decode to."""
+    pixels: str
+
+
+_CANVAS = {"known", "drawn", "grid", "window"}
+"""Fields of a request that follow from the canvas."""
+_OF_REQUEST = [f.name for f in fields(Request) if f.name in _Sheet.model_fields and f.name not in _CANVAS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """request: with what was drawn, but for the known tokens and the grid. tokens int32 (rows, cols); known bool (rows,
+    cols): given, not drawn; windows, forks, composited and pixels: as in the chunk. weights and tokenizer are
+    fingerprints, as a model's card has them."""
+
+    model: str
+    weights: str
+    tokenizer: str
+    class_name: str | None
+    request: Request
+    tokens: np.ndarray
+    known: np.ndarray
+    windows: tuple[tuple[int, int], ...] = ()
+    forks: tuple[tuple[int, int], ...] = ()
+    composited: bool = False
+    pixels: str
+
+    def is_of(self, pixels: np.ndarray) -> bool:
+        """Was it written with these pixels, uint8 (H, W, 3)?"""
+        return self.pixels == digest(pixels)
+
+
+def write(
+    pixels: np.ndarray,
+    tokens: np.ndarray,
+    request: Request,
+    card: ModelCard,
+    *,
+    class_name: str | None,
+    known: np.ndarray | None = None,
+    windows: Sequence[tuple[int, int]] = (),
+    forks: Sequence[tuple[int, int]] = (),
+    composited: bool = False,
+) -> str:
+    """The chunk of a picture uint8 (H, W, 3) drawn as tokens int (rows, cols). known bool (rows, cols): None is those
+    of the request."""
+    if known is None:
+        known = np.zeros(tokens.shape, dtype=bool)
+        known.flat[list(request.known)] = True
+    settings = {name: getattr(request, name) for name in _OF_REQUEST}
+    settings |= dict.fromkeys(set(SETTINGS) - set(card.settings))
+    if settings["order"] is not None:
+        settings["order"] = list(settings["order"])
+    sheet = _Sheet(
+        model=card.name,
+        weights=card.weights,
+        tokenizer=card.tokenizer,
+        class_name=class_name,
+        **settings,
+        forks=list(forks),
+        grid=(tokens.shape[0], tokens.shape[1]),
+        windows=list(windows),
+        known=_packed(known) if known.any() else None,
+        tokens=_deflated(tokens),
+        composited=composited,
+        pixels=digest(pixels),
+    )
+    return sheet.model_dump_json(ensure_ascii=True)
+
+
+def read(text: str | None) -> Recipe:
+    """Raises RecipeError."""
+    if text is None:
+        raise RecipeError("it carries no recipe")
+    if len(text) > MAX_TEXT:
+        raise RecipeError(f"its recipe is longer than {MAX_TEXT:,} characters")
+    try:
+        sheet = _Sheet.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "its text"
+        raise RecipeError(f"its recipe can't be read: {place}: {first['msg']}") from None
+    rows, cols = sheet.grid
+    if rows * cols > MAX_TOKENS:
+        raise RecipeError(f"its recipe tells of {rows}×{cols} tokens; at most {MAX_TOKENS:,}")
+    given = {name: value for name in _OF_REQUEST if (value := getattr(sheet, name)) is not None}
+    if "order" in given:
+        given["order"] = tuple(given["order"])
+    return Recipe(
+        model=sheet.model,
+        weights=sheet.weights,
+        tokenizer=sheet.tokenizer,
+        class_name=sheet.class_name,
+        request=Request(**given),
+        tokens=_inflated(sheet.tokens, sheet.grid),
+        known=_unpacked(sheet.known, sheet.grid),
+        windows=tuple(sheet.windows),
+        forks=tuple(sheet.forks),
+        composited=sheet.composited,
+        pixels=sheet.pixels,
+    )
+
+
+def text_of(file: bytes) -> str | None:
+    """The chunk that a PNG carries, unread; None where there is none, or the file is none. Only the header is looked
+    at: check the file's pixels and size elsewhere."""
+    try:
+        with Image.open(io.BytesIO(file), formats=["PNG"]) as picture:
+            text = picture.info.get(KEYWORD)
+    except Exception:  # Pillow raises nearly everything
+        return None
+    return str(text) if isinstance(text, str) and len(text) <= MAX_TEXT else None
+
+
+def tokens_of(recipe: Recipe, pixels: np.ndarray, card: ModelCard, grid: tuple[int, int] | None = None) -> np.ndarray:
+    """The tokens int32 (rows, cols) of a picture uint8 (H, W, 3), as if this model's tokenizer had just encoded it.
+    grid: what it would be fitted to; None: the model's. Raises RecipeError where they can't be taken over."""
+    rows, cols = grid or card.grid
+    if not recipe.tokenizer or recipe.tokenizer != card.tokenizer:
+        raise RecipeError("its tokens are another tokenizer's")
+    if recipe.tokens.shape != (rows, cols) or pixels.shape[:2] != (rows * card.stride, cols * card.stride):
+        raise RecipeError(f"it is not of the size of {rows}×{cols} tokens, and has to be fitted")
+    if recipe.tokens.max() >= card.codebook_size:
+        raise RecipeError(f"its recipe has a token that is not in the codebook of {card.codebook_size}")
+    if not recipe.is_of(pixels):
+        raise RecipeError("its pixels have changed since its recipe was written")
+    return recipe.tokens
+
+
+def forked(forks: Sequence[tuple[int, int]], seed: int, step: int) -> tuple[tuple[int, int], ...]:
+    """The forks of a picture that shares the first steps of one with these forks and this seed."""
+    earlier = tuple(fork for fork in forks if fork[0] < step)
+    later = [seed_until for until, seed_until in forks if until >= step]
+    return (*earlier, (step, later[0] if later else seed))
+
+
+def digest(pixels: np.ndarray) -> str:
+    """Of a picture uint8 (H, W, 3): its size and every pixel."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _deflated(tokens: np.ndarray) -> str:
+    size = "<u2" if tokens.max() < 2**16 else "<u4"
+    return base64.b64encode(zlib.compress(tokens.astype(size).tobytes(), 9)).decode()
+
+
+def _inflated(text: str, grid: tuple[int, int]) -> np.ndarray:
+    count = grid[0] * grid[1]
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress(_bytes(text), 4 * count + 1)
+    except zlib.error:
+        raise RecipeError("its token map is damaged") from None
+    if not stream.eof or stream.unused_data or len(data) not in (2 * count, 4 * count):
+        raise RecipeError(f"its token map is not one of {grid[0]}×{grid[1]} tokens")
+    tokens = np.frombuffer(data, "<u2" if len(data) == 2 * count else "<u4").reshape(grid)
+    if tokens.max() >= 2**31:
+        raise RecipeError("its token map has a token beyond any codebook")
+    return tokens.astype(np.int32)
+
+
+def _packed(known: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(known).tobytes()).decode()
+
+
+def _unpacked(text: str | None, grid: tuple[int, int]) -> np.ndarray:
+    count = grid[0] * grid[1]
+    if text is None:
+        return np.zeros(grid, dtype=bool)
+    data = _bytes(text)
+    if len(data) != -(-count // 8):
+        raise RecipeError(f"what it says of known tokens is not of {grid[0]}×{grid[1]} tokens")
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool).reshape(grid)
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise RecipeError("its recipe is damaged: this is not base64") from None
