@@ -12,12 +12,13 @@ import torch
 
 from engine.card import ModelCard
 from engine.codec import Codec
-from engine.drawing import UNKNOWN, Drawing
+from engine.drawing import Drawing
 from engine.kv_cache import KVCache
 from engine.models import registry
 from engine.models.registry import LoadedModel
 from engine.pages import PageAllocator
-from engine.request import Request, RequestError, check_request
+from engine.request import Extension, Request, RequestError, check_request
+from engine.rotary_tables import RotaryTables
 from engine.runner import Runner, StepLogits
 from engine.scheduler import Scheduler
 
@@ -61,7 +62,8 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """pages are those of the KV cache; rows_last_step counts all branches; totals since the start."""
+    """pages are those of the KV cache; rows_last_step counts all branches; totals since the start. rows_shared_total:
+    rows that were in another drawing's pages and need not be computed; pages_copied_total: what that took."""
 
     running: int
     waiting: int
@@ -70,6 +72,8 @@ class EngineStats:
     rows_last_step: int
     rows_total: int
     steps_total: int
+    rows_shared_total: int
+    pages_copied_total: int
 
 
 class Engine:
@@ -96,7 +100,7 @@ class Engine:
         self._runner = Runner(
             loaded.network,
             self._cache,
-            loaded.network.rotary(loaded.card.grid).to(device),
+            RotaryTables(lambda *canvas: _rotary(loaded, *canvas).to(device)),
             page_size=config.page_size,
             batch_invariant=config.batch_invariant,
             watch_logits=watch_logits,
@@ -138,6 +142,8 @@ class Engine:
     def step(self) -> list[Update]:
         """One forward step of everybody who takes part; what it drew. Checks its books when it falls idle."""
         drawings = self._scheduler.schedule()
+        self._cache.copy_pages(self._scheduler.copies)
+        self._scheduler.copies.clear()
         self._rows_last_step = sum(drawing.rows for drawing in drawings)
         updates = self._draw(drawings) if drawings else []
         if self.idle or self.config.check_every_step:
@@ -155,7 +161,7 @@ class Engine:
         unfinished = {drawing.id for drawing in drawings}
         while unfinished:
             unfinished -= {update.id for update in self.step() if update.finished}
-        return [np.array(drawing.tokens, dtype=np.int32).reshape(self.model.grid) for drawing in drawings]
+        return [np.array(drawing.tokens, dtype=np.int32).reshape(drawing.grid) for drawing in drawings]
 
     def cost(self, request: Request) -> int:
         """Rows of KV cache that a request reserves, in whole pages, all branches. Raises RequestError, as add."""
@@ -184,6 +190,8 @@ class Engine:
             rows_last_step=self._rows_last_step,
             rows_total=self._rows_total,
             steps_total=self._steps_total,
+            rows_shared_total=self._scheduler.rows_shared,
+            pages_copied_total=self._scheduler.pages_copied,
         )
 
     def check_integrity(self) -> None:
@@ -202,31 +210,34 @@ class Engine:
         drawing.advance(tokens)
         if drawing.finished:
             self._scheduler.retire(drawing)
-        steps = drawing.plan.drawing_steps
+        plan = drawing.plan
         return Update(
             id=drawing.id,
-            step=drawing.next_step - (len(drawing.plan.steps) - steps),
-            steps=steps,
+            step=drawing.next_step - (len(plan.steps) - plan.drawing_steps),
+            steps=plan.drawing_steps,
             positions=positions,
             tokens=tuple(tokens),
             n_done=drawing.drawn,
-            n_total=self.model.positions - len(drawing.request.known),
+            n_total=len(drawing.tokens) - len(drawing.request.known),
         )
 
     def _drawing(self, request: Request) -> Drawing:
         check_request(
             request,
-            positions=self.model.positions,
+            grid=self.model.grid,
             codebook_size=self.model.codebook_size,
             num_classes=len(self.model.classes),
             any_order="order" in self.model.settings,
         )
-        canvas = [request.known.get(position, UNKNOWN) for position in range(self.model.positions)]
-        drawing = Drawing(next(self._ids), request, self._plan(request), canvas)
+        drawing = Drawing.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
         need, there = drawing.pages(self.config.page_size), self._scheduler.pages.total
         if need > there:
             raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
         return drawing
+
+
+def _rotary(loaded: LoadedModel, grid: tuple[int, int], extension: Extension) -> torch.Tensor:
+    return loaded.network.rotary(grid, loaded.card.grid, extension)
 
 
 def _affordable_rows(bytes_per_row: int, device: torch.device, share: float) -> int:

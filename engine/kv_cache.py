@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ class KVCache:
 
     def __init__(self, shape: KVShape, pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
         size = (shape.layers, pages * page_size, shape.heads, shape.head_dim)
+        self.page_size = page_size
         self.keys = torch.zeros(size, device=device, dtype=dtype)
         self.values = torch.zeros(size, device=device, dtype=dtype)
 
@@ -31,6 +33,15 @@ class KVCache:
         """Keep keys and values (rows, heads, head_dim) of one layer at slots (rows,)."""
         self.keys[layer].index_copy_(0, slots, keys)
         self.values[layer].index_copy_(0, slots, values)
+
+    def copy_pages(self, pages: Sequence[tuple[int, int]]) -> None:
+        """Every (from, to), in all layers; nobody's target is another's source."""
+        if not pages:
+            return
+        source, target = torch.tensor(pages, device=self.keys.device).unbind(-1)
+        for cached in (self.keys, self.values):
+            paged = cached.unflatten(1, (-1, self.page_size))
+            paged[:, target] = paged[:, source]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         return self.keys[index], self.values[index]

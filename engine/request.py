@@ -10,10 +10,22 @@ from typing import Literal, get_args
 Schedule = Literal["arccos", "cosine"]
 GuidanceSchedule = Literal["linear", "constant"]
 ContentAttention = Literal["blockwise", "causal"]
+Prefill = Literal["causal", "chunked", "block"]
+Extension = Literal["extrapolate", "interpolate", "ntk"]
 
 MAX_STEPS = 256
+MAX_SIDE = 256  # of a grid, in tokens
 MAX_SEED = 2**32 - 1
 MAX_TOP_K = 2**20
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "schedule": get_args(Schedule),
+    "guidance_schedule": get_args(GuidanceSchedule),
+    "content_attention": get_args(ContentAttention),
+    "prefill": get_args(Prefill),
+    "extension": get_args(Extension),
+}
 
 
 class RequestError(ValueError):
@@ -22,6 +34,20 @@ class RequestError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where a grid lies on a larger canvas: its first row and column there, and how many columns the canvas has."""
+
+    row: int
+    col: int
+    canvas_cols: int
+
+    def position(self, cell: int, cols: int) -> int:
+        """Canvas position of a cell of a grid with so many columns."""
+        row, col = divmod(cell, cols)
+        return (self.row + row) * self.canvas_cols + self.col + col
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +78,30 @@ class Request:
     """The unknown grid positions (row-major) in drawing order; None: from the seed."""
     known: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Grid position → token; never resampled."""
+    prefill: Prefill = "causal"
+    """How known tokens enter the cache, in a random order all the same: one by one, as in training; in chunks of 16
+    that see each other both ways; or all at once, the condition among them. The paper does not say."""
+    guide_known: bool = True
+    """Whether known tokens count as drawn in the linear guidance schedule."""
+    drawn: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Grid position → token of what the first steps have drawn already: a fork, which goes on from there. They enter
+    the cache in the chunks of those steps."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns; None: the model's. Another one is drawn beyond what the model was trained on."""
+    extension: Extension = "ntk"
+    """How positions beyond the trained grid are told: as they are; squeezed into it; or each frequency in the way that
+    it can bear (engine.models.layers.rotary_table)."""
+    window: Window | None = None
+    """Where the grid lies on a larger canvas: what is random goes by the place there."""
     task: str = "generate"
     """Salts the noise, so that inpainting a picture with its own seed does not redraw it."""
 
 
 def check_request(
-    request: Request, *, positions: int, codebook_size: int, num_classes: int, any_order: bool = True
+    request: Request, *, grid: tuple[int, int], codebook_size: int, num_classes: int, any_order: bool = True
 ) -> None:
     """Raises RequestError with the first field that is out of bounds for a model of these sizes. any_order: does
-    it draw in any order, and so around known tokens."""
+    it draw in any order, and so around known tokens and on other grids than its own."""
     label = request.class_label
     if label is not None and not 0 <= label < num_classes:
         raise RequestError("class_label", f"{label} is not one of the model's {num_classes} classes")
@@ -68,18 +109,9 @@ def check_request(
         raise RequestError("seed", f"must be between 0 and {MAX_SEED}, got {request.seed}")
     if not 1 <= request.steps <= MAX_STEPS:
         raise RequestError("steps", f"must be between 1 and {MAX_STEPS}, got {request.steps}")
-    if request.schedule not in get_args(Schedule):
-        raise RequestError("schedule", f"must be one of {get_args(Schedule)}, got {request.schedule!r}")
-    if request.guidance_schedule not in get_args(GuidanceSchedule):
-        raise RequestError(
-            "guidance_schedule",
-            f"must be one of {get_args(GuidanceSchedule)}, got {request.guidance_schedule!r}",
-        )
-    if request.content_attention not in get_args(ContentAttention):
-        raise RequestError(
-            "content_attention",
-            f"must be one of {get_args(ContentAttention)}, got {request.content_attention!r}",
-        )
+    for name, choices in CHOICES.items():
+        if (value := getattr(request, name)) not in choices:
+            raise RequestError(name, f"must be one of {choices}, got {value!r}")
     if not 0 <= request.guidance_scale <= 100:
         raise RequestError("guidance_scale", f"must be between 0 and 100, got {request.guidance_scale}")
     if request.guidance_interval is not None and request.guidance_interval < 0:
@@ -90,22 +122,30 @@ def check_request(
         raise RequestError("top_k", f"must be between 0 (off) and {MAX_TOP_K}, got {request.top_k}")
     if not 0 < request.top_p <= 1:
         raise RequestError("top_p", f"must be above 0 and at most 1, got {request.top_p}")
-    if request.known and not any_order:
-        raise RequestError("known", "this model draws every position, in a fixed order")
-    if request.order is not None and not any_order:
-        raise RequestError("order", "this model draws every position, in a fixed order")
-    _check_canvas(request, positions, codebook_size)
+    if not any_order:
+        for name in ("known", "order", "grid"):
+            if getattr(request, name):
+                raise RequestError(name, "this model draws every position of its own grid, in a fixed order")
+    if request.grid is not None and not all(1 <= side <= MAX_SIDE for side in request.grid):
+        raise RequestError("grid", f"must have 1 to {MAX_SIDE} rows and columns, got {request.grid}")
+    rows, cols = request.grid or grid
+    _check_canvas(request, rows * cols, codebook_size)
 
 
 def _check_canvas(request: Request, positions: int, codebook_size: int) -> None:
-    for position, token in request.known.items():
-        if not 0 <= position < positions:
-            raise RequestError("known", f"position {position} lies outside the grid of {positions}")
-        if not 0 <= token < codebook_size:
-            raise RequestError("known", f"token {token} is not in the codebook of {codebook_size}")
+    for name, tokens in (("known", request.known), ("drawn", request.drawn)):
+        for position, token in tokens.items():
+            if not 0 <= position < positions:
+                raise RequestError(name, f"position {position} lies outside the grid of {positions}")
+            if not 0 <= token < codebook_size:
+                raise RequestError(name, f"token {token} is not in the codebook of {codebook_size}")
+    if both := request.known.keys() & request.drawn.keys():
+        raise RequestError("drawn", f"position {min(both)} is known")
     unknown = positions - len(request.known)
     if unknown == 0:
         raise RequestError("known", "every position is known: nothing is left to draw")
+    if unknown == len(request.drawn):
+        raise RequestError("drawn", "every position is drawn: nothing is left to draw")
     if request.order is None:
         return
     expected = set(range(positions)) - set(request.known)

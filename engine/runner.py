@@ -16,6 +16,7 @@ from engine.kv_cache import KVCache
 from engine.models import Model
 from engine.noise import uniform
 from engine.plans import CONDITION, NOTHING, Row, cell_of
+from engine.rotary_tables import RotaryTables
 from engine.sampling import NO_TOKEN, SamplingParams, guide, sample
 
 ROW_TILE = 32
@@ -39,7 +40,7 @@ class Runner:
         self,
         model: Model,
         cache: KVCache,
-        rotary: Tensor,
+        rotary: RotaryTables,
         *,
         page_size: int,
         batch_invariant: bool = False,
@@ -51,7 +52,7 @@ class Runner:
         self.page_size = page_size
         self.tile = ROW_TILE if batch_invariant else None
         self.watch_logits = watch_logits
-        self.device = rotary.device
+        self.device = cache.keys.device
 
     @torch.inference_mode()
     def run(self, drawings: Sequence[Drawing]) -> list[list[int]]:
@@ -97,7 +98,9 @@ class Runner:
             self.page_size,
             self.device,
         )
-        rotary = self.rotary[self._ints([row.position for row in chain(*rows)])]
+        table, starts = self.rotary.of([sequence.drawing.canvas for sequence in sequences])
+        positions = [start + row.position for start, own in zip(starts, rows, strict=True) for row in own]
+        rotary = table[self._ints(positions)]
         return Rows(self._ints(tokens), rotary, self._ints(slots), meta, self.tile)
 
     def _slots(self, sequences: list[_Sequence], rows: list[list[Row]]) -> list[int]:
@@ -109,13 +112,13 @@ class Runner:
 
     def _sampling_params(self, drawings: Sequence[Drawing]) -> SamplingParams:
         requests = [drawing.request for drawing in drawings for _ in drawing.step.targets]
-        targets = chain(*(drawing.step.targets for drawing in drawings))
+        places = [drawing.place(cell) for drawing in drawings for cell in drawing.step.targets]
         return SamplingParams(
             temperature=self._floats([r.temperature for r in requests]),
             top_k=self._ints([r.top_k for r in requests]),
             top_p=self._floats([r.top_p for r in requests]),
             uniform=torch.tensor(
-                [uniform(r.seed, r.task, cell) for r, cell in zip(requests, targets, strict=True)],
+                [uniform(r.seed, r.task, place) for r, place in zip(requests, places, strict=True)],
                 dtype=torch.float64,
                 device=self.device,
             ),

@@ -12,7 +12,11 @@ from engine.pages import PageAllocator
 class Scheduler:
     """First come, first served, by pages: a drawing is admitted when all the pages it will ever need are free,
     so that nothing is evicted half-way. Running drawings share a row budget a step; whoever had to stand back
-    goes first in the next one."""
+    goes first in the next one.
+
+    A drawing whose first rows are in another's pages shares the full ones and copies the one that is not; while the
+    other has yet to write them, it waits, and lets those behind it pass. copies: (from, to) pages, which the engine
+    copies before the step. rows_shared, pages_copied: totals since the start."""
 
     def __init__(self, pages: PageAllocator, *, page_size: int, max_rows: int) -> None:
         self.pages = pages
@@ -20,6 +24,9 @@ class Scheduler:
         self.max_rows = max_rows
         self.waiting: deque[Drawing] = deque()
         self.running: deque[Drawing] = deque()
+        self.copies: list[tuple[int, int]] = []
+        self.rows_shared = 0
+        self.pages_copied = 0
         self._aborted: set[int] = set()
 
     def add(self, drawing: Drawing) -> None:
@@ -70,14 +77,49 @@ class Scheduler:
         yield from self.waiting
 
     def _admit(self) -> None:
+        put_off: list[Drawing] = []
         while self.waiting:
-            need = self.waiting[0].pages(self.page_size)
-            if need > self.pages.free:
-                return
-            drawing = self.waiting.popleft()
-            each = need // drawing.plan.branches
-            drawing.tables = [self.pages.allocate(each) for _ in range(drawing.plan.branches)]
-            self.running.append(drawing)
+            drawing = self.waiting[0]
+            donor, steps, soon = self._donor(drawing)
+            if soon > steps:
+                put_off.append(self.waiting.popleft())
+                continue
+            if not self._give_pages(drawing, donor, steps):
+                break
+            self.running.append(self.waiting.popleft())
+        self.waiting.extendleft(reversed(put_off))
+
+    def _donor(self, drawing: Drawing) -> tuple[Drawing | None, int, int]:
+        """Whose pages hold, or will hold, most of its first steps; how many now, and how many soon. Less than a page
+        is not worth it."""
+        best: tuple[Drawing | None, int, int] = (None, 0, 0)
+        if sum(map(len, drawing.prefix)) < self.page_size:
+            return best
+        for other in self.running:
+            now, soon = drawing.common_steps(other)
+            if (soon, now) > (best[2], best[1]) and sum(map(len, drawing.prefix[:soon])) >= self.page_size:
+                best = (other, now, soon)
+        return best
+
+    def _give_pages(self, drawing: Drawing, donor: Drawing | None, steps: int) -> bool:
+        """False, and nothing is taken, while too few are free."""
+        shared = sum(map(len, drawing.prefix[:steps]))
+        full, rest = divmod(shared, self.page_size)
+        branches = drawing.plan.branches
+        each = drawing.pages(self.page_size) // branches - full
+        if each * branches > self.pages.free:
+            return False
+        for branch in range(branches):
+            table = [] if donor is None else donor.tables[branch][:full]
+            self.pages.share(table)
+            drawing.tables.append(table + self.pages.allocate(each))
+            if donor is not None and rest:
+                self.copies.append((donor.tables[branch][full], drawing.tables[branch][full]))
+        if donor is not None:
+            drawing.start_after(steps)
+            self.rows_shared += shared * branches
+            self.pages_copied += branches if rest else 0
+        return True
 
     def _drop_aborted(self) -> None:
         if not self._aborted:

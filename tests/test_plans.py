@@ -85,7 +85,7 @@ def requests(draw: st.DrawFn) -> tuple[int, Request]:
 
 
 def planned(positions: int, request: Request) -> Plan:
-    return plan_arpg(request, positions=positions, mask_id=1000, class_id=1001, null_id=1002)
+    return plan_arpg(request, grid=(1, positions), mask_id=1000, class_id=1001, null_id=1002)
 
 
 @given(requests())
@@ -153,7 +153,7 @@ def test_rows_of_known_tokens_depend_on_no_seed_and_come_in_bounded_pieces(case:
 def test_a_first_cell_comes_first_among_the_known_or_the_drawn(case: tuple[int, Request], cell: int) -> None:
     positions, request = case
     ids = {"mask_id": 1000, "class_id": 1001, "null_id": 1002}
-    plan = plan_arpg(request, positions=positions, **ids, first_cell=cell)
+    plan = plan_arpg(request, grid=(1, positions), **ids, first_cell=cell)
     drawn = [target for step in plan.steps for target in step.targets]
     known = [cell_of(row.source) for step in plan.steps for row in step.rows if row.cached][1 : 1 + len(request.known)]
     if cell in known:
@@ -196,15 +196,15 @@ def test_sources_of_cells_are_invertible() -> None:
 )
 def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: Request) -> None:
     with pytest.raises(RequestError) as caught:
-        check_request(request_, positions=16, codebook_size=48, num_classes=10)
+        check_request(request_, grid=(4, 4), codebook_size=48, num_classes=10)
     assert caught.value.field == field
     assert str(caught.value).startswith(field)
 
 
 @pytest.mark.parametrize(("field", "request_"), [("known", Request(known={3: 0})), ("order", Request(order=(0, 1)))])
 def test_what_asks_for_an_order_is_refused_where_there_is_but_one(field: str, request_: Request) -> None:
-    with pytest.raises(RequestError, match=f"^{field}: this model draws every position, in a fixed order"):
-        check_request(request_, positions=16, codebook_size=48, num_classes=10, any_order=False)
+    with pytest.raises(RequestError, match=f"^{field}: this model draws every position of its own grid, in a fixed order"):
+        check_request(request_, grid=(4, 4), codebook_size=48, num_classes=10, any_order=False)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 15))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,26 +11,39 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine.drawing import UNKNOWN, Drawing
 from engine.pages import IntegrityError, OutOfPages, PageAllocator
+from engine.plans import CONDITION, Plan, cell_of
 from engine.plans.arpg import plan_arpg
 from engine.request import Request
 from engine.scheduler import Scheduler
 
+GRID = (2, 8)
 POSITIONS = 16
 
 
 def drawing(number: int, request: Request) -> Drawing:
-    plan = plan_arpg(request, positions=POSITIONS, mask_id=100, class_id=101, null_id=102)
-    tokens = [request.known.get(cell, UNKNOWN) for cell in range(POSITIONS)]
-    return Drawing(number, request, plan, tokens)
+    label = 100 + (request.class_label or 0)
+    plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
+    return Drawing.begin(number, request, plan, GRID)
+
+
+def planned(request: Request) -> Plan:
+    return drawing(0, replace(request, drawn={})).plan
+
+
+def picture(seed: int, size: int) -> dict[int, int]:
+    """Some of a picture's tokens; few pictures, so that requests often start from the same."""
+    return {cell: (cell * 7 + seed) % 10 for cell in range(size)}
 
 
 drawable = st.builds(
     Request,
-    class_label=st.none() | st.integers(0, 3),
+    class_label=st.none() | st.integers(0, 1),
     seed=st.integers(0, 99),
     steps=st.integers(1, 20),
     guidance_scale=st.sampled_from([1.0, 3.0]),
-    known=st.dictionaries(st.integers(0, POSITIONS - 1), st.integers(0, 9), max_size=POSITIONS - 1),
+    known=st.builds(picture, st.integers(0, 1), st.sampled_from([0, 3, 11, POSITIONS - 1]))
+    | st.dictionaries(st.integers(0, POSITIONS - 1), st.integers(0, 9), max_size=POSITIONS - 1),
+    prefill=st.sampled_from(["causal", "chunked", "block"]),
 )
 
 
@@ -42,12 +57,22 @@ class Serving(RuleBasedStateMachine):
         self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows)
         self.known: dict[int, Drawing] = {}
         self.gone: set[int] = set()
+        self.slots: dict[int, object] = {}  # what the steps wrote into the cache
 
     @rule(request=drawable)
     def add(self, request: Request) -> None:
         number = len(self.known)
         self.known[number] = drawing(number, request)
         self.scheduler.add(self.known[number])
+
+    @precondition(lambda self: any(d.drawn for d in self.known.values() if not d.finished))
+    @rule(data=st.data(), seed=st.integers(0, 99))
+    def fork(self, data: st.DataObject, seed: int) -> None:
+        parents = [number for number, d in self.known.items() if d.drawn and not d.finished]
+        parent = self.known[data.draw(st.sampled_from(parents))]
+        order = tuple(cell for step in planned(parent.request).steps for cell in step.targets)
+        drawn = {cell: parent.tokens[cell] for cell in order if parent.tokens[cell] != UNKNOWN}
+        self.add(replace(parent.request, seed=seed, order=order, drawn=drawn))
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), twice=st.booleans())
@@ -63,22 +88,50 @@ class Serving(RuleBasedStateMachine):
         assert not {d.id for d in turn} & self.gone, "an aborted or finished request was scheduled"
         rows = sum(d.rows for d in turn)
         assert rows <= self.scheduler.max_rows or len(turn) == 1
+        size = self.scheduler.page_size
+        for source, target in self.scheduler.copies:
+            for offset in range(size):
+                self.slots[target * size + offset] = self.slots.get(source * size + offset)
+        self.scheduler.copies.clear()
         for each in turn:
+            self.write(each)
             for table in each.tables:
                 cached = each.cached + sum(row.cached for row in each.step.rows)
                 assert cached <= len(table) * self.scheduler.page_size, "a row without a slot"
-            each.advance([0] * len(each.step.targets))
+            each.advance([(each.id + cell) % 10 for cell in each.step.targets])
             if each.finished:
                 self.scheduler.retire(each)
                 self.gone.add(each.id)
 
+    def write(self, each: Drawing) -> None:
+        for condition, table in zip(each.plan.conditions, each.tables, strict=True):
+            for index, row in enumerate((row for row in each.step.rows if row.cached), start=each.cached):
+                assert row.visible <= each.cached + sum(row.cached for row in each.step.rows)
+                content = each.tokens[cell_of(row.source)] if row.source < CONDITION else row.source
+                self.slots[self.slot(table, index)] = (condition, content, row.position, row.visible)
+
+    def slot(self, table: list[int], index: int) -> int:
+        page, offset = divmod(index, self.scheduler.page_size)
+        return table[page] * self.scheduler.page_size + offset
+
     @invariant()
     def books_add_up(self) -> None:
         pages = self.scheduler.pages
-        owners = [page for d in self.scheduler for table in d.tables for page in table]
-        assert len(owners) == len(set(owners)), "a page has two owners"
-        assert pages.free + len(owners) == pages.total
+        assert pages.free + len({page for d in self.scheduler for table in d.tables for page in table}) == pages.total
         self.scheduler.check_integrity()
+
+    @invariant()
+    def everybody_finds_the_rows_that_are_theirs(self) -> None:
+        """Shared, copied or written: what a drawing's pages hold is what it would have written itself."""
+        for each in self.scheduler:
+            rows = [row for key in each.trail for row in key]
+            assert len(rows) == each.cached
+            expected = [row for step in planned(each.request).steps for row in step.rows if row.cached][: len(rows)]
+            assert [(row.position, row.visible) for row in expected] == [row[1:] for row in rows]
+            for condition, table in zip(each.plan.conditions, each.tables, strict=False):
+                assert [self.slots[self.slot(table, i)] for i in range(len(rows))] == [
+                    (condition, *row) for row in rows
+                ]
 
     def teardown(self) -> None:
         """Everything that was accepted ends, and every page comes back."""
@@ -126,7 +179,7 @@ def test_whoever_stood_back_goes_first_next_time() -> None:
     turns: dict[int, int] = dict.fromkeys(range(6), 0)
     for _ in range(18):
         for each in scheduler.schedule():
-            each.advance([0] * len(each.step.targets))
+            each.advance([(each.id + cell) % 10 for cell in each.step.targets])
             turns[each.id] += 1
     assert max(turns.values()) - min(turns.values()) <= 1
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from engine.batch import Batch
 from engine.kv_cache import KVCache, KVShape
+from engine.request import Extension
 
 
 class Model(nn.Module, ABC):
@@ -24,8 +25,11 @@ class Model(nn.Module, ABC):
         """Image tokens that it draws."""
 
     @abstractmethod
-    def rotary(self, grid: tuple[int, int]) -> Tensor:
-        """What each position of a row program turns by, float32 (positions, head_dim / 2, 2)."""
+    def rotary(
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, extension: Extension = "extrapolate"
+    ) -> Tensor:
+        """What each position of a row program turns by, float32 (positions, head_dim / 2, 2). trained: the grid
+        that the model knows, where this one is larger and so an extension of it."""
 
     @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:

@@ -19,6 +19,7 @@ from engine.batch import Batch, Rows
 from engine.kv_cache import KVCache, KVShape
 from engine.models import Model
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
+from engine.request import Extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +157,10 @@ class ARPG(Model):
     def vocab_size(self) -> int:
         return self.config.vocab_size
 
-    def rotary(self, grid: tuple[int, int]) -> Tensor:
-        return rotary_table(grid, self.config.head_dim)
+    def rotary(
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, extension: Extension = "extrapolate"
+    ) -> Tensor:
+        return rotary_table(grid, self.config.head_dim, trained=trained, extension=extension)
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""

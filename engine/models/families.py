@@ -40,23 +40,25 @@ Builder = Callable[[dict[str, Any], tuple[int, int]], Architecture]
 def _arpg(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
     sizes = data["transformer"]
     config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
-    first_cell = data.get("first_cell")
+    first = None if "first_cell" not in data else divmod(data["first_cell"], grid[1])
 
     def plan(request: Request) -> Plan:
+        rows, cols = drawn = request.grid or grid
         return plan_arpg(
             request,
-            positions=grid[0] * grid[1],
+            grid=drawn,
             mask_id=config.mask_id,
             class_id=config.class_id(request.class_label or 0),
             null_id=config.null_id,
-            first_cell=first_cell,
+            # At the same height and width of a larger grid.
+            first_cell=None if first is None else first[0] * rows // grid[0] * cols + first[1] * cols // grid[1],
         )
 
     return Architecture(
         network=ARPG(config),
         plan=plan,
         num_classes=config.num_classes,
-        tasks=("generate", "inpaint"),
+        tasks=("generate", "inpaint", "vary", "outpaint", "expand", "fork"),
         settings=SETTINGS,
         steps=None,
     )
@@ -78,7 +80,7 @@ def _llamagen(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
         network=LlamaGen(config),
         plan=plan,
         num_classes=config.num_classes,
-        tasks=("generate",),
+        tasks=("generate", "fork"),
         settings=FIXED_ORDER_SETTINGS,
         steps=positions,
     )
@@ -102,7 +104,7 @@ def _par(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
         network=PAR(config, regions),
         plan=plan,
         num_classes=config.num_classes,
-        tasks=("generate",),
+        tasks=("generate", "fork"),
         settings=FIXED_ORDER_SETTINGS,
         steps=regions + len(groups) - 1,
     )

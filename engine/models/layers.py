@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from engine.request import Extension
+
+NTK_TURNS = 2.0
 
 
 class RMSNorm(nn.Module):
@@ -40,22 +46,47 @@ def feed_forward_size(dim: int, multiple_of: int) -> int:
     return -(-hidden // multiple_of) * multiple_of
 
 
-def rotary_table(grid: tuple[int, int], head_dim: int, base: float = 10000.0) -> Tensor:
+def rotary_table(
+    grid: tuple[int, int],
+    head_dim: int,
+    *,
+    trained: tuple[int, int] | None = None,
+    extension: Extension = "extrapolate",
+    base: float = 10000.0,
+) -> Tensor:
     """cos and sin of the 2-D rotary embedding, float32 (1 + rows·cols, head_dim / 2, 2).
 
     The first half of the pairs turns with the row index, the second with the column. Entry 0 is the
     condition: cos = sin = 0, so its rotated queries and keys are the zero vector, as published.
+
+    Where a side is longer than the trained one: "extrapolate" goes on counting; "interpolate" (Chen et al. 2023)
+    squeezes the positions into the trained length; "ntk" (by parts, Peng et al. 2023; RandAR mixes likewise) leaves
+    frequencies that turn at least NTK_TURNS times within the trained length as they are, squeezes those that don't
+    turn once, and mixes in between.
     """
-    rows, cols = grid
     half = head_dim // 2
     frequencies = base ** (-torch.arange(0, half, 2)[: half // 2].float() / half)
-    by_row = torch.outer(torch.arange(rows).float(), frequencies)
-    by_col = torch.outer(torch.arange(cols).float(), frequencies)
+    by_row, by_col = (
+        torch.outer(torch.arange(side).float(), _extended(frequencies, side, length, extension))
+        for side, length in zip(grid, trained or grid, strict=True)
+    )
+    rows, cols = grid
     angles = torch.cat([by_row[:, None].expand(rows, cols, -1), by_col[None].expand(rows, cols, -1)], dim=-1).flatten(
         0, 1
     )
     cells = torch.stack([angles.cos(), angles.sin()], dim=-1)
     return torch.cat([torch.zeros_like(cells[:1]), cells])
+
+
+def _extended(frequencies: Tensor, side: int, trained: int, extension: Extension) -> Tensor:
+    if side <= trained or extension == "extrapolate":
+        return frequencies
+    squeezed = frequencies * (trained / side)
+    if extension == "interpolate":
+        return squeezed
+    turns = trained * frequencies / (2 * math.pi)
+    kept = ((turns - 1) / (NTK_TURNS - 1)).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * squeezed
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from engine.batch import Batch
 from engine.kv_cache import KVCache, KVShape
 from engine.models import Model
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
+from engine.request import Extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +120,10 @@ class LlamaGen(Model):
         """In the order of the embedding ids."""
         return [self.tok_embeddings, self.cls_embedding.embedding_table]
 
-    def rotary(self, grid: tuple[int, int]) -> Tensor:
-        return rotary_table(grid, self.config.head_dim)
+    def rotary(
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, extension: Extension = "extrapolate"
+    ) -> Tensor:
+        return rotary_table(grid, self.config.head_dim, trained=trained, extension=extension)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings (N, dim) of ids (N,)."""

@@ -113,7 +113,7 @@ def _check(card: ModelCard, network: Model) -> None:
         raise ValueError(f"the transformer draws {network.vocab_size} codes, the tokenizer has {card.codebook_size}")
     check_request(
         Request(**asdict(card.defaults)),
-        positions=card.positions,
+        grid=card.grid,
         codebook_size=card.codebook_size,
         num_classes=len(card.classes),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import accumulate, pairwise
 
 from engine.noise import permutation
@@ -14,24 +15,34 @@ PREFILL_ROWS = 64
 """Known tokens enter the cache in pieces of this size, so that a long prefill stalls nobody. A constant: the
 pieces of a request must not depend on who else is served."""
 
+PREFILL_CHUNK = 16
+"""Known tokens that see each other both ways in a chunked prefill."""
+
 
 def plan_arpg(
-    request: Request, *, positions: int, mask_id: int, class_id: int, null_id: int, first_cell: int | None = None
+    request: Request,
+    *,
+    grid: tuple[int, int],
+    mask_id: int,
+    class_id: int,
+    null_id: int,
+    first_cell: int | None = None,
 ) -> Plan:
     """class_id: embedding id of the request's class (ignored when it is unconditional). first_cell: the cell that
     comes first where it may, in a step of its own, for a model trained so: a query that sees the condition alone
     can't tell where it is."""
-    order = request.order or _first(first_cell, _drawing_order(request, positions))
+    order = request.order or _first(first_cell, _drawing_order(request, grid))
     counts = step_counts(len(order), request.steps, request.schedule)
     if order[0] == first_cell and not request.known:
         counts = _first_alone(counts)
+    known = len(request.known) if request.guide_known else 0
     scales = guidance_scales(
-        counts, len(request.known), request.guidance_scale, request.guidance_schedule, request.guidance_interval
+        counts, known, request.guidance_scale, request.guidance_schedule, request.guidance_interval
     )
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
 
-    *pieces, content = _prefill(request, first_cell)
+    *pieces, content = _prefill(request, grid, first_cell)
     steps = [Step(piece) for piece in pieces]
     cached = sum(len(piece) for piece in pieces)
     for chunk, scale in zip(chunks, scales, strict=True):
@@ -59,19 +70,34 @@ def _content(chunk: tuple[int, ...], cached: int, attention: ContentAttention) -
     )
 
 
-def _drawing_order(request: Request, positions: int) -> tuple[int, ...]:
-    unknown = (p for p in range(positions) if p not in request.known)
-    return permutation(request.seed, f"{request.task}/order", unknown)
+def _drawing_order(request: Request, grid: tuple[int, int]) -> tuple[int, ...]:
+    unknown = (p for p in range(grid[0] * grid[1]) if p not in request.known)
+    return _shuffled(request, request.seed, f"{request.task}/order", unknown, grid[1])
+
+
+def _shuffled(request: Request, seed: int, purpose: str, cells: Iterable[int], cols: int) -> tuple[int, ...]:
+    """By the cells' places on the canvas, where the grid is a window of one."""
+    if request.window is None:
+        return permutation(seed, purpose, cells)
+    cell_at = {request.window.position(cell, cols): cell for cell in cells}
+    return tuple(cell_at[position] for position in permutation(seed, purpose, cell_at))
 
 
 def _first(cell: int | None, order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(order, key=lambda position: position != cell))
 
 
-def _prefill(request: Request, first_cell: int | None) -> list[tuple[Row, ...]]:
-    """The condition and the known tokens, causal in a random order as in training; that order is the same for
-    every seed, so that pictures that start from the same tokens can share these rows."""
-    known = _first(first_cell, permutation(0, "known", request.known))
+def _prefill(request: Request, grid: tuple[int, int], first_cell: int | None) -> list[tuple[Row, ...]]:
+    """The condition and the known tokens, in an order that is the same for every seed, so that pictures that start
+    from the same tokens can share these rows. Pieces end where a chunk does."""
+    known = _first(first_cell, _shuffled(request, 0, "known", request.known, grid[1]))
+    if request.prefill == "block":
+        size = 1 + len(known)
+        return [(Row(CONDITION, 0, size, True), *(Row(token_at(cell), cell + 1, size, True) for cell in known))]
+    chunk = 1 if request.prefill == "causal" else PREFILL_CHUNK
     rows = [Row(CONDITION, 0, 1, True)]
-    rows += [Row(token_at(cell), cell + 1, index, True) for index, cell in enumerate(known, start=2)]
-    return [tuple(rows[i : i + PREFILL_ROWS]) for i in range(0, len(rows), PREFILL_ROWS)]
+    for start in range(0, len(known), chunk):
+        end = 1 + min(start + chunk, len(known))
+        rows += [Row(token_at(cell), cell + 1, end, True) for cell in known[start : start + chunk]]
+    first = PREFILL_ROWS if chunk == 1 else 1 + PREFILL_ROWS
+    return [tuple(rows[:first])] + [tuple(rows[i : i + PREFILL_ROWS]) for i in range(first, len(rows), PREFILL_ROWS)]

@@ -6,8 +6,11 @@ The scheduler, the cache, the attention and the sampler know rows and nothing of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+
+from engine.request import RequestError
 
 CONDITION = -1
 """Source of the row that carries the branch's own condition: the class, or the null class."""
@@ -58,11 +61,13 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All steps of a request. conditions: the embedding id behind CONDITION, one a branch; the first branch is
-    the conditional one. cached_rows: what a branch will have in the cache at the end."""
+    the conditional one. cached_rows: what a branch will have in the cache at the end. replayed: how many drawing
+    steps at the start only write down again what was drawn before."""
 
     steps: tuple[Step, ...]
     conditions: tuple[int, ...]
     cached_rows: int
+    replayed: int = 0
 
     @property
     def branches(self) -> int:
@@ -70,4 +75,34 @@ class Plan:
 
     @property
     def drawing_steps(self) -> int:
-        return sum(1 for step in self.steps if step.targets)
+        """Those that draw, and those that are replayed."""
+        return self.replayed + sum(1 for step in self.steps if step.targets)
+
+    def replay(self, drawn: Collection[int]) -> Plan:
+        """The plan of a request whose first steps have drawn these cells already: only their cached rows are left,
+        in the same steps, so that the cache becomes what it was. Raises RequestError where steps end elsewhere."""
+        steps, left, replayed = list(self.steps), set(drawn), 0
+        for index, step in enumerate(steps):
+            if not left:
+                break
+            if not left.issuperset(step.targets):
+                raise RequestError("drawn", "the drawn positions are not those of the first steps")
+            left.difference_update(step.targets)
+            replayed += bool(step.targets)
+            steps[index] = Step(tuple(row._replace(target=NOTHING) for row in step.rows if row.cached))
+        if left:
+            raise RequestError("drawn", f"position {min(left)} is never drawn")
+        return replace(self, steps=tuple(steps), replayed=replayed)
+
+    def without(self, count: int) -> Plan:
+        """The rest, once the first count rows are in the cache; none of them wants logits."""
+        steps = list(self.steps)
+        while count:
+            rows = steps[0].rows
+            cached = sum(row.cached for row in rows)
+            if cached <= count and len(rows) == cached:
+                del steps[0]
+            else:
+                steps[0] = replace(steps[0], rows=rows[min(count, cached) :])
+            count -= min(count, cached)
+        return replace(self, steps=tuple(steps))

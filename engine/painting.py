@@ -1,0 +1,87 @@
+"""A picture in one window or several: a chain of requests, each drawn around what is already there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.drawing import UNKNOWN
+from engine.request import Request, Window
+
+if TYPE_CHECKING:
+    from engine.engine import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """An Update in terms of the whole canvas."""
+
+    step: int
+    steps: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    n_done: int
+    n_total: int
+
+    @property
+    def finished(self) -> bool:
+        return self.n_done == self.n_total
+
+
+class Painting:
+    """tokens int32 (rows, cols): the canvas, UNKNOWN where there is still something to draw; windows of size (rows,
+    cols) that together hold all that is unknown. Each is the template with its own window and known tokens."""
+
+    def __init__(self, template: Request, tokens: np.ndarray, windows: Sequence[Window], size: tuple[int, int]) -> None:
+        self.tokens = tokens.copy()
+        self.total = int((tokens == UNKNOWN).sum())
+        self.steps = sum(min(template.steps, unknown) for unknown in _unknown_each(tokens, windows, size))
+        self._template = template
+        self._windows = list(windows)
+        self._size = size
+        self._window: Window | None = None
+        self._steps_before = 0
+        self._steps_here = 0
+        self._done = 0
+
+    def next_request(self) -> Request | None:
+        """The next window's, once the one before is finished; None: all is drawn."""
+        self._steps_before += self._steps_here
+        if not self._windows:
+            return None
+        self._window = self._windows.pop(0)
+        inside = self._inside(self._window)
+        known = {int(cell): int(inside.flat[cell]) for cell in np.flatnonzero(inside != UNKNOWN)}
+        self._steps_here = min(self._template.steps, inside.size - len(known))
+        return replace(self._template, known=known, window=self._window, grid=self._size)
+
+    def take(self, update: Update) -> Painted:
+        """Onto the canvas with what a step drew of the window under way."""
+        assert self._window is not None
+        positions = tuple(self._window.position(cell, self._size[1]) for cell in update.positions)
+        self.tokens.flat[list(positions)] = update.tokens
+        self._done += len(positions)
+        return Painted(
+            step=self._steps_before + update.step,
+            steps=self.steps,
+            positions=positions,
+            tokens=update.tokens,
+            n_done=self._done,
+            n_total=self.total,
+        )
+
+    def _inside(self, window: Window) -> np.ndarray:
+        rows, cols = self._size
+        return self.tokens[window.row : window.row + rows, window.col : window.col + cols]
+
+
+def _unknown_each(tokens: np.ndarray, windows: Sequence[Window], size: tuple[int, int]) -> list[int]:
+    unknown, counts = tokens == UNKNOWN, []
+    for window in windows:
+        inside = unknown[window.row : window.row + size[0], window.col : window.col + size[1]]
+        counts.append(int(inside.sum()))
+        inside[:] = False
+    return counts
