@@ -77,7 +77,8 @@ class Canvases:
         payload = self._payload
         if payload["task"] == "inpaint":
             image, mask = [await self._blob(payload[name]) for name in ("image", "mask")]
-            self.upload = await self._in_thread(pictures.read_upload, image, mask, self._card, self._codec)
+            feather = payload["feather"]
+            self.upload = await self._in_thread(pictures.read_upload, image, mask, self._card, self._codec, feather)
         known = {} if self.upload is None else self.upload.known
         for canvas in self._canvases:
             canvas.tokens.ravel()[list(known)] = list(known.values())
@@ -145,7 +146,9 @@ class Canvases:
     async def _picture(self, index: int) -> dict[str, Any]:
         canvas, payload = self._canvases[index], self._payload
         await canvas.drawn
-        made = await self._in_thread(pictures.finished, canvas.tokens, self.upload, self._codec, payload, index)
+        made = await self._in_thread(
+            pictures.finished, canvas.tokens, self.upload, self._codec, self._card, payload, index
+        )
         job_id, attempt = self._key
         blob = f"{job_id}/result/{attempt}/{index}"
         if not await insist("storing a picture", partial(self._blobs.put, blob, made.png, job=self._key)):
