@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +162,22 @@ class Engine:
         while unfinished:
             unfinished -= {update.id for update in self.step() if update.finished}
         return [np.array(drawing.tokens, dtype=np.int32).reshape(drawing.grid) for drawing in drawings]
+
+    def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
+        """The request that shares the parent's first `step` drawing steps and goes on with noise of its own. tokens:
+        grid position → token of what the parent has drawn, those steps at least. While a parent is under way, its
+        pages are shared; afterwards the cache is rebuilt in the same chunks.
+
+        Raises RequestError where the parent has no such step before its last, or tokens lack a part of it.
+        """
+        steps = [drawing.targets for drawing in self._plan(parent).steps if drawing.targets]
+        if not 1 <= step < len(steps):
+            raise RequestError("step", f"must be between 1 and {len(steps) - 1}, got {step}")
+        cells = [cell for targets in steps[:step] for cell in targets]
+        if missing := [cell for cell in cells if cell not in tokens]:
+            raise RequestError("step", f"the parent has not drawn step {step} yet: position {missing[0]} is missing")
+        order = tuple(chain.from_iterable(steps)) if "order" in self.model.settings else None
+        return replace(parent, seed=seed, order=order, drawn={cell: tokens[cell] for cell in cells})
 
     def cost(self, request: Request) -> int:
         """Rows of KV cache that a request reserves, in whole pages, all branches. Raises RequestError, as add."""

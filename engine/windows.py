@@ -15,7 +15,7 @@ OVERLAP = 2
 def windows_over(known: np.ndarray, size: tuple[int, int]) -> tuple[Window, ...]:
     """Windows of size (rows, cols) that together hold every unknown cell of a canvas, known bool (rows, cols).
 
-    The first holds as many known cells as any, the middle one of those (of an empty canvas: the middle); the others
+    The first holds as many known cells as any, the middle one of those (of an empty canvas: near the middle); the others
     follow outwards by half a window, the nearest first, so that each sees what the ones before have drawn. Windows in
     which nothing would be left to draw are left out. Raises ValueError where the canvas is smaller than a window.
     """
@@ -38,13 +38,21 @@ def windows_over(known: np.ndarray, size: tuple[int, int]) -> tuple[Window, ...]
 def _first(known: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
     inside = np.lib.stride_tricks.sliding_window_view(known, size).sum((-2, -1))
     best = np.argwhere(inside == inside.max())
-    row, col = best[len(best) // 2] if known.any() else np.array(inside.shape) // 2
-    return int(row), int(col)
+    if known.any():
+        row, col = best[len(best) // 2]
+        return int(row), int(col)
+    # Whole strides from the upper left corner.
+    row, col = ((length - side) // 2 // _stride(side) * _stride(side) for length, side in zip(known.shape, size))
+    return row, col
+
+
+def _stride(size: int) -> int:
+    return size - size // OVERLAP
 
 
 def _starts(first: int, length: int, size: int) -> list[int]:
     """From the first window outwards, by a stride, to both ends."""
-    stride = size - size // OVERLAP
+    stride = _stride(size)
     last = length - size
     upwards = [*range(first, last, stride), last]
     downwards = [*range(first, 0, -stride), 0]

@@ -201,9 +201,12 @@ def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: 
     assert str(caught.value).startswith(field)
 
 
-@pytest.mark.parametrize(("field", "request_"), [("known", Request(known={3: 0})), ("order", Request(order=(0, 1)))])
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [("known", Request(known={3: 0})), ("order", Request(order=(0, 1))), ("grid", Request(grid=(4, 4)))],
+)
 def test_what_asks_for_an_order_is_refused_where_there_is_but_one(field: str, request_: Request) -> None:
-    with pytest.raises(RequestError, match=f"^{field}: this model draws every position of its own grid, in a fixed order"):
+    with pytest.raises(RequestError, match=f"^{field}: this model draws every position of its own grid"):
         check_request(request_, grid=(4, 4), codebook_size=48, num_classes=10, any_order=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,93 +14,138 @@ import torch
 from engine.inpainting import composite, known_tokens, token_mask
 from engine.judging.artist import Artist
 from engine.judging.classifier import Judge, Looks, look
+from engine.judging.masks import bounding_boxes, masks, outlines
 from engine.judging.metrics import frechet
 from engine.judging.seams import seams
 from engine.request import Request
+from engine.training.renders import load_split
+from engine.training.shapes import THINGS
 
 RADIUS = 3  # pixels: the neighbourhood that cv2.inpaint looks at
+UNTOUCHED, GIVEN, WITHHELD = "untouched", "**class given**", "class withheld"
 
 
 @dataclass(frozen=True, slots=True)
 class Renders:
-    """Untouched test renders: pictures uint8 (n, H, W, 3), tokens int32 (n, rows, cols), labels (n,), and what the
-    judge makes of them."""
+    """Test renders: pictures uint8 (n, H, W, 3), tokens int32 (n, rows, cols), labels (n,), and what the judge makes
+    of them."""
 
     pictures: np.ndarray
     tokens: np.ndarray
     labels: np.ndarray
     looks: Looks
 
+    @classmethod
+    def load(cls, world: Path, artist: Artist, judge: Judge, count: int) -> Renders:
+        found, labels = load_split(world, "test", limit=count)
+        pictures = found.permute(0, 2, 3, 1).contiguous().numpy()
+        return cls(pictures, artist.encode(pictures), labels.numpy(), look(judge, found))
+
+    @property
+    def size(self) -> int:
+        return self.pictures.shape[1]
+
+    def behind(self, hidden: np.ndarray) -> np.ndarray:
+        """What masks bool (n, H, W) leave to go by: the pictures, white where they are hidden."""
+        return np.where(hidden[..., None], np.uint8(255), self.pictures)
+
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """recognised: share seen as what it should show; frechet: to the untouched renders, the same ones, so 0 if nothing
-    was touched; seam: mean over the pictures of |gradient across the border - the same in the render|; hardness: the
-    same without the bars, so that smooth borders count against hard ones."""
+    """Pictures uint8 (n, H, W, 3) edited behind masks bool (n, H, W), and what they are worth.
+
+    recognised: share seen as what they should show. frechet: to the same renders untouched, so 0 where nothing was
+    done. seam: |gradient across the border of the mask - the same in the render|, the mean over the pictures, in levels
+    of 255; hardness: the same with its sign, below 0 where borders are smoother than in the renders.
+    """
 
     name: str
     pictures: np.ndarray
+    masks: np.ndarray
     recognised: float
     frechet: float
     seam: float
     hardness: float
 
 
-def judge_edit(
-    name: str, drawn: np.ndarray, masks: np.ndarray, labels: np.ndarray, renders: Renders, judge: Judge
+def measure_edit(
+    name: str, drawn: np.ndarray, hidden: np.ndarray, labels: np.ndarray, renders: Renders, judge: Judge
 ) -> Edited:
-    """drawn (n, H, W, 3) behind masks (n, H, W), which leave everything else to the render, to the bit."""
-    pictures = np.stack([composite(*each) for each in zip(renders.pictures, drawn, masks, strict=True)])
-    looks = see(judge, pictures)
-    seam = seams(pictures, renders.pictures, masks)
+    """drawn uint8 (n, H, W, 3) is seen behind the masks (n, H, W) alone; all else is the render, to the bit."""
+    pictures = np.stack([composite(*each) for each in zip(renders.pictures, drawn, hidden, strict=True)])
+    looks = look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    seam = seams(pictures, renders.pictures, hidden)
     return Edited(
         name=name,
         pictures=pictures,
+        masks=hidden,
         recognised=looks.share(torch.from_numpy(labels)),
-        frechet=frechet(looks.features, renders.looks.features),
+        frechet=max(0.0, frechet(looks.features, renders.looks.features)),  # rounding can take it below
         seam=float(np.abs(seam).mean()),
         hardness=float(seam.mean()),
     )
 
 
-def see(judge: Judge, pictures: np.ndarray) -> Looks:
-    return look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
-
-
-def completed(
-    artist: Artist,
-    tokens: np.ndarray,
-    masks: np.ndarray,
-    labels: Sequence[int | None] | np.ndarray,
-    settings: Mapping[str, Any],
+def complete(
+    artist: Artist, renders: Renders, hidden: np.ndarray, labels: Sequence[int] | None, settings: Mapping[str, Any]
 ) -> np.ndarray:
-    """Token maps drawn behind the masks, snapped outwards to whole tokens, picture i from seed i."""
-    grid = artist.engine.model.grid
-    return artist.draw(
-        [
-            Request(
-                class_label=None if label is None else int(label),
-                seed=seed,
-                known=known_tokens(each, token_mask(mask, grid)),
-                task="inpaint",
-                **settings,
-            )
-            for seed, (each, mask, label) in enumerate(zip(tokens, masks, labels, strict=True))
-        ]
-    )
+    """Pictures drawn behind masks that are snapped outwards to whole tokens, picture i from seed i; labels None: the
+    class is withheld."""
+    redrawn = [token_mask(mask, artist.engine.model.grid) for mask in hidden]
+    requests = [
+        Request(
+            class_label=None if labels is None else int(labels[i]),
+            seed=i,
+            known=known_tokens(renders.tokens[i], redrawn[i]),
+            task="inpaint",
+            **settings,
+        )
+        for i in range(len(hidden))
+    ]
+    return artist.decode(artist.draw(requests))
 
 
-def mean_colour(pictures: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Pictures of one colour: the mean of what a mask leaves."""
-    means = [np.rint(picture[~mask].mean(0)) for picture, mask in zip(pictures, masks, strict=True)]
+def completions(
+    name: str, artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+) -> Iterator[Edited]:
+    """Every way of filling the masks of one name, the model's and the others."""
+    hidden = masks(name, len(renders.labels), renders.size)
+    ways = {
+        UNTOUCHED: lambda: renders.pictures,
+        "tokenizer alone": lambda: artist.decode(renders.tokens),
+        GIVEN: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
+        WITHHELD: lambda: complete(artist, renders, hidden, None, settings),
+        "mean colour": lambda: mean_colour(renders.pictures, hidden),
+        "diffusion": lambda: diffusion(renders.pictures, hidden),
+    }
+    for way, draw in ways.items():
+        yield measure_edit(way, draw(), hidden, renders.labels, renders, judge)
+
+
+def exchanges(artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]) -> Iterator[Edited]:
+    """Whole objects exchanged for things of another class, behind their outlines or the boxes around these."""
+    count = len(renders.labels)
+    around = outlines("test", count, renders.size)
+    new = other_labels(renders.labels)
+    for name, hidden in (("outline", around), ("box around it", bounding_boxes(around))):
+        drawn = complete(artist, renders, hidden, new.tolist(), settings)
+        yield measure_edit(name, drawn, hidden, new, renders, judge)
+
+
+def other_labels(labels: np.ndarray) -> np.ndarray:
+    """For each label another one, any of the others as often, the same every time."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    return (labels + rng.integers(1, len(THINGS), len(labels))) % len(THINGS)
+
+
+def mean_colour(pictures: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Pictures of one colour each: the mean of what its mask leaves."""
+    means = [np.rint(picture[~mask].mean(0)) for picture, mask in zip(pictures, hidden, strict=True)]
     return np.broadcast_to(np.array(means, np.uint8)[:, None, None], pictures.shape)
 
 
-def diffusion(pictures: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """By partial differential equation: isophotes carried on as a Navier–Stokes flow (Bertalmío et al. 2001)."""
-    return np.stack(
-        [
-            cv2.inpaint(picture, mask.astype(np.uint8), RADIUS, cv2.INPAINT_NS)
-            for picture, mask in zip(pictures, masks, strict=True)
-        ]
-    )
+def diffusion(pictures: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """By a partial differential equation: lines of equal brightness carried on as a Navier–Stokes flow (Bertalmío,
+    Bertozzi and Sapiro 2001), in OpenCV's hands."""
+    pairs = zip(pictures, hidden.astype(np.uint8), strict=True)
+    return np.stack([cv2.inpaint(picture, mask, RADIUS, cv2.INPAINT_NS) for picture, mask in pairs])

@@ -61,13 +61,15 @@ def outlines(split: str, count: int, size: int) -> np.ndarray:
 
 def bounding_boxes(found: np.ndarray) -> np.ndarray:
     """bool (n, H, W): the boxes around masks (n, H, W), none of them empty."""
-    rows, columns = found.any(2), found.any(1)
-    return _spans(rows)[:, :, None] & _spans(columns)[:, None, :]
+    return _spans(found, 2) & _spans(found, 1)
 
 
-def _spans(lines: np.ndarray) -> np.ndarray:
-    """Lines bool (n, L) filled in between the first and the last."""
-    return np.logical_or.accumulate(lines, axis=1) & np.logical_or.accumulate(lines[:, ::-1], axis=1)[:, ::-1]
+def _spans(found: np.ndarray, across: int) -> np.ndarray:
+    """The rows (across=2) or columns (across=1) from the first to the last that holds anything; broadcasts."""
+    along = 3 - across
+    lines = found.any(axis=across, keepdims=True)
+    back = np.flip(np.logical_or.accumulate(np.flip(lines, along), axis=along), along)
+    return np.logical_or.accumulate(lines, axis=along) & back
 
 
 def _block(size: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def seams(drawn: np.ndarray, real: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """For each picture: the mean |gradient across the border of its mask| minus that of the real picture there.
+    """For each picture, the mean |gradient across the border of its mask| minus that of the real picture there.
 
     Pictures uint8 (n, H, W, 3), masks bool (n, H, W); the result float (n,), in levels of 255. Above 0 the border is
     harder than in the real picture, below 0 smoother.
