@@ -25,6 +25,7 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
   arpg serve --model demo --model path/to/folder   with two models
   arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
   arpg inpaint photo.jpg mask.png --class tree -o edited.png
+  arpg verify mushroom.png                         draws it again as it says, and compares
 """
 
 
@@ -71,6 +72,10 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
         from service import listing
 
         return listing.models(parsed)
+    if parsed.command == "verify":
+        from service import verifying
+
+        return verifying.verify(parsed, settings)
     if parsed.command in ("generate", "inpaint"):
         from service import drawing
 
@@ -157,6 +162,14 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(refuse=command.error)
         _add_model(command, "")
         _add_sampling(command)
+
+    verify = commands.add_parser(
+        "verify",
+        help="draw a picture again from the recipe in it, and compare",
+        description="The exit status: 0 the same, 1 something differs, 2 that can't be said.",
+    )
+    verify.add_argument("picture", type=Path, help="a PNG of the service's")
+    _add_model(verify, "")
 
     models = commands.add_parser("models", help="what can be loaded by name: shipped, public, in the cache")
     models.add_argument("--json", action="store_true", help="as JSON")

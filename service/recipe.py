@@ -28,7 +28,7 @@ MAX_TEXT = 2**18
 MAX_TOKENS = 2**16
 MAX_FORKS = 64
 
-Name = Annotated[str, Field(max_length=100)]
+Name = Annotated[str, Field(pattern=r"^[!-~]{0,100}$")]
 Position = Annotated[int, Field(ge=0, lt=MAX_TOKENS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Side = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -155,6 +155,7 @@ def read(text: str | None) -> Recipe:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "its text"
+        place = place if place.isprintable() and len(place) <= 100 else "a field"  # it is a stranger's, and for logs
         raise RecipeError(f"its recipe can't be read: {place}: {first['msg']}") from None
     rows, cols = sheet.grid
     if rows * cols > MAX_TOKENS:

@@ -42,6 +42,9 @@ CODEC = cast(Codec, FakeCodec())
 TOKENS = np.arange(16, dtype=np.int32).reshape(4, 4) % 8
 
 
+FIRST, SECOND = ((request_of(PAYLOAD, image, {}), "torus") for image in (0, 1))
+
+
 def corner(size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
     mask[:3, :5] = True
@@ -49,15 +52,17 @@ def corner(size: tuple[int, int]) -> np.ndarray:
 
 
 def test_a_finished_picture_carries_what_draws_it_again() -> None:
-    made = finished(TOKENS, None, CODEC, MODEL, PAYLOAD, 1, windows=[(0, 0), (0, 2)], forks=[(4, 9)])
+    made = finished(TOKENS, None, CODEC, MODEL, *SECOND, windows=[(0, 0), (0, 2)], forks=[(4, 9)])
     assert (made.width, made.height) == (32, 32)
     told = recipe.read(recipe.text_of(made.png))
-    assert told.request == request_of(PAYLOAD, 1, {})
+    assert told.request == SECOND[0]
     assert (told.request.seed, told.request.schedule, told.class_name) == (77, "cosine", "torus")
     assert (told.windows, told.forks, told.composited) == (((0, 0), (0, 2)), ((4, 9),), False)
     assert np.array_equal(told.tokens, TOKENS)
     assert not told.known.any()
     assert told.is_of(CODEC.decode(TOKENS))
+    varied = finished(TOKENS, None, CODEC, MODEL, request_of(PAYLOAD, 0, {0: 0, 9: 1}), "torus")
+    assert np.flatnonzero(recipe.read(recipe.text_of(varied.png)).known).tolist() == [0, 9]
 
 
 def test_an_inpainted_picture_says_which_tokens_were_given_and_that_pixels_are_anothers() -> None:
@@ -66,7 +71,7 @@ def test_an_inpainted_picture_says_which_tokens_were_given_and_that_pixels_are_a
     assert upload.canvas[0, 0] == UNKNOWN
     assert (upload.canvas == 7).sum() == 15
     assert dict(zip(range(1, 16), [7] * 15, strict=True)) == upload.known
-    made = finished(TOKENS, upload, CODEC, MODEL, PAYLOAD, 0)
+    made = finished(TOKENS, upload, CODEC, MODEL, *FIRST)
     assert (made.width, made.height) == (70, 50)
     told = recipe.read(recipe.text_of(made.png))
     assert told.composited
@@ -83,7 +88,7 @@ def test_an_outpainting_knows_the_picture_and_keeps_it() -> None:
     assert source.canvas.shape == (4, 8)  # 5 pixels a token: two more
     assert np.array_equal(source.canvas, [[7] * 6 + [UNKNOWN] * 2] * 4)
     tokens = np.where(source.canvas == UNKNOWN, 3, source.canvas)
-    made = finished(tokens, source, CODEC, MODEL, PAYLOAD, 0)
+    made = finished(tokens, source, CODEC, MODEL, *FIRST)
     assert (made.width, made.height) == (40, 20)
     shown = source.compose(CODEC.decode(tokens))
     assert np.array_equal(shown[:, :30], image)
@@ -95,7 +100,7 @@ def test_an_outpainting_knows_the_picture_and_keeps_it() -> None:
 
 def test_an_upload_that_tells_its_tokens_is_not_encoded_again() -> None:
     codec = FakeCodec()
-    made = finished(TOKENS, None, cast(Codec, codec), MODEL, PAYLOAD, 0)
+    made = finished(TOKENS, None, cast(Codec, codec), MODEL, *FIRST)
     pixels = codec.decode(TOKENS)
     mask = png(corner(SIZE))
     again = read_upload(made.png, mask, MODEL, cast(Codec, codec))

@@ -146,8 +146,9 @@ class Canvases:
     async def _picture(self, index: int) -> dict[str, Any]:
         canvas, payload = self._canvases[index], self._payload
         await canvas.drawn
+        request, name = pictures.request_of(payload, index, {}), payload["class_name"]
         made = await self._in_thread(
-            pictures.finished, canvas.tokens, self.upload, self._codec, self._card, payload, index
+            pictures.finished, canvas.tokens, self.upload, self._codec, self._card, request, name
         )
         job_id, attempt = self._key
         blob = f"{job_id}/result/{attempt}/{index}"

@@ -174,17 +174,17 @@ def finished(
     source: Source | None,
     codec: Codec,
     card: ModelCard,
-    payload: Mapping[str, Any],
-    image: int,
-    *,
+    request: Request,
+    class_name: str | None,
     known: np.ndarray | None = None,
     windows: Sequence[tuple[int, int]] = (),
     forks: Sequence[tuple[int, int]] = (),
 ) -> Picture:
     """The picture of a full token map int (rows, cols), as a lossless PNG that tells its recipe.
 
-    known bool (rows, cols): the tokens that were given; None: those of the source. windows: row and column of each, in
-    drawing order, where there are several. forks: see recipe.forked.
+    request: what was drawn; the template where there are windows. known bool (rows, cols): the tokens that were given;
+    None: those of the source, or else of the request. windows: row and column of each, in drawing order, where the
+    canvas was drawn so. forks: see recipe.forked.
     """
     drawn = codec.decode(tokens)
     shown = drawn if source is None else source.compose(drawn)
@@ -193,9 +193,9 @@ def finished(
     told = recipe.write(
         shown,
         tokens,
-        request_of(payload, image, {}),
+        request,
         card,
-        class_name=payload["class_name"],
+        class_name=class_name,
         known=known,
         windows=windows,
         forks=forks,
