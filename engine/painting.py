@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,10 @@ class Painted:
 
 
 class Painting:
-    """tokens int32 (rows, cols): the canvas, UNKNOWN where there is still something to draw; windows of size (rows,
-    cols) that together hold all that is unknown. Each is the template with its own window and known tokens."""
+    """tokens int32 (rows, cols): the canvas, UNKNOWN where there is something to draw; windows of size (rows, cols) that
+    together hold all that is unknown. Each is the template with its own window and known tokens, and its part of the
+    template's order, which goes by canvas position. One window that is the whole canvas is the template's own grid,
+    and may be a fork: what the template has drawn is UNKNOWN in tokens, and on the canvas from the start."""
 
     def __init__(self, template: Request, tokens: np.ndarray, windows: Sequence[Window], size: tuple[int, int]) -> None:
         self.tokens = tokens.copy()
@@ -45,7 +47,8 @@ class Painting:
         self._window: Window | None = None
         self._steps_before = 0
         self._steps_here = 0
-        self._done = 0
+        self._done = len(template.drawn)
+        self.tokens.flat[list(template.drawn)] = list(template.drawn.values())
 
     def next_request(self) -> Request | None:
         """The next window's, once the one before is finished; None: all is drawn."""
@@ -53,10 +56,14 @@ class Painting:
         if not self._windows:
             return None
         self._window = self._windows.pop(0)
-        inside = self._inside(self._window)
-        known = {int(cell): int(inside.flat[cell]) for cell in np.flatnonzero(inside != UNKNOWN)}
-        self._steps_here = min(self._template.steps, inside.size - len(known))
-        return replace(self._template, known=known, window=self._window, grid=self._size)
+        inside, template = self._inside(self._window), self._template
+        cells = [int(cell) for cell in np.flatnonzero(inside != UNKNOWN)]
+        known = {cell: int(inside.flat[cell]) for cell in cells if cell not in template.drawn}
+        self._steps_here = min(template.steps, inside.size - len(known))
+        if self._size == self.tokens.shape:
+            return replace(template, known=known)
+        order = None if template.order is None else self._part(template.order, known)
+        return replace(template, known=known, order=order, window=self._window, grid=self._size)
 
     def take(self, update: Update) -> Painted:
         """Onto the canvas with what a step drew of the window under way."""
@@ -72,6 +79,12 @@ class Painting:
             n_done=self._done,
             n_total=self.total,
         )
+
+    def _part(self, order: tuple[int, ...], known: Mapping[int, int]) -> tuple[int, ...]:
+        assert self._window is not None
+        rows, cols = self._size
+        cells = {self._window.position(cell, cols): cell for cell in range(rows * cols) if cell not in known}
+        return tuple(cells[position] for position in order if position in cells)
 
     def _inside(self, window: Window) -> np.ndarray:
         rows, cols = self._size
