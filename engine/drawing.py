@@ -98,7 +98,7 @@ class Drawing:
     def _prefix(self) -> Iterator[StepKey]:
         for step in self.plan.steps:
             cached = [row for row in step.rows if row.cached]
-            if any(row.target != NOTHING or self._unknown(row) for row in cached):
+            if not cached or any(row.target != NOTHING or self._unknown(row) for row in cached):
                 return
             yield self._key(step)
             if step.targets:

@@ -15,9 +15,10 @@ OVERLAP = 2
 def windows_over(known: np.ndarray, size: tuple[int, int]) -> tuple[Window, ...]:
     """Windows of size (rows, cols) that together hold every unknown cell of a canvas, known bool (rows, cols).
 
-    The first holds as many known cells as any, the middle one of those (of an empty canvas: near the middle); the others
-    follow outwards by half a window, the nearest first, so that each sees what the ones before have drawn. Windows in
-    which nothing would be left to draw are left out. Raises ValueError where the canvas is smaller than a window.
+    The first holds as many known cells as any, the middle one of those (near the middle, of an empty canvas); the
+    others follow outwards by half a window, the nearest first, so that each sees what the ones before have drawn.
+    Windows in which nothing would be left to draw are left out. Raises ValueError where the canvas is smaller than
+    a window.
     """
     rows, cols = known.shape
     height, width = size
@@ -42,7 +43,8 @@ def _first(known: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
         row, col = best[len(best) // 2]
         return int(row), int(col)
     # Whole strides from the upper left corner.
-    row, col = ((length - side) // 2 // _stride(side) * _stride(side) for length, side in zip(known.shape, size))
+    spare = ((length - side, _stride(side)) for length, side in zip(known.shape, size, strict=True))
+    row, col = (rest // 2 // stride * stride for rest, stride in spare)
     return row, col
 
 

@@ -42,7 +42,10 @@ def plan_arpg(
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
 
-    *pieces, content = _prefill(request, grid, first_cell)
+    pieces = _prefill(request, grid, first_cell)
+    # A step writes the rows of the one before; the last piece goes with the first, if that is not the last as well:
+    # what a drawing's last step writes, nobody can share.
+    content = pieces.pop() if len(chunks) > 1 or not request.known else ()
     steps = [Step(piece) for piece in pieces]
     cached = sum(len(piece) for piece in pieces)
     for chunk, scale in zip(chunks, scales, strict=True):

@@ -14,7 +14,7 @@ from service.queue.contract import Answer
 from service.worker.canvases import Canvases, InThread
 from service.worker.engine_thread import EngineThread, StepReport
 from service.worker.job import Interruption, JobRun
-from service.worker.measures import measure
+from service.worker.measures import Measures
 from service.worker.publisher import Attempt, Publisher
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Lane:
         self._metrics = metrics
         self._in_thread = in_thread
         self._failed = failed
+        self._measures = Measures(metrics, self.model)
         self._jobs: dict[Attempt, JobRun] = {}
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
@@ -72,7 +73,7 @@ class Lane:
 
     def start(self) -> None:
         # Series that nobody has moved yet are there all the same.
-        measure(self._metrics, self.model, StepReport(stats=self.engine.stats()))
+        self._measures.take(StepReport(stats=self.engine.stats()))
         self._thread.start()
 
     async def claim(self, leaving: asyncio.Event) -> None:
@@ -198,7 +199,7 @@ class Lane:
             if job := self._jobs.get((ticket.job_id, ticket.attempt)):
                 job.update(ticket, update)
         self._tokens_free = report.tokens_free
-        measure(self._metrics, self.model, report)
+        self._measures.take(report)
         self._turned.set()
         if report.fatal is not None:
             self._fail(f"{type(report.fatal).__name__}: {report.fatal}")
