@@ -69,12 +69,10 @@ class Metrics:
         self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache that somebody owns", "model")
         self.kv_rows_shared = counter(
             "kv_rows_shared_total",
-            "Rows of KV cache that another picture had written, and that were not computed",
+            "Rows of KV cache that another picture had written",
             "model",
         )
-        self.kv_pages_copied = counter(
-            "kv_pages_copied_total", "Pages copied where a shared prefix ends in one", "model"
-        )
+        self.kv_pages_copied = counter("kv_pages_copied_total", "Pages copied where a shared prefix ends", "model")
         self.rows = counter("rows_total", "Rows computed", "model")
         self.kv_pages_total = gauge("kv_pages_total", "Pages of the KV cache", "model")
         self.cuda_memory_bytes = gauge("cuda_memory_bytes", "Device memory that tensors occupy, of all models")
