@@ -66,7 +66,7 @@ def test_padding_is_snapped_up_to_whole_tokens_and_says_so(picture: tuple[int, i
     try:
         extension = extend(picture, asked, grid=GRID, stride=STRIDE)
     except RequestError:
-        assume(False)
+        return
     rows, cols = extension.cells
     for side in SIDES:
         a_token = picture[0] / rows if side in ("up", "down") else picture[1] / cols
