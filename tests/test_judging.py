@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from judging_harness import noise, say
 from PIL import Image
 from tiny import random_folder
 
 from engine import Engine, Request
 from engine.judging import samples
-from engine.judging.__main__ import STEP_SWEEP, axes_of, main
+from engine.judging.__main__ import STEP_SWEEP, axes_of
 from engine.judging.classifier import Judge, load_judge, look
 from engine.judging.metrics import frechet, most_agreeing, nearest, precision_recall
 from engine.judging.quality import Copying, measure
@@ -126,23 +126,7 @@ def test_moments_fill_up_and_end_with_the_picture(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of noise and a model of noise: what the commands say of them means nothing, but they say it."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "world").mkdir()
-    rng = np.random.default_rng(0)
-    for split in ("train", "validation", "test"):
-        np.save(folder / "world" / f"{split}-0000.npy", rng.integers(0, 256, (32, 16, 16, 3), np.uint8))
-    np.save(folder / "codes.npy", rng.integers(0, 64, (64, 64)).astype(np.int16))
-    model = random_folder(folder / "model", num_classes=len(THINGS))
-    shutil.copy(DEMO / JUDGE, model / JUDGE)
-    shutil.copy(model / "arpg.safetensors", folder / "arpg-000010.safetensors")
-    return folder
-
-
-def say(runs: Path, capsys: pytest.CaptureFixture[str], *command: str) -> str:
-    places = ["--runs", str(runs), "--model", str(runs / "model"), "--figures", str(runs / "figures")]
-    assert main([*places, *command]) == 0
-    return capsys.readouterr().out
+    return noise(tmp_path_factory.mktemp("runs"))
 
 
 def test_every_command_answers(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

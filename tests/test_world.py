@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from engine.training.renders import SHARD, load_split, shard_path, to_bytes, to_signed
 from engine.training.shapes import THINGS, Thing
-from engine.training.world import SPLITS, render, scene
+from engine.training.world import SPLITS, render, scene, silhouettes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +51,16 @@ def test_a_thing_fits_its_bounding_sphere_and_reaches_the_floor(thing: Thing) ->
     inside = direction * thing.bound * torch.rand(20000, generator=generator) ** (1 / 3)
     near_floor = torch.stack(list(thing.shape((inside[0], 0.05 + 0 * inside[1], inside[2]), u, v))).amin(0)
     assert near_floor.min() < 0.06
+
+
+def test_a_silhouette_is_where_the_colour_of_the_thing_is_seen() -> None:
+    scenes = [scene("test", index) for index in (1, 2, 8, 10)]
+    painted = [replace(one, hue=(one.hue + 3) % 8) for one in scenes]
+    changed = (render(scenes, size=48) != render(painted, size=48)).any(3)
+    found = silhouettes(scenes, size=48)
+    assert changed.any((1, 2)).all()
+    assert found[changed].all()
+    assert (found & ~changed)[:2].sum() == 0  # cubes and rings are all of one colour
 
 
 def test_every_class_looks_different_from_every_other() -> None:

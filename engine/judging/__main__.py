@@ -1,8 +1,7 @@
 """`arpg judge`: how good the demo model is, a command a question; samples are kept under --runs and drawn once.
 
 quality: the default settings against held-out renders.  sweep: settings against each other.  curve: what training
-bought so far.  sheet, strip: pictures to look at.  editing: completions behind masks and objects exchanged, against
-means that know nothing.
+bought so far.  sheet, strip: pictures to look at.  editing, prefill, expand: what goes beyond generating.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from engine.engine import Engine
 from engine.judging import tasks
 from engine.judging.classifier import Judge, load_judge
 from engine.judging.curve import held_out_loss, kept_weights, model_with
-from engine.judging.masks import MASKS
 from engine.judging.plots import plot_curve, plot_quality, plot_sweep
 from engine.judging.quality import Reference, check_copying, measure, measure_tokenizer
 from engine.judging.samples import draw, reconstruct
@@ -158,14 +156,7 @@ def _judge(options: argparse.Namespace) -> Judge:
     return load_judge(options.model / JUDGE, torch.device("cpu"))
 
 
-COMMANDS = {
-    "quality": quality,
-    "sweep": compare,
-    "curve": curve,
-    "sheet": sheet,
-    "strip": strip,
-    "editing": tasks.editing,
-}
+COMMANDS = {"quality": quality, "sweep": compare, "curve": curve, "sheet": sheet, "strip": strip}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,12 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     strips.add_argument("--seed", type=int, default=0)
     strips.add_argument("--moments", type=int, default=8)
     strips.add_argument("--out", type=Path, default=DEMO / "strip.png")
-    edits = commands.add_parser("editing", help="completions and exchanged objects, against means that know nothing")
-    edits.add_argument("--count", type=int, default=320, help="test renders")
-    edits.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS))
-    edits.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
+    tasks.add_commands(commands)
     options = parser.parse_args(arguments)
-    COMMANDS[options.command](options)
+    (COMMANDS | tasks.COMMANDS)[options.command](options)
     return 0
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from engine.drawing import UNKNOWN
 from engine.engine import Engine
 from engine.judging.samples import AT_ONCE, DECODE, drawing_model
+from engine.painting import Painting
 from engine.request import Request
+from engine.windows import windows_over
 
 
 class Artist:
@@ -33,6 +36,33 @@ class Artist:
             return np.stack([tokens for at in starts for tokens in self.engine.generate(requests[at : at + AT_ONCE])])
 
         return self.once([_plain(request) for request in requests], draw)
+
+    def paint(self, templates: Sequence[Request], canvases: np.ndarray) -> np.ndarray:
+        """Canvases (n, rows, cols), filled up window by window where they are UNKNOWN, which is the same in all."""
+        size = self.engine.model.grid
+        windows = windows_over(canvases[0] != UNKNOWN, size)
+
+        def draw() -> np.ndarray:
+            paintings = [Painting(*each, windows, size) for each in zip(templates, canvases, strict=True)]
+            starts = tqdm(range(0, len(paintings), AT_ONCE), desc="paint", unit=f"×{AT_ONCE}", leave=False)
+            for at in starts:
+                self._finish(paintings[at : at + AT_ONCE])
+            return np.stack([painting.tokens for painting in paintings])
+
+        places = [_plain(window) for window in windows]
+        return self.once([places, canvases.tolist(), [_plain(request) for request in templates]], draw)
+
+    def _finish(self, paintings: Sequence[Painting]) -> None:
+        waiting, at_work = list(paintings), dict[int, Painting]()
+        while waiting or at_work:
+            for painting in waiting:
+                if request := painting.next_request():
+                    at_work[self.engine.add(request)] = painting
+            waiting = []
+            for update in self.engine.step():
+                at_work[update.id].take(update)
+                if update.finished:
+                    waiting.append(at_work.pop(update.id))
 
     def once(self, what: Any, draw: Callable[[], np.ndarray]) -> np.ndarray:
         """The token maps that `draw` drew the first time that this model was asked for `what`, which is plain data."""
@@ -58,7 +88,8 @@ class Artist:
         return asdict(self.engine.model.defaults) | chosen
 
 
-def _plain(request: Request) -> dict[str, Any]:
-    """Every field, as JSON has it."""
-    values = {field.name: getattr(request, field.name) for field in fields(request)}
-    return {name: sorted(value.items()) if name == "known" else value for name, value in values.items()}
+def _plain(value: Any) -> Any:
+    """A request with all its fields, as JSON has it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return sorted(value.items()) if isinstance(value, Mapping) else value

@@ -127,7 +127,7 @@ def exchanges(artist: Artist, renders: Renders, judge: Judge, settings: Mapping[
     count = len(renders.labels)
     around = outlines("test", count, renders.size)
     new = other_labels(renders.labels)
-    for name, hidden in (("outline", around), ("box around it", bounding_boxes(around))):
+    for name, hidden in (("outline", around), ("box", bounding_boxes(around))):
         drawn = complete(artist, renders, hidden, new.tolist(), settings)
         yield measure_edit(name, drawn, hidden, new, renders, judge)
 
