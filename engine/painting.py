@@ -32,10 +32,10 @@ class Painted:
 
 
 class Painting:
-    """tokens int32 (rows, cols): the canvas, UNKNOWN where there is something to draw; windows of size (rows, cols) that
-    together hold all that is unknown. Each is the template with its own window and known tokens, and its part of the
-    template's order, which goes by canvas position. One window that is the whole canvas is the template's own grid,
-    and may be a fork: what the template has drawn is UNKNOWN in tokens, and on the canvas from the start."""
+    """tokens int32 (rows, cols): the canvas, UNKNOWN where there is something to draw; windows of size (rows, cols)
+    that together hold all that is unknown. Each is the template with its own window and known tokens, and its part of
+    the template's order, which goes by canvas position. One window that is the whole canvas is the template's own
+    grid, and may be a fork: what the template has drawn is UNKNOWN in tokens, and on the canvas from the start."""
 
     def __init__(self, template: Request, tokens: np.ndarray, windows: Sequence[Window], size: tuple[int, int]) -> None:
         self.tokens = tokens.copy()

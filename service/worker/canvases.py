@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from engine.drawing import UNKNOWN
+from engine.painting import Painted, Painting
+from engine.request import Request, Window
+from engine.windows import windows_over
 from service.queue import Blobs, Claim, cancelled
 from service.worker import pictures
 from service.worker.engine_thread import EngineThread, Ticket
 from service.worker.outages import insist
-from service.worker.pictures import Upload
+from service.worker.pictures import BadUpload, Source
 from service.worker.publisher import Attempt, Publisher
+from service.worker.sources import source_of, uploads_of
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -28,19 +34,24 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
+Fork = Callable[[Request, Mapping[int, int], int, int], Request]
+"""As Engine.fork."""
 
 
 class Canvas:
-    """The tokens of one picture as they come."""
+    """One picture as it comes."""
 
-    def __init__(self, grid: tuple[int, int]) -> None:
-        self.tokens = np.full(grid, UNKNOWN, dtype=np.int32)
+    def __init__(self, painting: Painting) -> None:
+        self.painting = painting
         self.drawn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.previewing = False
 
 
 class Canvases:
-    """Codec calls go through `in_thread`, beside the engine's steps. Everything else is for the event loop."""
+    """Codec calls go through `in_thread`, beside the engine's steps. Everything else is for the event loop.
+
+    grid, steps and source are known when the pictures start. unadmitted: pictures that the engine does not count now.
+    """
 
     def __init__(
         self,
@@ -49,51 +60,65 @@ class Canvases:
         card: ModelCard,
         codec: Codec,
         engine: EngineThread,
+        fork: Fork,
         blobs: Blobs,
         publisher: Publisher,
         in_thread: InThread,
     ) -> None:
-        self.upload: Upload | None = None
-        self.steps = 0  # that each picture takes, known when they start
+        payload = self._payload = claim.payload
+        rows, cols = payload.get("grid") or card.grid
+        self.grid: tuple[int, int] = (rows, cols)
+        self.steps = 0  # that each picture takes
+        self.source: Source | None = None
+        self.unadmitted = self._count = int(payload["n"])
         self.tokens_drawn = 0
         self.first_tokens_at: float | None = None
         self.last_tokens_at: float | None = None
+        self._window = card.grid if payload.get("windowed") else self.grid
+        self._windows: tuple[Window, ...] = ()
         self._key: Attempt = (claim.id, claim.attempt)
-        self._payload = claim.payload
         self._card = card
         self._codec = codec
         self._engine = engine
+        self._fork = fork
         self._blobs = blobs
         self._publisher = publisher
         self._in_thread = in_thread
-        self._canvases = [Canvas(card.grid) for _ in range(claim.payload["n"])]
+        self._canvases: list[Canvas] = []
         self._parts: set[asyncio.Task[Any]] = set()  # pictures and previews in the making
 
     def __len__(self) -> int:
-        return len(self._canvases)
+        return self._count
 
     async def draw(self) -> list[dict[str, Any]]:
         """The stored images, as the job's result lists them. Raises what made one of them fail."""
-        payload = self._payload
-        if payload["task"] == "inpaint":
-            image, mask = [await self._blob(payload[name]) for name in ("image", "mask")]
-            feather = payload["feather"]
-            self.upload = await self._in_thread(pictures.read_upload, image, mask, self._card, self._codec, feather)
-        known = {} if self.upload is None else self.upload.known
-        for canvas in self._canvases:
-            canvas.tokens.ravel()[list(known)] = list(known.values())
-        self.steps = self._card.steps or min(payload["steps"], self._card.positions - len(known))
+        payload, card = self._payload, self._card
+        if names := uploads_of(payload):
+            uploads = {what: await self._blob(name) for what, name in names.items()}
+            self.source = await self._in_thread(source_of, payload, uploads, card, self._codec)
+        tokens = np.full(self.grid, UNKNOWN, dtype=np.int32) if self.source is None else self.source.canvas
+        if tokens.shape != self.grid:
+            raise BadUpload("upload_damaged", f"the upload's tokens are not of the job's grid {self.grid}")
+        self._windows = windows_over(tokens != UNKNOWN, self._window)
+        templates = self._templates(tokens)
+        self._canvases = [Canvas(Painting(each, tokens, self._windows, self._window)) for each in templates]
+        self.steps = card.steps or self._canvases[0].painting.steps
         started = {
             "attempt": self._key[1],
             "images": len(self),
-            "grid": list(self._card.grid),
+            "grid": list(self.grid),
             "steps": self.steps,
-            "known": len(known),
+            "known": int((tokens != UNKNOWN).sum()),
         }
         self._publisher.started(self._key, started)
-        for index in range(len(self)):
-            self._engine.add(Ticket(*self._key, index), pictures.request_of(payload, index, known))
+        for index, template in enumerate(templates):
+            if template.drawn:
+                self._tell_shared(index, template)
+            self._add(index)
         return await asyncio.gather(*(self._part(self._picture(index)) for index in range(len(self))))
+
+    def admitted(self) -> None:
+        self.unadmitted -= 1
 
     def refused(self, image: int, error: Exception) -> None:
         drawn = self._canvases[image].drawn
@@ -105,26 +130,21 @@ class Canvases:
         canvas = self._canvases[image]
         if canvas.drawn.done():  # stopped, while the engine took a last step of it
             return
-        canvas.tokens.ravel()[list(update.positions)] = update.tokens
-        self.tokens_drawn += len(update.tokens)
+        painted = canvas.painting.take(update)
+        self.tokens_drawn += len(painted.tokens)
         self.last_tokens_at = time.monotonic()
         self.first_tokens_at = self.first_tokens_at or self.last_tokens_at
-        data = {
-            "image_index": image,
-            "step": update.step,
-            "steps": update.steps,
-            "positions": list(update.positions),
-            "tokens": list(update.tokens),
-            "n_done": update.n_done,
-            "n_total": update.n_total,
-        }
-        self._publisher.tokens(self._key, data)
-        every = self._payload["previews"]
-        if update.finished:
+        self._tell(image, painted)
+        if painted.finished:
             canvas.drawn.set_result(None)
-        elif every and update.step % every == 0 and not canvas.previewing:
+            return
+        if update.finished:  # of its window
+            self.unadmitted += 1
+            self._add(image)
+        every = self._payload["previews"]
+        if every and painted.step % every == 0 and not canvas.previewing:
             canvas.previewing = True  # one at a time: previews never queue up behind a slow codec
-            self._part(self._preview(image, canvas, canvas.tokens.copy(), update.step))
+            self._part(self._preview(image, canvas, canvas.painting.tokens.copy(), painted.step))
 
     async def stop(self) -> None:
         """Takes everything out of the engine, and ends what is in the making. Not while `draw` runs: it would put
@@ -133,6 +153,36 @@ class Canvases:
             self._engine.abort(Ticket(*self._key, index))
             canvas.drawn.cancel()
         await cancelled(*self._parts)
+
+    def _templates(self, tokens: np.ndarray) -> list[Request]:
+        """What to draw, a request a picture."""
+        payload = self._payload
+        requests = [pictures.request_of(payload, index, {}) for index in range(len(self))]
+        if not (forks := payload.get("forks")):
+            return requests
+        known = {int(cell): int(tokens.flat[cell]) for cell in np.flatnonzero(tokens != UNKNOWN)}
+        drawn = {cell: token for cell, token in enumerate(chain.from_iterable(payload["drawn"])) if token != UNKNOWN}
+        step, ancestor = forks[-1][0], forks[0][1]  # whose order all that come after it go by
+        parents = [replace(request, known=known, seed=ancestor) for request in requests]
+        return [
+            self._fork(parent, drawn, step, request.seed) for parent, request in zip(parents, requests, strict=True)
+        ]
+
+    def _add(self, index: int) -> None:
+        request = self._canvases[index].painting.next_request()
+        assert request is not None
+        self._engine.add(Ticket(*self._key, index), request)
+
+    def _tell(self, index: int, painted: Painted) -> None:
+        told = {"image_index": index} | asdict(painted)
+        lists = {name: list(told[name]) for name in ("positions", "tokens")}
+        self._publisher.tokens(self._key, told | lists | {"steps": self.steps})
+
+    def _tell_shared(self, index: int, template: Request) -> None:
+        """What a fork has from its parent: who watches sees the whole picture."""
+        positions, tokens = tuple(template.drawn), tuple(template.drawn.values())
+        step, total = self._payload["forks"][-1][0], self._canvases[index].painting.total
+        self._tell(index, Painted(step, self.steps, positions, tokens, len(positions), total))
 
     async def _blob(self, name: str) -> bytes | None:
         return await insist("reading an upload", partial(self._blobs.get, name))
@@ -146,10 +196,15 @@ class Canvases:
     async def _picture(self, index: int) -> dict[str, Any]:
         canvas, payload = self._canvases[index], self._payload
         await canvas.drawn
-        request, name = pictures.request_of(payload, index, {}), payload["class_name"]
-        made = await self._in_thread(
-            pictures.finished, canvas.tokens, self.upload, self._codec, self._card, request, name
+        tokens = canvas.painting.tokens
+        windowed = self._window != self.grid
+        finish = partial(
+            pictures.finished,
+            windows=[(window.row, window.col) for window in self._windows] if windowed else (),
+            forks=[(step, seed) for step, seed in payload.get("forks", ())],
         )
+        request, name = pictures.request_of(payload, index, {}), payload["class_name"]
+        made = await self._in_thread(finish, tokens, self.source, self._codec, self._card, request, name)
         job_id, attempt = self._key
         blob = f"{job_id}/result/{attempt}/{index}"
         if not await insist("storing a picture", partial(self._blobs.put, blob, made.png, job=self._key)):
@@ -160,7 +215,7 @@ class Canvases:
             "width": made.width,
             "height": made.height,
             "blob": blob,
-            "tokens": canvas.tokens.tolist(),
+            "tokens": tokens.tolist(),
         }
 
     async def _preview(self, image: int, canvas: Canvas, tokens: np.ndarray, step: int) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.drawing import UNKNOWN
 from engine.request import RequestError
 from service.queue import BlobStoreFull, Claim, Queue, cancelled
 from service.queue.contract import State
@@ -15,6 +16,7 @@ from service.worker.engine_thread import EngineFailed, Ticket
 from service.worker.outages import insist
 from service.worker.pictures import BadUpload
 from service.worker.publisher import Attempt, Publisher
+from service.worker.sources import needed_to_fork
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -47,21 +49,20 @@ class JobRun:
         self._publisher = publisher
         self._metrics = metrics
         self._task = str(claim.payload["task"])
-        self._unadmitted = len(canvases)  # pictures that the engine has not counted yet
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
 
     @property
     def unadmitted_cost(self) -> int:
         """KV tokens that this job will reserve beside what the engine counts."""
-        return -(-self.claim.cost * self._unadmitted // len(self._canvases))
+        return -(-self.claim.cost * self._canvases.unadmitted // len(self._canvases))
 
     def interrupt(self, why: Interruption) -> None:
         if not self._interrupted.done():
             self._interrupted.set_result(why)
 
     def admitted(self) -> None:
-        self._unadmitted -= 1
+        self._canvases.admitted()
 
     def refused(self, ticket: Ticket, error: Exception) -> None:
         self._canvases.refused(ticket.image, error)
@@ -104,18 +105,25 @@ class JobRun:
             "draw_seconds": last_tokens - self._claimed_at,
             "decode_seconds": now - last_tokens,
         }
+        rows, cols = canvases.grid
         usage = {
             "steps": canvases.steps,
             "tokens_drawn": canvases.tokens_drawn,
-            "tokens_known": self._card.positions * len(images) - canvases.tokens_drawn,
+            "tokens_known": rows * cols * len(images) - canvases.tokens_drawn,
         }
-        result: dict[str, Any] = {"images": images, "grid": list(self._card.grid), "timings": timings, "usage": usage}
-        if canvases.upload is not None:
-            result["token_mask"] = canvases.upload.redrawn.astype(int).tolist()
+        result: dict[str, Any] = {
+            "images": images,
+            "grid": list(canvases.grid),
+            "tokenizer": self._card.tokenizer,
+            "timings": timings,
+            "usage": usage,
+        }
+        if canvases.source is not None:
+            result["token_mask"] = (canvases.source.canvas == UNKNOWN).astype(int).tolist()
         shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
         data = {"images": shown, "timings": timings, "usage": usage}
-        blobs = [image["blob"] for image in images]
-        if await self._finish("succeeded", "completed", data, result=result, keep=blobs):
+        keep = [image["blob"] for image in images] + needed_to_fork(self.claim.payload)
+        if await self._finish("succeeded", "completed", data, result=result, keep=keep):
             self._metrics.images.labels(self._card.name).inc(len(images))
             self._metrics.request_seconds.labels(self._card.name, self._task).observe(self._since_acceptance(now))
 

@@ -142,6 +142,7 @@ class Lane:
                 card=self.engine.model,
                 codec=self.engine.codec,
                 engine=self._thread,
+                fork=self.engine.fork,
                 blobs=self._blobs,
                 publisher=self._publisher,
                 in_thread=self._in_thread,

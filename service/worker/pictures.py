@@ -102,11 +102,11 @@ def read_upload(
     feather: int = 0,
     tokens: np.ndarray | None = None,
 ) -> Upload:
-    """tokens int32 (rows, cols): the picture's, where they are known already. Raises BadUpload."""
+    """tokens int32 (rows, cols): the picture's, where they are known already, on whatever grid. Raises BadUpload."""
     image, mask = read_picture(image_png), _opened(mask_png, "1")
     if mask.shape != image.shape[:2]:
         raise BadUpload("upload_damaged", "picture and mask differ in size")
-    redrawn = token_mask(mask, card.grid)
+    redrawn = token_mask(mask, card.grid if tokens is None else (tokens.shape[0], tokens.shape[1]))
     if not redrawn.any():
         raise BadUpload("upload_damaged", "the mask selects nothing")
     if tokens is None:
@@ -199,7 +199,7 @@ def finished(
         known=known,
         windows=windows,
         forks=forks,
-        composited=source is not None,
+        composited=shown is not drawn,
     )
     png = encode(shown, "png", text={recipe.KEYWORD: told})
     return Picture(png, width=shown.shape[1], height=shown.shape[0])
