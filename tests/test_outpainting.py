@@ -152,7 +152,7 @@ def test_what_is_drawn_of_the_original_lies_beneath_it(extension: Extension, upr
     expected = (centres + extension.margin[before] * 2) * slope  # type: ignore[index]
     inside = (expected > 4 * slope) & (expected < 255 - 4 * slope)  # the filter bends the ends
     shown = (result[..., 0] if upright else result[..., 0].T)[inside].astype(float)
-    outside = (_drawn_around(extension) if upright else extension_shown(extension).T)[inside]
+    outside = (_drawn_around(extension) if upright else _drawn_around(extension).T)[inside]
     assert np.abs(shown - expected[inside][:, None])[outside].max(initial=0) < max(2, slope * a_pixel / 4)
 
 
