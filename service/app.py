@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp
 
 from service import problems
-from service.api import health, jobs, models, tasks
+from service.api import editing, forks, health, jobs, models, tasks
 from service.api.catalogue import Catalogue
 from service.api.services import Lifecycle, Services
 from service.metrics import Metrics
@@ -84,7 +84,7 @@ def create_app(
     )
     app.metrics = metrics
     problems.install(app, retry_after=settings.retry_after)
-    for topic in (tasks, jobs, models, health):
+    for topic in (tasks, editing, forks, jobs, models, health):
         app.include_router(topic.router)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)

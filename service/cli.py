@@ -106,7 +106,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
 def _check(parsed: argparse.Namespace) -> None:
     """What may be drawn is what the API takes, by the same bounds; else it ends with status 2."""
-    from service.schemas import GenerateRequest, InpaintFields
+    from service.requests import GenerateRequest, InpaintFields
 
     inpaint = parsed.command == "inpaint"
     if inpaint and parsed.mask is None and parsed.mask_mode != "alpha":

@@ -1,91 +1,17 @@
-"""What a client sends and gets: the fields, their bounds and their defaults.
-
-Strict: a wrong type is refused, not coerced, and so is a field that does not exist. What is null here takes
-the model's default.
-"""
+"""What a client gets."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from engine.request import MAX_SEED, MAX_STEPS
 from service.images import Format, MaskMode
+from service.requests import Method, Source
 
-MAX_IMAGES = 16
-
-Task = Literal["generate", "inpaint"]
+Task = Literal["generate", "expand", "inpaint", "outpaint", "vary"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
-
-
-class GenerateRequest(BaseModel):
-    """Draw pictures of a class."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="Generate")
-
-    model: str | None = Field(None, max_length=200, description="Needed where there are several")
-    class_: int | Annotated[str, Field(max_length=200)] | None = Field(
-        None, alias="class", description="A label, a name or a synonym; null draws without a class"
-    )
-    n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Null: a random one, which is returned")
-    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="Forward steps for the whole picture")
-    schedule: Literal["arccos", "cosine"] | None = Field(None, description="How tokens spread over the steps")
-    guidance_scale: float | None = Field(
-        None, ge=0, le=100, allow_inf_nan=False, description="1: no guidance, half the work"
-    )
-    guidance_schedule: Literal["constant", "linear"] | None = None
-    guidance_interval: int | None = Field(
-        None, ge=0, le=2**16, description="Guided while fewer than so many tokens are drawn"
-    )
-    content_attention: Literal["blockwise", "causal"] | None = Field(
-        None, description="What the tokens of one step see of each other: all, or the earlier ones alone"
-    )
-    temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False, description="0: argmax")
-    top_k: int | None = Field(None, ge=0, le=2**20, description="0: off")
-    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False, description="1: off")
-    order: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None,
-        max_length=2**16,
-        description="The grid positions to draw, row-major, in order; null: from the seed",
-    )
-    previews: int = Field(0, ge=0, le=MAX_STEPS, description="A decoded preview every so many steps; 0: none")
-    format: Format = "png"
-    quality: int = Field(90, ge=1, le=100, description="For JPEG and WebP")
-
-
-class InpaintFields(GenerateRequest):
-    """What inpainting adds, apart from the pictures themselves."""
-
-    mask_mode: MaskMode = Field(
-        "white", description="Which part of the mask is repainted: white, black, or transparent (alpha)"
-    )
-    feather: int = Field(0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard")
-
-
-class InpaintRequest(InpaintFields):
-    """Redraw a part of a picture. With another class than the picture's, this edits."""
-
-    model_config = ConfigDict(title="Inpaint")
-
-    image: str = Field(min_length=1, description="PNG, JPEG or WebP as base64, or as a data: URL")
-    mask: str | None = Field(
-        None,
-        min_length=1,
-        description="As large as the picture. With mask_mode alpha it may be left out: the picture's own "
-        "transparency counts",
-    )
-
-
-class InpaintForm(InpaintFields):
-    """The same as multipart/form-data, the pictures as files."""
-
-    model_config = ConfigDict(title="InpaintForm")
-
-    image: bytes = Field(description="PNG, JPEG or WebP")
-    mask: bytes | None = Field(None, description="As large as the picture")
 
 
 def _absent(value: object) -> bool:
@@ -115,6 +41,33 @@ class ResolvedRequest(BaseModel):
     quality: int
     mask_mode: MaskMode | None = Field(None, exclude_if=_absent)
     feather: int | None = Field(None, exclude_if=_absent)
+    left: int | None = Field(None, exclude_if=_absent)
+    right: int | None = Field(None, exclude_if=_absent)
+    up: int | None = Field(None, exclude_if=_absent)
+    down: int | None = Field(None, exclude_if=_absent)
+    keep: float | None = Field(None, exclude_if=_absent)
+    keep_seed: int | None = Field(None, exclude_if=_absent)
+    width: int | None = Field(None, exclude_if=_absent)
+    height: int | None = Field(None, exclude_if=_absent)
+    method: Method | None = Field(None, exclude_if=_absent)
+    source: Source | None = Field(None, exclude_if=_absent)
+
+
+class Fork(BaseModel):
+    """Where a job's pictures branch off: they share the first steps of another's."""
+
+    job: str
+    image: int
+    step: int
+
+
+class PaddingObject(BaseModel):
+    """Pixels that are added around a picture: what was asked for, rounded up to whole tokens."""
+
+    left: int
+    right: int
+    up: int
+    down: int
 
 
 class JobImage(BaseModel):
@@ -149,9 +102,16 @@ class JobObject(BaseModel):
     model: str
     class_name: str | None
     request: ResolvedRequest
+    width: int = Field(description="Of its pictures, in pixels")
+    height: int
+    padding: PaddingObject | None = Field(None, exclude_if=_absent, description="Outpainting: what is added")
+    fork: Fork | None = Field(None, exclude_if=_absent)
     images: list[JobImage]
     mask_tokens: list[list[int]] | None = Field(
-        None, exclude_if=_absent, description="Inpainting: the mask snapped to the token grid"
+        None,
+        exclude_if=_absent,
+        description="Which tokens are drawn (1), where others are given: of an inpainting, "
+        "the mask snapped to the token grid",
     )
     error: JobError | None
     urls: JobUrls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -185,7 +187,8 @@ def test_models_classes_and_palette(api: Api) -> None:
 def test_the_description_names_every_route_once(api: Api) -> None:
     description = api.client.get("/openapi.json").json()
     assert set(description["paths"]) == {
-        "/v1/generate", "/v1/inpaint", "/v1/jobs/{id}", "/v1/jobs/{id}/events", "/v1/jobs/{id}/images/{index}",
+        "/v1/generate", "/v1/expand", "/v1/inpaint", "/v1/outpaint", "/v1/vary", "/v1/jobs/{id}", "/v1/jobs/{id}/fork",
+        "/v1/jobs/{id}/events", "/v1/jobs/{id}/images/{index}",
         "/v1/models", "/v1/models/{model}", "/v1/models/{model}/classes", "/v1/models/{model}/palette",
         "/healthz", "/readyz",
     }  # fmt: skip
@@ -193,9 +196,20 @@ def test_the_description_names_every_route_once(api: Api) -> None:
     names = [op["operationId"] for op in operations]
     assert len(set(names)) == len(names)
     assert all("application/problem+json" in op["responses"]["default"]["content"] for op in operations)
-    bodies = description["paths"]["/v1/inpaint"]["post"]["requestBody"]["content"]
-    assert set(bodies) == {"application/json", "multipart/form-data"}
-    assert "class" in bodies["multipart/form-data"]["schema"]["properties"]
+    for path in ("/v1/inpaint", "/v1/outpaint", "/v1/vary"):
+        bodies = description["paths"][path]["post"]["requestBody"]["content"]
+        assert set(bodies) == {"application/json", "multipart/form-data"}
+        assert "class" in bodies["multipart/form-data"]["schema"]["properties"]
+        assert bodies["application/json"]["examples"]
+
+
+def test_the_description_refers_to_nothing_that_is_not_in_it(api: Api) -> None:
+    description = api.client.get("/openapi.json").json()
+    for name in set(re.findall(r'"\$ref": ?"([^"]*)"', json.dumps(description))):
+        found = description
+        for step in name.removeprefix("#/").split("/"):
+            assert step in found, name
+            found = found[step]
 
 
 def test_the_front_end_knows_no_torch() -> None:

@@ -14,8 +14,9 @@ from tiny import random_folder
 
 from engine.engine import Engine
 from engine.noise import image_seed
+from service.canvas import redrawn
+from service.requests import GenerateRequest
 from service.resolve import cost, resolve
-from service.schemas import GenerateRequest
 from service.worker.pictures import request_of
 
 
@@ -159,7 +160,10 @@ def test_a_job_weighs_at_least_what_the_engine_reserves_for_it(
     if family == "arpg":
         given |= {"steps": steps, "schedule": schedule}
     known = known if "inpaint" in engine.model.tasks else frozenset()
-    payload = resolve(GenerateRequest.model_validate(given), engine.model, "generate", frozenset(range(64)) - known)
+    unknown = np.ones((8, 8), dtype=bool)
+    unknown.flat[list(known)] = False
+    canvas = redrawn(unknown, (16, 16), engine.model)
+    payload = resolve(GenerateRequest.model_validate(given), engine.model, "generate", canvas)
     capacity = {"page_size": engine.config.page_size, "cache_tokens": engine.tokens_total}
     reserved = engine.cost(request_of(payload, 0, dict.fromkeys(known, 0)))
     weighs = cost(payload, engine.model, capacity)

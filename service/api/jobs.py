@@ -8,11 +8,12 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import sse
+from service.api.answers import event_stream
+from service.api.lookup import find_job
 from service.api.negotiation import FORMATS, negotiate
 from service.api.pictures import picture_response
 from service.api.services import Services, ServicesDep
-from service.api.submission import event_stream
-from service.api.view import expired, job_object
+from service.api.view import job_object
 from service.images import MEDIA_TYPES, Format
 from service.problems import Problem
 from service.queue import FINAL_STATES, Gone, Job
@@ -26,18 +27,18 @@ JobId = Annotated[str, Path(max_length=64)]
 @router.get("", response_model=JobObject)
 async def status(id: JobId, request: Request, services: ServicesDep) -> Response:
     """A job as it is now."""
-    return _respond(await _job(services, id), request)
+    return _respond(await find_job(services, id), request)
 
 
 @router.delete("", response_model=JobObject, responses={202: {"model": JobObject, "description": "Being stopped"}})
 async def cancel(id: JobId, request: Request, services: ServicesDep) -> Response:
     """Cancel a job. Harmless when repeated, or when the job has ended: the answer is the job as it is."""
-    before = await _job(services, id)
+    before = await find_job(services, id)
     said = await services.queue.cancel(id)
     if said == "canceled" and before.state not in FINAL_STATES:
         # It never reached a worker, or its worker is gone: nobody else counts it.
         services.metrics.requests.labels(before.payload["task"], "canceled").inc()
-    return _respond(await _job(services, id), request, status=202 if said == "requested" else 200)
+    return _respond(await find_job(services, id), request, status=202 if said == "requested" else 200)
 
 
 @router.get(
@@ -56,7 +57,7 @@ async def events(
     last_event_id_query: Annotated[str | None, Query(alias="last_event_id")] = None,
 ) -> Response:
     """Everything that happens to a job, from its beginning or from where the client was, until it ends."""
-    job = await _job(services, id)
+    job = await find_job(services, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
     if job.state in FINAL_STATES and not await _more(services, id, after):
         return Response(status_code=204)
@@ -81,7 +82,7 @@ async def image(
 ) -> Response:
     """A picture, in the format asked for: `?format=`, else the job's own where Accept allows it, else what Accept
     likes best."""
-    job = await _job(services, id)
+    job = await find_job(services, id)
     if format is None:
         own = MEDIA_TYPES[job.payload["format"]]
         accept = request.headers.get("accept")
@@ -90,15 +91,6 @@ async def image(
             raise Problem(406, "not_acceptable", f"the picture can be one of {', '.join(FORMATS)}")
         format = FORMATS[chosen]
     return await picture_response(services, job, index, format)
-
-
-async def _job(services: Services, id: str) -> Job:
-    job = await services.queue.job(id)
-    if job is not None:
-        return job
-    if expired(id, services.queue.config.result_ttl_seconds):
-        raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
-    raise Problem(404, "unknown_job", "there is no job with this id")
 
 
 async def _more(services: Services, id: str, after: str | None) -> bool:

@@ -1,44 +1,23 @@
-"""From a checked request to a job, and to the kind of answer that its client asked for."""
+"""From a checked request to a job."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
-import logging
 import re
 import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Header, Request
-from fastapi.responses import JSONResponse, Response
-from redis.exceptions import RedisError
+from fastapi.responses import Response
 
-from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, prefer_wait
-from service.api.pictures import picture_response
+from service.api.answers import Wish, answer
 from service.api.services import Services
-from service.api.view import event_data, job_object, job_url
-from service.images import MEDIA_TYPES
 from service.problems import FieldError, Problem
-from service.queue import (
-    FINAL_STATES,
-    BlobStoreFull,
-    Event,
-    Gone,
-    HubClosed,
-    Job,
-    Lagged,
-    NewJob,
-    QueueFull,
-    cancelled,
-)
-from service.schemas import GenerateRequest
-from service.sse import EventStreamResponse, relay
-
-log = logging.getLogger(__name__)
+from service.queue import BlobStoreFull, Job, NewJob, QueueFull
 
 CLIENT = "local"
 """Whose job it is. There are no keys yet, so there is one client."""
@@ -46,35 +25,44 @@ CLIENT = "local"
 RESULTS_SHARE = 0.25
 """Of the blob store's budget, for the pictures of one job."""
 
-WATCH_AGAIN_SECONDS = 0.5
-
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 IdempotencyKey = Annotated[
     str | None, Header(description="The same key again answers with the same job, instead of drawing anew")
 ]
-Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job is done, within N seconds")]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """How a client wants its answer."""
+class Draft:
+    """A job to be: what the worker reads, what it weighs, and the files that it starts from."""
 
-    kind: str  # JSON, EVENTS, or a picture's media type
-    wait: float | None
+    payload: dict[str, Any]
+    cost: int
+    uploads: dict[str, bytes] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, accept: str | None, prefer: str | None, fields: GenerateRequest, limit: float) -> Wish:
-        """From the two headers, the request and the longest wait. Raises Problem where it can't be met."""
-        kind = negotiate(accept, (JSON, EVENTS, MEDIA_TYPES[fields.format], *FORMATS))
-        if kind is None:
-            offers = ", ".join((JSON, EVENTS, *FORMATS))
-            raise Problem(406, "not_acceptable", f"the answer can be one of {offers}")
-        if kind in FORMATS and fields.n > 1:
-            raise Problem.field("n", "must be 1 where the answer is the picture itself", "one_picture")
-        if kind == EVENTS and not names(accept, EVENTS):
-            kind = JSON
-        return cls(kind, prefer_wait(prefer, limit))
+
+Drafting = Callable[[], Awaitable[Draft]]
+
+
+async def accept(
+    services: Services,
+    request: Request,
+    wish: Wish,
+    task: str,
+    *,
+    digest: str,
+    key: str | None,
+    draft: Drafting,
+) -> Response:
+    """Makes a job of a request and answers. digest: tells whether a repeated request is the same. draft: is asked for
+    unless the idempotency key already made a job; raises Problem where the request is bad."""
+    id = job_id(task, key)
+    job = await known(services, id, digest) if key else None
+    if job is None:
+        with refusals_counted(services, task):
+            made = await draft()
+            job = await submit(services, id, made.payload | {"digest": digest}, made.cost, made.uploads)
+    return await answer(services, request, job, wish)
 
 
 def job_id(task: str, key: str | None) -> str:
@@ -119,16 +107,18 @@ def _same(job: Job, digest: str) -> Job:
     return job
 
 
-def check_results_fit(services: Services, n: int, height: int, width: int) -> None:
+def check_results_fit(services: Services, n: int, size: tuple[int, int], field: str = "image") -> None:
     """One job's pictures may take a share of the blob store, no more. Raises Problem.
 
-    Nobody knows before how well a picture packs; as PNG it hardly ever takes more than its pixels, 3 bytes each.
+    size: height and width. field: what they follow from. Nobody knows before how well a picture packs; as PNG it hardly
+    ever takes more than its pixels, 3 bytes each.
     """
+    height, width = size
     limit = int(services.blobs.limits.max_bytes * RESULTS_SHARE)
     picture = height * width * 3
     if picture > limit:
         message = f"a result of {width} x {height} pixels may take {picture} bytes; this server has {limit} for a job"
-        raise Problem.field("image", message, "too_large", status=413)
+        raise Problem.field(field, message, "too_large", status=413)
     if n * picture > limit:
         message = f"{n} results of {width} x {height} pixels may take {n * picture} bytes; this server has {limit} "
         raise Problem.field("n", f"{message}for a job: at most {limit // picture} fit", "too_large")
@@ -166,73 +156,3 @@ async def submit(services: Services, id: str, payload: dict[str, Any], cost: int
 async def _discard(services: Services, blobs: dict[str, str]) -> None:
     for blob in blobs.values():
         await services.blobs.delete(blob)
-
-
-async def answer(services: Services, request: Request, job: Job, wish: Wish) -> Response:
-    root = request.scope.get("root_path", "")
-    headers = {"Location": job_url(root, job.id), "X-Job-ID": job.id}
-    if wish.kind == EVENTS:
-        return event_stream(services, job.id, root, after=None, headers=headers)
-    if wish.kind in FORMATS:
-        limit = services.settings.picture_wait if wish.wait is None else wish.wait
-        job = await until_finished(services, job, limit)
-        if job.state not in FINAL_STATES:
-            detail = f"not done within {limit:g} s; the job goes on, its picture will be at {headers['Location']}"
-            raise Problem(504, "not_done_yet", detail, headers={**headers, "Retry-After": "1"})
-        try:
-            response = await picture_response(services, job, 0, FORMATS[wish.kind])
-        except Problem as problem:
-            # Who asked for the picture in one go gets a failure as a server's error.
-            problem.status = 500 if job.state == "failed" else problem.status
-            problem.headers |= headers
-            raise
-        response.headers.update(headers)
-        return response
-    if wish.wait is not None:
-        job = await until_finished(services, job, wish.wait)
-        headers["Preference-Applied"] = f"wait={wish.wait:g}"
-    status = 200 if job.state in FINAL_STATES else 202
-    body = job_object(job, root).model_dump(mode="json", by_alias=True)
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
-async def until_finished(services: Services, job: Job, seconds: float) -> Job:
-    """The job as it is when it ends, or after so many seconds, or when this server closes."""
-    if job.state in FINAL_STATES:
-        return job
-
-    async def watched() -> None:
-        after = None
-        while True:
-            try:
-                async for event in services.hub.watch(job.id, after):
-                    after = event.id
-                return  # that was the terminal event
-            except (Gone, HubClosed):
-                return
-            except (Lagged, RedisError, OSError) as error:
-                log.warning("waiting for job %s: %s; watching again", job.id, error)
-                await asyncio.sleep(WATCH_AGAIN_SECONDS)
-
-    tasks = {asyncio.ensure_future(watched()), asyncio.ensure_future(services.lifecycle.closing.wait())}
-    try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await cancelled(*tasks)
-    return await services.queue.job(job.id) or job
-
-
-def event_stream(
-    services: Services, id: str, root: str, *, after: str | None, headers: dict[str, str] | None = None
-) -> EventStreamResponse:
-    def render(event: Event) -> Any:
-        return event_data(event, id, root)
-
-    frames = relay(
-        services.hub.watch(id, after),
-        render,
-        heartbeat=services.settings.heartbeat,
-        closing=services.lifecycle.closing,
-        streams=services.metrics.http_streams,
-    )
-    return EventStreamResponse(frames, headers)

@@ -1,24 +1,25 @@
-"""Drawing: /v1/generate and /v1/inpaint."""
+"""Drawing from nothing: /v1/generate and /v1/expand."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
-from engine.inpainting import token_mask
 from service import sse
 from service.api import submission
+from service.api.answers import Prefer, Wish
 from service.api.services import ServicesDep
-from service.api.submission import IdempotencyKey, Prefer, Wish
-from service.api.uploads import decode, read_upload
+from service.api.submission import Draft, IdempotencyKey
+from service.canvas import expanded
 from service.images import MEDIA_TYPES
 from service.problems import Problem
+from service.requests import ExpandRequest, GenerateRequest
 from service.resolve import cost, resolve
-from service.schemas import GenerateRequest, InpaintForm, InpaintRequest, JobObject
+from service.schemas import JobObject
 
 _PICTURES: dict[str, Any] = {
     media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()
@@ -26,7 +27,7 @@ _PICTURES: dict[str, Any] = {
 _STREAM: dict[str, Any] = {sse.MEDIA_TYPE: {"schema": {"type": "string"}}}
 
 # The kinds of answer, by Accept and Prefer.
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"model": JobObject, "description": "The job is accepted; `Location` says where to follow it"},
     200: {
         "model": JobObject,
@@ -38,27 +39,39 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _draining(services: ServicesDep) -> None:
+def draining(services: ServicesDep) -> None:
     if services.lifecycle.draining:
         raise submission.take_no_more(services)
 
 
-def _json_only(request: Request) -> None:
+def json_only(request: Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         detail = "send the body as application/json (curl --json '{\"class\": 3}')"
         raise Problem(415, "unsupported_media_type", detail)
 
 
-router = APIRouter(prefix="/v1", tags=["tasks"], dependencies=[Depends(_draining)])
+def digest_of(fields: BaseModel) -> str:
+    return hashlib.sha256(fields.model_dump_json().encode()).hexdigest()
+
+
+def tasks_router() -> APIRouter:
+    return APIRouter(prefix="/v1", tags=["tasks"], dependencies=[Depends(draining)])
+
+
+router = tasks_router()
 
 _GENERATE_EXAMPLES: Any = {
     "by name": {"value": {"class": "mushroom", "seed": 7}},
     "fast": {"value": {"class": 3, "steps": 16, "n": 4}},
     "without a class": {"value": {"class": None}},
 }
+_EXPAND_EXAMPLES: Any = {
+    "half as large again": {"value": {"class": "house", "width": 192, "height": 192}},
+    "a panorama, window after window": {"value": {"class": "table", "width": 512, "height": 128, "method": "windowed"}},
+}
 
 
-@router.post("/generate", response_model=None, status_code=202, responses=_ANSWERS, dependencies=[Depends(_json_only)])
+@router.post("/generate", response_model=None, status_code=202, responses=ANSWERS, dependencies=[Depends(json_only)])
 async def generate(
     request: Request,
     services: ServicesDep,
@@ -67,51 +80,41 @@ async def generate(
     prefer: Prefer = None,
 ) -> Response:
     """Draw n pictures of a class."""
-    wish = Wish.of(request.headers.get("accept"), prefer, fields, services.settings.max_wait)
-    id = submission.job_id("generate", idempotency_key)
-    digest = hashlib.sha256(fields.model_dump_json().encode()).hexdigest()
-    job = await submission.known(services, id, digest) if idempotency_key else None
-    if job is None:
-        with submission.refusals_counted(services, "generate"):
-            served = await services.catalogue.choose(fields.model, "generate")
-            payload = resolve(fields, served.card, "generate") | {"digest": digest}
-            tokens = cost(payload, served.card, served.capacity)
-            job = await submission.submit(services, id, payload, tokens, {})
-    return await submission.answer(services, request, job, wish)
+
+    async def draft() -> Draft:
+        served = await services.catalogue.choose(fields.model, "generate")
+        payload = resolve(fields, served.card, "generate")
+        return Draft(payload, cost(payload, served.card, served.capacity))
+
+    wish = _wish(request, services, fields, prefer)
+    return await submission.accept(
+        services, request, wish, "generate", digest=digest_of(fields), key=idempotency_key, draft=draft
+    )
 
 
-_INPAINT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": InpaintRequest.model_json_schema()},
-            "multipart/form-data": {"schema": InpaintForm.model_json_schema()},
-        },
-    }
-}
-
-
-@router.post("/inpaint", response_model=None, status_code=202, responses=_ANSWERS, openapi_extra=_INPAINT_BODY)
-async def inpaint(
-    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+@router.post("/expand", response_model=None, status_code=202, responses=ANSWERS, dependencies=[Depends(json_only)])
+async def expand(
+    request: Request,
+    services: ServicesDep,
+    fields: Annotated[ExpandRequest, Body(openapi_examples=_EXPAND_EXAMPLES)],
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
 ) -> Response:
-    """Redraw what a mask selects of a picture of any size; outside the mask it stays as it is.
+    """Draw n pictures of a class on a grid larger than the model was trained on, up to 4 times its tokens."""
 
-    The model redraws every token that the mask touches; the pixels are then taken from it inside the mask only.
-    """
-    upload = await read_upload(request)
-    wish = Wish.of(request.headers.get("accept"), prefer, upload.fields, services.settings.max_wait)
-    id = submission.job_id("inpaint", idempotency_key)
-    digest = upload.digest()
-    job = await submission.known(services, id, digest) if idempotency_key else None
-    if job is None:
-        with submission.refusals_counted(services, "inpaint"):
-            served = await services.catalogue.choose(upload.fields.model, "inpaint")
-            canvas = await decode(upload, services)
-            submission.check_results_fit(services, upload.fields.n, *canvas.mask.shape)
-            unknown = frozenset(np.flatnonzero(token_mask(canvas.mask, served.card.grid)).tolist())
-            payload = resolve(upload.fields, served.card, "inpaint", unknown) | {"digest": digest}
-            tokens = cost(payload, served.card, served.capacity)
-            files = {"image": canvas.image_png, "mask": canvas.mask_png}
-            job = await submission.submit(services, id, payload, tokens, files)
-    return await submission.answer(services, request, job, wish)
+    async def draft() -> Draft:
+        served = await services.catalogue.choose(fields.model, "expand")
+        canvas = expanded(fields, served.card)
+        submission.check_results_fit(services, fields.n, canvas.size, "width")
+        payload = resolve(fields, served.card, "expand", canvas)
+        return Draft(payload, cost(payload, served.card, served.capacity))
+
+    wish = _wish(request, services, fields, prefer)
+    return await submission.accept(
+        services, request, wish, "expand", digest=digest_of(fields), key=idempotency_key, draft=draft
+    )
+
+
+def _wish(request: Request, services: ServicesDep, fields: GenerateRequest, prefer: str | None) -> Wish:
+    accept, limit = request.headers.get("accept"), services.settings.max_wait
+    return Wish.of(accept, prefer, n=fields.n, format=fields.format, limit=limit)

@@ -1,4 +1,4 @@
-"""The body of an inpainting request, JSON or multipart, down to pixels."""
+"""The body of a request that starts from a picture, JSON or multipart, down to pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
 import numpy as np
@@ -14,28 +14,30 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from service import images
+from service import images, recipe
 from service.api.services import Services
-from service.images import ImageError
+from service.images import ImageError, MaskMode
 from service.problems import Problem, from_validation
-from service.schemas import InpaintFields, InpaintRequest
+from service.requests import GenerateRequest, Pictured, Source
 
-Fields = TypeVar("Fields", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
+Fields = TypeVar("Fields", bound=GenerateRequest)
 Result = TypeVar("Result")
 
-PICTURES = ("image", "mask")
 # Text fields of a form: there are some twenty, the largest an explicit order.
 MAX_FIELDS = 40
 MAX_TEXT = 2**19
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    """fields as checked; image and mask as the client sent them: bytes of a file, or base64 text."""
+class Body(Generic[Fields]):
+    """fields as checked; image and mask as the client sent them: bytes of a file, or base64 text. There is an image or
+    a source."""
 
-    fields: InpaintFields
-    image: bytes | str
+    fields: Fields
+    image: bytes | str | None
     mask: bytes | str | None
+    source: Source | None
 
     def digest(self) -> str:
         """Tells whether a repeated request is the same."""
@@ -45,28 +47,26 @@ class Upload:
         return said.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """A picture uint8 (H, W, 3) and what of it is repainted, bool (H, W), with both as PNG."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    image_png: bytes
-    mask_png: bytes
-
-
-async def read_upload(request: Request) -> Upload:
+async def read_body(
+    request: Request, fields: type[Fields], in_json: type[Fields], files: tuple[str, ...]
+) -> Body[Fields]:
+    """fields: what a form has beside its files; in_json: the same with the pictures. Raises Problem."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _form(request)
-    if kind == "application/json":
-        fields = checked(InpaintRequest.model_validate_json, await request.body())
-        return Upload(fields, fields.image, fields.mask)
-    detail = "send multipart/form-data (curl -F image=@picture.png) or application/json (curl --json)"
-    raise Problem(415, "unsupported_media_type", detail)
+        return await _form(request, fields, files)
+    if kind != "application/json":
+        detail = "send multipart/form-data (curl -F image=@picture.png) or application/json (curl --json)"
+        raise Problem(415, "unsupported_media_type", detail)
+    given = checked(in_json.model_validate_json, await request.body())
+    assert isinstance(given, Pictured)
+    if given.image is None and given.source is None:
+        raise Problem.field("image", "is needed: PNG, JPEG or WebP; or a source", "missing")
+    if given.image is not None and given.source is not None:
+        raise Problem.field("source", "send an image or a source, not both", "two_pictures")
+    return Body(given, given.image, getattr(given, "mask", None), given.source)
 
 
-def checked(validate: Callable[[Any], Fields], data: Any) -> Fields:
+def checked(validate: Callable[[Any], Schema], data: Any) -> Schema:
     """A body that a route reads for itself, or the problem with it."""
     try:
         return validate(data)
@@ -74,38 +74,57 @@ def checked(validate: Callable[[Any], Fields], data: Any) -> Fields:
         raise from_validation(error.errors(include_url=False), place="body") from None
 
 
-async def decode(upload: Upload, services: Services) -> Canvas:
-    """Off the event loop, so many at a time. Raises Problem."""
-    return await in_thread(services, _decode, upload, services)
-
-
 async def in_thread(services: Services, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Pixel work, off the event loop; an unusable picture becomes a Problem."""
+    """Pixel work, off the event loop, so many at a time; an unusable picture becomes a Problem."""
     try:
         return await anyio.to_thread.run_sync(work, *arguments, limiter=services.pixels)
     except ImageError as error:
         raise Problem.field(error.field, error.message, error.code, status=error.status) from None
 
 
-async def _form(request: Request) -> Upload:
-    async with request.form(max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT) as form:
+def read_image(image: bytes | str, limits: images.Limits) -> tuple[np.ndarray, bytes]:
+    """uint8 (H, W, 3), and the same as PNG, with what it tells of itself. Raises ImageError."""
+    data = _bytes(image, "image")
+    pixels = images.decode_image(data, "image", limits)
+    told = recipe.text_of(data)
+    return pixels, images.encode(pixels, "png", level=1, text=None if told is None else {recipe.KEYWORD: told})
+
+
+def read_mask(
+    mask: bytes | str | None, image: bytes | str | None, pixels: np.ndarray, mode: MaskMode, limits: images.Limits
+) -> tuple[np.ndarray, bytes]:
+    """bool (H, W), True where the picture, pixels uint8 (H, W, 3), is repainted, and the same as PNG. image: the
+    upload, whose transparency may stand for a mask. Raises ImageError."""
+    if mask is not None:
+        found = images.decode_mask(_bytes(mask, "mask"), "mask", mode, limits)
+    elif mode == "alpha" and image is not None:
+        found = images.decode_mask(_bytes(image, "image"), "image", mode, limits)
+    else:
+        raise ImageError("mask", "missing", "is needed, unless mask_mode is alpha and the picture is transparent")
+    images.check_mask(found, pixels)
+    return found, images.encode(found, "png")
+
+
+async def _form(request: Request, schema: type[Fields], names: tuple[str, ...]) -> Body[Fields]:
+    async with request.form(max_files=len(names), max_fields=MAX_FIELDS, max_part_size=MAX_TEXT) as form:
         texts: dict[str, Any] = {}
         files: dict[str, bytes] = {}
         for name, value in form.multi_items():
             if name in texts or name in files:
                 raise Problem.field(name, "is there twice", "repeated")
             if isinstance(value, UploadFile):
-                if name not in PICTURES:
-                    raise Problem.field(name, "is not a file; the files are image and mask", "unexpected_file")
+                if name not in names:
+                    message = f"is not a file; what may be one: {' and '.join(names)}"
+                    raise Problem.field(name, message, "unexpected_file")
                 files[name] = await value.read()
-            elif name in PICTURES:
+            elif name in names:
                 raise Problem.field(name, f"send a file, as in curl -F {name}=@{name}.png", "file_needed")
             elif value != "":  # a browser sends what was left blank
                 texts[name] = _value(name, value)
-    fields = checked(InpaintFields.model_validate, texts)
+    fields = checked(schema.model_validate, texts)
     if "image" not in files:
         raise Problem.field("image", "is needed: PNG, JPEG or WebP", "missing")
-    return Upload(fields, files["image"], files.get("mask"))
+    return Body(fields, files["image"], files.get("mask"), None)
 
 
 def _value(name: str, text: str) -> Any:
@@ -118,20 +137,6 @@ def _value(name: str, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):  # the latter from brackets in brackets, thousands deep
         return text
-
-
-def _decode(upload: Upload, services: Services) -> Canvas:
-    limits, mode = services.limits, upload.fields.mask_mode
-    data = _bytes(upload.image, "image")
-    image = images.decode_image(data, "image", limits)
-    if upload.mask is not None:
-        mask = images.decode_mask(_bytes(upload.mask, "mask"), "mask", mode, limits)
-    elif mode == "alpha":
-        mask = images.decode_mask(data, "image", mode, limits)
-    else:
-        raise ImageError("mask", "missing", "is needed, unless mask_mode is alpha and the picture is transparent")
-    images.check_mask(mask, image)
-    return Canvas(image, mask, images.encode(image, "png", level=1), images.encode(mask, "png"))
 
 
 def _bytes(picture: bytes | str, field: str) -> bytes:

@@ -18,8 +18,9 @@ def job_url(root: str, job_id: str) -> str:
 def job_object(job: Job, root: str) -> JobObject:
     """root: the path that a proxy strips, in front of every URL."""
     result, payload, own = job.result or {}, job.payload, job_url(root, job.id)
+    height, width = payload["size"]
     request = payload | {"class": payload["class_label"]}
-    if payload["task"] == "generate":
+    if payload["task"] != "inpaint":
         del request["feather"]
     return JobObject(
         id=job.id,
@@ -33,6 +34,10 @@ def job_object(job: Job, root: str) -> JobObject:
         model=job.model,
         class_name=payload["class_name"],
         request=ResolvedRequest.model_validate(request),
+        width=width,
+        height=height,
+        padding=payload.get("padding"),
+        fork=payload.get("fork"),
         images=[JobImage(**image) for image in _images(result.get("images", ()), own)],
         mask_tokens=result.get("token_mask"),
         error=None if job.error is None else JobError(**job.error),

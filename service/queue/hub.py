@@ -150,6 +150,10 @@ class EventHub:
         finally:
             self._detach(key, watcher)
 
+    def told(self, job_id: str) -> AsyncIterator[Event]:
+        """The events that are there already: it does not wait for more."""
+        return self._replay(self._events_key(job_id), ZERO, None)
+
     def _events_key(self, job_id: str) -> str:
         return f"{self.config.prefix}events:{job_id}"
 

@@ -18,12 +18,13 @@ from engine.painting import Painted, Painting
 from engine.request import Request, Window
 from engine.windows import windows_over
 from service.queue import Blobs, Claim, cancelled
+from service.uploads import uploads_of
 from service.worker import pictures
 from service.worker.engine_thread import EngineThread, Ticket
 from service.worker.outages import insist
 from service.worker.pictures import BadUpload, Source
 from service.worker.publisher import Attempt, Publisher
-from service.worker.sources import source_of, uploads_of
+from service.worker.sources import source_of
 
 if TYPE_CHECKING:
     from engine.card import ModelCard

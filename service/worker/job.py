@@ -11,12 +11,12 @@ from engine.drawing import UNKNOWN
 from engine.request import RequestError
 from service.queue import BlobStoreFull, Claim, Queue, cancelled
 from service.queue.contract import State
+from service.uploads import needed_to_fork
 from service.worker.canvases import Canvases
 from service.worker.engine_thread import EngineFailed, Ticket
 from service.worker.outages import insist
 from service.worker.pictures import BadUpload
 from service.worker.publisher import Attempt, Publisher
-from service.worker.sources import needed_to_fork
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -122,7 +122,7 @@ class JobRun:
             result["token_mask"] = (canvases.source.canvas == UNKNOWN).astype(int).tolist()
         shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
         data = {"images": shown, "timings": timings, "usage": usage}
-        keep = [image["blob"] for image in images] + needed_to_fork(self.claim.payload)
+        keep = [*(image["blob"] for image in images), *needed_to_fork(self.claim.payload).values()]
         if await self._finish("succeeded", "completed", data, result=result, keep=keep):
             self._metrics.images.labels(self._card.name).inc(len(images))
             self._metrics.request_seconds.labels(self._card.name, self._task).observe(self._since_acceptance(now))

@@ -33,22 +33,6 @@ class Variation:
         return fit(drawn, self.size)
 
 
-UPLOADS: dict[str, tuple[str, ...]] = {"inpaint": ("image", "mask"), "outpaint": ("image",), "vary": ("image",)}
-"""The pictures that the tasks start from."""
-
-
-def uploads_of(payload: Mapping[str, Any]) -> dict[str, str]:
-    """The names of the stored pictures that a job starts from, by what they are; none: it starts from nothing."""
-    return {what: payload[what] for what in UPLOADS.get(payload["task"], ())}
-
-
-def needed_to_fork(payload: Mapping[str, Any]) -> list[str]:
-    """The names of those that a fork of a finished picture needs beside it: but for the mask, and a border that is
-    blended, all that it takes of the upload is in the picture."""
-    uploads = uploads_of(payload)
-    return [name for what, name in uploads.items() if what == "mask" or payload.get("feather")]
-
-
 def source_of(payload: Mapping[str, Any], uploads: Mapping[str, bytes | None], card: ModelCard, codec: Codec) -> Source:
     """Raises BadUpload."""
     task, image = payload["task"], uploads.get("image")

@@ -1,0 +1,169 @@
+"""Drawing around what is there: /v1/inpaint, /v1/outpaint and /v1/vary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from engine.inpainting import token_mask
+from service.api import submission
+from service.api.answers import Prefer, Wish
+from service.api.services import Services, ServicesDep
+from service.api.sources import Given, picture_of
+from service.api.submission import Draft, IdempotencyKey
+from service.api.tasks import ANSWERS, tasks_router
+from service.api.uploads import Body, in_thread, read_body, read_mask
+from service.canvas import Canvas, outpainted, redrawn, varied
+from service.requests import (
+    InpaintFields,
+    InpaintForm,
+    InpaintRequest,
+    OutpaintFields,
+    OutpaintForm,
+    OutpaintRequest,
+    VaryFields,
+    VaryForm,
+    VaryRequest,
+)
+from service.resolve import cost, resolve, seeded
+
+router = tasks_router()
+
+_FROM_SOURCE = {"source": {"job": "66b2f0c4-0f6d1c2b3a495867", "image": 0}}
+
+
+def _described(in_json: type[BaseModel], form: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
+    """The two kinds of body, for OpenAPI."""
+    named = {name: {"value": value} for name, value in examples.items()}
+    content = {
+        "application/json": {"schema": _schema(in_json), "examples": named},
+        "multipart/form-data": {"schema": _schema(form)},
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """What it refers to is among the components already: answers have it, too."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
+
+
+_INPAINT = _described(
+    InpaintRequest,
+    InpaintForm,
+    {
+        "an upload": {"image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…", "class": "tree"},
+        "edit: another class in a picture drawn here": _FROM_SOURCE | {"mask": "iVBORw0KGgo…", "class": "house"},
+    },
+)
+_OUTPAINT = _described(
+    OutpaintRequest,
+    OutpaintForm,
+    {
+        "to both sides of an upload": {"image": "iVBORw0KGgo…", "left": 64, "right": 64, "class": "house"},
+        "below a picture drawn here": _FROM_SOURCE | {"down": 128},
+    },
+)
+_VARY = _described(
+    VaryRequest,
+    VaryForm,
+    {
+        "half of an upload": {"image": "iVBORw0KGgo…", "keep": 0.5, "class": "cone"},
+        "four of a picture drawn here": _FROM_SOURCE | {"keep": 0.25, "n": 4},
+    },
+)
+
+
+@router.post("/inpaint", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_INPAINT)
+async def inpaint(
+    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
+    """Redraw what a mask selects of a picture of any size; outside the mask it stays as it is. With another class than
+    the picture's, this edits.
+
+    The model redraws every token that the mask touches; the pixels are then taken from it inside the mask only.
+    """
+    body: Body[InpaintFields] = await read_body(request, InpaintFields, InpaintRequest, ("image", "mask"))
+
+    async def draft() -> Draft:
+        given = await picture_of(services, body, "inpaint")
+        mode, limits = body.fields.mask_mode, services.limits
+        mask, png = await in_thread(services, read_mask, body.mask, body.image, given.pixels, mode, limits)
+        canvas = redrawn(token_mask(mask, given.grid), given.size, given.served.card)
+        return _draft(services, "inpaint", body.fields, given, canvas, mask=png)
+
+    return await _accept(services, request, "inpaint", body, idempotency_key, prefer, draft)
+
+
+@router.post("/outpaint", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_OUTPAINT)
+async def outpaint(
+    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
+    """Draw on beyond the borders of a picture of any size, whose pixels stay as they are.
+
+    What is added is rounded up to whole tokens (`padding` in the job), at the scale at which the picture's short side
+    is the model's own. The whole may be 4 times as large as what the model draws at once.
+    """
+    body: Body[OutpaintFields] = await read_body(request, OutpaintFields, OutpaintRequest, ("image",))
+
+    async def draft() -> Draft:
+        given = await picture_of(services, body, "outpaint")
+        canvas, padding = outpainted(body.fields, given.size, given.served.card)
+        return _draft(services, "outpaint", body.fields, given, canvas, more={"padding": asdict(padding)})
+
+    return await _accept(services, request, "outpaint", body, idempotency_key, prefer, draft)
+
+
+@router.post("/vary", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_VARY)
+async def vary(
+    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
+    """Draw a picture of any size anew around a share of its tokens, scattered over it. It keeps its size, and none of
+    its pixels."""
+    body: Body[VaryFields] = await read_body(request, VaryFields, VaryRequest, ("image",))
+
+    async def draft() -> Draft:
+        given = await picture_of(services, body, "vary")
+        fields = seeded(body.fields)
+        keep_seed = fields.seed if fields.keep_seed is None else fields.keep_seed
+        assert keep_seed is not None
+        canvas = varied(keep_seed, fields.keep, given.grid, given.size, given.served.card)
+        return _draft(services, "vary", fields, given, canvas, more={"keep_seed": keep_seed})
+
+    return await _accept(services, request, "vary", body, idempotency_key, prefer, draft)
+
+
+def _draft(
+    services: Services,
+    task: str,
+    fields: InpaintFields | OutpaintFields | VaryFields,
+    given: Given,
+    canvas: Canvas,
+    *,
+    mask: bytes | None = None,
+    more: dict[str, Any] | None = None,
+) -> Draft:
+    submission.check_results_fit(services, fields.n, canvas.size)
+    card, capacity = given.served.card, given.served.capacity
+    payload = resolve(fields, card, task, canvas) | {"tokens": given.tokens} | (more or {})
+    uploads = {"image": given.png} if mask is None else {"image": given.png, "mask": mask}
+    return Draft(payload, cost(payload, card, capacity), uploads)
+
+
+async def _accept(
+    services: Services,
+    request: Request,
+    task: str,
+    body: Body[Any],
+    key: str | None,
+    prefer: str | None,
+    draft: submission.Drafting,
+) -> Response:
+    fields, accept = body.fields, request.headers.get("accept")
+    wish = Wish.of(accept, prefer, n=fields.n, format=fields.format, limit=services.settings.max_wait)
+    return await submission.accept(services, request, wish, task, digest=body.digest(), key=key, draft=draft)
