@@ -40,10 +40,11 @@ CARD = ModelCard(
     stride=8,
     codebook_size=8,
     classes=tuple(ClassLabel(i, name, ("ball",) if name == "sphere" else ()) for i, name in enumerate(NAMES)),
-    tasks=("generate", "inpaint"),
+    tasks=("generate", "inpaint", "vary", "outpaint", "expand", "fork"),
     defaults=Defaults(steps=8, guidance_scale=3.0),
     licence="Apache-2.0",
     description="Driven by hand",
+    tokenizer="t" * 16,
 )
 CAPACITY = {"cache_tokens": 4096, "page_size": 16}
 
@@ -138,17 +139,18 @@ class Api:
         self.finish(claim, sequence, seeds)
 
     def finish(self, claim: Claim, sequence: int, seeds: list[int]) -> None:
-        images = [
-            {"index": i, "seed": seed, "width": 32, "height": 32, "blob": f"{claim.id}/result/{i}", "tokens": [[0]]}
-            for i, seed in enumerate(seeds)
-        ]
+        (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
+        tokens = (np.arange(rows * cols) % 8).reshape(rows, cols).tolist()
+        made = {"width": width, "height": height, "tokens": tokens}
+        images = [{"index": i, "seed": seed, "blob": f"{claim.id}/result/{i}"} | made for i, seed in enumerate(seeds)]
         timings = {"queue_seconds": 0.1, "draw_seconds": 0.2}
-        usage = {"steps": 2, "tokens_drawn": 16, "tokens_known": 0}
-        result = {"images": images, "grid": [4, 4], "timings": timings, "usage": usage}
+        usage = {"steps": 2, "tokens_drawn": rows * cols, "tokens_known": 0}
+        result = {"images": images, "grid": [rows, cols], "timings": timings, "usage": usage}
+        result["tokenizer"] = CARD.tokenizer
 
         async def done(queue: Queue, _: Cards, blobs: Blobs) -> str:
             for image in images:
-                await blobs.put(str(image["blob"]), png(noise(32, 32, seed=int(str(image["index"])))))
+                await blobs.put(image["blob"], png(noise(height, width, seed=image["index"])))
             data = {"images": images, "timings": timings, "usage": usage}
             return await queue.finish(
                 claim.id, claim.attempt, sequence, state="succeeded", event="completed", data=data, result=result

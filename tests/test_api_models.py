@@ -55,7 +55,7 @@ def test_each_model_says_what_it_is_and_what_it_takes(several: Api) -> None:
     models = {model["id"]: model for model in several.client.get("/v1/models").json()["models"]}
     assert list(models) == ["hand", "hand-raster", "hand-regions"]
     assert [model["steps"] for model in models.values()] == [None, 16, 7]
-    assert [model["tasks"] for model in models.values()] == [["generate", "inpaint"], ["generate"], ["generate"]]
+    assert [model["tasks"] for model in models.values()] == [list(CARD.tasks), ["generate"], ["generate"]]
     assert models["hand"]["settings"] == list(SETTINGS)
     assert models["hand-raster"]["settings"] == list(FIXED)
     assert models["hand-raster"]["defaults"] == {

@@ -7,7 +7,7 @@ import contextlib
 import io
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,10 @@ class Service:
     async def submit(self, job_id: str, **fields: Any) -> None:
         payload = job(**fields)
         blobs = tuple(payload[name] for name in ("image", "mask") if payload[name])
-        cost = self.engines[payload["model"]].cost(request_of(payload, 0, {})) * payload["n"]
+        template = request_of(payload, 0, {})
+        if payload["windowed"]:
+            template = replace(template, grid=None)
+        cost = self.engines[payload["model"]].cost(template) * payload["n"]
         await self.queue.submit(NewJob(id=job_id, model=payload["model"], cost=cost, payload=payload, blobs=blobs))
 
     async def events(self, job_id: str) -> list[Event]:
@@ -103,6 +106,7 @@ def job(**fields: Any) -> dict[str, Any]:
         "steps": 8, "schedule": "arccos", "guidance_scale": 4.0, "guidance_schedule": "linear",
         "guidance_interval": None, "content_attention": "blockwise", "temperature": 1.0, "top_k": 0, "top_p": 1.0,
         "order": None, "previews": 0, "image": None, "mask": None, "feather": 0, "format": "png", "quality": 90,
+        "windowed": False,
     } | fields  # fmt: skip
     return {"seeds": [image_seed(payload["seed"], i) for i in range(payload["n"])]} | payload
 
