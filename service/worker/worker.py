@@ -133,15 +133,15 @@ class Worker:
         card = {"worker": self.name, "models": served, "since": time.time()}
         shown: set[str] = set()
         while True:
+            self._palette_made.clear()
             try:
                 await self._cards.put(self.name, card)
-                for model, palette in self._palettes.items():
+                for model, palette in tuple(self._palettes.items()):  # more may come meanwhile
                     if model not in shown or not await self._cards.keep_palette(model):
                         await self._cards.put_palette(model, palette)
                         shown.add(model)
             except (RedisError, OSError) as error:
                 log.warning("showing the card: %s", error)
-            self._palette_made.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._palette_made.wait(), self._cards.ttl_ms / 1000 / 4)
 
