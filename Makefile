@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test full-size demo-model lint types clean
+.PHONY: serve test full-size demo-model demo-families lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -35,6 +35,12 @@ demo-model: $(VENV)/.test
 	$(JUDGING) quality
 	$(JUDGING) sheet samples --out $(MODEL)/sheet.webp
 	$(JUDGING) strip $(STRIP) --out $(MODEL)/strip.png
+
+# The other families on the same tokens.
+demo-families: $(VENV)/.test
+	for family in llamagen par-4x par-16x; do \
+	  $(TRAINING) $$family --compile --steps 3000 && $(VENV)/bin/arpg train --runs $(RUNS) export $$family || exit 1; \
+	done
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

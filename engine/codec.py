@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,8 +11,13 @@ from torch import Tensor
 
 from engine import palettes
 from engine.models.vq import VQModel
+from engine.palettes import PATCH
 
-PALETTE_BATCH = 256
+PALETTE_BATCH = 32  # codes; each is a picture of a token
+
+
+class Stopped(Exception):
+    """What was asked for was not made to the end, as was asked for."""
 
 
 class Codec:
@@ -49,24 +54,29 @@ class Codec:
         codes = torch.from_numpy(np.stack(tokens)).to(self._device).long()
         return list(_pixels(self._tokenizer.decode(codes)))
 
-    def palette(self) -> np.ndarray:
+    def palette(self, stop: Callable[[], bool] = lambda: False) -> np.ndarray:
         """uint8 (codes, 4, 4, 3): what a code looks like, to paint token maps without a decoder. Where none is
         shipped, the first call decodes every code, minutes for a large tokenizer on a CPU, and keeps the result in
-        the user's cache."""
+        the user's cache. stop: asked every other moment; Stopped is raised once it says so."""
         if self._palette is None:
             try:
                 self._palette = palettes.load(palettes.cached(self._fingerprint), self._tokenizer.config.codebook_size)
             except (OSError, ValueError):
-                self._palette = self._patches()
+                self._palette = self._patches(stop)
                 with contextlib.suppress(OSError):  # no cache, then
                     palettes.keep(self._fingerprint, self._palette)
         return self._palette
 
     @torch.inference_mode()
-    def _patches(self) -> np.ndarray:
+    def _patches(self, stop: Callable[[], bool]) -> np.ndarray:
         codes = torch.arange(self._tokenizer.config.codebook_size, device=self._device)
-        pictures = [self._tokenizer.decode(part.view(-1, 1, 1)) for part in codes.split(PALETTE_BATCH)]
-        return np.concatenate([_pixels(torch.nn.functional.adaptive_avg_pool2d(p, 4)) for p in pictures])
+        patches = []
+        for part in codes.split(PALETTE_BATCH):
+            if stop():
+                raise Stopped
+            pictures = self._tokenizer.decode(part.view(-1, 1, 1))
+            patches.append(_pixels(torch.nn.functional.adaptive_avg_pool2d(pictures, PATCH)))
+        return np.concatenate(patches)
 
 
 def _pixels(pictures: Tensor) -> np.ndarray:

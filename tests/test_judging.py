@@ -19,7 +19,7 @@ from engine.judging.classifier import Judge, load_judge, look
 from engine.judging.metrics import frechet, most_agreeing, nearest, precision_recall
 from engine.judging.quality import Copying, measure
 from engine.judging.sheets import PAPER, contact_sheet, moments
-from engine.training.__main__ import DEMO, JUDGE
+from engine.training.demos import DEMO, JUDGE
 from engine.training.loop import save_half
 from engine.training.shapes import THINGS
 from engine.training.world import render, scene

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine import palettes
-from engine.codec import Codec
+from engine.codec import Codec, Stopped
 from engine.models.vq import VQConfig, VQModel
 
 CONFIG = VQConfig(codebook_size=40, channels=32, channel_mult=(1, 1), z_channels=32, encoder_res_blocks=1)
@@ -38,6 +38,14 @@ def test_a_palette_is_made_once_and_kept_for_the_next_start(tmp_path: Path, monk
     assert np.array_equal(Codec(tokenizer, "a").palette(), made)
     with pytest.raises(TypeError):
         Codec(tokenizer, "another tokenizer").palette()
+
+
+def test_a_palette_in_the_making_can_be_given_up() -> None:
+    codec = Codec(VQModel(CONFIG).eval(), "given up")
+    asked = iter([False, True])
+    with pytest.raises(Stopped):
+        codec.palette(lambda: next(asked))
+    assert not palettes.cached("given up").exists()
 
 
 def test_a_damaged_palette_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

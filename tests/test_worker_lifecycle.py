@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,9 @@ async def test_pictures_are_drawn_while_the_palette_is_still_made(
 ) -> None:
     made, make = threading.Event(), engine.codec.palette
 
-    def slow() -> np.ndarray:
+    def slow(stop: Callable[[], bool]) -> np.ndarray:
         made.wait(30)
-        return make()
+        return make(stop)
 
     monkeypatch.setattr(engine.codec, "palette", slow)
     async with serving(redis_url, engine, grace=5) as service:

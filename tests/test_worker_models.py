@@ -17,6 +17,7 @@ from worker_harness import CONFIG, Service, alone, job, serving
 
 from engine.engine import Engine, EngineConfig
 from engine.pages import IntegrityError
+from service.queue import QueueConfig
 from service.settings import Settings
 from service.worker import worker
 from service.worker.engines import SameName, cache_share, load_engines
@@ -84,7 +85,8 @@ async def test_each_family_draws_while_the_others_do(
 
     for engine in engines.values():
         before_each_step(engine, wait, monkeypatch)
-    async with serving(redis_url, *engines.values(), grace=10) as service:
+    patient = QueueConfig(lease_seconds=30)  # who waits for the others keeps its job
+    async with serving(redis_url, *engines.values(), config=patient, grace=10) as service:
         for name, fields in ASKED.items():
             await service.submit(name, model=name, **fields)
         for name, fields in ASKED.items():

@@ -25,8 +25,8 @@ from engine.judging.samples import draw, reconstruct
 from engine.judging.sheets import contact_sheet, moments
 from engine.judging.sweep import point, sweep, table
 from engine.request import Request
-from engine.training.__main__ import DEMO, JUDGE
 from engine.training.codes import load_codes
+from engine.training.demos import DEMO, JUDGE
 from engine.training.renders import load_split
 from engine.training.shapes import THINGS
 
@@ -153,7 +153,8 @@ def _share(reference: Reference) -> float:
 
 
 def _judge(options: argparse.Namespace) -> Judge:
-    return load_judge(options.model / JUDGE, torch.device("cpu"))
+    own = options.model / JUDGE
+    return load_judge(own if own.exists() else DEMO / JUDGE, torch.device("cpu"))
 
 
 COMMANDS = {"quality": quality, "sweep": compare, "curve": curve, "sheet": sheet, "strip": strip}

@@ -16,7 +16,7 @@ import torch
 
 from engine.judging.classifier import JudgeRecipe, train_judge
 from engine.training.codes import encode_split, load_codes
-from engine.training.demos import DEMOS
+from engine.training.demos import DEMO, DEMOS, JUDGE, WEIGHTS
 from engine.training.export import export_tokenizer, export_transformer, load_tokenizer, palette
 from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
@@ -25,8 +25,6 @@ from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tok
 from engine.training.transformer import TransformerRecipe, train_transformer
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
-DEMO = Path(__file__).parent.parent / "weights" / "demo"
-JUDGE = "judge.safetensors"
 
 
 def render(options: argparse.Namespace) -> None:
@@ -36,7 +34,7 @@ def render(options: argparse.Namespace) -> None:
 
 def judge(options: argparse.Namespace) -> None:
     """Once: a judge that is there is kept."""
-    path = options.model / JUDGE
+    path = (options.model or DEMO) / JUDGE
     if not path.exists():
         recipe = JudgeRecipe()
         pictures, labels = load_split(options.runs / "world", "train", limit=recipe.renders)
@@ -77,14 +75,14 @@ def transformer(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """The ARPG's folder holds the tokenizer and the palette; the others refer to it."""
-    export_transformer(
-        options.model, DEMOS[options.demo], _averaged(options.runs / f"{options.demo}.pt"), DEMO_TOKENIZER
-    )
+    demo = DEMOS[options.demo]
+    folder = options.model or WEIGHTS / demo["name"]
+    export_transformer(folder, demo, _averaged(options.runs / f"{options.demo}.pt"), DEMO_TOKENIZER)
     if options.demo == "arpg":
         pictures, _ = load_split(options.runs / "world", "train", limit=4096)
         codes = load_codes(options.runs / "codes.npy")[: len(pictures)]
         patches = palette(codes, pictures, DEMO_TOKENIZER)
-        export_tokenizer(options.model, _averaged(options.runs / "vq.pt"), patches)
+        export_tokenizer(folder, _averaged(options.runs / "vq.pt"), patches)
 
 
 def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -108,7 +106,7 @@ STAGES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="arpg train", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where renders and checkpoints live")
-    parser.add_argument("--model", type=Path, default=DEMO, help="the model folder")
+    parser.add_argument("--model", type=Path, help="the model folder; default: the one that ships")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--processes", type=int, default=2, help="processes on a CPU")
     stages = parser.add_subparsers(dest="stage", required=True)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+DEMO = WEIGHTS / "demo"
+JUDGE = "judge.safetensors"
+"""In the ARPG's folder; it judges the others as well."""
 
 WORLD = "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself"
 _GRID = [16, 16]

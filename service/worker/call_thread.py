@@ -34,6 +34,10 @@ class CallThread:
         """Ends the thread after the calls that still wait; does not wait."""
         self._calls.put(None)
 
+    def join(self, seconds: float) -> None:
+        """Waits for the thread's end, but no longer, and blocks."""
+        self._thread.join(seconds)
+
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             future, work = call

@@ -100,11 +100,13 @@ class Worker:
                 await self._drain(LAST_WORDS_SECONDS)
             await self._hand_back()
             await cancelled(stopping, *claiming, publishing, showing, painting)
+            self._palette_thread.close()
             for lane in self._lanes:
                 lane.close()
             await asyncio.gather(*(asyncio.to_thread(lane.join, LEAVING_SECONDS) for lane in self._lanes))
             self._codec_thread.close()
-            self._palette_thread.close()
+            # A thread in the midst of torch would crash the interpreter's exit.
+            await asyncio.to_thread(self._palette_thread.join, LEAVING_SECONDS)
 
     async def _watch(self, task: asyncio.Task[Any], *background: asyncio.Task[None]) -> None:
         """Until this task is done. Raises what an engine or anything in the background failed with."""
@@ -131,15 +133,15 @@ class Worker:
         card = {"worker": self.name, "models": served, "since": time.time()}
         shown: set[str] = set()
         while True:
+            self._palette_made.clear()
             try:
                 await self._cards.put(self.name, card)
-                for model, palette in self._palettes.items():
+                for model, palette in tuple(self._palettes.items()):  # more may come meanwhile
                     if model not in shown or not await self._cards.keep_palette(model):
                         await self._cards.put_palette(model, palette)
                         shown.add(model)
             except (RedisError, OSError) as error:
                 log.warning("showing the card: %s", error)
-            self._palette_made.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._palette_made.wait(), self._cards.ttl_ms / 1000 / 4)
 
@@ -147,8 +149,10 @@ class Worker:
         """They may take minutes, and pictures can be drawn without."""
         for lane in self._lanes:
             try:
-                palette = await self._palette_thread.call(lane.engine.codec.palette)
+                palette = await self._palette_thread.call(lane.engine.codec.palette, self._leaving.is_set)
             except Exception:
+                if self._leaving.is_set():
+                    return
                 log.exception("the palette of %s could not be made", lane.model)
             else:
                 self._palettes[lane.model] = palette.tobytes()
