@@ -14,7 +14,7 @@ from engine.outpainting import LARGEST, SIDES, Padding, extend
 from engine.request import Extension, RequestError
 from engine.variation import kept
 from service.problems import Problem
-from service.requests import ExpandRequest, OutpaintFields
+from service.requests import ExpandRequest, OutpaintFields, VaryFields
 
 Size = tuple[int, int]
 
@@ -74,8 +74,11 @@ def redrawn(unknown: np.ndarray, size: Size, card: ModelCard) -> Canvas:
     return Canvas(unknown=unknown, size=size, windowed=unknown.shape != card.grid)
 
 
-def varied(seed: int, keep: float, grid: tuple[int, int], size: Size, card: ModelCard) -> Canvas:
-    return redrawn(~kept(seed, keep, grid), size, card)
+def varied(fields: VaryFields, grid: tuple[int, int], size: Size, card: ModelCard) -> tuple[Canvas, int]:
+    """A picture of this grid and size, fields with a seed; and the seed that said which tokens are kept."""
+    seed = fields.seed if fields.keep_seed is None else fields.keep_seed
+    assert seed is not None
+    return redrawn(~kept(seed, fields.keep, grid), size, card), seed
 
 
 def outpainted(fields: OutpaintFields, picture: Size, card: ModelCard) -> tuple[Canvas, Padding]:

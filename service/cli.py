@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.request import MAX_SEED, MAX_STEPS
+from service import drawing_commands
 from service.settings import Settings
 
 DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
@@ -25,6 +25,9 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
   arpg serve --model demo --model path/to/folder   with two models
   arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
   arpg inpaint photo.jpg mask.png --class tree -o edited.png
+  arpg outpaint photo.jpg --left 64 --right 64 -o wide.png
+  arpg expand house --width 512 --height 128 --method windowed -o panorama.png
+  arpg vary photo.jpg --keep 0.3 -n 4 -o again.png
   arpg verify mushroom.png                         draws it again as it says, and compares
 """
 
@@ -35,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] in (["train"], ["judge"]):
         return _laboratory(given[0], given[1:])
     parsed = _parser().parse_args(given)
-    if parsed.command in ("generate", "inpaint"):
-        _check(parsed)
+    if parsed.command in drawing_commands.NAMES:
+        parsed.fields = drawing_commands.checked(parsed)
     try:
         settings = Settings(**_chosen(parsed))
     except ValidationError as error:
@@ -76,10 +79,10 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
         from service import verifying
 
         return verifying.verify(parsed, settings)
-    if parsed.command in ("generate", "inpaint"):
+    if parsed.command in drawing_commands.NAMES:
         from service import drawing
 
-        return drawing.generate(parsed, settings) if parsed.command == "generate" else drawing.inpaint(parsed, settings)
+        return drawing.draw(parsed, settings)
     from service import serving
 
     commands = {"serve": serving.serve, "api": serving.api, "worker": serving.worker}
@@ -102,24 +105,6 @@ def _expected() -> tuple[type[Exception], ...]:
     # Only a process that has loaded a model can fail at that.
     checkpoint = sys.modules.get("engine.models.checkpoint")
     return expected if checkpoint is None else (*expected, checkpoint.CheckpointError)
-
-
-def _check(parsed: argparse.Namespace) -> None:
-    """What may be drawn is what the API takes, by the same bounds; else it ends with status 2."""
-    from service.requests import GenerateRequest, InpaintFields
-
-    inpaint = parsed.command == "inpaint"
-    if inpaint and parsed.mask is None and parsed.mask_mode != "alpha":
-        parsed.refuse("a mask is needed, unless --mask-mode is alpha and the picture is transparent")
-    schema = InpaintFields if inpaint else GenerateRequest
-    # The model may be a path here; the class, the model decides.
-    options = {name: getattr(parsed, name, None) for name in schema.model_fields if name not in ("model", "class_")}
-    try:
-        schema.model_validate({name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        for problem in error.errors():
-            name = str(problem["loc"][0]).replace("_", "-")
-            parsed.refuse(f"argument {'-' if len(name) == 1 else '--'}{name}: {problem['msg']}")
 
 
 def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -149,19 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (serve, worker):
         _add_model(command, "; given again, one more")
 
-    generate = commands.add_parser("generate", help="draw pictures straight to files, without a server")
-    generate.add_argument("class_", metavar="class", nargs="?", help="label, name or synonym; none: unconditional")
-    inpaint = commands.add_parser("inpaint", help="redraw a part of a picture, without a server")
-    inpaint.add_argument("image", type=Path, help="PNG, JPEG or WebP of any size")
-    mask_help = "a picture of the same size; white is redrawn. With --mask-mode alpha it may be left out"
-    inpaint.add_argument("mask", type=Path, nargs="?", help=mask_help)
-    inpaint.add_argument("--class", dest="class_", help="label, name or synonym")
-    inpaint.add_argument("--mask-mode", choices=("white", "black", "alpha"), default="white")
-    inpaint.add_argument("--feather", type=int, default=0, help="pixels that blend the border, 0 to 256 (0)")
-    for command in (generate, inpaint):
-        command.set_defaults(refuse=command.error)
-        _add_model(command, "")
-        _add_sampling(command)
+    drawing_commands.add(commands)
+    for name in drawing_commands.NAMES:
+        _add_model(commands.choices[name], "")
 
     verify = commands.add_parser(
         "verify",
@@ -183,21 +158,6 @@ def _add_model(command: argparse.ArgumentParser, several: str) -> None:
     model_help = f"a name that `arpg models` lists, or a model folder{several} (demo)"
     command.add_argument("--model", action="append", dest="models", metavar="MODEL", help=model_help)
     command.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
-
-
-def _add_sampling(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=".png, .jpg or .webp")
-    command.add_argument("-n", type=int, default=1, help="how many pictures, 1 to 16 (1)")
-    command.add_argument("--seed", type=int, help=f"0 to {MAX_SEED}; default: random, and printed")
-    command.add_argument("--steps", type=int, help=f"forward steps, 1 to {MAX_STEPS}; default: the model's")
-    command.add_argument("--schedule", choices=("arccos", "cosine"))
-    command.add_argument("--guidance-scale", type=float, help="1: none")
-    command.add_argument("--guidance-schedule", choices=("constant", "linear"))
-    command.add_argument("--guidance-interval", type=int, help="guided while fewer than so many tokens are drawn")
-    command.add_argument("--content-attention", choices=("blockwise", "causal"))
-    command.add_argument("--temperature", type=float, help="0: argmax")
-    command.add_argument("--top-k", type=int, help="0: off")
-    command.add_argument("--top-p", type=float, help="1: off")
 
 
 if __name__ == "__main__":

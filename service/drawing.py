@@ -1,54 +1,73 @@
-"""`arpg generate` and `arpg inpaint`: the library, straight to a picture file, without a server."""
+"""`arpg generate`, `expand`, `inpaint`, `outpaint` and `vary`: the library, straight to a picture file, without a
+server."""
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.card import SETTINGS
-from engine.inpainting import composite, fit, known_tokens, token_mask
-from engine.noise import image_seed
-from engine.request import MAX_SEED, Request
-from service import images
-from service.images import Format, Limits
+from engine.inpainting import token_mask
+from engine.painting import Painting
+from service.canvas import Canvas, expanded, outpainted, redrawn, varied, whole
+from service.images import Format, Limits, transcode
 from service.problems import Problem
-from service.resolve import check_task, find_class, sampling
+from service.requests import ExpandRequest, GenerateRequest, InpaintFields, OutpaintFields, VaryFields
+from service.resolve import check_task, resolve, seeded
 from service.settings import Settings
+from service.uploads import read_image, read_mask
 from service.worker.engines import load_engine
+from service.worker.layout import layout_of
+from service.worker.pictures import Picture, finished, request_of
+from service.worker.sources import source_of
 
 if TYPE_CHECKING:
+    from engine.card import ModelCard
     from engine.engine import Engine
 
+QUALITY = 90
 
-def generate(arguments: Namespace, settings: Settings) -> int:
-    engine = _engine(settings, "generate")
-    requests = _requests(arguments, engine, "generate", {})
-    _save(arguments.output, _draw(engine, requests), requests)
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The picture that a drawing starts from: pixels uint8 (H, W, 3), mask bool (H, W), and the files of both as
+    PNG."""
+
+    pixels: np.ndarray
+    files: dict[str, bytes]
+    mask: np.ndarray | None = None
+
+
+def draw(arguments: Namespace, settings: Settings) -> int:
+    fields = seeded(arguments.fields)
+    given = _given(arguments, fields, Limits(settings.max_pixels, settings.max_side))
+    engine = _engine(settings, arguments.command)
+    canvas, more = _canvas(fields, given, engine.model)
+    payload = resolve(fields, engine.model, arguments.command, canvas) | more
+    began = time.monotonic()
+    pictures = _draw(engine, payload, given)
+    print(f"drawn in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    _save(arguments.output, pictures, payload["seeds"])
     return 0
 
 
-def inpaint(arguments: Namespace, settings: Settings) -> int:
-    limits = Limits(settings.max_pixels, settings.max_side)
-    image_file = arguments.image.read_bytes()
-    image = images.decode_image(image_file, "image", limits)
-    mask_file = image_file if arguments.mask is None else arguments.mask.read_bytes()
-    mask = images.decode_mask(mask_file, "mask", arguments.mask_mode, limits)
-    images.check_mask(mask, image)
-
-    engine = _engine(settings, "inpaint")
-    card = engine.model
-    tokens = engine.codec.encode(fit(image, (card.height, card.width)))
-    known = known_tokens(tokens, token_mask(mask, card.grid))
-    requests = _requests(arguments, engine, "inpaint", known)
-    drawn = _draw(engine, requests)
-    _save(arguments.output, [composite(image, d, mask, arguments.feather) for d in drawn], requests)
-    return 0
+def _given(arguments: Namespace, fields: GenerateRequest, limits: Limits) -> Given | None:
+    """Raises ImageError, FileNotFoundError."""
+    if not hasattr(arguments, "image"):
+        return None
+    file = arguments.image.read_bytes()
+    pixels, png = read_image(file, limits)
+    if not isinstance(fields, InpaintFields):
+        return Given(pixels, {"image": png})
+    mask_file = None if arguments.mask is None else arguments.mask.read_bytes()
+    mask, mask_png = read_mask(mask_file, file, pixels, fields.mask_mode, limits)
+    return Given(pixels, {"image": png, "mask": mask_png}, mask)
 
 
 def _engine(settings: Settings, task: str) -> Engine:
@@ -59,30 +78,55 @@ def _engine(settings: Settings, task: str) -> Engine:
     return engine
 
 
-def _requests(arguments: Namespace, engine: Engine, task: str, known: dict[int, int]) -> list[Request]:
-    found = find_class(arguments.class_, engine.model.classes)
-    values = sampling({name: getattr(arguments, name, None) for name in SETTINGS}, engine.model)
-    chosen = {name: value for name, value in values.items() if value is not None}
-    seed = secrets.randbelow(MAX_SEED + 1) if arguments.seed is None else arguments.seed
-    label = None if found is None else found.label
+def _canvas(fields: GenerateRequest, given: Given | None, card: ModelCard) -> tuple[Canvas, dict[str, Any]]:
+    """And what it adds to the payload."""
+    if given is None:
+        return expanded(fields, card) if isinstance(fields, ExpandRequest) else whole(card), {}
+    size = (given.pixels.shape[0], given.pixels.shape[1])
+    if isinstance(fields, OutpaintFields):
+        return outpainted(fields, size, card)[0], {}
+    if isinstance(fields, VaryFields):
+        canvas, keep_seed = varied(fields, card.grid, size, card)
+        return canvas, {"keep_seed": keep_seed}
+    assert given.mask is not None
+    return redrawn(token_mask(given.mask, card.grid), size, card), {}
+
+
+def _draw(engine: Engine, payload: dict[str, Any], given: Given | None) -> list[Picture]:
+    card, codec = engine.model, engine.codec
+    source = None if given is None else source_of(payload, given.files, card, codec)
+    layout = layout_of(payload, source, card)
+    requests = [request_of(payload, index, {}) for index in range(payload["n"])]
+    paintings = [layout.painting(request) for request in requests]
+    _paint(engine, paintings)
+    name, corners = payload["class_name"], layout.corners
     return [
-        Request(class_label=label, seed=image_seed(seed, index), known=known, task=task, **chosen)
-        for index in range(arguments.n)
+        finished(painting.tokens, source, codec, card, request, name, windows=corners)
+        for painting, request in zip(paintings, requests, strict=True)
     ]
 
 
-def _draw(engine: Engine, requests: list[Request]) -> list[np.ndarray]:
-    """Pictures uint8 (H, W, 3)."""
-    began = time.monotonic()
-    pictures = engine.codec.decode_many(engine.generate(requests))
-    print(f"drawn in {time.monotonic() - began:.1f} s", file=sys.stderr)
-    return pictures
+def _paint(engine: Engine, paintings: Sequence[Painting]) -> None:
+    """To the end, side by side."""
+    under_way: dict[int, Painting] = {}
+
+    def go_on(painting: Painting) -> None:
+        if (request := painting.next_request()) is not None:
+            under_way[engine.add(request)] = painting
+
+    for painting in paintings:
+        go_on(painting)
+    while under_way:
+        for update in engine.step():
+            under_way[update.id].take(update)
+            if update.finished:
+                go_on(under_way.pop(update.id))
 
 
-def _save(output: Path, pictures: list[np.ndarray], requests: list[Request]) -> None:
+def _save(output: Path, pictures: list[Picture], seeds: list[int]) -> None:
     suffix = output.suffix.lower().lstrip(".")
     format: Format = {"jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}.get(suffix, "png")  # type: ignore[assignment]
-    for index, (picture, request) in enumerate(zip(pictures, requests, strict=True)):
+    for index, (picture, seed) in enumerate(zip(pictures, seeds, strict=True)):
         path = output if len(pictures) == 1 else output.with_stem(f"{output.stem}-{index}")
-        path.write_bytes(images.encode(picture, format))
-        print(f"{path}  seed {request.seed}")
+        path.write_bytes(picture.png if format == "png" else transcode(picture.png, format, QUALITY))
+        print(f"{path}  seed {seed}")

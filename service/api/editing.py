@@ -16,7 +16,7 @@ from service.api.services import Services, ServicesDep
 from service.api.sources import Given, picture_of
 from service.api.submission import Draft, IdempotencyKey
 from service.api.tasks import ANSWERS, tasks_router
-from service.api.uploads import Body, in_thread, read_body, read_mask
+from service.api.uploads import Body, in_thread, read_body
 from service.canvas import Canvas, outpainted, redrawn, varied
 from service.requests import (
     InpaintFields,
@@ -30,6 +30,7 @@ from service.requests import (
     VaryRequest,
 )
 from service.resolve import cost, resolve, seeded
+from service.uploads import read_mask
 
 router = tasks_router()
 
@@ -130,9 +131,7 @@ async def vary(
     async def draft() -> Draft:
         given = await picture_of(services, body, "vary")
         fields = seeded(body.fields)
-        keep_seed = fields.seed if fields.keep_seed is None else fields.keep_seed
-        assert keep_seed is not None
-        canvas = varied(keep_seed, fields.keep, given.grid, given.size, given.served.card)
+        canvas, keep_seed = varied(fields, given.grid, given.size, given.served.card)
         return _draft(services, "vary", fields, given, canvas, more={"keep_seed": keep_seed})
 
     return await _accept(services, request, "vary", body, idempotency_key, prefer, draft)

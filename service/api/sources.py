@@ -12,10 +12,11 @@ from service import images
 from service.api.catalogue import Served
 from service.api.lookup import find_job, find_picture
 from service.api.services import Services
-from service.api.uploads import Body, in_thread, read_image
+from service.api.uploads import Body, in_thread
 from service.problems import Problem
 from service.queue import Job
 from service.requests import Source
+from service.uploads import read_image
 
 
 @dataclass(frozen=True, slots=True)

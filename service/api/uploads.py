@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
-import numpy as np
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from service import images, recipe
 from service.api.services import Services
-from service.images import ImageError, MaskMode
+from service.images import ImageError
 from service.problems import Problem, from_validation
 from service.requests import GenerateRequest, Pictured, Source
 
@@ -82,29 +80,6 @@ async def in_thread(services: Services, work: Callable[..., Result], *arguments:
         raise Problem.field(error.field, error.message, error.code, status=error.status) from None
 
 
-def read_image(image: bytes | str, limits: images.Limits) -> tuple[np.ndarray, bytes]:
-    """uint8 (H, W, 3), and the same as PNG, with what it tells of itself. Raises ImageError."""
-    data = _bytes(image, "image")
-    pixels = images.decode_image(data, "image", limits)
-    told = recipe.text_of(data)
-    return pixels, images.encode(pixels, "png", level=1, text=None if told is None else {recipe.KEYWORD: told})
-
-
-def read_mask(
-    mask: bytes | str | None, image: bytes | str | None, pixels: np.ndarray, mode: MaskMode, limits: images.Limits
-) -> tuple[np.ndarray, bytes]:
-    """bool (H, W), True where the picture, pixels uint8 (H, W, 3), is repainted, and the same as PNG. image: the
-    upload, whose transparency may stand for a mask. Raises ImageError."""
-    if mask is not None:
-        found = images.decode_mask(_bytes(mask, "mask"), "mask", mode, limits)
-    elif mode == "alpha" and image is not None:
-        found = images.decode_mask(_bytes(image, "image"), "image", mode, limits)
-    else:
-        raise ImageError("mask", "missing", "is needed, unless mask_mode is alpha and the picture is transparent")
-    images.check_mask(found, pixels)
-    return found, images.encode(found, "png")
-
-
 async def _form(request: Request, schema: type[Fields], names: tuple[str, ...]) -> Body[Fields]:
     async with request.form(max_files=len(names), max_fields=MAX_FIELDS, max_part_size=MAX_TEXT) as form:
         texts: dict[str, Any] = {}
@@ -137,7 +112,3 @@ def _value(name: str, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):  # the latter from brackets in brackets, thousands deep
         return text
-
-
-def _bytes(picture: bytes | str, field: str) -> bytes:
-    return images.from_base64(picture, field) if isinstance(picture, str) else picture

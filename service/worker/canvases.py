@@ -15,14 +15,14 @@ import numpy as np
 
 from engine.drawing import UNKNOWN
 from engine.painting import Painted, Painting
-from engine.request import Request, Window
-from engine.windows import windows_over
+from engine.request import Request
 from service.queue import Blobs, Claim, cancelled
 from service.uploads import uploads_of
 from service.worker import pictures
 from service.worker.engine_thread import EngineThread, Ticket
+from service.worker.layout import Layout, layout_of
 from service.worker.outages import insist
-from service.worker.pictures import BadUpload, Source
+from service.worker.pictures import Source
 from service.worker.publisher import Attempt, Publisher
 from service.worker.sources import source_of
 
@@ -51,7 +51,7 @@ class Canvas:
 class Canvases:
     """Codec calls go through `in_thread`, beside the engine's steps. Everything else is for the event loop.
 
-    grid, steps and source are known when the pictures start. unadmitted: pictures that the engine does not count now.
+    layout, steps and source are known when the pictures start. unadmitted: pictures that the engine does not count now.
     """
 
     def __init__(
@@ -66,17 +66,14 @@ class Canvases:
         publisher: Publisher,
         in_thread: InThread,
     ) -> None:
-        payload = self._payload = claim.payload
-        rows, cols = payload.get("grid") or card.grid
-        self.grid: tuple[int, int] = (rows, cols)
         self.steps = 0  # that each picture takes
         self.source: Source | None = None
-        self.unadmitted = self._count = int(payload["n"])
+        self.unadmitted = self._count = int(claim.payload["n"])
         self.tokens_drawn = 0
         self.first_tokens_at: float | None = None
         self.last_tokens_at: float | None = None
-        self._window = card.grid if payload.get("windowed") else self.grid
-        self._windows: tuple[Window, ...] = ()
+        self._payload = claim.payload
+        self.layout: Layout | None = None
         self._key: Attempt = (claim.id, claim.attempt)
         self._card = card
         self._codec = codec
@@ -97,19 +94,16 @@ class Canvases:
         if names := uploads_of(payload):
             uploads = {what: await self._blob(name) for what, name in names.items()}
             self.source = await self._in_thread(source_of, payload, uploads, card, self._codec)
-        tokens = np.full(self.grid, UNKNOWN, dtype=np.int32) if self.source is None else self.source.canvas
-        if tokens.shape != self.grid:
-            raise BadUpload("upload_damaged", f"the upload's tokens are not of the job's grid {self.grid}")
-        self._windows = windows_over(tokens != UNKNOWN, self._window)
-        templates = self._templates(tokens)
-        self._canvases = [Canvas(Painting(each, tokens, self._windows, self._window)) for each in templates]
+        layout = self.layout = layout_of(payload, self.source, card)
+        templates = self._templates(layout)
+        self._canvases = [Canvas(layout.painting(template)) for template in templates]
         self.steps = card.steps or self._canvases[0].painting.steps
         started = {
             "attempt": self._key[1],
             "images": len(self),
-            "grid": list(self.grid),
+            "grid": list(layout.grid),
             "steps": self.steps,
-            "known": int((tokens != UNKNOWN).sum()),
+            "known": len(layout.known),
         }
         self._publisher.started(self._key, started)
         for index, template in enumerate(templates):
@@ -155,16 +149,15 @@ class Canvases:
             canvas.drawn.cancel()
         await cancelled(*self._parts)
 
-    def _templates(self, tokens: np.ndarray) -> list[Request]:
+    def _templates(self, layout: Layout) -> list[Request]:
         """What to draw, a request a picture."""
         payload = self._payload
         requests = [pictures.request_of(payload, index, {}) for index in range(len(self))]
         if not (forks := payload.get("forks")):
             return requests
-        known = {int(cell): int(tokens.flat[cell]) for cell in np.flatnonzero(tokens != UNKNOWN)}
         drawn = {cell: token for cell, token in enumerate(chain.from_iterable(payload["drawn"])) if token != UNKNOWN}
         step, ancestor = forks[-1][0], forks[0][1]  # whose order all that come after it go by
-        parents = [replace(request, known=known, seed=ancestor) for request in requests]
+        parents = [replace(request, known=layout.known, seed=ancestor) for request in requests]
         return [
             self._fork(parent, drawn, step, request.seed) for parent, request in zip(parents, requests, strict=True)
         ]
@@ -198,12 +191,9 @@ class Canvases:
         canvas, payload = self._canvases[index], self._payload
         await canvas.drawn
         tokens = canvas.painting.tokens
-        windowed = self._window != self.grid
-        finish = partial(
-            pictures.finished,
-            windows=[(window.row, window.col) for window in self._windows] if windowed else (),
-            forks=[(step, seed) for step, seed in payload.get("forks", ())],
-        )
+        assert self.layout is not None
+        forks = [(step, seed) for step, seed in payload.get("forks", ())]
+        finish = partial(pictures.finished, windows=self.layout.corners, forks=forks)
         request, name = pictures.request_of(payload, index, {}), payload["class_name"]
         made = await self._in_thread(finish, tokens, self.source, self._codec, self._card, request, name)
         job_id, attempt = self._key

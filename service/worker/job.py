@@ -105,7 +105,9 @@ class JobRun:
             "draw_seconds": last_tokens - self._claimed_at,
             "decode_seconds": now - last_tokens,
         }
-        rows, cols = canvases.grid
+        layout = canvases.layout
+        assert layout is not None
+        rows, cols = layout.grid
         usage = {
             "steps": canvases.steps,
             "tokens_drawn": canvases.tokens_drawn,
@@ -113,13 +115,13 @@ class JobRun:
         }
         result: dict[str, Any] = {
             "images": images,
-            "grid": list(canvases.grid),
+            "grid": list(layout.grid),
             "tokenizer": self._card.tokenizer,
             "timings": timings,
             "usage": usage,
         }
         if canvases.source is not None:
-            result["token_mask"] = (canvases.source.canvas == UNKNOWN).astype(int).tolist()
+            result["token_mask"] = (layout.tokens == UNKNOWN).astype(int).tolist()
         shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
         data = {"images": shown, "timings": timings, "usage": usage}
         keep = [*(image["blob"] for image in images), *needed_to_fork(self.claim.payload).values()]
