@@ -215,3 +215,20 @@ async def test_jobs_in_windows_and_others_share_the_cache_without_harm(service: 
         images = (await service.result(job_id))["images"]
         expected = painted(folder, payload, empty) if job_id in wide else alone(folder, payload)
         assert [image["tokens"] for image in images] == [tokens.tolist() for tokens in expected]
+
+
+@pytest.mark.anyio
+async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
+    service: Service, folder: Path, slowly: None
+) -> None:
+    fields = {"task": "expand", "grid": [8, 20], "windowed": True, "steps": 16}
+    await service.submit("a", **fields)
+    async with asyncio.timeout(30):
+        while service.sample("tokens_total", model="random") < 70:  # noqa: ASYNC110 — in the second window
+            await asyncio.sleep(0.01)
+    assert await service.queue.release("a", 1) == "ok"
+    [made] = (await service.result("a"))["images"]
+    [expected] = painted(folder, job(**fields), np.full((8, 20), UNKNOWN, dtype=np.int32))
+    assert made["tokens"] == expected.tolist()
+    attempts = {event.id.partition("-")[0] for event in await service.events("a") if event.name == "tokens"}
+    assert attempts == {"1", "2"}
