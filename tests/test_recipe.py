@@ -86,6 +86,11 @@ def test_a_recipe_comes_back_as_it_was_written(
     assert back.is_of(pixels)
 
 
+@pytest.mark.parametrize("token", [0, 2**16 - 1, 2**16, 2**31 - 1])
+def test_a_token_of_any_codebook_comes_back(token: int) -> None:
+    assert read(written(tokens=np.full((4, 4), token))).tokens.tolist() == [[token] * 4] * 4
+
+
 def test_every_field_of_a_request_is_told_or_follows_from_what_is() -> None:
     of_the_canvas = {"known", "drawn", "grid", "window"}
     assert {field.name for field in dataclasses.fields(Request)} - of_the_canvas == set(recipe._OF_REQUEST)

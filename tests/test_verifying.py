@@ -137,11 +137,15 @@ def test_an_inpainted_picture_is_compared_by_its_tokens(engine: Engine, verify: 
     upload = read_upload(encode(image, "png"), encode(mask, "png"), engine.model, engine.codec, 2)
     request = dataclasses.replace(REQUEST, known=upload.known, task="inpaint")
     [tokens] = engine.generate([request])
-    status, said, _ = verify(finished(tokens, upload, engine.codec, engine.model, request, "class 2").png)
+    file = finished(tokens, upload, engine.codec, engine.model, request, "class 2").png
+    status, said, _ = verify(file)
     assert status == 0
     count = int(upload.redrawn.sum())
     assert f"{64 - count} of them given" in said
     assert f"tokens: all {count} that were drawn are the same" in said
+    edited = pixels_of(file)
+    edited[0, 0, 0] ^= 1
+    assert verify(retold(file, edited))[0] == 1
     tokens[tuple(np.argwhere(upload.redrawn)[0])] ^= 1
     assert verify(finished(tokens, upload, engine.codec, engine.model, request, "class 2").png)[0] == 1
 
