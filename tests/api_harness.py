@@ -122,7 +122,7 @@ class Api:
         publication = Publication(job_id=claim.id, attempt=claim.attempt, sequence=sequence, event=event, data=data)
         return self.queue(lambda q, _, __: q.publish([publication]))[claim.id]
 
-    def draw(self, claim: Claim, *, steps: int = 2) -> None:
+    def draw(self, claim: Claim, *, steps: int = 2, tokenizer: str = CARD.tokenizer) -> None:
         """A whole job, as the real worker tells it: started, tokens, completed."""
         n, seeds = claim.payload["n"], claim.payload["seeds"]
         self.publish(
@@ -136,17 +136,17 @@ class Api:
                 data = {"image_index": index, "step": step, "steps": steps, "positions": positions}
                 self.publish(claim, sequence, "tokens", data | {"tokens": [p % 8 for p in positions]} | done)
                 sequence += 1
-        self.finish(claim, sequence, seeds)
+        self.finish(claim, sequence, seeds, tokenizer)
 
-    def finish(self, claim: Claim, sequence: int, seeds: list[int]) -> None:
+    def finish(self, claim: Claim, sequence: int, seeds: list[int], tokenizer: str = CARD.tokenizer) -> None:
         (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
         tokens = (np.arange(rows * cols) % 8).reshape(rows, cols).tolist()
         made = {"width": width, "height": height, "tokens": tokens}
         images = [{"index": i, "seed": seed, "blob": f"{claim.id}/result/{i}"} | made for i, seed in enumerate(seeds)]
         timings = {"queue_seconds": 0.1, "draw_seconds": 0.2}
         usage = {"steps": 2, "tokens_drawn": rows * cols, "tokens_known": 0}
-        result = {"images": images, "grid": [rows, cols], "timings": timings, "usage": usage}
-        result["tokenizer"] = CARD.tokenizer
+        about = {"grid": [rows, cols], "tokenizer": tokenizer, "timings": timings, "usage": usage}
+        result = {"images": images} | about
 
         async def done(queue: Queue, _: Cards, blobs: Blobs) -> str:
             for image in images:

@@ -118,7 +118,7 @@ def test_a_tokenizer_that_is_not_known_is_not_the_same(api: Api) -> None:
     try:
         api.generate(model="nameless")
         claim = api.claim("nameless")
-        api.draw(claim)
+        api.draw(claim, tokenizer="")
         response = post(api, "vary", claim.id)
         assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "other_tokenizer")
     finally:

@@ -61,6 +61,7 @@ def test_variations_keep_the_same_tokens(model: Path, picture: Path, tmp_path: P
     told = [recipe.read(recipe.text_of((tmp_path / f"v-{index}.png").read_bytes())) for index in (0, 1)]
     assert np.array_equal(told[0].known, told[1].known)
     assert told[0].known.sum() == 32
+    assert told[0].composited, "at another size, its pixels are resized"
     assert np.array_equal(told[0].tokens[told[0].known], told[1].tokens[told[1].known])
     assert not np.array_equal(told[0].tokens, told[1].tokens)
     # The second one alone, by its own seed.
@@ -77,6 +78,8 @@ def test_what_was_drawn_is_edited_by_its_own_tokens(model: Path, tmp_path: Path)
     run(model, out, "vary", str(first), "--keep", "0.5")
     theirs, ours = (recipe.read(recipe.text_of(path.read_bytes())) for path in (first, out))
     assert np.array_equal(ours.tokens[ours.known], theirs.tokens[ours.known])
+    assert not ours.composited, "of the model's own size, its pixels are its tokens'"
+    assert verified(model, out)
 
 
 @pytest.mark.parametrize(
