@@ -1,0 +1,67 @@
+"""Seamless compositing: smooth where it begins, exact where it has no say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from engine.blending import membrane, seamless
+
+shapes = st.tuples(st.integers(1, 20), st.integers(1, 20))
+
+
+@given(st.data(), shapes)
+def test_what_is_not_masked_is_as_it_was_drawn(data: st.DataObject, shape: tuple[int, int]) -> None:
+    mask = data.draw(arrays(bool, shape))
+    original, drawn = (data.draw(arrays(np.uint8, (*shape, 3))) for _ in range(2))
+    before = drawn.copy()
+    result = seamless(original, drawn, mask)
+    assert np.array_equal(result[~mask], drawn[~mask])
+    assert np.array_equal(drawn, before)
+
+
+@given(st.data(), shapes)
+def test_a_picture_of_another_brightness_becomes_the_original(data: st.DataObject, shape: tuple[int, int]) -> None:
+    """A constant difference is taken away as a whole, wherever the border is."""
+    mask = data.draw(arrays(bool, shape))
+    original = data.draw(arrays(np.uint8, (*shape, 3), elements=st.integers(30, 200)))
+    drawn = original + np.uint8(data.draw(st.integers(0, 50)))
+    result = seamless(original, drawn, mask)
+    expected = drawn if mask.all() else np.where(mask[..., None], original, drawn)
+    assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("size", [16, 61, 128])
+def test_a_membrane_is_harmonic(size: int) -> None:
+    """Against the exact solution: a plane stays a plane."""
+    rows, cols = np.mgrid[:size, :size].astype(np.float32)
+    plane = (0.5 * rows - 0.25 * cols)[..., None]
+    free = np.zeros((size, size), dtype=bool)
+    free[1:-1, 1:-1] = True
+    found = membrane(np.where(free[..., None], 0, plane), free)
+    assert np.abs(found - plane).max() < 0.02 * np.ptp(plane)
+
+
+def test_the_step_at_the_border_goes() -> None:
+    """The left half is another exposure of the same ramp; its border was 40 levels and more, and all is smooth."""
+    ramp = np.broadcast_to(np.linspace(60, 160, 64)[None, :, None], (48, 64, 3))
+    original = np.rint(ramp + np.linspace(0, 20, 48)[:, None, None]).astype(np.uint8)
+    drawn = np.rint(0.7 * ramp + 10).astype(np.uint8)
+    mask = np.zeros((48, 64), dtype=bool)
+    mask[:, :32] = True
+
+    def step(picture: np.ndarray) -> float:
+        return float(np.abs(picture[:, 32].astype(int) - picture[:, 31].astype(int)).mean())
+
+    hard = np.where(mask[..., None], drawn, original)
+    soft = np.where(mask[..., None], seamless(original, drawn, mask), original)
+    assert step(hard) > 20
+    assert step(soft) < step(original) + 1
+
+
+def test_a_whole_picture_has_no_border_to_meet() -> None:
+    drawn = np.full((8, 8, 3), 7, np.uint8)
+    assert np.array_equal(seamless(np.zeros_like(drawn), drawn, np.ones((8, 8), bool)), drawn)
