@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from engine.blending import seamless
+
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched where its shape
@@ -28,13 +30,18 @@ def known_tokens(tokens: np.ndarray, redrawn: np.ndarray) -> dict[int, int]:
     return {int(position): int(flat[position]) for position in np.flatnonzero(~redrawn.ravel())}
 
 
-def composite(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0) -> np.ndarray:
+def composite(
+    original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0, *, smooth: bool = False
+) -> np.ndarray:
     """drawn uint8 (h, w, 3), resized, where mask bool (H, W) holds; original uint8 (H, W, 3) elsewhere, to the bit.
 
     feather: pixels over which the border is blended, inside the mask: the n-th from the border, counted along
-    rows and columns, is n / (feather + 1) drawn.
+    rows and columns, is n / (feather + 1) drawn. smooth: what is drawn is shifted to meet the original there.
     """
-    result = np.where(mask[..., None], fit(drawn, original.shape[:2]), original)
+    fitted = fit(drawn, original.shape[:2])
+    if smooth:
+        fitted = seamless(original, fitted, mask)
+    result = np.where(mask[..., None], fitted, original)
     if feather:
         depth = _depth(mask)
         border = mask & (depth <= feather)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from engine.drawing import UNKNOWN
 from engine.request import Request, Window
 
 if TYPE_CHECKING:
-    from engine.engine import Update
+    from engine.engine import Engine, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,24 @@ class Painting:
     def _inside(self, window: Window) -> np.ndarray:
         rows, cols = self._size
         return self.tokens[window.row : window.row + rows, window.col : window.col + cols]
+
+
+def paint(engine: Engine, paintings: Iterable[Painting]) -> None:
+    """To the end, side by side. Updates of other requests are not seen."""
+    under_way: dict[int, Painting] = {}
+
+    def go_on(painting: Painting) -> None:
+        if (request := painting.next_request()) is not None:
+            under_way[engine.add(request)] = painting
+
+    for painting in paintings:
+        go_on(painting)
+    while under_way:
+        for update in engine.step():
+            if update.id in under_way:
+                under_way[update.id].take(update)
+                if update.finished:
+                    go_on(under_way.pop(update.id))
 
 
 def _unknown_each(tokens: np.ndarray, windows: Sequence[Window], size: tuple[int, int]) -> list[int]:

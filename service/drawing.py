@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.inpainting import token_mask
-from engine.painting import Painting
+from engine.painting import paint
 from service.canvas import Canvas, expanded, outpainted, redrawn, varied, whole
 from service.images import Format, Limits, transcode
 from service.problems import Problem
@@ -98,29 +97,12 @@ def _draw(engine: Engine, payload: dict[str, Any], given: Given | None) -> list[
     layout = layout_of(payload, source, card)
     requests = [request_of(payload, index, {}) for index in range(payload["n"])]
     paintings = [layout.painting(request) for request in requests]
-    _paint(engine, paintings)
+    paint(engine, paintings)
     name, corners = payload["class_name"], layout.corners
     return [
         finished(painting.tokens, source, codec, card, request, name, windows=corners)
         for painting, request in zip(paintings, requests, strict=True)
     ]
-
-
-def _paint(engine: Engine, paintings: Sequence[Painting]) -> None:
-    """To the end, side by side."""
-    under_way: dict[int, Painting] = {}
-
-    def go_on(painting: Painting) -> None:
-        if (request := painting.next_request()) is not None:
-            under_way[engine.add(request)] = painting
-
-    for painting in paintings:
-        go_on(painting)
-    while under_way:
-        for update in engine.step():
-            under_way[update.id].take(update)
-            if update.finished:
-                go_on(under_way.pop(update.id))
 
 
 def _save(output: Path, pictures: list[Picture], seeds: list[int]) -> None:

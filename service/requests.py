@@ -80,6 +80,7 @@ class InpaintFields(GenerateRequest):
         "white", description="Which part of the mask is repainted: white, black, or transparent (alpha)"
     )
     feather: int = Field(0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard")
+    seamless: bool = Field(False, description="Shift the colours inside the mask so that they meet those around it")
 
 
 class OutpaintFields(GenerateRequest):

@@ -41,6 +41,7 @@ class ResolvedRequest(BaseModel):
     quality: int
     mask_mode: MaskMode | None = Field(None, exclude_if=_absent)
     feather: int | None = Field(None, exclude_if=_absent)
+    seamless: bool | None = Field(None, exclude_if=_absent)
     left: int | None = Field(None, exclude_if=_absent)
     right: int | None = Field(None, exclude_if=_absent)
     up: int | None = Field(None, exclude_if=_absent)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from engine.blending import membrane, seamless
+from engine.inpainting import composite
 
 shapes = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
@@ -60,6 +61,16 @@ def test_the_step_at_the_border_goes() -> None:
     soft = np.where(mask[..., None], seamless(original, drawn, mask), original)
     assert step(hard) > 20
     assert step(soft) < step(original) + 1
+
+
+@given(st.data(), shapes, st.integers(0, 3))
+def test_outside_the_mask_a_seamless_composite_is_the_original(
+    data: st.DataObject, shape: tuple[int, int], feather: int
+) -> None:
+    mask = data.draw(arrays(bool, shape))
+    original, drawn = (data.draw(arrays(np.uint8, (*shape, 3))) for _ in range(2))
+    result = composite(original, drawn, mask, feather, smooth=True)
+    assert np.array_equal(result[~mask], original[~mask])
 
 
 def test_a_whole_picture_has_no_border_to_meet() -> None:

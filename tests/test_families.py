@@ -198,7 +198,7 @@ def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, 
     engine = model(tmp_path, family)
     card = engine.model
     assert card.steps == steps
-    assert card.tasks == ("generate",)
+    assert card.tasks == ("generate", "fork")
     assert card.settings == ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
     assert ModelCard.from_json(card.to_json()) == card
     with pytest.raises(RequestError) as known:
@@ -216,7 +216,8 @@ def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, 
 
 def test_any_order_honours_all_settings(tmp_path: Path) -> None:
     card = model(tmp_path, "arpg").model
-    assert (card.settings, card.steps, card.tasks) == (SETTINGS, None, ("generate", "inpaint"))
+    tasks = ("generate", "inpaint", "vary", "outpaint", "expand", "fork")
+    assert (card.settings, card.steps, card.tasks) == (SETTINGS, None, tasks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -80,6 +80,9 @@ def test_an_inpainted_picture_says_which_tokens_were_given_and_that_pixels_are_a
     hard = dataclasses.replace(upload, feather=0).compose(CODEC.decode(TOKENS))
     assert np.array_equal(hard[~mask], image[~mask])
     assert not told.is_of(hard)
+    smooth = dataclasses.replace(upload, seamless=True).compose(CODEC.decode(TOKENS))
+    assert np.array_equal(smooth[~mask], image[~mask])
+    assert not told.is_of(smooth)
 
 
 def test_an_outpainting_knows_the_picture_and_keeps_it() -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from engine.drawing import UNKNOWN
 from engine.engine import Engine
 from engine.judging.samples import AT_ONCE, DECODE, drawing_model
-from engine.painting import Painting
+from engine.painting import Painting, paint
 from engine.request import Request
 from engine.windows import windows_over
 
@@ -46,23 +46,11 @@ class Artist:
             paintings = [Painting(*each, windows, size) for each in zip(templates, canvases, strict=True)]
             starts = tqdm(range(0, len(paintings), AT_ONCE), desc="paint", unit=f"×{AT_ONCE}", leave=False)
             for at in starts:
-                self._finish(paintings[at : at + AT_ONCE])
+                paint(self.engine, paintings[at : at + AT_ONCE])
             return np.stack([painting.tokens for painting in paintings])
 
         places = [_plain(window) for window in windows]
         return self.once([places, canvases.tolist(), [_plain(request) for request in templates]], draw)
-
-    def _finish(self, paintings: Sequence[Painting]) -> None:
-        waiting, at_work = list(paintings), dict[int, Painting]()
-        while waiting or at_work:
-            for painting in waiting:
-                if request := painting.next_request():
-                    at_work[self.engine.add(request)] = painting
-            waiting = []
-            for update in self.engine.step():
-                at_work[update.id].take(update)
-                if update.finished:
-                    waiting.append(at_work.pop(update.id))
 
     def once(self, what: Any, draw: Callable[[], np.ndarray]) -> np.ndarray:
         """The token maps that `draw` drew the first time that this model was asked for `what`, which is plain data."""

@@ -231,7 +231,8 @@ def _silhouettes_of_class(thing: Thing, scenes: list[Scene], size: int) -> np.nd
     frame = _frame(thing, scenes, size * SUPERSAMPLING)
     origin, proportions = frame.origin.T[:, frame.owner], frame.proportions.T[:, frame.owner]
     hit = _march(thing, origin, frame.direction, proportions) < _to_floor(origin, frame.direction)
-    return hit.reshape(len(scenes), size, SUPERSAMPLING, size, SUPERSAMPLING).numpy().any((2, 4))
+    samples = hit.reshape(len(scenes), size, SUPERSAMPLING, size, SUPERSAMPLING).numpy()
+    return np.asarray(samples.any((2, 4)))
 
 
 def _render_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:

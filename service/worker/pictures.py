@@ -64,6 +64,7 @@ class Upload:
     redrawn: np.ndarray  # bool (rows, cols): the mask snapped to tokens
     tokens: np.ndarray  # int32 (rows, cols): the picture, fitted and encoded
     feather: int = 0
+    seamless: bool = False
 
     @property
     def known(self) -> dict[int, int]:
@@ -75,7 +76,7 @@ class Upload:
         return np.where(self.redrawn, np.int32(UNKNOWN), self.tokens)
 
     def compose(self, drawn: np.ndarray) -> np.ndarray:
-        return composite(self.image, drawn, self.mask, self.feather)
+        return composite(self.image, drawn, self.mask, self.feather, smooth=self.seamless)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def read_upload(
     codec: Codec,
     feather: int = 0,
     tokens: np.ndarray | None = None,
+    *,
+    seamless: bool = False,
 ) -> Upload:
     """tokens int32 (rows, cols): the picture's, where they are known already, on whatever grid. Raises BadUpload."""
     image, mask = read_picture(image_png), _opened(mask_png, "1")
@@ -111,7 +114,7 @@ def read_upload(
         raise BadUpload("upload_damaged", "the mask selects nothing")
     if tokens is None:
         tokens = tokens_of(image, image_png, card.grid, card, codec)
-    return Upload(image, mask, redrawn, tokens, feather)
+    return Upload(image, mask, redrawn, tokens, feather, seamless)
 
 
 def read_outpainting(

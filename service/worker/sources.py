@@ -39,7 +39,8 @@ def source_of(payload: Mapping[str, Any], uploads: Mapping[str, bytes | None], c
     given = payload.get("tokens")
     tokens = None if given is None else np.array(given, dtype=np.int32)
     if task == "inpaint":
-        return read_upload(image, uploads.get("mask"), card, codec, payload["feather"], tokens)
+        smooth = bool(payload.get("seamless"))
+        return read_upload(image, uploads.get("mask"), card, codec, payload["feather"], tokens, seamless=smooth)
     if task == "outpaint":
         asked = Padding(**{side: payload[side] for side in SIDES})
         return read_outpainting(image, asked, card, codec, tokens)
