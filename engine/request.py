@@ -19,11 +19,11 @@ MAX_SEED = 2**32 - 1
 MAX_TOP_K = 2**20
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str | None, ...]] = {
     "schedule": get_args(Schedule),
     "guidance_schedule": get_args(GuidanceSchedule),
     "content_attention": get_args(ContentAttention),
-    "prefill": get_args(Prefill),
+    "prefill": (None, *get_args(Prefill)),
     "extension": get_args(Extension),
 }
 
@@ -78,9 +78,10 @@ class Request:
     """The unknown grid positions (row-major) in drawing order; None: from the seed."""
     known: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Grid position → token; never resampled."""
-    prefill: Prefill = "causal"
+    prefill: Prefill | None = None
     """How known tokens enter the cache, in a random order all the same: one by one, as in training; in chunks of 16
-    that see each other both ways; or all at once, the condition among them. The paper does not say."""
+    that see each other both ways; or all at once, the condition among them. The paper does not say. None: as the
+    model does best (engine.plans.arpg)."""
     guide_known: bool = True
     """Whether known tokens count as drawn in the linear guidance schedule."""
     drawn: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -88,7 +89,7 @@ class Request:
     the cache in the chunks of those steps."""
     grid: tuple[int, int] | None = None
     """Rows and columns; None: the model's. Another one is drawn beyond what the model was trained on."""
-    extension: Extension = "ntk"
+    extension: Extension = "interpolate"
     """How positions beyond the trained grid are told: as they are; squeezed into it; or each frequency in the way that
     it can bear (engine.models.layers.rotary_table)."""
     window: Window | None = None

@@ -14,9 +14,12 @@ from engine.outpainting import LARGEST, SIDES, Padding, extend
 from engine.request import Extension, RequestError
 from engine.variation import kept
 from service.problems import Problem
-from service.requests import ExpandRequest, OutpaintFields, VaryFields
+from service.requests import ExpandRequest, Method, OutpaintFields, VaryFields
 
 Size = tuple[int, int]
+
+FAR = 2
+"""A shape so many times as tall or as wide as the model's is drawn in windows, unless it is asked for otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +58,19 @@ def expanded(fields: ExpandRequest, card: ModelCard) -> Canvas:
             f"{rows}×{cols} tokens are too many: {card.name} takes {most}, with this {short} a {long} of {fits} pixels",
             "too_large",
         )
-    windowed = fields.method == "windowed"
+    method = fields.method or _method((rows, cols), card)
     return Canvas(
         unknown=np.ones((rows, cols), dtype=bool),
         size=(fields.height, fields.width),
-        windowed=windowed,
-        extension=None if fields.method == "windowed" else fields.method,
+        windowed=method == "windowed",
+        extension=None if method == "windowed" else method,
     )
+
+
+def _method(grid: Size, card: ModelCard) -> Method:
+    """Squeezed positions draw one large thing, well; in a shape far from the model's they stretch it."""
+    taller, wider = grid[0] / card.grid[0], grid[1] / card.grid[1]
+    return "windowed" if max(taller, wider) >= FAR * min(taller, wider) else "interpolate"
 
 
 def redrawn(unknown: np.ndarray, size: Size, card: ModelCard) -> Canvas:

@@ -12,7 +12,6 @@ from engine.outpainting import SIDES
 from engine.request import MAX_SEED, MAX_STEPS
 from service.requests import (
     DEFAULT_KEEP,
-    DEFAULT_METHOD,
     ExpandRequest,
     GenerateRequest,
     InpaintFields,
@@ -46,7 +45,7 @@ def add(commands: Any) -> None:
 
     for side in ("width", "height"):
         expand.add_argument(f"--{side}", type=int, required=True, help="pixels: whole tokens")
-    expand.add_argument("--method", choices=get_args(Method), help=f"({DEFAULT_METHOD})")
+    expand.add_argument("--method", choices=get_args(Method), help="default: by the shape")
 
     mask_help = "a picture of the same size; white is redrawn. With --mask-mode alpha it may be left out"
     inpaint.add_argument("mask", type=Path, nargs="?", help=mask_help)

@@ -19,7 +19,6 @@ MAX_PIXELS = 2**16
 
 Method = Literal["extrapolate", "interpolate", "ntk", "windowed"]
 
-DEFAULT_METHOD: Method = "ntk"
 DEFAULT_KEEP = 0.5
 
 
@@ -66,10 +65,11 @@ class ExpandRequest(GenerateRequest):
 
     width: int = Field(ge=1, le=MAX_PIXELS, description="Pixels: whole tokens, at least the model's own")
     height: int = Field(ge=1, le=MAX_PIXELS, description="Likewise; the whole may have 4 times the model's own tokens")
-    method: Method = Field(
-        DEFAULT_METHOD,
+    method: Method | None = Field(
+        None,
         description="How positions beyond the trained grid are told to the model: as they are (extrapolate), squeezed "
-        "into it (interpolate), or each frequency as it can bear (ntk); or not at all, window after window (windowed)",
+        "into it (interpolate), or each frequency as it can bear (ntk); or not at all, window after window (windowed). "
+        "Null: interpolate, but windowed where the shape is far from the model's",
     )
 
 

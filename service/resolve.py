@@ -155,7 +155,10 @@ def resolve(fields: GenerateRequest, card: ModelCard, task: str, canvas: Canvas 
         payload["grid"] = list(canvas.grid)
     if canvas.extension is not None:
         payload["extension"] = canvas.extension
-    return payload | fields.model_dump(include=_own_fields(type(fields)))
+    payload |= fields.model_dump(include=_own_fields(type(fields)))
+    if "method" in payload:
+        payload["method"] = canvas.extension or "windowed"
+    return payload
 
 
 def image_seeds(seed: int, n: int) -> list[int]:

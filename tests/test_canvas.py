@@ -152,3 +152,20 @@ def test_keep_and_its_seed_are_told_as_they_were_resolved() -> None:
     payload = resolve(fields, dataclasses.replace(CARD, tasks=("vary",)), "vary", canvas)
     assert (payload["keep"], payload["seed"], payload["windowed"]) == (0.3, 7, False)
     assert payload["image"] is None, "pictures are named when they are stored"
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "method"),
+    [
+        (48, 48, "interpolate"),
+        (40, 32, "interpolate"),
+        (56, 32, "interpolate"),
+        (64, 32, "windowed"),
+        (32, 128, "windowed"),
+    ],
+)
+def test_without_a_method_the_shape_decides(width: int, height: int, method: str) -> None:
+    fields = ExpandRequest.model_validate({"width": width, "height": height})
+    canvas = expanded(fields, CARD)
+    assert (canvas.windowed, canvas.extension) == (method == "windowed", None if method == "windowed" else method)
+    assert resolve(fields, CARD, "expand", canvas)["method"] == method

@@ -11,7 +11,7 @@ from engine.plans import CONDITION, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
 from engine.plans.guidance import guidance_scales
 from engine.plans.schedule import step_counts
-from engine.request import Request, RequestError, check_request
+from engine.request import Request, RequestError, Window, check_request
 
 schedules = st.sampled_from(["arccos", "cosine"])
 
@@ -229,3 +229,23 @@ def test_uniform_numbers_stay_inside_the_open_interval() -> None:
     numbers = [uniform(seed, "generate", cell) for seed in range(50) for cell in range(200)]
     assert 0 < min(numbers) < 0.001
     assert 0.999 < max(numbers) < 1
+
+
+@pytest.mark.parametrize(
+    ("first_cell", "known", "window", "chunks"),
+    [
+        (None, range(20), None, 1),
+        (5, range(20), None, 1),
+        (30, range(20), None, 16),  # its place among the rows is another's
+        (5, range(20), Window(0, 8, 40), 16),
+        (None, range(20), Window(0, 8, 40), 1),
+    ],
+)
+def test_known_tokens_enter_in_chunks_where_the_first_cell_is_no_guide(
+    first_cell: int | None, known: range, window: Window | None, chunks: int
+) -> None:
+    request = Request(known=dict.fromkeys(known, 0), window=window)
+    plan = plan_arpg(request, grid=(1, 40), mask_id=1000, class_id=1001, null_id=1002, first_cell=first_cell)
+    rows = [row for step in plan.steps for row in step.rows if row.cached][: 1 + len(known)]
+    ends = [1 + min(i // chunks * chunks + chunks, len(known)) for i in range(len(known))]
+    assert [row.visible for row in rows] == [1, *ends]
