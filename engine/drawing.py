@@ -17,6 +17,22 @@ drawings with the same conditions, on the same grid, have the same keys and valu
 step keys agree."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a step drew. step is 1-based among the drawing steps; n_total counts the positions that were unknown."""
+
+    step: int
+    steps: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    n_done: int
+    n_total: int
+
+    @property
+    def finished(self) -> bool:
+        return self.n_done == self.n_total
+
+
 @dataclass(slots=True, eq=False)
 class Drawing:
     """tokens: the canvas of this grid, row-major, UNKNOWN where nothing is drawn yet. tables: a block table a branch,

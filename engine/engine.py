@@ -12,7 +12,7 @@ import torch
 
 from engine.card import ModelCard
 from engine.codec import Codec
-from engine.drawing import Drawing
+from engine.drawing import Drawing, Drawn
 from engine.kv_cache import KVCache
 from engine.models import registry
 from engine.models.registry import LoadedModel
@@ -42,22 +42,11 @@ class EngineConfig:
     dtype: torch.dtype | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one step drew of one request. step is 1-based among its drawing steps; n_total counts the positions
-    that were unknown."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update(Drawn):
+    """What one step drew of one request."""
 
     id: int
-    step: int
-    steps: int
-    positions: tuple[int, ...]
-    tokens: tuple[int, ...]
-    n_done: int
-    n_total: int
-
-    @property
-    def finished(self) -> bool:
-        return self.n_done == self.n_total
 
 
 @dataclass(frozen=True, slots=True)

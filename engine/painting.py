@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.drawing import UNKNOWN
+from engine.drawing import UNKNOWN, Drawn
 from engine.request import Request, Window
 
 if TYPE_CHECKING:
-    from engine.engine import Engine, Update
-
-
-@dataclass(frozen=True, slots=True)
-class Painted:
-    """An Update in terms of the whole canvas."""
-
-    step: int
-    steps: int
-    positions: tuple[int, ...]
-    tokens: tuple[int, ...]
-    n_done: int
-    n_total: int
-
-    @property
-    def finished(self) -> bool:
-        return self.n_done == self.n_total
+    from engine.engine import Engine
 
 
 class Painting:
@@ -65,13 +49,13 @@ class Painting:
         order = None if template.order is None else self._part(template.order, known)
         return replace(template, known=known, order=order, window=self._window, grid=self._size)
 
-    def take(self, update: Update) -> Painted:
-        """Onto the canvas with what a step drew of the window under way."""
+    def take(self, update: Drawn) -> Drawn:
+        """Onto the canvas with what a step drew of the window under way; the same in terms of the whole canvas."""
         assert self._window is not None
         positions = tuple(self._window.position(cell, self._size[1]) for cell in update.positions)
         self.tokens.flat[list(positions)] = update.tokens
         self._done += len(positions)
-        return Painted(
+        return Drawn(
             step=self._steps_before + update.step,
             steps=self.steps,
             positions=positions,

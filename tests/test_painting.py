@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.drawing import UNKNOWN
-from engine.engine import Update
+from engine.drawing import UNKNOWN, Drawn
 from engine.painting import Painting
 from engine.request import Request
 from engine.windows import windows_over
@@ -27,7 +26,9 @@ def test_each_window_draws_its_part_of_the_order_in_that_order(seed: int, cols: 
         assert request.order is not None
         assert set(request.order) == set(range(16)) - request.known.keys()
         count = len(request.order)
-        painted = painting.take(Update(0, 1, 1, request.order, (2,) * count, count, count))
+        painted = painting.take(
+            Drawn(step=1, steps=1, positions=request.order, tokens=(2,) * count, n_done=count, n_total=count)
+        )
         places = [order.index(position) for position in painted.positions]
         assert places == sorted(places)
         drawn += painted.positions
@@ -51,6 +52,6 @@ def test_what_a_fork_has_drawn_is_on_the_canvas_and_is_not_known() -> None:
     assert request is not None
     assert (request.known, request.drawn) == ({0: 7, 1: 7, 2: 7, 3: 7}, {5: 1, 4: 2})
     assert (painting.steps, painting.total) == (6, 12)
-    painted = painting.take(Update(0, 3, 6, (6,), (9,), 3, 12))
+    painted = painting.take(Drawn(step=3, steps=6, positions=(6,), tokens=(9,), n_done=3, n_total=12))
     assert (painted.step, painted.n_done, painted.finished) == (3, 3, False)
     assert painting.tokens.ravel()[:8].tolist() == [7, 7, 7, 7, 2, 1, 9, UNKNOWN]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from engine.drawing import UNKNOWN
-from engine.painting import Painted, Painting
+from engine.drawing import UNKNOWN, Drawn
+from engine.painting import Painting
 from engine.request import Request
 from service.queue import Blobs, Claim, cancelled
 from service.uploads import uploads_of
@@ -167,7 +167,7 @@ class Canvases:
         assert request is not None
         self._engine.add(Ticket(*self._key, index), request)
 
-    def _tell(self, index: int, painted: Painted) -> None:
+    def _tell(self, index: int, painted: Drawn) -> None:
         told = {"image_index": index} | asdict(painted)
         lists = {name: list(told[name]) for name in ("positions", "tokens")}
         self._publisher.tokens(self._key, told | lists | {"steps": self.steps})
@@ -175,8 +175,15 @@ class Canvases:
     def _tell_shared(self, index: int, template: Request) -> None:
         """What a fork has from its parent: who watches sees the whole picture."""
         positions, tokens = tuple(template.drawn), tuple(template.drawn.values())
-        step, total = self._payload["forks"][-1][0], self._canvases[index].painting.total
-        self._tell(index, Painted(step, self.steps, positions, tokens, len(positions), total))
+        shared = Drawn(
+            step=self._payload["forks"][-1][0],
+            steps=self.steps,
+            positions=positions,
+            tokens=tokens,
+            n_done=len(positions),
+            n_total=self._canvases[index].painting.total,
+        )
+        self._tell(index, shared)
 
     async def _blob(self, name: str) -> bytes | None:
         return await insist("reading an upload", partial(self._blobs.get, name))
