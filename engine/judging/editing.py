@@ -22,7 +22,7 @@ from engine.training.renders import load_split
 from engine.training.shapes import THINGS
 
 RADIUS = 3  # pixels: the neighbourhood that cv2.inpaint looks at
-UNTOUCHED, GIVEN, WITHHELD = "untouched", "**class given**", "class withheld"
+UNTOUCHED, GIVEN, SEAMLESS, WITHHELD = "untouched", "**class given**", "**class given, seamless**", "class withheld"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,19 @@ class Edited:
 
 
 def measure_edit(
-    name: str, drawn: np.ndarray, hidden: np.ndarray, labels: np.ndarray, renders: Renders, judge: Judge
+    name: str,
+    drawn: np.ndarray,
+    hidden: np.ndarray,
+    labels: np.ndarray,
+    renders: Renders,
+    judge: Judge,
+    *,
+    smooth: bool = False,
 ) -> Edited:
-    """drawn uint8 (n, H, W, 3) is seen behind the masks (n, H, W) alone; all else is the render, to the bit."""
-    pictures = np.stack([composite(*each) for each in zip(renders.pictures, drawn, hidden, strict=True)])
+    """drawn uint8 (n, H, W, 3) is seen behind the masks (n, H, W) alone; all else is the render, to the bit. smooth: as
+    composite has it."""
+    each = zip(renders.pictures, drawn, hidden, strict=True)
+    pictures = np.stack([composite(*one, smooth=smooth) for one in each])
     looks = look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
     seam = seams(pictures, renders.pictures, hidden)
     return Edited(
@@ -114,12 +123,13 @@ def completions(
         UNTOUCHED: lambda: renders.pictures,
         "tokenizer alone": lambda: artist.decode(renders.tokens),
         GIVEN: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
+        SEAMLESS: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
         WITHHELD: lambda: complete(artist, renders, hidden, None, settings),
         "mean colour": lambda: mean_colour(renders.pictures, hidden),
         "diffusion": lambda: diffusion(renders.pictures, hidden),
     }
     for way, draw in ways.items():
-        yield measure_edit(way, draw(), hidden, renders.labels, renders, judge)
+        yield measure_edit(way, draw(), hidden, renders.labels, renders, judge, smooth=way == SEAMLESS)
 
 
 def exchanges(artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]) -> Iterator[Edited]:

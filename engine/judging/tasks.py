@@ -16,6 +16,7 @@ from engine.judging.artist import Artist
 from engine.judging.classifier import Judge, load_judge
 from engine.judging.editing import (
     GIVEN,
+    SEAMLESS,
     WITHHELD,
     Edited,
     Renders,
@@ -28,7 +29,7 @@ from engine.judging.expanding import METHODS, Expanded, Grid, agreement, expand
 from engine.judging.masks import MASKS, masks
 from engine.judging.sheets import contact_sheet
 from engine.request import Prefill
-from engine.training.__main__ import JUDGE
+from engine.training.demos import JUDGE
 from engine.training.shapes import THINGS
 
 FIGURES = ("recognised", "Fréchet", "seam", "hardness")
@@ -46,7 +47,10 @@ def editing(options: argparse.Namespace) -> None:
             found = {edited.name: edited for edited in completions(mask, artist, renders, judge, artist.settings())}
             for edited in found.values():
                 table.row(mask, edited.name, *figures(edited))
-            shown = {name.strip("*"): found[name].pictures for name in (GIVEN, WITHHELD, "mean colour", "diffusion")}
+            shown = {
+                name.strip("*"): found[name].pictures
+                for name in (GIVEN, SEAMLESS, WITHHELD, "mean colour", "diffusion")
+            }
             sheets[mask] = {"render": renders.pictures, "mask": renders.behind(found[GIVEN].masks)} | shown
     sheets["exchange"] = {"render": renders.pictures}
     note = f"{options.count} test renders a row; recognised: as the new class; Fréchet distance to the old renders"
