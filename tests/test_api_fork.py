@@ -177,7 +177,7 @@ def test_only_what_draws_or_has_drawn_can_be_forked(api: Api) -> None:
         claim = api.claim()
         api.finish(claim, 1, claim.payload["seeds"])
         assert refusal(fork(api, job["id"], step=1)) == (422, "step", "windowed")
-    job = api.client.post("/v1/expand", json={"width": 64, "height": 32}).json()
+    job = api.client.post("/v1/expand", json={"width": 64, "height": 32, "method": "interpolate"}).json()
     claim = api.claim()
     api.finish(claim, 1, claim.payload["seeds"])
     assert fork(api, job["id"], step=1).status_code == 202
