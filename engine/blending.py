@@ -11,6 +11,9 @@ import numpy as np
 SWEEPS = 24
 """Of relaxation a scale: what is left after them is far below a level of 255."""
 
+LARGE, FEW_SWEEPS = 512, 3
+"""A side at which what the coarser scales found is nearly all there is to find."""
+
 
 def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """drawn uint8 (H, W, 3), corrected where mask bool (H, W) holds; untouched elsewhere, or where all is masked."""
@@ -36,7 +39,7 @@ def membrane(values: np.ndarray, free: np.ndarray) -> np.ndarray:
         found = np.broadcast_to(values[~free].mean(0), values.shape)
     held = ~free[..., None]
     found = np.where(held, values, found)
-    for _ in range(SWEEPS):
+    for _ in range(SWEEPS if max(free.shape) <= LARGE else FEW_SWEEPS):
         padded = np.pad(found, ((1, 1), (1, 1), (0, 0)), mode="edge")
         mean = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
         found = np.where(held, values, mean)

@@ -112,7 +112,7 @@ class Drawing:
         return now, max(now, _agreeing(self.prefix, other.prefix))
 
     def _prefix(self) -> Iterator[StepKey]:
-        for step in self.plan.steps:
+        for step in self.plan.steps[:-1]:  # what a drawing's last step writes, nobody can share
             cached = [row for row in step.rows if row.cached]
             if not cached or any(row.target != NOTHING or self._unknown(row) for row in cached):
                 return

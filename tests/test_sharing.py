@@ -154,6 +154,22 @@ def test_a_fork_shares_the_parents_first_steps_live_or_rebuilt(
     assert not np.array_equal(live[0], whole)
 
 
+def test_forks_before_the_last_step_share_as_well(folders: dict[str, Path]) -> None:
+    """They don't wait for rows that nobody will be there to share."""
+    parent = Request(class_label=1, seed=3, steps=9, guidance_scale=3.0)
+    engine = engine_of(folders["arpg"])
+    [whole] = engine.generate([parent])
+    tokens = dict(enumerate(whole.ravel().tolist()))
+    before = engine.stats()
+    forks = [engine.fork(parent, tokens, 8, seed) for seed in range(6)]
+    drawn = engine.generate(forks)
+    after = engine.stats()
+    assert after.steps_total - before.steps_total <= 10
+    assert after.rows_shared_total - before.rows_shared_total > 0
+    for fork, alike in zip(forks, drawn, strict=True):
+        assert np.array_equal(alike, alone(folders["arpg"], fork))
+
+
 def test_a_fork_with_the_parents_seed_ends_as_the_parent(folders: dict[str, Path]) -> None:
     """The rebuilt cache is the parent's: whatever the step, the rest comes out the same."""
     parent = Request(class_label=1, seed=3, steps=9, guidance_scale=3.0)

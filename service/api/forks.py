@@ -154,6 +154,7 @@ async def _inheritance(services: Services, parent: Job, index: int) -> tuple[dic
     if stored is None:
         # It ended a moment ago, and gave back what its pictures tell as well.
         parent = await find_job(services, parent.id)
+        must_have_succeeded(parent)
         stored = await _stored(services, parent, needed_to_fork)
     if stored is None:
         raise Problem(410, "expired", "what the job started from is no longer kept")
