@@ -89,9 +89,24 @@ class Page:
             assert time.monotonic() < deadline, f"never true: {condition}; {self.problems}"
             time.sleep(0.05)
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, ctrl: bool = False) -> None:
+        pressed = {"key": key, "code": "Space" if key == " " else key, "modifiers": 2 if ctrl else 0}
         for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", {"type": kind, "key": key, "code": key})
+            self._call("Input.dispatchKeyEvent", {"type": kind, **pressed})
+
+    def type(self, text: str) -> None:
+        """Into whatever has the focus."""
+        self._call("Input.insertText", {"text": text})
+
+    def drag(self, selector: str, *points: tuple[float, float]) -> None:
+        """With the mouse, over an element: each point a share of its width and of its height."""
+        box = f"(b => [b.left, b.top, b.width, b.height])(document.querySelector('{selector}').getBoundingClientRect())"
+        left, top, width, height = self.run(box)
+        at = [{"x": left + x * width, "y": top + y * height} for x, y in points]
+        moves = [("mousePressed", at[0]), *(("mouseMoved", point) for point in at[1:]), ("mouseReleased", at[-1])]
+        for kind, point in moves:
+            held = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1}
+            self._call("Input.dispatchMouseEvent", {"type": kind, **held, **point})
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))

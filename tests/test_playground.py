@@ -19,8 +19,8 @@ from service.settings import Settings
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
-# How many pixels of the first canvas are painted, and its first pixel.
-PAINTED = """(() => { const c = document.querySelector('canvas');
+# How many pixels of the first picture's canvas are painted, and its first pixel.
+PAINTED = """(() => { const c = document.querySelector('#pictures canvas');
   const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
   let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] === 255;
   return [n, d[0], d[1], d[2], c.width, c.height]; })()"""
@@ -66,7 +66,7 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> Non
     api.finish(claim, 3, claim.payload["seeds"])
     page.wait("document.querySelector('figure img.there')")
     assert page.run("document.querySelector('figure img').naturalWidth") == 32
-    assert page.run("document.querySelector('figcaption').textContent") == "seed 7PNG"
+    assert page.run("document.querySelector('figcaption').textContent") == "seed 7EditPNG"
     assert page.run(f"{STATUS}.startsWith('Done in')")
     assert page.problems == []
 
@@ -96,9 +96,10 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
         classes=CARD.classes[1:4], defaults=Defaults(guidance_scale=1.75),
     )  # fmt: skip
     many = replace(raster, name="many", classes=tuple(ClassLabel(i, f"kind {i}") for i in range(100)))
-    shown = (
-        "[...document.querySelectorAll('#form .field')].filter(f => !f.hidden).map(f => f.innerText.split('\\n')[0])"
+    visible = (
+        "[...document.querySelectorAll('{}')].filter(f => f.checkVisibility()).map(f => f.innerText.split('\\n')[0])"
     )
+    shown, tasks = visible.format("#form .field"), visible.format("#tasks label")
     classes = "[...document.getElementById('class').options].map(o => o.value)"
 
     def switch(name: str) -> None:
@@ -118,10 +119,12 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
         ]
         assert chrome.run(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
         assert len(chrome.run(classes)) == 9
+        assert chrome.run(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Fork", "Expand"]
         switch("many")
         assert chrome.run("document.getElementById('class').tagName") == "INPUT"
         switch("raster")
         assert chrome.run(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]
+        assert chrome.run(tasks) == []  # it can only draw
         assert chrome.run(classes) == ["cube", "torus", "cone", ""]
         assert chrome.run("document.getElementById('guidance_scale').value") == "1.75"
         choose(chrome, n="1", **{"class": "cube"})
@@ -133,7 +136,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
         assert asked == [1, None, 1.75]
         started = {"attempt": 1, "images": 1, "grid": [2, 4], "steps": 8, "known": 0}
         api.publish(claim, 1, "started", started)
-        chrome.wait("document.querySelector('canvas').width === 16 && document.querySelector('canvas').height === 8")
+        chrome.wait("(c => c.width === 16 && c.height === 8)(document.querySelector('#pictures canvas'))")
         api.finish(claim, 2, claim.payload["seeds"])
         chrome.wait("document.querySelector('figure img.there')")
         switch("hand")
@@ -225,13 +228,20 @@ def test_the_page_works_under_the_path_that_a_proxy_strips(
         assert chrome.problems == []
 
 
-def test_an_error_says_what_is_wrong_and_marks_the_field(page: Page) -> None:
+def test_an_error_is_said_at_the_field_that_is_wrong(page: Page) -> None:
     choose(page, seed="tomorrow")
     page.run("document.getElementById('form').requestSubmit()")
-    page.wait("!document.getElementById('problem').hidden")
-    assert page.run("document.getElementById('problem').textContent") == "seed: input should be a valid integer"
-    assert page.run("document.getElementById('seed').getAttribute('aria-invalid')") == "true"
-    assert page.run("document.getElementById('steps').getAttribute('aria-invalid')") == "false"
+    page.wait("document.querySelector('.field:has(#seed) .wrong')")
+    assert (
+        page.run("document.querySelector('.field:has(#seed) .wrong').textContent") == "input should be a valid integer"
+    )
+    assert page.run("document.activeElement.id") == "seed"
+    assert page.run("[...document.querySelectorAll('main [aria-invalid=true]')].map(e => e.id)") == ["seed"]
+    assert page.run("document.getElementById('problem').hidden")
+    choose(page, seed="7", n="1")
+    page.run("document.getElementById('form').requestSubmit()")
+    page.wait(f"{STATUS}.startsWith('Waiting')")
+    assert page.run("document.querySelectorAll('main :is(.wrong, [aria-invalid=true])').length") == 0
 
 
 def test_the_api_is_described_without_anything_from_elsewhere(chrome: Page, api: Api, tmp_path: Path) -> None:

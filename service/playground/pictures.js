@@ -1,0 +1,81 @@
+// The pictures of a job: token by token as they come, then as they are.
+
+import { api } from "./api.js";
+import { lay, paint, place } from "./tokens.js";
+
+const $ = (id) => document.getElementById(id);
+
+// n empty frames. about: { name, model, grid, under, shared, edit }; see frame.
+export function frames(n, about) {
+  const pictures = Array.from({ length: n }, (_, index) => frame(index, about));
+  $("pictures").className = n === 1 ? "one" : n <= 4 ? "few" : "";
+  $("pictures").replaceChildren(...pictures.map(({ figure }) => figure));
+  return pictures;
+}
+
+// name: of the class. under: { url, width, height, padding } of the picture that it starts from. shared: what a fork has
+// of its parent's history. edit: called with a finished picture that is to be worked on; null: it can't be.
+function frame(index, { name, model, grid, under = null, shared = [], edit }) {
+  const figure = document.createElement("figure");
+  const box = Object.assign(document.createElement("div"), { className: "canvas" });
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `Picture ${index + 1}, not finished`);
+  const caption = document.createElement("figcaption");
+  if (under) {
+    const ground = Object.assign(new Image(), { className: "under", alt: "", src: under.url });
+    box.style.setProperty("--shape", place(ground, under, under.padding));
+    box.append(ground);
+  }
+  box.append(canvas);
+  figure.append(box, caption);
+  const picture = { figure, done: 0, finished: false, grid, history: [], clear, take, show };
+
+  function clear(grid) {
+    Object.assign(picture, { grid, done: 0, history: [] });
+    if (!under) box.style.setProperty("--shape", grid[1] / grid[0]);
+    lay(canvas, grid);
+  }
+
+  function take({ step, positions, tokens, n_done, n_total }) {
+    paint(canvas, model.palette, positions, tokens, picture.grid);
+    picture.done = n_done / n_total;
+    // A fork begins with all that it shares, as one step: its parent knows how that came.
+    const known = picture.history.length ? [] : shared.filter((told) => told.step <= step);
+    picture.history.push(...(known.length ? known : [{ step, positions, tokens }]));
+  }
+
+  function show({ url, seed }, { job, usage }) {
+    picture.finished = true;
+    const image = new Image();
+    image.alt = `${name ?? "a picture without a class"}, seed ${seed}`;
+    image.onload = () => {
+      box.append(image);
+      canvas.setAttribute("aria-hidden", "true");
+      requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("there")));
+    };
+    image.onerror = async () => {
+      image.onerror = null;
+      await api(job.urls.self); // asks for a key, where that was it
+      image.src = url;
+    };
+    image.src = url;
+    const file = new URL(url, document.baseURI);
+    file.searchParams.set("format", "png");
+    const save = Object.assign(document.createElement("a"), { href: file, textContent: "PNG" });
+    save.download = `${model.id}-${name ?? "none"}-${seed}.png`;
+    const links = Object.assign(document.createElement("span"), { className: "links" });
+    if (edit) {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Edit", className: "link" });
+      button.setAttribute("aria-label", `Edit picture ${index + 1}`);
+      const made = { url, name: image.alt, job: job.id, image: index, model, steps: usage?.steps };
+      button.onclick = () => edit({ ...made, grid: picture.grid, history: picture.history });
+      links.append(button);
+    }
+    links.append(save);
+    caption.replaceChildren(`seed ${seed}`, links);
+  }
+
+  clear(grid);
+  return picture;
+}
