@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,19 +13,20 @@ from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
-from redis.exceptions import RedisError
 from starlette.types import ASGIApp
 
 from service import problems
-from service.api import editing, forks, health, jobs, models, tasks
+from service.api import editing, forks, health, jobs, models, sessions, tasks
 from service.api.catalogue import Catalogue
 from service.api.services import Lifecycle, Services
+from service.guard import Guard
+from service.keys import KeyRing, loopback
+from service.limits import Limiter
 from service.metrics import Metrics
-from service.middleware import Envelope
-from service.queue import Blobs, Cards, EventHub, Queue, check_server, connect
+from service.middleware import Envelope, SlowBodies, cross_origin
+from service.queue import Blobs, Cards, EventHub, Queue, connect
 from service.settings import Settings
-
-log = logging.getLogger(__name__)
+from service.signing import Signer
 
 PAGE = Path(__file__).parent / "playground"
 PIXEL_THREADS = 4
@@ -43,9 +43,15 @@ class Service(FastAPI):
     """FastAPI inside the envelope that every response travels in, error pages too."""
 
     metrics: Metrics
+    settings: Settings
+    services: Services | None = None  # once it runs
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Envelope(super().build_middleware_stack(), self.metrics)
+        settings = self.settings
+        app: ASGIApp = SlowBodies(Guard(super().build_middleware_stack()), settings.body_timeout)
+        if settings.cors_origins:
+            app = cross_origin(app, settings.cors_origins)
+        return Envelope(app, self.metrics, settings.cors_origins)
 
 
 def create_app(
@@ -54,10 +60,11 @@ def create_app(
     redis_url: str | None = None,
     metrics: Metrics | None = None,
     lifecycle: Lifecycle | None = None,
-) -> FastAPI:
+    keys: KeyRing | None = None,
+) -> Service:
     """The app of one process.
 
-    redis_url: instead of the settings' own, where the server was started for us. metrics and lifecycle: those of
+    redis_url: instead of the settings' own, where the server was started for us. metrics, lifecycle and keys: those of
     the process, where it is more than this app.
     """
     url = redis_url or settings.redis_address
@@ -65,10 +72,12 @@ def create_app(
         raise ValueError("the API needs a Redis: settings.redis_url, or redis_url")
     metrics = metrics or Metrics(CollectorRegistry())
     lifecycle = lifecycle or Lifecycle()
+    keys = keys or KeyRing(settings.keys_path, needed=not loopback(settings.host))
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with _services(settings, url, metrics, lifecycle) as services:
+    async def lifespan(app: Service) -> AsyncIterator[dict[str, Any]]:
+        async with _services(settings, url, metrics, lifecycle, keys) as services:
+            app.services = services
             yield {"services": services}
 
     app = Service(
@@ -82,9 +91,9 @@ def create_app(
         responses=problems.RESPONSES,
         generate_unique_id_function=_operation_id,
     )
-    app.metrics = metrics
+    app.metrics, app.settings = metrics, settings
     problems.install(app, retry_after=settings.retry_after)
-    for topic in (tasks, editing, forks, jobs, models, health):
+    for topic in (tasks, editing, forks, jobs, models, sessions, health):
         app.include_router(topic.router)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -100,7 +109,9 @@ def create_app(
 
 
 @asynccontextmanager
-async def _services(settings: Settings, url: str, metrics: Metrics, lifecycle: Lifecycle) -> AsyncIterator[Services]:
+async def _services(
+    settings: Settings, url: str, metrics: Metrics, lifecycle: Lifecycle, keys: KeyRing
+) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         redis, blocking = connect(url), connect(url, blocking=True)
         probe = connect(url, timeout=health.PATIENCE, retries=0, max_connections=4)
@@ -108,12 +119,6 @@ async def _services(settings: Settings, url: str, metrics: Metrics, lifecycle: L
             stack.push_async_callback(client.aclose)
         config = settings.queue_config
         queue, hub = Queue(redis, config), EventHub(blocking, config)
-        try:
-            for warning in (await check_server(probe)).warnings:
-                log.warning("redis: %s", warning)
-        except (RedisError, OSError) as error:
-            # It may come later; /readyz says so until then.
-            log.warning("redis does not answer yet: %s", error)
         await hub.start()
         stack.push_async_callback(hub.close)
         yield Services(
@@ -125,6 +130,9 @@ async def _services(settings: Settings, url: str, metrics: Metrics, lifecycle: L
             hub=hub,
             blobs=Blobs(redis, config, settings.blob_config),
             catalogue=Catalogue(Cards(redis, config), queue, retry_after=settings.retry_after),
+            keys=keys,
+            signer=Signer(redis, config.prefix, settings.signing_secret),
+            limiter=Limiter(redis, config.prefix),
             pixels=CapacityLimiter(PIXEL_THREADS),
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service import drawing_commands
+from service import drawing_commands, key_commands
 from service.settings import Settings
 
 DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
@@ -20,6 +20,7 @@ EPILOG = """
 Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
 (service/settings.py lists them); HOST and PORT work without the prefix.
 
+  arpg keys add ann                                a key for ann; from then on every request needs one
   arpg models                                      what can be loaded by name
   arpg serve                                       the page at http://127.0.0.1:8000
   arpg serve --model demo --model path/to/folder   with two models
@@ -83,6 +84,8 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
         from service import drawing
 
         return drawing.draw(parsed, settings)
+    if parsed.command == "keys":
+        return key_commands.run(parsed, settings)
     from service import serving
 
     commands = {"serve": serving.serve, "api": serving.api, "worker": serving.worker}
@@ -94,13 +97,14 @@ def _expected() -> tuple[type[Exception], ...]:
     from engine.request import RequestError
     from service.embedded import DirectoryInUse, ServerFailed, ServerNotFound
     from service.images import ImageError
+    from service.keys import KeysError
     from service.listen import PortInUse
     from service.problems import Problem
     from service.queue import ServerUnsuitable
 
     expected: tuple[type[Exception], ...] = (
         RequestError, ImageError, Problem, PortInUse, ServerUnsuitable, ServerNotFound, ServerFailed,
-        DirectoryInUse, FileNotFoundError,
+        DirectoryInUse, FileNotFoundError, KeysError,
     )  # fmt: skip
     # Only a process that has loaded a model can fail at that.
     checkpoint = sys.modules.get("engine.models.checkpoint")
@@ -109,7 +113,18 @@ def _expected() -> tuple[type[Exception], ...]:
 
 def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
     """Options that were given beat the environment."""
-    names = ("host", "port", "models", "device", "data_dir", "redis_url", "grace", "metrics_port", "log_level")
+    names = (
+        "host",
+        "port",
+        "models",
+        "device",
+        "data_dir",
+        "keys_file",
+        "redis_url",
+        "grace",
+        "metrics_port",
+        "log_level",
+    )
     return {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
 
 
@@ -134,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (serve, worker):
         _add_model(command, "; given again, one more")
 
+    key_commands.add(commands)
     drawing_commands.add(commands)
     for name in drawing_commands.NAMES:
         _add_model(commands.choices[name], "")

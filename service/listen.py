@@ -25,15 +25,19 @@ def taking(port: int, setting: str) -> Iterator[None]:
         raise
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A TCP socket that takes connections, which wait until they are served; port 0 takes a free one."""
+def listen(host: str, port: int, *, stalled: float | None = None, setting: str = "PORT") -> socket.socket:
+    """A TCP socket that takes connections, which wait until they are served; port 0 takes a free one. stalled: seconds
+    after which a peer that takes nothing of what is sent to it is cut off, where the system can. setting: what moves
+    the port."""
     [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # With the protocol named: asyncio sets TCP_NODELAY only on such a socket, and without it every response
     # waits some 40 ms for the client's delayed acknowledgement.
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if stalled is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stalled * 1000))
     try:
-        with taking(port, "PORT"):
+        with taking(port, setting):
             listener.bind(address)
             listener.listen(BACKLOG)
     except BaseException:

@@ -6,13 +6,17 @@ Pure ASGI, outside everything else: a stream passes through untouched and a disc
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,9 +34,10 @@ PAGE_POLICY = (
 class Envelope:
     """Wraps the whole app, its error pages too."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, origins: Sequence[str] = ()) -> None:
         self.app = app
         self.metrics = metrics
+        self._origins = frozenset(origins)  # sites whose pages may ask
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,6 +72,7 @@ class Envelope:
 
         # A form on any page may post to a server on its reader's own machine; the browser tells us that it does.
         foreign = sent.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE
+        foreign &= sent.get("origin") not in self._origins
         await (_refuse_foreign if foreign else self.app)(scope, receive, sending)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
@@ -74,6 +80,52 @@ class Envelope:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.http_requests.labels(method, route, str(status)).inc()
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
+
+
+class SlowBodies:
+    """A body that does not arrive in time is refused, and its connection closed."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self.app = app
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        deadline = time.monotonic() + self.seconds
+        complete = scope["type"] != "http"
+
+        async def receiving() -> Message:
+            nonlocal complete
+            if complete:  # what comes now is the client's going away
+                return await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"the body did not arrive within {self.seconds:g} s"
+                raise HTTPException(408, detail, {"Connection": "close"}) from None
+            complete = not message.get("more_body", False)
+            return message
+
+        await self.app(scope, receiving, send)
+
+
+def cross_origin(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Lets pages of these sites ask, with a key: no cookie is theirs to send."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
+        expose_headers=(
+            "Location",
+            "X-Job-ID",
+            "X-Seed",
+            "X-Request-ID",
+            "Retry-After",
+            "RateLimit",
+            "RateLimit-Policy",
+        ),
+    )
 
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

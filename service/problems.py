@@ -23,9 +23,12 @@ TOO_LARGE = "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)"
 # Codes for what the framework itself refuses.
 _CODES = {
     400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
+    408: "too_slow",
     413: "too_large",
     415: "unsupported_media_type",
     422: "invalid",
@@ -159,6 +162,13 @@ def _field_error(error: Mapping[str, Any], place: str | None) -> FieldError:
     return FieldError(path, message[:1].lower() + message[1:], error["type"], place)
 
 
+def queue_unavailable(error: Exception, retry_after: int) -> Problem:
+    """Redis is away."""
+    log.warning("redis: %s: %s", type(error).__name__, error)
+    headers = {"Retry-After": str(retry_after)}
+    return Problem(503, "queue_unavailable", "the queue can't be reached at the moment", headers=headers)
+
+
 def install(app: FastAPI, *, retry_after: int) -> None:
     """Renders whatever is raised in the app as a problem."""
 
@@ -184,10 +194,7 @@ def install(app: FastAPI, *, retry_after: int) -> None:
         return respond(request, Problem(error.status_code, code, detail, headers=headers))
 
     async def on_redis(request: Request, error: Exception) -> JSONResponse:
-        log.warning("redis: %s: %s", type(error).__name__, error)
-        detail = "the queue can't be reached at the moment"
-        headers = {"Retry-After": str(retry_after)}
-        return respond(request, Problem(503, "queue_unavailable", detail, headers=headers))
+        return respond(request, queue_unavailable(error, retry_after))
 
     async def on_anything(request: Request, error: Exception) -> JSONResponse:
         # The server logs the trace; the client gets the id to ask about.

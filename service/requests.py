@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.request import MAX_SEED, MAX_STEPS
 from service.images import Format, MaskMode
+from service.keys import Priority
 
 MAX_IMAGES = 16
 MAX_PIXELS = 2**16
@@ -56,6 +57,7 @@ class GenerateRequest(BaseModel):
     previews: int = Field(0, ge=0, le=MAX_STEPS, description="A decoded preview every so many steps; 0: none")
     format: Format = "png"
     quality: int = Field(90, ge=1, le=100, description="For JPEG and WebP")
+    priority: Priority = Field("normal", description="Among the client's own jobs; high only where its key allows it")
 
 
 class ExpandRequest(GenerateRequest):
@@ -179,3 +181,4 @@ class ForkRequest(BaseModel):
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many new pictures")
     image_index: int = Field(0, ge=0, lt=MAX_IMAGES, description="Which of the job's pictures, from 0")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Null: a random one, which is returned")
+    priority: Priority = "normal"

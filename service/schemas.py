@@ -162,3 +162,18 @@ class Palette(BaseModel):
     height: int = 4
     width: int = 4
     rgb: str = Field(description="base64 of uint8 [codes][height][width][3]")
+
+
+class Session(BaseModel):
+    """Who the browser is from now on."""
+
+    client: str
+    expires_at: datetime | None = Field(description="Null: no key is needed here, and there is no session")
+
+
+class Links(BaseModel):
+    """Addresses that are good by themselves for a while."""
+
+    events: str
+    images: list[str]
+    expires_at: datetime | None = Field(description="Null: no key is needed here, and they are the plain ones")

@@ -11,23 +11,22 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api.services import Lifecycle
-from service.app import create_app
+from service.app import Service, create_app
 from service.embedded import EmbeddedServer, running_in
+from service.http_server import HTTPServer, allow_open_files, http_server, metrics_alone
 from service.listen import listen, taking
 from service.metrics import Metrics, serve_metrics
 from service.queue import Blobs, Cards, Queue, connect
 from service.settings import Settings
+from service.starting import door_keys, look_at_redis, redis_looked_at, say
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +36,19 @@ LEAVING = 15.0
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
-class HTTPServer(uvicorn.Server):
-    """uvicorn without its own idea of signals: they are ours, and there is more than it to stop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def serve(settings: Settings) -> int:
     """Everything in one process: a Valkey of our own unless one is given, the API, a worker. The exit status."""
-    listener = listen(settings.host, settings.port)
-    with listener, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        listeners = _listeners(settings, stack)
         url = settings.redis_address
         if url is None:
             url = stack.enter_context(EmbeddedServer(_own_server(settings)))
+        late = None if asyncio.run(look_at_redis(url, settings)) else url
         metrics, lifecycle = Metrics(CollectorRegistry()), Lifecycle()
-        app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle)
+        ring = door_keys(settings, listeners[0])
+        app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle, keys=ring)
         worker = _worker(settings, url, metrics)
-        return asyncio.run(_run(settings, lifecycle, work=worker, web=(app, listener)))
+        return asyncio.run(_run(settings, lifecycle, late, work=worker, web=(app, listeners)))
 
 
 def api(settings: Settings) -> int:
@@ -67,10 +56,12 @@ def api(settings: Settings) -> int:
     url = _somebodys_redis(settings)
     if url is None:
         return 2
-    listener, lifecycle = listen(settings.host, settings.port), Lifecycle()
-    with listener:
-        app = create_app(settings, redis_url=url, lifecycle=lifecycle)
-        return asyncio.run(_run(settings, lifecycle, work=None, web=(app, listener)))
+    with contextlib.ExitStack() as stack:
+        listeners, lifecycle = _listeners(settings, stack), Lifecycle()
+        late = None if asyncio.run(look_at_redis(url, settings)) else url
+        ring = door_keys(settings, listeners[0])
+        app = create_app(settings, redis_url=url, lifecycle=lifecycle, keys=ring)
+        return asyncio.run(_run(settings, lifecycle, late, work=None, web=(app, listeners)))
 
 
 def worker(settings: Settings) -> int:
@@ -83,10 +74,21 @@ def worker(settings: Settings) -> int:
         server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
     say(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:
-        return asyncio.run(_run(settings, Lifecycle(), work=_worker(settings, url, metrics)))
+        late = None if asyncio.run(look_at_redis(url, settings)) else url
+        return asyncio.run(_run(settings, Lifecycle(), late, work=_worker(settings, url, metrics)))
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _listeners(settings: Settings, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """For the API, and for its metrics where they have a port of their own."""
+    allow_open_files(settings.max_connections)
+    opened = [stack.enter_context(listen(settings.host, settings.port, stalled=settings.stalled_timeout))]
+    if "metrics_port" in settings.model_fields_set:
+        extra = listen(settings.metrics_host, settings.metrics_port, setting="ARPG_METRICS_PORT")
+        opened.append(stack.enter_context(extra))
+    return opened
 
 
 def _own_server(settings: Settings) -> Path:
@@ -136,11 +138,13 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
 async def _run(
     settings: Settings,
     lifecycle: Lifecycle,
+    late_redis: str | None,
     *,
     work: Work | None,
-    web: tuple[FastAPI, socket.socket] | None = None,
+    web: tuple[Service, list[socket.socket]] | None = None,
 ) -> int:
-    """Runs until a signal, or until something ends by itself, which is an error."""
+    """Runs until a signal, or until something ends by itself, which is an error. late_redis: one that does not answer
+    yet, and may turn out to be unsuitable."""
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -156,14 +160,23 @@ async def _run(
         loop.add_signal_handler(number, on_signal)
 
     ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
-    http, serving, working = None, None, None
+    looking = None
+    if late_redis is not None:
+        looking = asyncio.ensure_future(redis_looked_at(late_redis, settings, stop))
+        ends.append(looking)
+    servers: list[tuple[HTTPServer, asyncio.Future[None]]] = []
+    working = None
     if web is not None:
-        app, listener = web
-        http = _http(app, settings.root_path)
-        serving = asyncio.ensure_future(http.serve(sockets=[listener]))
-        ends.append(serving)
-        host, port = listener.getsockname()[:2]
-        say(f"http://{f'[{host}]' if ':' in host else host}:{port}  — page, /docs, /metrics")
+        app, listeners = web
+        apps = (
+            http_server(app, settings, root_path=settings.root_path),
+            http_server(metrics_alone(app), settings, lifespan=False),
+        )
+        for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
+            servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))
+            host, port = listener.getsockname()[:2]
+            say(f"http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
+        ends += [serving for _, serving in servers]
     if work is not None:
         working = asyncio.ensure_future(work(stop))
         ends.append(working)
@@ -173,33 +186,18 @@ async def _run(
     lifecycle.draining = True
     stop.set()
     ends[0].cancel()
+    if looking is not None:
+        failed |= await _ended("the look at redis", looking, LEAVING)
     if working is not None:
         # It minds the grace itself, and then hands back what is not finished.
         failed |= await _ended("the worker", working, settings.grace + LEAVING, hurry)
     lifecycle.closing.set()
-    if http is not None and serving is not None:
+    for http, serving in servers:
         if hurry.is_set():
             http.config.timeout_graceful_shutdown = 1
         http.should_exit = True
         failed |= await _ended("the HTTP server", serving, LEAVING)
     return 1 if failed else 0
-
-
-def _http(app: FastAPI, root_path: str) -> HTTPServer:
-    return HTTPServer(
-        uvicorn.Config(
-            app,
-            root_path=root_path,
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            proxy_headers=False,
-            log_level="warning",
-        )
-    )
 
 
 async def _ended(what: str, task: asyncio.Future[None], grace: float, hurry: asyncio.Event | None = None) -> bool:

@@ -12,12 +12,14 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from prometheus_client import Gauge
+from starlette.types import Receive
 
 from service.queue import Event, Gone, HubClosed, Lagged, WatchEnded, cancelled
 
@@ -27,7 +29,11 @@ MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2000
 
 _EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
-_ENDINGS: dict[type[WatchEnded], str] = {Gone: "expired", Lagged: "lagged", HubClosed: "shutting_down"}
+_ENDINGS: dict[type[WatchEnded], tuple[int, str]] = {
+    Gone: (410, "expired"),
+    Lagged: (503, "lagged"),
+    HubClosed: (503, "shutting_down"),
+}
 
 Render = Callable[[Event], Mapping[str, Any]]
 
@@ -37,9 +43,22 @@ class EventStreamResponse(StreamingResponse):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, content: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        content: AsyncIterator[bytes],
+        headers: Mapping[str, str] | None = None,
+        *,
+        abandoned: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """abandoned: what to do when its reader goes away before it has ended."""
         fixed = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(content, headers={**fixed, **(headers or {})})
+        self._abandoned = abandoned
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        await super().listen_for_disconnect(receive)
+        if self._abandoned is not None:
+            await self._abandoned()
 
 
 def encode(name: str, data: Mapping[str, Any], *, id: str | None = None, retry: int | None = None) -> bytes:
@@ -61,21 +80,28 @@ async def relay(
     render: Render,
     *,
     heartbeat: float,
+    life: float,
     closing: asyncio.Event,
     streams: Gauge,
 ) -> AsyncIterator[bytes]:
     """Encodes events until they end.
 
-    heartbeat: seconds of silence that are filled. closing: the server goes away. streams: how many are open.
-    An exception is told to the client as an `error` event without id: it may resume from the last event it has.
+    heartbeat: seconds of silence that are filled. life: seconds after which the client is asked to come back. closing:
+    the server goes away. streams: how many are open. An exception is told to the client as an `error` event without id:
+    it may resume from the last event it has.
     """
+    over = time.monotonic() + life
     retry: int | None = RETRY_MS
     coming: asyncio.Task[Event | None] = asyncio.ensure_future(_next(events))
     closed = asyncio.ensure_future(closing.wait())
     streams.inc()
     try:
         while True:
-            await asyncio.wait({coming, closed}, timeout=heartbeat, return_when=asyncio.FIRST_COMPLETED)
+            patience = min(heartbeat, over - time.monotonic())
+            await asyncio.wait({coming, closed}, timeout=max(0.0, patience), return_when=asyncio.FIRST_COMPLETED)
+            if time.monotonic() >= over and not _terminal(coming):
+                yield encode("reconnect", {"reason": "stream_life", "seconds": life}, retry=retry)
+                return
             if coming.done():
                 event = coming.result()
                 if event is None:
@@ -90,10 +116,10 @@ async def relay(
                 yield encode("heartbeat", {"time": time.time()}, retry=retry)
                 retry = None
     except WatchEnded as ended:
-        yield _error(_ENDINGS.get(type(ended), "ended"), str(ended), retry)
+        yield _error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended), retry)
     except Exception:
         log.exception("an event stream failed")
-        yield _error("internal_error", "the stream failed on our side; reconnect to go on", retry)
+        yield _error(500, "internal_error", "the stream failed on our side; reconnect to go on", retry)
     finally:
         streams.dec()
         # Shielded: when the client went away, whatever is awaited here is cancelled at once.
@@ -104,5 +130,15 @@ async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
 
 
-def _error(code: str, message: str, retry: int | None) -> bytes:
-    return encode("error", {"error": {"code": code, "message": message}}, retry=retry)
+def _terminal(coming: asyncio.Task[Event | None]) -> bool:
+    """Whether what has come is the end anyway."""
+    if not coming.done() or coming.exception() is not None:
+        return coming.done()
+    event = coming.result()
+    return event is None or event.terminal
+
+
+def _error(status: int, code: str, message: str, retry: int | None) -> bytes:
+    """A problem, as it would have been the response; `error` as in the event of a job that failed."""
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    return encode("error", problem | {"code": code, "error": {"code": code, "message": message}}, retry=retry)

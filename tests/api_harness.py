@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import httpx
 import numpy as np
-import uvicorn
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from engine.card import ClassLabel, Defaults, ModelCard
 from service.api.services import Lifecycle
 from service.app import create_app
+from service.http_server import http_server
 from service.listen import listen
 from service.metrics import Metrics
 from service.queue import Blobs, Cards, Claim, Publication, Queue, connect
@@ -166,13 +166,13 @@ class Api:
 
 
 @contextmanager
-def running_api(settings: Settings) -> Iterator[Api]:
-    """The app under a real uvicorn on a port of its own, in a thread."""
+def running_api(settings: Settings, key: str = "") -> Iterator[Api]:
+    """The app under a real uvicorn on a port of its own, in a thread. key: what the harness's own client asks with."""
     lifecycle, metrics = Lifecycle(), Metrics(CollectorRegistry())
     app = create_app(settings, metrics=metrics, lifecycle=lifecycle)
-    listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    server = uvicorn.Server(config)
+    listener = listen("127.0.0.1", 0, stalled=settings.stalled_timeout)
+    server = http_server(app, settings)
+    server.config.timeout_graceful_shutdown = 3
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(sockets=[listener]),))
     thread.start()
@@ -181,7 +181,8 @@ def running_api(settings: Settings) -> Iterator[Api]:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx.Client(base_url=url, timeout=20) as client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=url, timeout=20, headers=headers) as client:
             yield Api(url, settings, lifecycle, metrics, client, loop)
     finally:
         loop.call_soon_threadsafe(lifecycle.closing.set)

@@ -137,7 +137,10 @@ def test_an_api_and_a_worker_of_its_own_with_two_models(redis_socket: Path, mode
     settings = Settings(redis_url=f"unix://{redis_socket}", namespace="apart", _env_file=None)
     command = ["worker", "--model", str(model), "--model", str(raster)]
     command += ["--redis-url", f"unix://{redis_socket}", "--metrics-port", "0"]
-    with running_api(settings) as api, arpg(command, ARPG_NAMESPACE="apart") as (process, metrics):
+    with (
+        running_api(settings) as api,
+        arpg(command, ARPG_NAMESPACE="apart", ARPG_ALLOW_UNSAFE_REDIS="1") as (process, metrics),
+    ):
         deadline = time.monotonic() + READY_SECONDS
         while api.client.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline, "not ready in time"

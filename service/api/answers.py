@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
-from fastapi import Header, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from redis.exceptions import RedisError
 
+from service.api.cancelling import cancel_job
 from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, prefer_wait
 from service.api.pictures import picture_response
 from service.api.services import Services
@@ -24,8 +27,6 @@ log = logging.getLogger(__name__)
 
 WATCH_AGAIN_SECONDS = 0.5
 
-Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job is done, within N seconds")]
-
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -33,9 +34,19 @@ class Wish:
 
     kind: str  # JSON, EVENTS, or a picture's media type
     wait: float | None
+    cancel_on_disconnect: bool
 
     @classmethod
-    def of(cls, accept: str | None, prefer: str | None, *, n: int, format: Format, limit: float) -> Wish:
+    def of(
+        cls,
+        accept: str | None,
+        prefer: str | None,
+        *,
+        n: int,
+        format: Format,
+        limit: float,
+        cancel_on_disconnect: bool,
+    ) -> Wish:
         """From the two headers, how many pictures in which format, and the longest wait. Raises Problem where it can't
         be met."""
         kind = negotiate(accept, (JSON, EVENTS, MEDIA_TYPES[format], *FORMATS))
@@ -46,17 +57,18 @@ class Wish:
             raise Problem.field("n", "must be 1 where the answer is the picture itself", "one_picture")
         if kind == EVENTS and not names(accept, EVENTS):
             kind = JSON
-        return cls(kind, prefer_wait(prefer, limit))
+        return cls(kind, prefer_wait(prefer, limit), cancel_on_disconnect)
 
 
 async def answer(services: Services, request: Request, job: Job, wish: Wish) -> Response:
     root = request.scope.get("root_path", "")
     headers = {"Location": job_url(root, job.id), "X-Job-ID": job.id}
     if wish.kind == EVENTS:
-        return event_stream(services, job.id, root, after=None, headers=headers)
+        abandoned = partial(cancel_job, services, job) if wish.cancel_on_disconnect else None
+        return event_stream(services, job.id, root, after=None, headers=headers, abandoned=abandoned)
     if wish.kind in FORMATS:
         limit = services.settings.picture_wait if wish.wait is None else wish.wait
-        job = await until_finished(services, job, limit)
+        job = await _awaited(services, request, job, limit, wish)
         if job.state not in FINAL_STATES:
             detail = f"not done within {limit:g} s; the job goes on, its picture will be at {headers['Location']}"
             raise Problem(504, "not_done_yet", detail, headers={**headers, "Retry-After": "1"})
@@ -70,15 +82,32 @@ async def answer(services: Services, request: Request, job: Job, wish: Wish) -> 
         response.headers.update(headers)
         return response
     if wish.wait is not None:
-        job = await until_finished(services, job, wish.wait)
+        job = await _awaited(services, request, job, wish.wait, wish)
         headers["Preference-Applied"] = f"wait={wish.wait:g}"
     status = 200 if job.state in FINAL_STATES else 202
     body = job_object(job, root).model_dump(mode="json", by_alias=True)
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-async def until_finished(services: Services, job: Job, seconds: float) -> Job:
-    """The job as it is when it ends, or after so many seconds, or when this server closes."""
+async def _awaited(services: Services, request: Request, job: Job, seconds: float, wish: Wish) -> Job:
+    """As until_finished, and no longer than somebody waits for the answer."""
+    left = asyncio.ensure_future(_disconnected(request))
+    try:
+        job = await until_finished(services, job, seconds, left)
+        if left.done() and wish.cancel_on_disconnect:
+            await cancel_job(services, job)
+    finally:
+        await cancelled(left)
+    return job
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def until_finished(services: Services, job: Job, seconds: float, left: asyncio.Future[None] | None = None) -> Job:
+    """The job as it is when it ends, or after so many seconds, or when this server closes, or nobody is left."""
     if job.state in FINAL_STATES:
         return job
 
@@ -95,16 +124,25 @@ async def until_finished(services: Services, job: Job, seconds: float) -> Job:
                 log.warning("waiting for job %s: %s; watching again", job.id, error)
                 await asyncio.sleep(WATCH_AGAIN_SECONDS)
 
-    tasks = {asyncio.ensure_future(watched()), asyncio.ensure_future(services.lifecycle.closing.wait())}
+    tasks: set[asyncio.Future[Any]] = {
+        asyncio.ensure_future(watched()),
+        asyncio.ensure_future(services.lifecycle.closing.wait()),
+    }
     try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks | {left} if left else tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await cancelled(*tasks)
     return await services.queue.job(job.id) or job
 
 
 def event_stream(
-    services: Services, id: str, root: str, *, after: str | None, headers: dict[str, str] | None = None
+    services: Services,
+    id: str,
+    root: str,
+    *,
+    after: str | None,
+    headers: dict[str, str] | None = None,
+    abandoned: Callable[[], Awaitable[object]] | None = None,
 ) -> EventStreamResponse:
     def render(event: Event) -> Any:
         return event_data(event, id, root)
@@ -113,7 +151,8 @@ def event_stream(
         services.hub.watch(id, after),
         render,
         heartbeat=services.settings.heartbeat,
+        life=services.settings.stream_life,
         closing=services.lifecycle.closing,
         streams=services.metrics.http_streams,
     )
-    return EventStreamResponse(frames, headers)
+    return EventStreamResponse(frames, headers, abandoned=abandoned)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
 from engine.inpainting import token_mask
-from service.api import submission
-from service.api.answers import Prefer, Wish
-from service.api.services import Services, ServicesDep
+from service.api.services import Services
 from service.api.sources import Given, picture_of
-from service.api.submission import Draft, IdempotencyKey
+from service.api.submission import Draft, Drafting, Submission, SubmissionDep, check_results_fit
 from service.api.tasks import ANSWERS, tasks_router
 from service.api.uploads import Body, in_thread, read_body
 from service.canvas import Canvas, outpainted, redrawn, varied
@@ -81,60 +78,55 @@ _VARY = _described(
 
 
 @router.post("/inpaint", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_INPAINT)
-async def inpaint(
-    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
-) -> Response:
+async def inpaint(submission: SubmissionDep) -> Response:
     """Redraw what a mask selects of a picture of any size; outside the mask it stays as it is. With another class than
     the picture's, this edits.
 
     The model redraws every token that the mask touches; the pixels are then taken from it inside the mask only.
     """
-    body: Body[InpaintFields] = await read_body(request, InpaintFields, InpaintRequest, ("image", "mask"))
+    body: Body[InpaintFields] = await read_body(submission.request, InpaintFields, InpaintRequest, ("image", "mask"))
 
     async def draft() -> Draft:
-        given = await picture_of(services, body, "inpaint")
+        services = submission.services
+        given = await picture_of(services, submission.client, body, "inpaint")
         mode, limits = body.fields.mask_mode, services.limits
         mask, png = await in_thread(services, read_mask, body.mask, body.image, given.pixels, mode, limits)
         canvas = redrawn(token_mask(mask, given.grid), given.size, given.served.card)
         return _draft(services, "inpaint", body.fields, given, canvas, mask=png)
 
-    return await _accept(services, request, "inpaint", body, idempotency_key, prefer, draft)
+    return await _accept(submission, "inpaint", body, draft)
 
 
 @router.post("/outpaint", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_OUTPAINT)
-async def outpaint(
-    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
-) -> Response:
+async def outpaint(submission: SubmissionDep) -> Response:
     """Draw on beyond the borders of a picture of any size, whose pixels stay as they are.
 
     What is added is rounded up to whole tokens (`padding` in the job), at the scale at which the picture's short side
     is the model's own. The whole may be 4 times as large as what the model draws at once.
     """
-    body: Body[OutpaintFields] = await read_body(request, OutpaintFields, OutpaintRequest, ("image",))
+    body: Body[OutpaintFields] = await read_body(submission.request, OutpaintFields, OutpaintRequest, ("image",))
 
     async def draft() -> Draft:
-        given = await picture_of(services, body, "outpaint")
+        given = await picture_of(submission.services, submission.client, body, "outpaint")
         canvas, padding = outpainted(body.fields, given.size, given.served.card)
-        return _draft(services, "outpaint", body.fields, given, canvas, more={"padding": asdict(padding)})
+        return _draft(submission.services, "outpaint", body.fields, given, canvas, more={"padding": asdict(padding)})
 
-    return await _accept(services, request, "outpaint", body, idempotency_key, prefer, draft)
+    return await _accept(submission, "outpaint", body, draft)
 
 
 @router.post("/vary", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_VARY)
-async def vary(
-    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
-) -> Response:
+async def vary(submission: SubmissionDep) -> Response:
     """Draw a picture of any size anew around a share of its tokens, scattered over it. It keeps its size, and none of
     its pixels."""
-    body: Body[VaryFields] = await read_body(request, VaryFields, VaryRequest, ("image",))
+    body: Body[VaryFields] = await read_body(submission.request, VaryFields, VaryRequest, ("image",))
 
     async def draft() -> Draft:
-        given = await picture_of(services, body, "vary")
+        given = await picture_of(submission.services, submission.client, body, "vary")
         fields = seeded(body.fields)
         canvas, keep_seed = varied(fields, given.grid, given.size, given.served.card)
-        return _draft(services, "vary", fields, given, canvas, more={"keep_seed": keep_seed})
+        return _draft(submission.services, "vary", fields, given, canvas, more={"keep_seed": keep_seed})
 
-    return await _accept(services, request, "vary", body, idempotency_key, prefer, draft)
+    return await _accept(submission, "vary", body, draft)
 
 
 def _draft(
@@ -147,22 +139,12 @@ def _draft(
     mask: bytes | None = None,
     more: dict[str, Any] | None = None,
 ) -> Draft:
-    submission.check_results_fit(services, fields.n, canvas.size)
+    check_results_fit(services, fields.n, canvas.size)
     card, capacity = given.served.card, given.served.capacity
     payload = resolve(fields, card, task, canvas) | {"tokens": given.tokens} | (more or {})
     uploads = {"image": given.png} if mask is None else {"image": given.png, "mask": mask}
     return Draft(payload, cost(payload, card, capacity), uploads)
 
 
-async def _accept(
-    services: Services,
-    request: Request,
-    task: str,
-    body: Body[Any],
-    key: str | None,
-    prefer: str | None,
-    draft: submission.Drafting,
-) -> Response:
-    fields, accept = body.fields, request.headers.get("accept")
-    wish = Wish.of(accept, prefer, n=fields.n, format=fields.format, limit=services.settings.max_wait)
-    return await submission.accept(services, request, wish, task, digest=body.digest(), key=key, draft=draft)
+async def _accept(submission: Submission, task: str, body: Body[Any], draft: Drafting) -> Response:
+    return await submission.accept(task, body.fields, body.fields.format, body.digest(), draft)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -10,19 +9,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends
 from fastapi.responses import Response
 
 from engine.card import ModelCard
 from engine.drawing import UNKNOWN
 from engine.request import MAX_SEED
-from service.api import submission
-from service.api.answers import Prefer, Wish
 from service.api.jobs import JobId
 from service.api.lookup import find_job, find_picture, must_have_succeeded
-from service.api.services import Services, ServicesDep
-from service.api.submission import Draft, IdempotencyKey
-from service.api.tasks import ANSWERS, draining, json_only
+from service.api.services import Services
+from service.api.submission import Draft, Submission, SubmissionDep, check_results_fit
+from service.api.tasks import ANSWERS, digest_of, draining, json_only
 from service.problems import Problem
 from service.queue import Job
 from service.queue.contract import parse_event_id
@@ -50,36 +47,34 @@ class Progress:
 
 @router.post("/fork", response_model=None, status_code=202, responses=ANSWERS)
 async def fork(
-    id: JobId,
-    request: Request,
-    services: ServicesDep,
-    fields: Annotated[ForkRequest, Body(openapi_examples=_EXAMPLES)],
-    idempotency_key: IdempotencyKey = None,
-    prefer: Prefer = None,
+    id: JobId, submission: SubmissionDep, fields: Annotated[ForkRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
     """Draw n new pictures that share the first steps of one of this job's, which may be finished or still on its way.
 
     Everything else is as in that job. What was drawn in several windows has no such steps.
     """
-    parent = await find_job(services, id)
-    digest = hashlib.sha256(f"{id}\0{fields.model_dump_json()}".encode()).hexdigest()
+    digest = digest_of(fields, id)
+    known = await submission.known("fork", digest)
+    if known is not None:  # its parent may be gone by now
+        return await submission.answer(known)
+    parent = await find_job(submission.services, submission.client, id)
 
     async def draft() -> Draft:
-        return await _draft(services, parent, fields)
+        return await _draft(submission, parent, fields)
 
-    limit = services.settings.max_wait
-    wish = Wish.of(request.headers.get("accept"), prefer, n=fields.n, format=parent.payload["format"], limit=limit)
-    return await submission.accept(services, request, wish, "fork", digest=digest, key=idempotency_key, draft=draft)
+    return await submission.accept("fork", fields, parent.payload["format"], digest, draft)
 
 
-async def _draft(services: Services, parent: Job, fields: ForkRequest) -> Draft:
+async def _draft(submission: Submission, parent: Job, fields: ForkRequest) -> Draft:
+    services = submission.services
     served = await services.catalogue.choose(parent.model, "fork")
     _check(parent, fields)
+    _check_same_model(parent, served.card)
     height, width = parent.payload["size"]
-    submission.check_results_fit(services, fields.n, (height, width), "n")
+    check_results_fit(services, fields.n, (height, width), "n")
     progress = await _progress(services, parent, fields.image_index, served.card)
     _check_step(fields.step, progress)
-    inherited, uploads = await _inheritance(services, parent, fields.image_index)
+    inherited, uploads = await _inheritance(submission, parent, fields.image_index)
     seed = secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed
     payload = (
         parent.payload
@@ -108,6 +103,15 @@ def _check(parent: Job, fields: ForkRequest) -> None:
         raise Problem.field("step", f"a picture may be the fork of a fork {MAX_FORKS} times, no more", "too_deep")
 
 
+def _check_same_model(parent: Job, card: ModelCard) -> None:
+    """Its tokens, and what goes on from them, are worth something to the very same model alone. A job that runs still
+    does not say."""
+    for what, name in (("tokenizer", card.tokenizer), ("weights", card.weights)):
+        drawn_with = (parent.result or {}).get(what)
+        if drawn_with and drawn_with != name:
+            raise Problem(409, f"other_{what}", f"{card.name} is another by now: not the {what} that drew the picture")
+
+
 def _forks(parent: Job, fields: ForkRequest) -> list[tuple[int, int]]:
     """Of the new pictures: see recipe.forked."""
     earlier = [(step, seed) for step, seed in parent.payload.get("forks", ())]
@@ -115,6 +119,8 @@ def _forks(parent: Job, fields: ForkRequest) -> list[tuple[int, int]]:
 
 
 def _check_step(step: int, progress: Progress) -> None:
+    if progress.steps == 1:
+        raise Problem.field("step", "a picture of one step can't be forked: nothing is left to draw after it", "step")
     if not step < progress.steps:
         raise Problem.field("step", f"must be between 1 and {progress.steps - 1}: there are {progress.steps}", "step")
     if step > progress.step:
@@ -147,13 +153,14 @@ def _not_yet(message: str) -> Problem:
     return problem
 
 
-async def _inheritance(services: Services, parent: Job, index: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+async def _inheritance(submission: Submission, parent: Job, index: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the new pictures start from as their parent did: fields of the payload, and uploads of their own, since the
     parent's don't outlive it. Raises Problem where these are gone."""
+    services = submission.services
     stored = await _stored(services, parent, needed_to_fork if parent.state == "succeeded" else uploads_of)
     if stored is None:
         # It ended a moment ago, and gave back what its pictures tell as well.
-        parent = await find_job(services, parent.id)
+        parent = await find_job(services, submission.client, parent.id)
         must_have_succeeded(parent)
         stored = await _stored(services, parent, needed_to_fork)
     if stored is None:

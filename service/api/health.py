@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
-from service.api.services import Services, ServicesDep
+from service.api.services import Services, ServicesDep, StrangerDep
 
 router = APIRouter(tags=["health"])
 
@@ -24,18 +25,26 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"description": "Not ready, and why"}})
-async def readyz(services: ServicesDep) -> JSONResponse:
+async def readyz(services: ServicesDep, client: StrangerDep) -> JSONResponse:
     """A picture could be drawn now: Redis answers, and a worker has shown its card."""
     reasons = await _reasons(services)
     if reasons:
         headers = {"Retry-After": str(services.settings.retry_after)}
         return JSONResponse({"status": "unavailable", "reasons": reasons}, status_code=503, headers=headers)
-    return JSONResponse({"status": "ready", "models": sorted(await services.catalogue.models())})
+    ready: dict[str, Any] = {"status": "ready"}
+    if client is not None:
+        ready["models"] = sorted(await services.catalogue.models())
+    return JSONResponse(ready)
 
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(services: ServicesDep) -> Response:
-    """Prometheus. The queue is read when it is asked for; where Redis is away, its series say nothing."""
+    """Prometheus. Where keys are needed, for those with the scope `metrics`."""
+    return await scraped(services)
+
+
+async def scraped(services: Services) -> Response:
+    """What is measured. The queue is read when it is asked for; where Redis is away, its series say nothing."""
     depth = services.metrics.queue_depth
     depth.clear()
     try:

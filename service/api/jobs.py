@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse, Response
 
 from service import sse
 from service.api.answers import event_stream
+from service.api.cancelling import cancel_job
 from service.api.lookup import find_job
 from service.api.negotiation import FORMATS, negotiate
 from service.api.pictures import picture_response
-from service.api.services import Services, ServicesDep
+from service.api.services import ClientDep, Services, ServicesDep
 from service.api.view import job_object
 from service.images import MEDIA_TYPES, Format
 from service.problems import Problem
@@ -25,20 +26,16 @@ JobId = Annotated[str, Path(max_length=64)]
 
 
 @router.get("", response_model=JobObject)
-async def status(id: JobId, request: Request, services: ServicesDep) -> Response:
+async def status(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """A job as it is now."""
-    return _respond(await find_job(services, id), request)
+    return _respond(await find_job(services, client, id), request)
 
 
 @router.delete("", response_model=JobObject, responses={202: {"model": JobObject, "description": "Being stopped"}})
-async def cancel(id: JobId, request: Request, services: ServicesDep) -> Response:
+async def cancel(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Cancel a job. Harmless when repeated, or when the job has ended: the answer is the job as it is."""
-    before = await find_job(services, id)
-    said = await services.queue.cancel(id)
-    if said == "canceled" and before.state not in FINAL_STATES:
-        # It never reached a worker, or its worker is gone: nobody else counts it.
-        services.metrics.requests.labels(before.payload["task"], "canceled").inc()
-    return _respond(await find_job(services, id), request, status=202 if said == "requested" else 200)
+    said = await cancel_job(services, await find_job(services, client, id))
+    return _respond(await find_job(services, client, id), request, status=202 if said == "requested" else 200)
 
 
 @router.get(
@@ -53,11 +50,12 @@ async def events(
     id: JobId,
     request: Request,
     services: ServicesDep,
+    client: ClientDep,
     last_event_id: Annotated[str | None, Header(description="The last event seen: go on after it")] = None,
     last_event_id_query: Annotated[str | None, Query(alias="last_event_id")] = None,
 ) -> Response:
     """Everything that happens to a job, from its beginning or from where the client was, until it ends."""
-    job = await find_job(services, id)
+    job = await find_job(services, client, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
     if job.state in FINAL_STATES and not await _more(services, id, after):
         return Response(status_code=204)
@@ -78,11 +76,12 @@ async def image(
     index: Annotated[int, Path(ge=0, le=999)],
     request: Request,
     services: ServicesDep,
+    client: ClientDep,
     format: Annotated[Format | None, Query(description="Beats the Accept header")] = None,
 ) -> Response:
     """A picture, in the format asked for: `?format=`, else the job's own where Accept allows it, else what Accept
     likes best."""
-    job = await find_job(services, id)
+    job = await find_job(services, client, id)
     if format is None:
         own = MEDIA_TYPES[job.payload["format"]]
         accept = request.headers.get("accept")

@@ -6,14 +6,16 @@ from typing import Any
 
 from service.api.services import Services
 from service.api.view import expired
+from service.keys import Client
 from service.problems import Problem
 from service.queue import Job
 
 
-async def find_job(services: Services, id: str) -> Job:
-    """Raises Problem: 404 where there never was one, 410 where there is none any more."""
+async def find_job(services: Services, client: Client, id: str) -> Job:
+    """Raises Problem: 404 where there never was one, 410 where there is none any more. Another client's is as if there
+    were none."""
     job = await services.queue.job(id)
-    if job is not None:
+    if job is not None and job.client == client.name:
         return job
     if expired(id, services.queue.config.result_ttl_seconds):
         raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")

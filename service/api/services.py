@@ -12,9 +12,12 @@ from redis.asyncio import Redis
 
 from service.api.catalogue import Catalogue
 from service.images import Limits
+from service.keys import Client, KeyRing
+from service.limits import Limiter
 from service.metrics import Metrics
 from service.queue import Blobs, EventHub, Queue
 from service.settings import Settings
+from service.signing import Signer
 
 
 @dataclass(slots=True)
@@ -35,6 +38,9 @@ class Services:
     hub: EventHub
     blobs: Blobs
     catalogue: Catalogue
+    keys: KeyRing
+    signer: Signer
+    limiter: Limiter
     pixels: CapacityLimiter  # threads that decode and encode pictures
 
     @property
@@ -47,4 +53,18 @@ def _services(request: Request) -> Services:
     return services
 
 
+def _stranger(request: Request) -> Client | None:
+    client: Client | None = request.state.client
+    return client
+
+
+def _client(request: Request) -> Client:
+    client: Client = request.state.client
+    return client
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+ClientDep = Annotated[Client, Depends(_client)]
+
+StrangerDep = Annotated[Client | None, Depends(_stranger)]
+"""Of the routes that are open: None is who has no key and would need one elsewhere."""

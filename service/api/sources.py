@@ -13,6 +13,7 @@ from service.api.catalogue import Served
 from service.api.lookup import find_job, find_picture
 from service.api.services import Services
 from service.api.uploads import Body, in_thread
+from service.keys import Client
 from service.problems import Problem
 from service.queue import Job
 from service.requests import Source
@@ -40,23 +41,23 @@ class Given:
         return self.served.card.grid if self.tokens is None else (len(self.tokens), len(self.tokens[0]))
 
 
-async def picture_of(services: Services, body: Body[Any], task: str) -> Given:
+async def picture_of(services: Services, client: Client, body: Body[Any], task: str) -> Given:
     """Raises Problem: a field of the body is wrong, or what it names is not there (any more)."""
     if body.source is None:
         assert body.image is not None
         served = await services.catalogue.choose(body.fields.model, task)
         pixels, png = await in_thread(services, read_image, body.image, services.limits)
         return Given(pixels, png, None, served)
-    job, made, png = await _stored(services, body.source)
+    job, made, png = await _stored(services, client, body.source)
     served = await services.catalogue.choose(body.fields.model or job.model, task)
     _check_tokenizer(job, served.card)
     pixels = await in_thread(services, images.decode_image, png, "source", services.limits)
     return Given(pixels, png, made["tokens"], served)
 
 
-async def _stored(services: Services, source: Source) -> tuple[Job, dict[str, Any], bytes]:
+async def _stored(services: Services, client: Client, source: Source) -> tuple[Job, dict[str, Any], bytes]:
     try:
-        job = await find_job(services, source.job)
+        job = await find_job(services, client, source.job)
         made, png = await find_picture(services, job, source.image)
     except Problem as problem:
         if problem.code == "no_such_image":

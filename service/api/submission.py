@@ -9,27 +9,23 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import Header, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from service.api.answers import Wish, answer
-from service.api.services import Services
+from service.api.services import ClientDep, Services, ServicesDep
+from service.images import Format
+from service.keys import Client
 from service.problems import FieldError, Problem
 from service.queue import BlobStoreFull, Job, NewJob, QueueFull
-
-CLIENT = "local"
-"""Whose job it is. There are no keys yet, so there is one client."""
+from service.requests import ForkRequest, GenerateRequest
 
 RESULTS_SHARE = 0.25
 """Of the blob store's budget, for the pictures of one job."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-IdempotencyKey = Annotated[
-    str | None, Header(description="The same key again answers with the same job, instead of drawing anew")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +40,130 @@ class Draft:
 Drafting = Callable[[], Awaitable[Draft]]
 
 
-async def accept(
-    services: Services,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A request for pictures, apart from its body: who sends it, and how the answer is to come."""
+
+    services: Services
+    request: Request
+    client: Client
+    key: str | None
+    prefer: str | None
+    cancel_on_disconnect: bool
+
+    async def accept(
+        self, task: str, fields: GenerateRequest | ForkRequest, format: Format, digest: str, draft: Drafting
+    ) -> Response:
+        """Makes a job of it and answers. format: of the pictures. digest: tells whether a repeated request is the same.
+        draft: is asked for unless the idempotency key already made a job; raises Problem where the request is bad."""
+        job = await self.known(task, digest)
+        if job is None:
+            self._wish(fields.n, format)
+            self._check_priority(fields)
+            with refusals_counted(self.services, task):
+                made = await draft()
+                job = await self._submit(task, digest, fields, made)
+        return await self.answer(job)
+
+    async def known(self, task: str, digest: str) -> Job | None:
+        """The job that this idempotency key already made. Raises Problem where that was for another request."""
+        if self.key is None:
+            return None
+        job = await self.services.queue.job(job_id(self.client, task, self.key))
+        return None if job is None else _same(job, digest)
+
+    async def answer(self, job: Job) -> Response:
+        wish = self._wish(job.payload["n"], job.payload["format"])
+        return await answer(self.services, self.request, job, wish)
+
+    def _wish(self, n: int, format: Format) -> Wish:
+        return Wish.of(
+            self.request.headers.get("accept"),
+            self.prefer,
+            n=n,
+            format=format,
+            limit=self.services.settings.max_wait,
+            cancel_on_disconnect=self.cancel_on_disconnect,
+        )
+
+    def _check_priority(self, fields: GenerateRequest | ForkRequest) -> None:
+        if not self.client.may_ask(fields.priority):
+            message = f"this key may ask for {self.client.priority} at most"
+            raise Problem.field("priority", message, "priority_not_allowed", status=403)
+
+    async def _submit(self, task: str, digest: str, fields: GenerateRequest | ForkRequest, draft: Draft) -> Job:
+        """Puts uploads into the blob store and the job, which names them, into the queue. Whoever else submits the same
+        id has uploads of other names; who comes second gets the first one's job, if it is for the same request.
+
+        Raises Problem when there is no room, or when the id is another request's.
+        """
+        services, id = self.services, job_id(self.client, task, self.key)
+        retry = {"Retry-After": str(services.settings.retry_after)}
+        token = secrets.token_hex(8)
+        blobs = {name: f"{id}/{token}/{name}" for name in draft.uploads}
+        payload = draft.payload | {"digest": digest} | blobs
+        new = NewJob(
+            id=id,
+            model=payload["model"],
+            client=self.client.name,
+            cost=draft.cost,
+            payload=payload,
+            weight=self.client.weight,
+            blobs=tuple(blobs.values()),
+        )
+        try:
+            for name, data in draft.uploads.items():
+                await services.blobs.put(blobs[name], data)
+            await services.queue.submit(new)
+        except (QueueFull, BlobStoreFull) as full:
+            await _discard(services, blobs)
+            code = "queue_full" if isinstance(full, QueueFull) else "storage_full"
+            raise Problem(503, code, f"there is no room at the moment: {full}", headers=retry) from None
+        # What else may go wrong leaves uploads that no job holds, and these do not live long.
+        job = await services.queue.job(id)
+        if job is None:
+            raise Problem(503, "queue_unavailable", "the queue lost the job; send it again", headers=retry)
+        # Whether it is ours, the job tells better than the answer to a submission that may have been sent twice.
+        if any(job.payload[name] != blob for name, blob in blobs.items()):
+            await _discard(services, blobs)
+        return _same(job, digest)
+
+
+def _submission(
     request: Request,
-    wish: Wish,
-    task: str,
-    *,
-    digest: str,
-    key: str | None,
-    draft: Drafting,
-) -> Response:
-    """Makes a job of a request and answers. digest: tells whether a repeated request is the same. draft: is asked for
-    unless the idempotency key already made a job; raises Problem where the request is bad."""
-    id = job_id(task, key)
-    job = await known(services, id, digest) if key else None
-    if job is None:
-        with refusals_counted(services, task):
-            made = await draft()
-            job = await submit(services, id, made.payload | {"digest": digest}, made.cost, made.uploads)
-    return await answer(services, request, job, wish)
+    services: ServicesDep,
+    client: ClientDep,
+    idempotency_key: Annotated[
+        str | None, Header(description="The same key again answers with the same job, instead of drawing anew")
+    ] = None,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job is done, within N seconds")] = None,
+    on_disconnect: Annotated[
+        Literal["cancel"] | None,
+        Query(description="Cancel the job when this connection closes before it has ended; else it goes on"),
+    ] = None,
+) -> Submission:
+    return Submission(
+        services=services,
+        request=request,
+        client=client,
+        key=idempotency_key,
+        prefer=prefer,
+        cancel_on_disconnect=on_disconnect == "cancel",
+    )
 
 
-def job_id(task: str, key: str | None) -> str:
-    """With an idempotency key, the same id for the same key. Else a new one that nobody can guess and that tells
-    when it was made."""
+SubmissionDep = Annotated[Submission, Depends(_submission)]
+
+
+def job_id(client: Client, task: str, key: str | None) -> str:
+    """With an idempotency key, the same id for the same key of the same client. Else a new one that nobody can guess
+    and that tells when it was made."""
     if key is None:
         return f"{int(time.time()):08x}-{secrets.token_hex(12)}"
     if not _KEY.fullmatch(key):
         error = FieldError("Idempotency-Key", "1 to 255 visible ASCII characters", place="header")
         raise Problem(400, "invalid", "Idempotency-Key: 1 to 255 visible ASCII characters", errors=[error])
-    return hashlib.sha256(f"{CLIENT}\0{task}\0{key}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{client.name}\0{task}\0{key}".encode()).hexdigest()[:32]
 
 
 def take_no_more(services: Services) -> Problem:
@@ -91,12 +181,6 @@ def refusals_counted(services: Services, task: str) -> Iterator[None]:
         if problem.status == 503:
             services.metrics.requests.labels(task, problem.code).inc()
         raise
-
-
-async def known(services: Services, id: str, digest: str) -> Job | None:
-    """The job that this idempotency key already made."""
-    job = await services.queue.job(id)
-    return None if job is None else _same(job, digest)
 
 
 def _same(job: Job, digest: str) -> Job:
@@ -122,35 +206,6 @@ def check_results_fit(services: Services, n: int, size: tuple[int, int], field: 
     if n * picture > limit:
         message = f"{n} results of {width} x {height} pixels may take {n * picture} bytes; this server has {limit} "
         raise Problem.field("n", f"{message}for a job: at most {limit // picture} fit", "too_large")
-
-
-async def submit(services: Services, id: str, payload: dict[str, Any], cost: int, uploads: dict[str, bytes]) -> Job:
-    """Puts uploads into the blob store and the job, which names them, into the queue. Whoever else submits the same id
-    has uploads of other names; who comes second gets the first one's job, if it is for the same request.
-
-    Raises Problem when there is no room, or when the id is another request's.
-    """
-    retry = {"Retry-After": str(services.settings.retry_after)}
-    token = secrets.token_hex(8)
-    blobs = {name: f"{id}/{token}/{name}" for name in uploads}
-    payload = payload | blobs
-    new = NewJob(id=id, model=payload["model"], client=CLIENT, cost=cost, payload=payload, blobs=tuple(blobs.values()))
-    try:
-        for name, data in uploads.items():
-            await services.blobs.put(blobs[name], data)
-        await services.queue.submit(new)
-    except (QueueFull, BlobStoreFull) as full:
-        await _discard(services, blobs)
-        code = "queue_full" if isinstance(full, QueueFull) else "storage_full"
-        raise Problem(503, code, f"there is no room at the moment: {full}", headers=retry) from None
-    # What else may go wrong leaves uploads that no job holds, and these do not live long.
-    job = await services.queue.job(id)
-    if job is None:
-        raise Problem(503, "queue_unavailable", "the queue lost the job; send it again", headers=retry)
-    # Whether it is ours, the job tells better than the answer to a submission that may have been sent twice.
-    if any(job.payload[name] != blob for name, blob in blobs.items()):
-        await _discard(services, blobs)
-    return _same(job, payload["digest"])
 
 
 async def _discard(services: Services, blobs: dict[str, str]) -> None:

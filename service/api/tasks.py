@@ -10,10 +10,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from service import sse
-from service.api import submission
-from service.api.answers import Prefer, Wish
 from service.api.services import ServicesDep
-from service.api.submission import Draft, IdempotencyKey
+from service.api.submission import Draft, SubmissionDep, check_results_fit, take_no_more
 from service.canvas import expanded
 from service.images import MEDIA_TYPES
 from service.problems import Problem
@@ -41,7 +39,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 def draining(services: ServicesDep) -> None:
     if services.lifecycle.draining:
-        raise submission.take_no_more(services)
+        raise take_no_more(services)
 
 
 def json_only(request: Request) -> None:
@@ -50,8 +48,8 @@ def json_only(request: Request) -> None:
         raise Problem(415, "unsupported_media_type", detail)
 
 
-def digest_of(fields: BaseModel) -> str:
-    return hashlib.sha256(fields.model_dump_json().encode()).hexdigest()
+def digest_of(fields: BaseModel, *more: str) -> str:
+    return hashlib.sha256("\0".join((*more, fields.model_dump_json())).encode()).hexdigest()
 
 
 def tasks_router() -> APIRouter:
@@ -73,48 +71,29 @@ _EXPAND_EXAMPLES: Any = {
 
 @router.post("/generate", response_model=None, status_code=202, responses=ANSWERS, dependencies=[Depends(json_only)])
 async def generate(
-    request: Request,
-    services: ServicesDep,
-    fields: Annotated[GenerateRequest, Body(openapi_examples=_GENERATE_EXAMPLES)],
-    idempotency_key: IdempotencyKey = None,
-    prefer: Prefer = None,
+    submission: SubmissionDep, fields: Annotated[GenerateRequest, Body(openapi_examples=_GENERATE_EXAMPLES)]
 ) -> Response:
     """Draw n pictures of a class."""
 
     async def draft() -> Draft:
-        served = await services.catalogue.choose(fields.model, "generate")
+        served = await submission.services.catalogue.choose(fields.model, "generate")
         payload = resolve(fields, served.card, "generate")
         return Draft(payload, cost(payload, served.card, served.capacity))
 
-    wish = _wish(request, services, fields, prefer)
-    return await submission.accept(
-        services, request, wish, "generate", digest=digest_of(fields), key=idempotency_key, draft=draft
-    )
+    return await submission.accept("generate", fields, fields.format, digest_of(fields), draft)
 
 
 @router.post("/expand", response_model=None, status_code=202, responses=ANSWERS, dependencies=[Depends(json_only)])
 async def expand(
-    request: Request,
-    services: ServicesDep,
-    fields: Annotated[ExpandRequest, Body(openapi_examples=_EXPAND_EXAMPLES)],
-    idempotency_key: IdempotencyKey = None,
-    prefer: Prefer = None,
+    submission: SubmissionDep, fields: Annotated[ExpandRequest, Body(openapi_examples=_EXPAND_EXAMPLES)]
 ) -> Response:
     """Draw n pictures of a class on a grid larger than the model was trained on, up to 4 times its tokens."""
 
     async def draft() -> Draft:
-        served = await services.catalogue.choose(fields.model, "expand")
+        served = await submission.services.catalogue.choose(fields.model, "expand")
         canvas = expanded(fields, served.card)
-        submission.check_results_fit(services, fields.n, canvas.size, "width")
+        check_results_fit(submission.services, fields.n, canvas.size, "width")
         payload = resolve(fields, served.card, "expand", canvas)
         return Draft(payload, cost(payload, served.card, served.capacity))
 
-    wish = _wish(request, services, fields, prefer)
-    return await submission.accept(
-        services, request, wish, "expand", digest=digest_of(fields), key=idempotency_key, draft=draft
-    )
-
-
-def _wish(request: Request, services: ServicesDep, fields: GenerateRequest, prefer: str | None) -> Wish:
-    accept, limit = request.headers.get("accept"), services.settings.max_wait
-    return Wish.of(accept, prefer, n=fields.n, format=fields.format, limit=limit)
+    return await submission.accept("expand", fields, fields.format, digest_of(fields), draft)

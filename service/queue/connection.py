@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry  # the asyncio one: redis.retry.Retry would silently never retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ResponseError, TimeoutError
@@ -19,14 +20,31 @@ RETRIED = (BusyLoadingError, ConnectionError, TimeoutError)
 
 
 class ServerUnsuitable(Exception):
-    """The server cannot carry the queue."""
+    """The server cannot carry the queue, or may lose what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:
     product: str  # "valkey" or "redis"
     version: str
-    warnings: tuple[str, ...]  # what an operator should know: durability and eviction
+    warnings: tuple[str, ...]  # how it may lose what was accepted
+
+    def require_safe(self) -> None:
+        """Raises ServerUnsuitable where it may lose accepted jobs."""
+        if self.warnings:
+            why = "; ".join(self.warnings)
+            raise ServerUnsuitable(
+                f"the {self.product} server: {why} (ARPG_ALLOW_UNSAFE_REDIS=1 takes it all the same)"
+            )
+
+
+def is_address(url: str) -> bool:
+    """Whether `connect` can do something with it."""
+    try:
+        parse_url(url)
+    except ValueError:
+        return False
+    return True
 
 
 def connect(
@@ -70,24 +88,22 @@ async def cancelled(*tasks: asyncio.Future[Any]) -> None:
 
 
 async def check_server(redis: Redis) -> ServerReport:
-    """Refuses what is too old (Redis below 7 lacks `XADD <ms>-*`); reports what may lose jobs."""
-    info: dict[str, Any] = await redis.info("server")
+    """Refuses what is too old (Redis below 7 lacks `XADD <ms>-*`); reports what may lose jobs.
+
+    INFO tells all of it: a server that keeps CONFIG to itself can be checked too.
+    """
+    try:
+        info: dict[str, Any] = await redis.info()
+    except ResponseError as error:
+        return ServerReport("unknown", "unknown", (f"it does not say how it keeps its data (INFO: {error})",))
     product = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get("valkey_version") or info["redis_version"])
     if product == "redis" and int(version.split(".")[0]) < 7:
         raise ServerUnsuitable(f"Redis {version} is too old: Redis 7 or newer, or any Valkey, is needed")
     warnings = []
-    try:
-        settings = {
-            **await redis.config_get("appendonly"),
-            **await redis.config_get("maxmemory-policy"),
-        }
-    except ResponseError as error:
-        warnings.append(f"the server hides its settings ({error}): it should run with AOF and noeviction")
-    else:
-        if settings.get("appendonly") != "yes":
-            warnings.append("appendonly is off: a crash of the server loses accepted jobs")
-        policy = settings.get("maxmemory-policy")
-        if policy != "noeviction":
-            warnings.append(f"maxmemory-policy is {policy}: the server may evict accepted jobs")
+    if not info.get("aof_enabled"):
+        warnings.append("appendonly is off: a crash of the server loses accepted jobs")
+    policy = info.get("maxmemory_policy")
+    if policy != "noeviction":
+        warnings.append(f"maxmemory-policy is {policy}: the server may evict accepted jobs")
     return ServerReport(product, version, tuple(warnings))

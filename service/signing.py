@@ -1,0 +1,62 @@
+"""What a browser carries in place of a key: a session's cookie, or an address that is good for one job's pictures and
+events. Both are signed, end soon, and with the key in whose name they were made."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+_TOKEN = re.compile(r"([0-9a-f]{8})\.(\d{1,12})\.([A-Za-z0-9_-]{43})")
+
+
+class Signer:
+    """Every replica has the same secret: the settings' own, else one that the first to need it leaves in Redis."""
+
+    REREAD_SECONDS = 60.0
+
+    def __init__(self, redis: Redis, prefix: str, secret: str | None = None) -> None:
+        self._redis = redis
+        self._name = f"{prefix}secret"
+        self._fixed = None if secret is None else secret.encode()
+        self._secret = b""
+        self._read_at = float("-inf")
+
+    async def sign(self, purpose: str, key_id: str, expires: int) -> str:
+        """purpose: what the token is good for, and nothing else. expires: unix seconds."""
+        return f"{key_id}.{expires}.{await self._signature(purpose, key_id, expires)}"
+
+    async def signed_by(self, purpose: str, token: str) -> str | None:
+        """The key in whose name it was made. None: not for this purpose, not by us, or no longer good."""
+        match = _TOKEN.fullmatch(token)
+        if match is None or int(match[2]) <= time.time():
+            return None
+        right = await self._signature(purpose, match[1], int(match[2]))
+        return match[1] if hmac.compare_digest(right, match[3]) else None
+
+    async def _signature(self, purpose: str, key_id: str, expires: int) -> str:
+        said = f"{purpose}\0{key_id}\0{expires}".encode()
+        return base64.urlsafe_b64encode(hmac.digest(await self._key(), said, hashlib.sha256)).decode().rstrip("=")
+
+    async def _key(self) -> bytes:
+        if self._fixed is not None:
+            return self._fixed
+        # Read again now and then: a Redis that was emptied has another one, and replicas must agree.
+        if not self._secret or time.monotonic() - self._read_at > self.REREAD_SECONDS:
+            try:
+                await self._redis.set(self._name, secrets.token_hex(32), nx=True)
+                self._secret = cast(bytes, await self._redis.get(self._name) or self._secret)
+                self._read_at = time.monotonic()
+            except RedisError:
+                if not self._secret:
+                    raise
+        if not self._secret:
+            raise RedisError("the secret is gone")
+        return self._secret
