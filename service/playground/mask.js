@@ -87,7 +87,7 @@ export class Mask {
     context.globalCompositeOperation = erasing ? "destination-out" : "source-over";
     Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: size, strokeStyle: COLOUR });
     context.beginPath();
-    context.moveTo(...points[0]);
+    context.moveTo(points[0][0] + 0.01, points[0][1]); // a line of no length would leave no dot
     for (const point of points) context.lineTo(...point);
     context.stroke();
   }
