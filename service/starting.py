@@ -37,8 +37,10 @@ def door_keys(settings: Settings, listener: socket.socket) -> KeyRing:
         return ring
     text, key = keys.make(keys.FIRST, scopes=("draw", "metrics"), priority="high")
     try:
-        if not keys.add(settings.keys_path, key, only_first=True):
-            return ring  # another process was quicker
+        made = keys.add(settings.keys_path, key, only_first=True)
+        ring = KeyRing(settings.keys_path, needed=far)
+        if not made:  # another process was quicker
+            return ring
         kept = f"kept in {settings.keys_path} as its hash"
     except OSError as error:
         ring.hold(key)
