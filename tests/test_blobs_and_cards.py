@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from queue_harness import CONFIG, lose_lease, new, take
+from queue_harness import CONFIG, lose_leases, new, take
 from redis.asyncio import Redis
 
 from service.queue import (
@@ -38,9 +38,9 @@ async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
     assert await blobs.bytes_used() == 100
 
 
-async def held(queue: Queue, job_id: str, *names: str) -> Blobs:
+async def held(queue: Queue, job_id: str, *names: str, ttl: float = 0.2) -> Blobs:
     """A store with these blobs, 10 bytes each, that the job was submitted with."""
-    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=0.2))
+    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=ttl))
     for name in names:
         await blobs.put(name, b"0123456789")
     await queue.submit(dataclasses.replace(new(job_id), blobs=names))
@@ -49,14 +49,14 @@ async def held(queue: Queue, job_id: str, *names: str) -> Blobs:
 
 @pytest.mark.parametrize("end", ["finished", "canceled while queued", "lost", "canceled by nobody", "released"])
 async def test_however_a_job_ends_its_blobs_are_given_back(queue: Queue, end: str) -> None:
-    blobs = await held(queue, "a", "a/image", "a/mask")
+    blobs = await held(queue, "a", "a/image", "a/mask", ttl=60)
     await blobs.put("other", b"0123456789")
     if end == "canceled while queued":
         await queue.cancel("a")
     elif end == "lost":
-        for _ in range(CONFIG.max_lost):
-            assert await take(queue) == ["a"]
-            await lose_lease()
+        for _ in range(1 + CONFIG.max_lost):
+            assert await take(queue, empty=True) == ["a"]
+            await lose_leases(queue)
         assert await take(queue) == []
     else:
         assert await take(queue) == ["a"]
@@ -68,11 +68,11 @@ async def test_however_a_job_ends_its_blobs_are_given_back(queue: Queue, end: st
             await queue.cancel("a")
         else:
             await queue.cancel("a")
-            await lose_lease()
+            await lose_leases(queue)
             assert await take(queue) == []
     assert [await blobs.get(name) for name in ("a/image", "a/mask")] == [None, None]
     await blobs.put("c", b"w" * 10)
-    assert await blobs.bytes_used() == (10 if end in ("lost", "canceled by nobody") else 20)  # "other" had 0.2 s
+    assert await blobs.bytes_used() == 20
 
 
 async def test_blobs_wait_for_their_job_and_for_no_other(queue: Queue) -> None:
@@ -89,8 +89,8 @@ async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Q
     blobs = await held(queue, "a", "a/image")
     await take(queue)
     assert await blobs.put("a/result/1/0", b"zombie", job=("a", 1))
-    await lose_lease()
-    await take(queue, worker="heir")
+    await lose_leases(queue)
+    await take(queue, worker="heir", empty=True)
     assert not await blobs.put("a/result/1/1", b"zombie", job=("a", 1))
     assert await blobs.put("a/result/2/0", b"heir", job=("a", 2))
     await asyncio.sleep(0.25)  # longer than bytes live that no job holds
@@ -102,6 +102,24 @@ async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Q
     picture = await queue.redis.pexpiretime(f"{CONFIG.prefix}blob:a/result/2/0")
     assert picture >= job
     assert not await blobs.put("a/result/2/1", b"late", job=("a", 2))
+
+
+async def test_finished_pictures_are_told_to_the_next_attempt(queue: Queue) -> None:
+    blobs = await held(queue, "a")
+    await take(queue)
+    for index in (2, 0, 0):
+        picture = {"index": index, "seed": 7}
+        assert await blobs.put(f"a/result/1/{index}", b"picture", job=("a", 1), picture=picture)
+    await lose_leases(queue)
+    (claim,) = await queue.claim("m", "heir", budget=10, limit=1, alone=True, empty=True)
+    assert not await blobs.put("a/result/1/1", b"zombie", job=("a", 1), picture={"index": 1})
+    assert sorted(picture["index"] for picture in claim.pictures) == [0, 2]
+    await queue.release("a", 2)
+    (third,) = await queue.claim("m", "third", budget=10, limit=1, alone=True, empty=True)
+    assert third.pictures == claim.pictures
+    await queue.finish("a", 3, 1, state="failed", event="failed", data={})
+    assert not await queue.redis.exists(f"{CONFIG.prefix}pictures:a")
+    assert await blobs.bytes_used() == 0
 
 
 async def test_cards_merge_per_model_and_expire(redis: Redis) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
-import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,32 +17,18 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from queue_model import SHARES, TERMINAL, Known, Model
 
-from service.queue import Blobs, NewJob, Publication, Queue, QueueConfig, connect
+from service.queue import Blobs, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
 
 T = TypeVar("T")
 IDS = ["a", "b", "c", "d", "e", "f"]
 PICK = st.integers(0, 59)
-TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
-MAX_LOST = 3
+AGE = st.sampled_from([0, 0, 0, 1, 2])
 DATA = b"picture"
-# A claim's lease is stretched at once: a lease ends when a rule says so, not when the machine is slow.
-CLAIMING = QueueConfig(lease_seconds=0.9, max_queued=4, max_lost=MAX_LOST)
-HOLDING = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=MAX_LOST)
-
-
-@dataclass
-class Known:
-    cost: int
-    state: str = "queued"
-    attempt: int = 0
-    lost: int = 0
-    sequence: int = 0
-    cancel: bool = False
-    expired: bool = False
-    published: list[str] = field(default_factory=list)  # the worker's events, as ids
-    held: set[str] = field(default_factory=set)  # blobs, until it ends
-    kept: set[str] = field(default_factory=set)  # blobs, from then on
+# A lease ends, and a suspect has waited too long, when a rule says so, not when the machine is slow.
+PATIENT = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, suspect_seconds=1000)
+HASTY = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, suspect_seconds=0)
 
 
 class Verbs(RuleBasedStateMachine):
@@ -55,9 +38,10 @@ class Verbs(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.redis = connect(self.url)
-        self.claiming, self.queue = Queue(self.redis, CLAIMING), Queue(self.redis, HOLDING)
-        self.blobs = Blobs(self.redis, HOLDING)
-        self.jobs: dict[str, Known] = {}
+        self.queue, self.hasty = Queue(self.redis, PATIENT), Queue(self.redis, HASTY)
+        self.blobs = Blobs(self.redis, PATIENT)
+        self.model = Model(PATIENT.max_lost)
+        self.jobs = self.model.jobs
 
     def do(self, call: Awaitable[T]) -> T:
         async def wrapped() -> T:
@@ -69,79 +53,121 @@ class Verbs(RuleBasedStateMachine):
     def empty(self) -> None:
         self.do(self.redis.flushall())
         for job_id in IDS[:3]:
-            self.submit(job_id, job_id, 3, 1.0)
+            self.submit(job_id, job_id, "normal", None, 3, 1.0)
 
     def teardown(self) -> None:
+        """Whatever happened, every job can come to its end, and nothing is left of any."""
+        for job_id in sorted(self.model.in_state("running")):
+            self.expire(job_id)
+        while self.model.in_state("queued") | self.model.in_state("running"):
+            for job_id in self.granted(9, 1, True, True, "last", False):
+                self.end(job_id, self.jobs[job_id].attempt, "succeeded", set())
+        self.sets_and_streams_are_the_states()
+        assert self.do(self.redis.hgetall(f"{PATIENT.prefix}unfinished")) == {}
         self.do(self.redis.aclose())
         self.runner.close()
 
-    def ready(self) -> list[str]:
-        return [i.decode() for i in self.do(self.redis.zrange(f"{HOLDING.prefix}ready:m", 0, -1))]
-
     def mostly(self, state: str, pick: int) -> str:
         """A job in this state, if there is one; one pick in six is any job, known or not."""
-        fitting = sorted(i for i, job in self.jobs.items() if job.state == state)
+        fitting = sorted(self.model.in_state(state))
         choices = fitting if fitting and pick % 6 else IDS
         return choices[pick % len(choices)]
 
-    def queued(self) -> set[str]:
-        return {i for i, job in self.jobs.items() if job.state == "queued"}
+    def by(self, job_id: str, age: int) -> tuple[Known | None, int, bool]:
+        """Who speaks: the job, the attempt, and whether it is the job's owner."""
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        return job, attempt, job is not None and job.owned_by(attempt)
 
-    @rule(job_id=st.sampled_from(IDS), client=st.sampled_from("xyz"), cost=st.integers(1, 9), weight=st.floats(0.5, 4))
-    def submit(self, job_id: str, client: str, cost: int, weight: float) -> None:
+    @rule(
+        job_id=st.sampled_from(IDS),
+        client=st.sampled_from("xyz"),
+        priority=st.sampled_from(sorted(SHARES)),
+        quota=st.sampled_from([None, None, 0, 1, 2]),
+        cost=st.integers(1, 9),
+        weight=st.floats(0.5, 4),
+    )
+    def submit(self, job_id: str, client: str, priority: Any, quota: int | None, cost: int, weight: float) -> None:
         upload = f"{job_id}/image"
-        job = NewJob(id=job_id, model="m", client=client, cost=cost, weight=weight, payload={}, blobs=(upload,))
+        new = NewJob(
+            id=job_id, model="m", client=client, cost=cost, weight=weight, priority=priority, quota=quota,
+            payload={"id": job_id}, blobs=(upload,),
+        )  # fmt: skip
+        refused: type[Exception] | None = None
         if job_id not in self.jobs:
             self.do(self.blobs.put(upload, DATA))
-        if job_id not in self.jobs and len(self.queued()) >= HOLDING.max_queued:
-            with pytest.raises(Exception, match="wait for model"):
-                self.do(self.queue.submit(job))
+            if quota is not None and self.model.unfinished().get(client, 0) >= quota:
+                refused = QuotaFull
+            elif len(self.model.in_state("queued")) >= PATIENT.max_queued:
+                refused = QueueFull
+        if refused is not None:
+            with pytest.raises(refused):
+                self.do(self.queue.submit(new))
             assert self.do(self.blobs.delete(upload))
             return
-        answer = self.do(self.queue.submit(job))
+        answer = self.do(self.queue.submit(new))
         assert answer.created == (job_id not in self.jobs)
-        self.jobs.setdefault(job_id, Known(cost, held={upload}))
+        if answer.created:
+            self.model.submit(job_id, client, priority, cost, weight).held = {upload}
         assert answer.state == self.jobs[job_id].state
 
     @precondition(lambda self: any(job.state == "queued" or job.expired for job in self.jobs.values()))
-    @rule(budget=st.integers(0, 30), limit=st.integers(1, 4), alone=st.booleans())
-    def claim(self, budget: int, limit: int, alone: bool) -> None:
-        for job in self.jobs.values():
-            if job.state == "running" and job.expired:
-                job.lost += 1
-                job.state = "canceled" if job.cancel else "failed" if job.lost >= MAX_LOST else "queued"
-                job.expired = False
-        claims = self.do(self.claiming.claim("m", "w", budget=budget, limit=limit, alone=alone))
-        held = [Publication(job_id=c.id, attempt=c.attempt, sequence=0, event=None) for c in claims]
-        self.do(self.queue.publish(held))
-        left = self.ready()
-        order = [c.id for c in claims] + left  # what was ready before, if a prefix of it was taken
-        assert set(order) == self.queued()
-        assert len(order) == len(set(order))
-        assert len(claims) <= limit
-        spent = sum(c.cost for c in claims)
-        assert spent <= budget or (alone and len(claims) == 1)
-        if left and len(claims) < limit:  # it stopped at the first that does not fit
-            assert spent + self.jobs[left[0]].cost > budget
-            assert claims or not alone
-        for c in claims:
-            job = self.jobs[c.id]
-            assert c.attempt == job.attempt + 1
-            job.state, job.attempt, job.sequence = "running", c.attempt, 0
+    @rule(
+        budget=st.integers(0, 30),
+        limit=st.integers(1, 4),
+        alone=st.booleans(),
+        empty=st.booleans(),
+        worker=st.sampled_from("vw"),
+        hasty=st.booleans(),
+    )
+    def claim(self, budget: int, limit: int, alone: bool, empty: bool, worker: str, hasty: bool) -> None:
+        self.granted(budget, limit, alone, empty, worker, hasty)
 
-    @rule(pick=PICK, age=st.sampled_from([0, 0, 0, 1, 2]), again=st.booleans(), event=st.sampled_from(["tokens", None]))
+    def granted(self, budget: int, limit: int, alone: bool, empty: bool, worker: str, hasty: bool) -> list[str]:
+        model, queue = self.model, self.hasty if hasty else self.queue
+        ended = model.reap()
+        claims = self.do(queue.claim("m", worker, budget=budget, limit=limit, alone=alone, empty=empty))
+        assert {(job.id, job.state, job.payload["id"]) for job in claims.ended} == {
+            (job_id, self.jobs[job_id].state, job_id) for job_id in ended
+        }
+        ids, suspects = [claim.id for claim in claims], model.suspects()
+        if suspects and empty:
+            assert len(ids) == 1
+            assert ids[0] in suspects
+            self.is_oldest(ids[0])
+        elif suspects and hasty and model.emptying in (None, worker):
+            model.emptying = worker
+            assert claims.become_empty
+            assert ids == []
+        else:
+            assert ids == model.fitting(budget, limit, alone)
+        assert claims.become_empty == (suspects != set() and not empty and hasty and model.emptying == worker)
+        for claim in claims:
+            job = self.jobs[claim.id]
+            assert claim.alone == (claim.id in suspects)
+            model.grant(claim.id, claim.alone)
+            assert (claim.attempt, claim.cost) == (job.attempt, job.cost)
+            assert {picture["index"] for picture in claim.pictures} == job.pictures
+        return ids
+
+    def is_oldest(self, job_id: str) -> None:
+        """Of the suspects."""
+        since = self.do(self.redis.hget(f"{PATIENT.prefix}job:{job_id}", "suspected_at"))
+        oldest = self.do(self.redis.zrange(f"{PATIENT.prefix}suspects:m", 0, 0, withscores=True))
+        assert all(int(since or 0) <= int(place[1]) for place in oldest)
+
+    @rule(pick=PICK, age=AGE, again=st.booleans(), event=st.sampled_from(["tokens", None]))
     def publish(self, pick: int, age: int, again: bool, event: str | None) -> None:
         job_id = self.mostly("running", pick)
-        job = self.jobs.get(job_id)
-        attempt = max(1, (job.attempt if job else 0) - age)
-        owner = job is not None and job.state == "running" and attempt == job.attempt
+        job, attempt, owner = self.by(job_id, age)
         sequence = 1 + (job.sequence if job and owner else 0)
         said = Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data={})
         answer = self.do(self.queue.publish([said]))[job_id]
-        if not owner:
+        if job is None or not owner:
             assert answer == "lost"
+            if job is not None:
+                job.absolve(attempt)
             return
-        assert job is not None
         job.expired = False
         assert answer == ("cancel" if job.cancel else "ok")
         if event is not None:
@@ -150,131 +176,136 @@ class Verbs(RuleBasedStateMachine):
             if again:
                 assert self.do(self.queue.publish([said]))[job_id] == ("cancel" if job.cancel else "dup")
 
-    @rule(pick=PICK, age=st.sampled_from([0, 0, 0, 1, 2]), again=st.booleans(), state=st.sampled_from(sorted(TERMINAL)))
+    @rule(pick=PICK, age=AGE, again=st.booleans(), state=st.sampled_from(sorted(TERMINAL)))
     def finish(self, pick: int, age: int, again: bool, state: Any) -> None:
         job_id = self.mostly("running", pick)
-        job = self.jobs.get(job_id)
-        attempt = max(1, (job.attempt if job else 0) - age)
-        fits = job is not None and attempt == job.attempt
+        job, attempt, owner = self.by(job_id, age)
         kept = {f"{job_id}/result/{attempt}"}
-        expected = "lost"
-        if fits and job is not None and job.state != "queued":
-            expected = "ok" if job.state == "running" else "already"
-        for answer in [expected] + ["already" if expected == "ok" else expected] * again:
-            ends = {"state": state, "event": TERMINAL[state], "data": {}}
-            said = self.queue.finish(job_id, attempt, 99, **ends, keep=kept if state == "succeeded" else ())
-            assert self.do(said) == answer
-        if expected == "ok" and job is not None:
-            job.state = state
-            job.kept = kept & job.held if state == "succeeded" else set()
+        ended = job is not None and job.ended and job.attempt == attempt
+        assert self.end(job_id, attempt, state, kept) == ("ok" if owner else "already" if ended else "lost")
+        if again:
+            assert self.end(job_id, attempt, state, kept) == ("already" if owner or ended else "lost")
 
-    @rule(pick=PICK, age=st.sampled_from([0, 0, 0, 1]), again=st.booleans())
-    def store(self, pick: int, age: int, again: bool) -> None:
+    def end(self, job_id: str, attempt: int, state: Any, kept: set[str]) -> str:
+        job, keep = self.jobs.get(job_id), kept if state == "succeeded" else ()
+        said = self.queue.finish(job_id, attempt, 99, state=state, event=TERMINAL[state], data={}, keep=keep)
+        answer = self.do(said)
+        if answer == "ok" and job is not None:
+            job.state, job.kept = state, kept & job.held if keep else set()
+        elif answer == "lost" and job is not None:
+            job.absolve(attempt)
+        return answer
+
+    @rule(pick=PICK, age=AGE, again=st.booleans(), index=st.sampled_from([None, 0, 1]))
+    def store(self, pick: int, age: int, again: bool, index: int | None) -> None:
         """A result, which another attempt's worker can't store."""
         job_id = self.mostly("running", pick)
-        job = self.jobs.get(job_id)
-        attempt = max(1, (job.attempt if job else 0) - age)
-        owner = job is not None and job.state == "running" and attempt == job.attempt
-        result = f"{job_id}/result/{attempt}"
+        job, attempt, owner = self.by(job_id, age)
+        result, picture = f"{job_id}/result/{attempt}", None if index is None else {"index": index}
         for _ in range(1 + again):
-            assert self.do(self.blobs.put(result, DATA, job=(job_id, attempt))) == owner
+            assert self.do(self.blobs.put(result, DATA, job=(job_id, attempt), picture=picture)) == owner
         if owner and job is not None:
             job.held.add(result)
+            job.pictures |= set() if index is None else {index}
 
-    @rule(pick=PICK, age=st.sampled_from([0, 0, 1]), again=st.booleans())
-    def release(self, pick: int, age: int, again: bool) -> None:
+    @rule(pick=PICK, age=AGE, again=st.booleans(), blamed=st.booleans())
+    def give_back(self, pick: int, age: int, again: bool, blamed: bool) -> None:
+        """In order, or because the engine failed over it."""
         job_id = self.mostly("running", pick)
-        job = self.jobs.get(job_id)
-        attempt = max(1, (job.attempt if job else 0) - age)
-        expected = "lost"
-        if job is not None and attempt == job.attempt:
-            expected = "ok" if job.state == "running" else "already"
-        for answer in [expected] + ["already" if expected == "ok" else expected] * again:
-            assert self.do(self.queue.release(job_id, attempt)) == answer
-        if expected == "ok" and job is not None:
-            job.state = "canceled" if job.cancel else "queued"
-            job.expired = False
+        job, attempt, owner = self.by(job_id, age)
+        expected = "already" if job is not None and job.attempt == attempt else "lost"
+        if owner and job is not None:
+            if blamed and not job.cancel:
+                job.blame()
+            job.come_back(PATIENT.max_lost if blamed else 10**9)
+            expected = {"queued": "ok"}.get(job.state, job.state) if blamed else "ok"
+        elif job is not None:
+            job.absolve(attempt)
+        for _ in range(1 + again):
+            said = self.queue.suspect(job_id, attempt, "engine_failed", "") if blamed else None
+            answer = self.do(said or self.queue.release(job_id, attempt))
+            assert answer == expected
+            expected = "already" if owner else expected
 
     @rule(pick=PICK, again=st.booleans())
     def cancel(self, pick: int, again: bool) -> None:
         job_id = self.mostly("running" if pick % 2 else "queued", pick)
-        job = self.jobs.get(job_id)
-        if job is None:
-            expected = "unknown"
-        elif job.state in ("succeeded", "failed"):
-            expected = "finished"
-        elif job.state == "running" and not job.expired:
-            expected, job.cancel = "requested", True
-        else:
-            expected, job.state = "canceled", "canceled"
+        expected = self.model.cancel(job_id)
         for _ in range(1 + again):
             assert self.do(self.queue.cancel(job_id)) == expected
 
     @rule(pick=PICK)
     def worker_dies(self, pick: int) -> None:
         job_id = self.mostly("running", pick)
-        job = self.jobs.get(job_id)
-        if job is not None and job.state == "running":
-            job.expired = True
-            self.do(self.redis.zadd(f"{HOLDING.prefix}leases:m", {job_id: 1}))
+        if job_id in self.model.in_state("running"):
+            self.expire(job_id)
+
+    def expire(self, job_id: str) -> None:
+        self.jobs[job_id].expired = True
+        self.do(self.redis.zadd(f"{PATIENT.prefix}leases:m", {job_id: 1}))
 
     @rule(pick=PICK)
     def overtaken(self, pick: int) -> None:
         self.worker_dies(pick)
-        self.claim(30, 4, True)
+        self.claim(30, 4, True, True, "w", False)
 
     @precondition(lambda self: any(j.state == "running" and j.attempt > 1 for j in self.jobs.values()))
     @rule(pick=PICK)
     def zombie_returns(self, pick: int) -> None:
         heirs = sorted(i for i, job in self.jobs.items() if job.state == "running" and job.attempt > 1)
         job_id = heirs[pick % len(heirs)]
-        old = self.jobs[job_id].attempt - 1
+        job, old = self.jobs[job_id], self.jobs[job_id].attempt - 1
+        job.absolve(old)
         for event in ("tokens", None):
             said = Publication(job_id=job_id, attempt=old, sequence=50, event=event, data={})
             assert self.do(self.queue.publish([said])) == {job_id: "lost"}
-        end = self.queue.finish(job_id, old, 60, state="succeeded", event="completed", data={})
-        assert self.do(end) == "lost"
+        assert self.end(job_id, old, "succeeded", set()) == "lost"
         assert self.do(self.queue.release(job_id, old)) == "lost"
+        assert self.do(self.queue.suspect(job_id, old, "engine_failed", "")) == "lost"
 
     @invariant()
     def sets_and_streams_are_the_states(self) -> None:
-        prefix, ids = HOLDING.prefix, sorted(self.jobs)
+        prefix, ids = PATIENT.prefix, sorted(self.jobs)
 
         async def read() -> list[Any]:
             async with self.redis.pipeline() as pipe:
-                pipe.zrange(f"{prefix}ready:m", 0, -1)
-                pipe.zrange(f"{prefix}leases:m", 0, -1)
+                for places in ("ready", "suspects", "leases"):
+                    pipe.zrange(f"{prefix}{places}:m", 0, -1)
                 pipe.hkeys(f"{prefix}blob_sizes")
                 pipe.get(f"{prefix}blob_bytes")
+                pipe.hgetall(f"{prefix}unfinished")
                 for job_id in ids:
-                    pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt")
+                    pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt", "blames", "lost")
                     pipe.xrange(f"{prefix}events:{job_id}")
+                    pipe.hkeys(f"{prefix}pictures:{job_id}")
                 return await pipe.execute()
 
-        ready, leased, stored, stored_bytes, *held = self.do(read())
-        blobs = {name for job in self.jobs.values() for name in (job.kept if job.state in TERMINAL else job.held)}
+        ready, suspects, leased, stored, stored_bytes, unfinished, *held = self.do(read())
+        blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
         assert {name.decode() for name in stored} == blobs
         assert int(stored_bytes or 0) == len(DATA) * len(blobs)
-        assert {i.decode() for i in ready} == self.queued()
-        assert {i.decode() for i in leased} == {i for i, job in self.jobs.items() if job.state == "running"}
-        for job_id, (state, attempt), entries in zip(ids, held[::2], held[1::2], strict=True):
+        assert [i.decode() for i in ready] == self.model.ready()
+        assert {i.decode() for i in suspects} == self.model.suspects()
+        assert {i.decode() for i in leased} == self.model.in_state("running")
+        assert {client.decode(): int(count) for client, count in unfinished.items()} == self.model.unfinished()
+        for index, job_id in enumerate(ids):
             job = self.jobs[job_id]
+            (state, attempt, blames, lost), entries, pictures = held[3 * index : 3 * index + 3]
             assert (state.decode(), int(attempt)) == (job.state, job.attempt)
+            assert (int(blames or 0), int(lost)) == (job.blames, job.lost)
+            assert {int(picture) for picture in pictures} == (set() if job.ended else job.pictures)
             numbers = [tuple(map(int, entry_id.split(b"-"))) for entry_id, _ in entries]
             assert numbers == sorted(set(numbers))
             told = [i.decode() for i, fields in entries if fields[b"event"] == b"tokens"]
             assert told == job.published
             names = [fields[b"event"].decode() for _, fields in entries]
             ends = [name for name in names if name in TERMINAL.values()]
-            assert ends == ([TERMINAL[job.state]] if job.state in TERMINAL else [])
+            assert ends == ([TERMINAL[job.state]] if job.ended else [])
             assert not ends or names[-1] == ends[0]
 
 
 def test_verbs_under_any_sequence(redis_url: str) -> None:
     Verbs.url = redis_url
-    with redis.Redis.from_url(redis_url) as client:
-        if client.info("server")["uptime_in_seconds"] < 1:  # below a lease, nothing is taken for lost
-            time.sleep(1)
     run_state_machine_as_test(
         Verbs,
         settings=settings(

@@ -27,7 +27,7 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert names[:2] == ["queued", "started"]
     assert set(names[2:-1]) == {"tokens"}
     assert names[-1] == "completed"
-    assert events[1].data == {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0}
+    assert events[1].data == {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0, "kept": []}
     told = {}
     for event in events[2:-1]:
         told |= dict(zip(event.data["positions"], event.data["tokens"], strict=True))

@@ -112,7 +112,7 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
     unknown = int((canvas == UNKNOWN).sum())
     assert started.data == {
         "attempt": 1, "images": 2, "grid": list(extension.grid), "steps": result["usage"]["steps"],
-        "known": canvas.size - unknown,
+        "known": canvas.size - unknown, "kept": [],
     }  # fmt: skip
     assert result["usage"]["tokens_drawn"] == 2 * unknown
     assert result["usage"]["tokens_known"] == 2 * (canvas.size - unknown)

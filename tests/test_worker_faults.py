@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import threading
@@ -15,11 +14,9 @@ import pytest
 import redis
 from worker_harness import CONFIG, Service, job, png, serving
 
-from engine.engine import Engine, EngineConfig
-from engine.pages import IntegrityError
+from engine.engine import Engine
 from engine.request import Request
 from service.queue import NewJob, Queue, connect
-from service.worker import worker
 
 
 @pytest.mark.anyio
@@ -134,55 +131,6 @@ async def test_failing_jobs_fail_alone(service: Service) -> None:
     assert await service.result("good")
 
 
-@pytest.mark.anyio
-async def test_a_failing_step_fails_who_took_part_and_the_worker_goes_on(
-    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = engine._runner.run
-
-    def out_of_memory(drawings: Any) -> Any:
-        monkeypatch.setattr(engine._runner, "run", run)
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(engine._runner, "run", out_of_memory)
-    await service.submit("a", n=2)
-    end = (await service.events("a"))[-1]
-    assert (end.name, end.data["error"]["code"]) == ("failed", "engine_failed")
-    assert "job a" in end.data["error"]["message"]
-    assert "no room" not in json.dumps(end.data)  # that is for the log
-    await service.submit("b")
-    assert await service.result("b")
-    # It drew since: another failure is again the first in a row.
-    monkeypatch.setattr(engine._runner, "run", out_of_memory)
-    await service.submit("c")
-    assert (await service.events("c"))[-1].name == "failed"
-    await service.submit("d")
-    assert await service.result("d")
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("error", "failed"), [(RuntimeError("no kernel"), ["a"]), (IntegrityError("page 3 is held twice"), [])]
-)
-async def test_an_engine_that_always_fails_ends_the_worker_and_jobs_go_on_elsewhere(
-    redis_url: str, engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, failed: list[str]
-) -> None:
-    def broken(drawings: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(engine._runner, "run", broken)
-    async with serving(redis_url, engine, grace=5) as service:
-        for job_id in failed:
-            await service.submit(job_id)
-            assert (await service.events(job_id))[-1].data["error"]["code"] == "engine_failed"
-        await service.submit("b")
-        with pytest.raises(worker.WorkerFailed, match=str(error)):
-            await asyncio.wait_for(service.running, 5)
-    other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
-    async with serving(redis_url, other, grace=5) as service:
-        assert await service.result("b")
-
-
 LEAVING_A_HUNG_CODEC = """
 import asyncio, sys, threading
 from pathlib import Path
@@ -240,16 +188,3 @@ async def test_a_request_that_the_engine_trips_over_fails_alone(
     error = (await service.events("a"))[-1].data["error"]
     assert (error["code"], "job a" in error["message"], "disk" in error["message"]) == ("internal_error", True, False)
     assert await service.result("b")
-
-
-@pytest.mark.anyio
-async def test_a_broken_engine_ends_the_worker(redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Any:
-        raise RuntimeError("no such device")
-
-    monkeypatch.setattr(engine, "step", broken)
-    async with serving(redis_url, engine, grace=5) as service:
-        await service.submit("a")
-        assert (await service.events("a"))[-1].data["error"]["code"] == "engine_failed"
-        with pytest.raises(worker.WorkerFailed, match="no such device"):
-            await asyncio.wait_for(service.running, 5)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_folder
-from worker_harness import CONFIG, Service, alone, job, serving
+from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
 from engine.pages import IntegrityError
@@ -182,8 +182,9 @@ async def test_an_engine_that_fails_is_the_end_of_the_worker_and_other_models_jo
             found = await service.queue.job(job_id)
             assert found is not None
             states[job_id] = (found.state, found.attempt)
-        # The one waits for another worker at its old place; the other's lease will end, and that counts against it.
-        assert states == {"innocent": ("queued", 1), "guilty": ("running", 1)}
+        # The one waits for another worker at its old place; the other, for one with nothing beside it.
+        assert states == {"innocent": ("queued", 1), "guilty": ("queued", 1)}
+        assert [await suspects(service.queue, name) for name in ("anyorder", "raster")] == [[], ["guilty"]]
         assert await service.queue.redis.zrange(f"{CONFIG.prefix}leases:anyorder", 0, -1) == []
 
 

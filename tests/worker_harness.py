@@ -142,6 +142,11 @@ async def service(redis_url: str, engine: Engine) -> AsyncIterator[Service]:
         assert engine.stats().pages_used == 0
 
 
+async def suspects(queue: Queue, model: str) -> list[str]:
+    """The jobs that wait to be drawn with nothing beside them."""
+    return [job_id.decode() for job_id in await queue.redis.zrange(f"{queue.config.prefix}suspects:{model}", 0, -1)]
+
+
 def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = None) -> list[np.ndarray]:
     """The pictures' tokens as the library draws them."""
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from service.queue.contract import BlobStoreFull, QueueConfig
-from service.queue.verbs import load_script
+from service.queue.scripts import dump, load_script
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +33,20 @@ class Blobs:
         self._put = load_script(redis, "put_blob")
         self._delete = load_script(redis, "delete_blob")
 
-    async def put(self, name: str, data: bytes, *, job: tuple[str, int] | None = None) -> bool:
+    async def put(
+        self, name: str, data: bytes, *, job: tuple[str, int] | None = None, picture: dict[str, Any] | None = None
+    ) -> bool:
         """Raises BlobStoreFull; the same name again replaces the bytes and starts its time anew.
 
-        With `job` (id and attempt) they are the job's. False: another attempt has it, nothing was stored.
+        With `job` (id and attempt) they are the job's. False: another attempt has it, nothing was stored. `picture`:
+        what the job's later attempts are to know of it, if these bytes are its picture of that `index`.
         """
         limits = self.limits
         life_ms = max(1, round(limits.ttl_seconds * 1000)) if job is None else self._held_ms
         try:
-            total = await self._put([self.prefix], [name, data, limits.max_bytes, life_ms, *(job or ("", 0))])
+            noted = [] if picture is None else [picture["index"], dump(picture)]
+            arguments = [name, data, limits.max_bytes, life_ms, *(job or ("", 0)), *noted]
+            total = await self._put([self.prefix], arguments)
         except OutOfMemoryError as error:
             raise BlobStoreFull("the blob store's server is out of memory") from error
         if total == -1:

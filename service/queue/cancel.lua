@@ -1,7 +1,7 @@
--- cancel: a queued job ends at once; a running one is flagged, and publish brings the flag to its worker.
+-- cancel: a waiting job ends at once; a running one is flagged, and publish brings the flag to its worker.
 -- ARGV: id, ttl_ms.  Returns canceled | requested | finished | unknown.
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'client', 'cost', 'weight', 'score')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'flow', 'cost', 'weight', 'score')
 if not job[1] then return 'unknown' end
 if job[1] == 'canceled' then return 'canceled' end
 if job[1] == 'succeeded' or job[1] == 'failed' then return 'finished' end
@@ -24,6 +24,5 @@ else
     if tag == finish_tag(job[7], job[5], job[6]) then redis.call('HSET', tags, job[4], job[7]) end
   end
 end
-emit(id, job[2], 'canceled', '{}')
-conclude(id, job[3], 'canceled', now, tonumber(ARGV[2]))
+cancel_now(id, job[3], job[2], now, tonumber(ARGV[2]))
 return 'canceled'

@@ -12,7 +12,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from service.queue.contract import QueueConfig
-from service.queue.verbs import dump, text
+from service.queue.scripts import dump, text
 
 
 class Cards:

@@ -1,82 +1,116 @@
--- claim: the heads of a model's ready set while they fit the budget; a head that does not fit stops the
--- line, so a big job never starves. First, expired leases go back to the ready set.
--- ARGV: model, worker, nonce, budget, limit, alone, lease_ms, max_lost, ttl_ms.
--- Returns {id, attempt, cost, payload, cancel, queued_ms} per granted job.
+-- claim: the heads of a model's ready set while they fit the budget; a head that does not fit stops the line, so a
+-- big job never starves. A worker that holds nothing at all gets a crash suspect instead, if there is one, and that
+-- alone; for one that has waited too long, one of the busy workers is told to take nothing more until it is empty.
+-- First, expired leases come back.
+-- ARGV: model, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms.
+-- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures}, whether to become empty, and
+-- {the jobs that ended here: id, state, payload}.
 local model, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
-local budget, limit, alone = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
-local lease_ms, max_lost, ttl_ms = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local ready, leases = ready_key(model), leases_key(model)
+local budget, limit, alone, empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
+local lease_ms, max_lost = tonumber(ARGV[8]), tonumber(ARGV[9])
+local ttl_ms, patience_ms = tonumber(ARGV[10]), tonumber(ARGV[11])
+local ready, suspects, leases = ready_key(model), suspects_key(model), leases_key(model)
 local now = now_ms()
+hear(now, lease_ms)
 
 local function granted(id)
-  local job = redis.call('HMGET', job_key(id), 'attempt', 'cost', 'payload', 'cancel', 'created_at')
-  return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]) }
+  local job = redis.call('HMGET', job_key(id), 'attempt', 'cost', 'payload', 'cancel', 'created_at', 'alone')
+  local as_suspect = job[6] == job[1] and 1 or 0
+  return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]), as_suspect,
+    redis.call('HVALS', pictures_key(id)) }
 end
 
--- A call repeated because its reply was lost (same nonce) gets the same grant again. A worker claims for each of
+local function ended(id)
+  local job = redis.call('HMGET', job_key(id), 'state', 'payload')
+  return { id, job[1], job[2] }
+end
+
+-- A call repeated because its reply was lost (same nonce) gets the same answer again. A worker claims for each of
 -- its models by itself.
-local grant_key = P .. 'grant:' .. worker .. ':' .. model
-local last = redis.call('GET', grant_key)
+local answer_key = P .. 'grant:' .. worker .. ':' .. model
+local last = redis.call('GET', answer_key)
 if last then
-  local grant = cjson.decode(last)
-  if grant.nonce == nonce then
-    local again = {}
-    for _, g in ipairs(grant.jobs) do
-      local job = redis.call('HMGET', job_key(g.id), 'state', 'attempt')
-      if job[1] == 'running' and job[2] == g.attempt then again[#again + 1] = granted(g.id) end
+  local answer = cjson.decode(last)
+  if answer.nonce == nonce then
+    local grants, ends = {}, {}
+    for _, given in ipairs(answer.jobs) do
+      local job = redis.call('HMGET', job_key(given.id), 'state', 'attempt')
+      if job[1] == 'running' and job[2] == given.attempt then grants[#grants + 1] = granted(given.id) end
     end
-    return again
+    for _, id in ipairs(answer.ended) do
+      if redis.call('EXISTS', job_key(id)) == 1 then ends[#ends + 1] = ended(id) end
+    end
+    return { grants, 0, ends }
   end
 end
 
-local function give_up(id, state, event, data, err)
-  if err then redis.call('HSET', job_key(id), 'error', err) end
-  emit(id, redis.call('HGET', job_key(id), 'attempt'), event, data)
-  conclude(id, model, state, now, ttl_ms)
-end
+local ended_ids = {}
 
 local function reap()
-  local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 64)
-  if #expired == 0 then return end
-  -- After a restart of the server every lease looks expired while its worker lives: one lease to come back.
-  local uptime = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
-  if tonumber(uptime) * 1000 < lease_ms then return end
-  for _, id in ipairs(expired) do
+  if now < tonumber(redis.call('GET', P .. 'reap_from') or '0') then return end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 64)) do
     redis.call('ZREM', leases, id)
-    local lost = redis.call('HINCRBY', job_key(id), 'lost', 1)
-    local job = redis.call('HMGET', job_key(id), 'attempt', 'score', 'cancel')
-    if job[3] then
-      give_up(id, 'canceled', 'canceled', '{}')
+    local job = redis.call('HMGET', job_key(id), 'attempt', 'cancel')
+    local lost = blame_the_silent(id, job[1], now)
+    if job[2] then
+      cancel_now(id, model, job[1], now, ttl_ms)
+      ended_ids[#ended_ids + 1] = id
     elseif lost >= max_lost then
-      local err = cjson.encode({ code = 'worker_lost',
-        message = lost .. ' workers were lost while they drew this job' })
-      give_up(id, 'failed', 'failed', '{"error":' .. err .. '}', err)
+      local message = lost .. ' workers were lost while they drew this job and no other'
+      fail_now(id, model, job[1], 'worker_lost', message, now, ttl_ms)
+      ended_ids[#ended_ids + 1] = id
     else
-      redis.call('HSET', job_key(id), 'state', 'queued')
-      enqueue(id, model, job[1], job[2])
+      enqueue(id, model, job[1])
     end
   end
 end
 reap()
 
-local grants, noted = {}, {}
-for _, id in ipairs(redis.call('ZRANGE', ready, 0, limit - 1)) do
-  local job = redis.call('HMGET', job_key(id), 'cost', 'score')
-  local cost = tonumber(job[1])
-  if cost > budget and not (alone and #grants == 0) then break end
-  budget = budget - cost
-  redis.call('ZREM', ready, id)
-  local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
+local given = {}
+
+local function grant(id, set)
+  redis.call('ZREM', set, id)
+  local attempt = tostring(redis.call('HINCRBY', job_key(id), 'attempt', 1))
   redis.call('HSET', job_key(id), 'state', 'running', 'worker', worker, 'started_at', now)
   redis.call('ZADD', leases, now + lease_ms, id)
-  -- A job that came back has an old tag: virtual time never runs backwards.
-  if tonumber(job[2]) > tonumber(redis.call('HGET', P .. 'virtual_time', model) or '0') then
-    redis.call('HSET', P .. 'virtual_time', model, job[2])
+  given[#given + 1] = { id = id, attempt = attempt }
+  return attempt
+end
+
+-- Whether this worker may take none of the others: it has the oldest suspect, or becomes empty for it.
+local function quarantine()
+  local oldest = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')
+  if #oldest == 0 then return false, 0 end
+  if empty then
+    redis.call('HSET', job_key(oldest[1]), 'alone', grant(oldest[1], suspects))
+    return true, 0
   end
-  grants[#grants + 1] = granted(id)
-  noted[#noted + 1] = { id = id, attempt = tostring(attempt) }
+  if now - tonumber(oldest[2]) < patience_ms then return false, 0 end
+  local emptying_key = P .. 'emptying:' .. model
+  local emptying = redis.call('GET', emptying_key)
+  if emptying and emptying ~= worker then return false, 0 end
+  redis.call('SET', emptying_key, worker, 'PX', math.max(lease_ms, 5000))
+  return true, 1
 end
-if #grants > 0 then
-  redis.call('SET', grant_key, cjson.encode({ nonce = nonce, jobs = noted }), 'PX', 60000)
+local taken, become_empty = quarantine()
+
+if not taken then
+  for _, id in ipairs(redis.call('ZRANGE', ready, 0, limit - 1)) do
+    local job = redis.call('HMGET', job_key(id), 'cost', 'score')
+    local cost = tonumber(job[1])
+    if cost > budget and not (alone and #given == 0) then break end
+    budget = budget - cost
+    grant(id, ready)
+    -- A job that came back has an old tag: virtual time never runs backwards.
+    if tonumber(job[2]) > tonumber(redis.call('HGET', P .. 'virtual_time', model) or '0') then
+      redis.call('HSET', P .. 'virtual_time', model, job[2])
+    end
+  end
 end
-return grants
+if #given + #ended_ids > 0 then
+  redis.call('SET', answer_key, cjson.encode({ nonce = nonce, jobs = given, ended = ended_ids }), 'PX', 3600000)
+end
+local grants, ends = {}, {}
+for _, one in ipairs(given) do grants[#grants + 1] = granted(one.id) end
+for _, id in ipairs(ended_ids) do ends[#ends + 1] = ended(id) end
+return { grants, become_empty, ends }

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Answer = Literal["ok", "dup", "lost", "cancel"]
 Finished = Literal["ok", "already", "lost"]
+Suspected = Literal["ok", "failed", "canceled", "already", "lost"]
 Canceled = Literal["canceled", "requested", "finished", "unknown"]
+Priority = Literal["low", "normal", "high"]
 
 FINAL_STATES = frozenset({"succeeded", "failed", "canceled"})
 TERMINAL_EVENTS = frozenset({"completed", "failed", "canceled"})
-VERSION = 1  # of the scripts and of the keys they share: another layout gets another prefix
+VERSION = 2  # of the scripts and of the keys they share: another layout gets another prefix
 
 _NAME = re.compile(r"[A-Za-z0-9_.:@/-]{1,200}")
 
 
 class QueueFull(Exception):
     """No room for another job now: the caller may try again later."""
+
+
+class QuotaFull(Exception):
+    """The client has as many jobs queued or running as it may: it may try again when one of them has ended."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} jobs of this client are queued or running, and it may have no more")
+        self.limit = limit
 
 
 class BlobStoreFull(Exception):
@@ -46,8 +57,9 @@ class HubClosed(WatchEnded):
 class QueueConfig:
     namespace: str = "arpg"
     lease_seconds: float = 15.0
-    max_queued: int = 1000  # jobs ready per model; beyond it submit raises QueueFull
-    max_lost: int = 3  # attempts lost with their worker before the job fails
+    max_queued: int = 1000  # jobs that may wait for a model; beyond it submit raises QueueFull
+    max_lost: int = 3  # attempts lost with their worker, with no other job beside them, before the job fails
+    suspect_seconds: float = 10.0  # how long a crash suspect waits for an idle worker before a busy one becomes empty
     result_ttl_seconds: float = 3600.0  # how long a finished job, its events and its pictures stay readable
     held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end
 
@@ -59,6 +71,10 @@ class QueueConfig:
     @property
     def lease_ms(self) -> int:
         return max(1, round(self.lease_seconds * 1000))
+
+    @property
+    def suspect_ms(self) -> int:
+        return round(self.suspect_seconds * 1000)
 
     @property
     def ttl_ms(self) -> int:
@@ -77,6 +93,8 @@ class NewJob:
     cost: int  # KV tokens
     payload: dict[str, Any]
     weight: float = 1.0  # share of the client against others of the same model
+    priority: Priority = "normal"
+    quota: int | None = None  # jobs of this client that may be queued or running, of all models together
     blobs: tuple[str, ...] = ()  # names of stored blobs that are the job's from now on, and end with it
 
     def __post_init__(self) -> None:
@@ -89,6 +107,10 @@ class NewJob:
             raise ValueError("cost: must be at least 1")
         if not 0.001 <= self.weight <= 1000:
             raise ValueError("weight: must be in 0.001 … 1000")
+        if self.priority not in get_args(Priority):
+            raise ValueError("priority: must be low, normal or high")
+        if self.quota is not None and self.quota < 0:
+            raise ValueError("quota: must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +118,7 @@ class Submitted:
     id: str
     created: bool  # False: the id was known, nothing changed
     state: State
-    position: int | None  # jobs ahead in the ready set; None when it is not queued
+    position: int | None  # jobs ahead of it; None when it is not queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +129,30 @@ class Claim:
     payload: dict[str, Any]
     cancel_requested: bool
     queued_seconds: float = 0.0  # from submission to this claim, by the server's clock
+    alone: bool = False  # a crash suspect: nothing may be drawn beside it
+    pictures: tuple[dict[str, Any], ...] = ()  # what earlier attempts stored of it: see Blobs.put
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A job that the queue itself brought to its end."""
+
+    id: str
+    state: State
+    payload: dict[str, Any]
+
+
+class Claims(list[Claim]):
+    """What a claim brought.
+
+    become_empty: a crash suspect has waited long, and this worker is to take nothing more until it holds nothing.
+    ended: jobs whose last worker was lost.
+    """
+
+    def __init__(self, claims: Iterable[Claim], *, become_empty: bool, ended: Iterable[Ended]) -> None:
+        super().__init__(claims)
+        self.become_empty = become_empty
+        self.ended = tuple(ended)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,10 @@
 -- Returns ok | already | lost.
 local id, attempt = ARGV[1], ARGV[2]
 local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model')
-if not job[1] or job[2] ~= attempt or job[1] == 'queued' then return 'lost' end
+if not job[1] or job[2] ~= attempt or job[1] == 'queued' then
+  absolve(id, attempt)
+  return 'lost'
+end
 if job[1] ~= 'running' then return 'already' end
 
 local reply = redis.pcall('XADD', events_key(id), attempt .. '-' .. ARGV[3], 'event', ARGV[5], 'data', ARGV[6])

@@ -29,7 +29,7 @@ from service.queue.contract import (
     format_event_id,
     parse_event_id,
 )
-from service.queue.verbs import text
+from service.queue.scripts import text
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,18 @@
 -- publish: one call a step for a whole batch: renews leases, fences, appends events, brings back cancels.
 -- ARGV: lease_ms, then id, attempt, sequence, event ('' = heartbeat), data per publication.
 -- Returns ok | dup | lost | cancel per publication.
-local until_ms = now_ms() + tonumber(ARGV[1])
+local now, lease_ms = now_ms(), tonumber(ARGV[1])
+hear(now, lease_ms)
 local standing, answers = {}, {}
 for i = 2, #ARGV, 5 do
   local id, attempt, event = ARGV[i], ARGV[i + 1], ARGV[i + 3]
   if not standing[id] then
     local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'cancel', 'model')
     if job[1] ~= 'running' or job[2] ~= attempt then
+      absolve(id, attempt)
       standing[id] = 'lost'
     else
-      redis.call('ZADD', leases_key(job[4]), until_ms, id)
+      redis.call('ZADD', leases_key(job[4]), now + lease_ms, id)
       standing[id] = job[3] and 'cancel' or 'ok'
     end
   end

@@ -1,6 +1,7 @@
 -- put_blob: stores bytes under a name if the byte budget allows; the same name again replaces. With a job, the
 -- blob is the job's and ends with it; an attempt that lost the job stores nothing.
--- ARGV: name, data, budget, ttl_ms, job id ('' = none), attempt.
+-- ARGV: name, data, budget, ttl_ms, job id ('' = none), attempt, then, if the blob is one of the job's pictures, which
+-- one and what the attempts to come shall know of it.
 -- Returns the bytes stored in all; -1 when the store is full, -2 when the job is lost.
 local name, data, now = ARGV[1], ARGV[2], now_ms()
 local id = ARGV[5]
@@ -17,4 +18,5 @@ redis.call('SET', blob_key(name), data, 'PX', ARGV[4])
 redis.call('HSET', P .. 'blob_sizes', name, #data)
 redis.call('ZADD', P .. 'blob_deadlines', now + tonumber(ARGV[4]), name)
 if id ~= '' then redis.call('SADD', blobs_key(id), name) end
+if ARGV[7] then redis.call('HSET', pictures_key(id), ARGV[7], ARGV[8]) end
 return redis.call('INCRBY', P .. 'blob_bytes', #data - replaced)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -51,6 +52,8 @@ class Canvas:
 class Canvases:
     """Codec calls go through `in_thread`, beside the engine's steps. Everything else is for the event loop.
 
+    Pictures that an earlier attempt finished are kept as they are; the others are drawn.
+
     layout, steps and source are known when the pictures start. unadmitted: pictures that the engine does not count now.
     """
 
@@ -68,7 +71,9 @@ class Canvases:
     ) -> None:
         self.steps = 0  # that each picture takes
         self.source: Source | None = None
-        self.unadmitted = self._count = int(claim.payload["n"])
+        self._count = int(claim.payload["n"])
+        self._kept = {int(picture["index"]): picture for picture in claim.pictures}
+        self.unadmitted = self._count - len(self._kept)
         self.tokens_drawn = 0
         self.first_tokens_at: float | None = None
         self.last_tokens_at: float | None = None
@@ -104,13 +109,19 @@ class Canvases:
             "grid": list(layout.grid),
             "steps": self.steps,
             "known": len(layout.known),
+            "kept": sorted(self._kept),
         }
         self._publisher.started(self._key, started)
         for index, template in enumerate(templates):
+            if index in self._kept:
+                self._keep(index, template)
+                continue
             if template.drawn:
                 self._tell_shared(index, template)
             self._add(index)
-        return await asyncio.gather(*(self._part(self._picture(index)) for index in range(len(self))))
+        missing = [index for index in range(len(self)) if index not in self._kept]
+        drawn = await asyncio.gather(*(self._part(self._picture(index)) for index in missing))
+        return sorted([*self._kept.values(), *drawn], key=itemgetter("index"))
 
     def admitted(self) -> None:
         self.unadmitted -= 1
@@ -172,6 +183,24 @@ class Canvases:
         lists = {name: list(told[name]) for name in ("positions", "tokens")}
         self._publisher.tokens(self._key, told | lists | {"steps": self.steps})
 
+    def _keep(self, index: int, template: Request) -> None:
+        """A picture of an earlier attempt. The end of it may not have been told."""
+        assert self.layout is not None
+        canvas, tokens = self._canvases[index], self._kept[index]["tokens"]
+        cells = [int(cell) for cell in np.flatnonzero(self.layout.tokens == UNKNOWN)]
+        flat = tuple(chain.from_iterable(tokens))
+        self.tokens_drawn += len(cells) - len(template.drawn)
+        canvas.drawn.set_result(None)
+        whole = Drawn(
+            step=self.steps,
+            steps=self.steps,
+            positions=tuple(cells),
+            tokens=tuple(flat[cell] for cell in cells),
+            n_done=len(cells),
+            n_total=len(cells),
+        )
+        self._tell(index, whole)
+
     def _tell_shared(self, index: int, template: Request) -> None:
         """What a fork has from its parent: who watches sees the whole picture."""
         positions, tokens = tuple(template.drawn), tuple(template.drawn.values())
@@ -204,17 +233,18 @@ class Canvases:
         request, name = pictures.request_of(payload, index, {}), payload["class_name"]
         made = await self._in_thread(finish, tokens, self.source, self._codec, self._card, request, name)
         job_id, attempt = self._key
-        blob = f"{job_id}/result/{attempt}/{index}"
-        if not await insist("storing a picture", partial(self._blobs.put, blob, made.png, job=self._key)):
-            log.warning("a picture of job %s is not stored: the job is another worker's", job_id)
-        return {
+        picture = {
             "index": index,
             "seed": payload["seeds"][index],
             "width": made.width,
             "height": made.height,
-            "blob": blob,
+            "blob": f"{job_id}/result/{attempt}/{index}",
             "tokens": tokens.tolist(),
         }
+        store = partial(self._blobs.put, picture["blob"], made.png, job=self._key, picture=picture)
+        if not await insist("storing a picture", store):
+            log.warning("a picture of job %s is not stored: the job is another worker's", job_id)
+        return picture
 
     async def _preview(self, image: int, canvas: Canvas, tokens: np.ndarray, step: int) -> None:
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engine.pages import IntegrityError
 from engine.request import Request
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FAILED_STEPS = 2  # in a row: what fails again without those who failed first is the engine itself
+FailureCode = Literal["engine_failed", "out_of_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,18 @@ class Ticket:
     image: int
 
 
-class EngineFailed(Exception):
-    """A step raised (its error is the cause): whoever took part in it has lost its cache."""
-
-
 @dataclass(slots=True)
 class StepReport:
-    """What one turn of the thread did. `tokens_free` counts after it."""
+    """What one turn of the thread did. `tokens_free` counts after it.
+
+    failed: those whose cache was lost because a step failed, for whatever reason `failure` is.
+    """
 
     added: list[Ticket] = field(default_factory=list)
     refused: list[tuple[Ticket, Exception]] = field(default_factory=list)
     updates: list[tuple[Ticket, Update]] = field(default_factory=list)
+    failed: list[Ticket] = field(default_factory=list)
+    failure: FailureCode = "engine_failed"
     step_seconds: float | None = None  # None: no step was taken
     stats: EngineStats | None = None
     tokens_free: int = 0
@@ -57,7 +59,6 @@ class EngineThread:
         self._closing = False
         self._ids: dict[Ticket, int] = {}
         self._tickets: dict[int, Ticket] = {}
-        self._failed_steps = 0  # since the last one that drew
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -135,27 +136,37 @@ class EngineThread:
         began = time.monotonic()
         try:
             updates = self._engine.step()
+        except IntegrityError:
+            raise
         except Exception as error:
-            self._failed_steps += 1
-            if isinstance(error, IntegrityError) or self._failed_steps >= FAILED_STEPS:
-                raise
             log.exception("a step failed with %d pictures under way", len(self._ids))
-            self._refuse_all(error, report)
+            report.failure = code_of(error)
+            traceback.clear_frames(error.__traceback__)  # and the tensors in them
+            self._drop_all(report)
+            self._probe()
             return
         report.step_seconds = time.monotonic() - began
-        if self._engine.stats().rows_last_step:  # else it only dropped who had left
-            self._failed_steps = 0
         for update in updates:
             ticket = self._tickets[update.id]
             report.updates.append((ticket, update))
             if update.finished:
                 del self._tickets[update.id], self._ids[ticket]
 
-    def _refuse_all(self, error: Exception, report: StepReport) -> None:
+    def _drop_all(self, report: StepReport) -> None:
         for ticket, request_id in self._ids.items():
             self._engine.abort(request_id)
-            failed = EngineFailed()
-            failed.__cause__ = error
-            report.refused.append((ticket, failed))
+            report.failed.append(ticket)
         self._ids.clear()
         self._tickets.clear()
+
+    def _probe(self) -> None:
+        """Whether the engine can still draw. Raises what it fails with: then nobody in the step was the reason."""
+        request_id = self._engine.add(Request(class_label=0, guidance_scale=1.0))
+        self._engine.step()
+        self._engine.abort(request_id)
+
+
+def code_of(error: BaseException) -> FailureCode:
+    """Torch has an error of its own for a device without memory; it is known by its name, for torch may not be here."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "out_of_memory" if names & {"MemoryError", "OutOfMemoryError"} else "engine_failed"

@@ -13,7 +13,7 @@ from service.queue import BlobStoreFull, Claim, Queue, cancelled
 from service.queue.contract import State
 from service.uploads import needed_to_fork
 from service.worker.canvases import Canvases
-from service.worker.engine_thread import EngineFailed, Ticket
+from service.worker.engine_thread import FailureCode, Ticket
 from service.worker.outages import insist
 from service.worker.pictures import BadUpload
 from service.worker.publisher import Attempt, Publisher
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Interruption = Literal["canceled", "lost", "released"]
+Interruption = Literal["canceled", "lost", "released", "blamed"]
+
+
+class EngineFailed(Exception):
+    """A step raised in which this job took part. alone: no other job can have been the reason."""
+
+    def __init__(self, code: FailureCode, *, alone: bool) -> None:
+        super().__init__(code)
+        self.code = code
+        self.alone = alone
 
 
 class JobRun:
@@ -65,6 +74,7 @@ class JobRun:
         self._canvases.admitted()
 
     def refused(self, ticket: Ticket, error: Exception) -> None:
+        """The engine does not draw a picture of it, or no longer."""
         self._canvases.refused(ticket.image, error)
 
     def update(self, ticket: Ticket, update: Update) -> None:
@@ -131,8 +141,11 @@ class JobRun:
 
     async def _fail(self, error: BaseException) -> None:
         code, message = error_of(error, self.claim.id)
-        unforeseen = error if code == "internal_error" else error.__cause__
-        log.warning("job %s failed: %s: %s", self.claim.id, code, message, exc_info=unforeseen)
+        if isinstance(error, EngineFailed) and not error.alone:
+            await self._stop_drawing()
+            await self._blame(code, message)
+            return
+        log.warning("job %s failed: %s: %s", self.claim.id, code, message, exc_info=cause_of(error))
         told = {"code": code, "message": message}
         await self._finish("failed", "failed", {"error": told}, error=told)
 
@@ -142,8 +155,17 @@ class JobRun:
             await self._finish("canceled", "canceled", {})
         elif why == "released":
             await insist("releasing a job", lambda: self._queue.release(*self.key))
+        elif why == "blamed":
+            await self._blame(*error_of(EngineFailed("engine_failed", alone=False), self.claim.id))
         else:
             log.warning("job %s is left to another worker", self.claim.id)
+
+    async def _blame(self, code: str, message: str) -> None:
+        """Back to the queue, as one of those that may be why the engine failed."""
+        answer = await insist("giving a job back", lambda: self._queue.suspect(*self.key, code, message))
+        log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
+        if answer in ("failed", "canceled"):
+            self._metrics.requests.labels(self._task, answer).inc()
 
     async def _stop_drawing(self) -> None:
         await cancelled(self._drawing)
@@ -185,6 +207,13 @@ def error_of(error: BaseException, job_id: str) -> tuple[str, str]:
             return error.code, str(error)
         case BlobStoreFull():
             return "storage_full", str(error)
+        case EngineFailed(code="out_of_memory"):
+            return error.code, f"there was not memory enough to draw job {job_id}"
         case EngineFailed():
-            return "engine_failed", f"the engine failed while it drew job {job_id}; the worker's log says how"
+            return error.code, f"the engine failed while it drew job {job_id}; the worker's log says how"
     return "internal_error", f"something went wrong with job {job_id}; the worker's log says what"
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """What the log should show of it."""
+    return error if error_of(error, "")[0] == "internal_error" else error.__cause__

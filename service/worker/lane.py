@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from service.queue import Blobs, Claim, Queue, cancelled
-from service.queue.contract import Answer
+from service.queue.contract import Answer, State
 from service.worker.canvases import Canvases, InThread
-from service.worker.engine_thread import EngineThread, StepReport
-from service.worker.job import Interruption, JobRun
+from service.worker.claimer import IDLE_WAIT, Claimer
+from service.worker.engine_thread import EngineThread, StepReport, Ticket
+from service.worker.job import EngineFailed, Interruption, JobRun
 from service.worker.measures import Measures
 from service.worker.publisher import Attempt, Publisher
+from service.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -23,16 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLAIM_LIMIT = 32  # jobs a call
 CLAIM_PAUSE = 0.03  # s between claims of a busy lane: what a new job may wait while others draw
-IDLE_WAIT = 1.0  # s: an idle lane also looks by itself, for leases that ended
-HUNG_SECONDS = 180.0  # a step that takes longer will not come back
 
 
 class Lane:
-    """Claims what its own engine has room for: no model waits behind another's backlog.
+    """Claims what its own engine has room for: no model waits behind another's backlog, only behind a crash suspect.
 
-    `failed` is called once, with the reason, when the engine is of no further use.
+    `failed` is called once, with the reason, when the engine is of no further use. hung_seconds: how long a step may
+    take; one that takes longer will not come back.
     """
 
     def __init__(
@@ -45,19 +45,23 @@ class Lane:
         publisher: Publisher,
         metrics: Metrics,
         in_thread: InThread,
+        quarantine: Quarantine,
+        hung_seconds: float,
         failed: Callable[[str], None],
     ) -> None:
         self.engine = engine
         self.model = engine.model.name
         self.has_failed = False
         self.tasks: set[asyncio.Task[None]] = set()  # of the jobs under way
-        self._worker = worker
         self._queue = queue
         self._blobs = blobs
         self._publisher = publisher
         self._metrics = metrics
         self._in_thread = in_thread
+        self._quarantine = quarantine
+        self._hung_seconds = hung_seconds
         self._failed = failed
+        self._claimer = Claimer(queue, self.model, worker, quarantine)
         self._measures = Measures(metrics, self.model)
         self._jobs: dict[Attempt, JobRun] = {}
         self._tokens_free = engine.tokens_free
@@ -81,33 +85,43 @@ class Lane:
         stopping = asyncio.ensure_future(leaving.wait())
         while not leaving.is_set():
             self._turned.clear()
-            pledged = sum(job.unadmitted_cost for job in self._jobs.values())
             try:
-                claims = await self._queue.claim(
-                    self.model,
-                    self._worker,
-                    budget=self._tokens_free - pledged,
-                    limit=CLAIM_LIMIT,
-                    alone=not self._jobs,
-                )
-            except (RedisError, OSError) as error:
+                async with self._quarantine.turn:
+                    await self._take_what_fits(stopping)
+            except RedisError as error:  # an answer, but no good one
                 log.warning("claiming for %s: %s; trying again", self.model, error)
                 await asyncio.wait({stopping}, timeout=IDLE_WAIT)
-                continue
-            for claim in claims:
-                try:
-                    await self._take(claim)
-                except (RedisError, OSError) as error:
-                    log.warning("job %s is left: its lease will end: %s", claim.id, error)
-            news: asyncio.Future[Any]
-            if self._jobs:
-                await asyncio.sleep(CLAIM_PAUSE)
-                news = asyncio.ensure_future(self._turned.wait())
             else:
-                news = asyncio.ensure_future(self._queue.wait([self.model], IDLE_WAIT))
-            await asyncio.wait({news, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
-            await cancelled(news)  # a bell that is lost with it is heard again within IDLE_WAIT
+                await self._news(stopping)
         stopping.cancel()
+
+    async def _take_what_fits(self, stopping: asyncio.Future[Any]) -> None:
+        if not self._quarantine.may_claim(self.model):
+            return
+        pledged = sum(job.unadmitted_cost for job in self._jobs.values())
+        claims = await self._claimer.ask(stopping, budget=self._tokens_free - pledged, alone=not self._jobs)
+        if claims is None:
+            return
+        for ended in claims.ended:
+            self._count(ended.payload, ended.state)
+        for claim in claims:
+            try:
+                await self._take(claim)
+            except (RedisError, OSError) as error:
+                log.warning("job %s is left: its lease will end: %s", claim.id, error)
+
+    async def _news(self, stopping: asyncio.Future[Any]) -> None:
+        """Waits until there may be something to claim, or the worker leaves."""
+        news: asyncio.Future[Any]
+        if not self._quarantine.may_claim(self.model):
+            news = asyncio.ensure_future(self._quarantine.opened())
+        elif self._jobs:
+            await asyncio.sleep(CLAIM_PAUSE)
+            news = asyncio.ensure_future(self._turned.wait())
+        else:
+            news = asyncio.ensure_future(self._claimer.bell())
+        await asyncio.wait({news, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
+        await cancelled(news)  # a bell that is lost with it is heard again within the idle wait
 
     def answered(self, key: Attempt, answer: Answer) -> None:
         """What the queue said about a job, if it is one of this lane's."""
@@ -117,9 +131,9 @@ class Lane:
 
     def alive(self) -> bool:
         """Whether leases may be renewed: not for an engine that hangs."""
-        if self._thread.busy_seconds() < HUNG_SECONDS:
+        if self._thread.busy_seconds() < self._hung_seconds:
             return True
-        self._fail(f"a step has taken more than {HUNG_SECONDS:.0f} s")
+        self._fail(f"a step has taken more than {self._hung_seconds:.0f} s")
         return False
 
     def interrupt(self, why: Interruption) -> None:
@@ -165,12 +179,14 @@ class Lane:
             self._jobs[key].interrupt("lost")
         key = job.key
         self._jobs[key] = job
+        self._quarantine.hold(key, alone=claim.alone)
         task = asyncio.create_task(job.run(), name=f"job {claim.id}")
         self.tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
             self.tasks.discard(task)
             del self._jobs[key]
+            self._quarantine.leave(key)
             self._turned.set()
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("job %s was left: its lease will end", claim.id, exc_info=error)
@@ -184,26 +200,38 @@ class Lane:
             claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
         )
         if answer != "lost":
-            task = claim.payload.get("task")
-            known = task in self.engine.model.tasks  # else anything: no label for it
-            self._metrics.requests.labels(task if known else "unknown", "failed").inc()
+            self._count(claim.payload, "failed")
+
+    def _count(self, payload: dict[str, Any], state: State) -> None:
+        """A job that ended before it was drawn here."""
+        task = payload.get("task")
+        known = task in self.engine.model.tasks  # else anything: no label for it
+        self._metrics.requests.labels(task if known else "unknown", state).inc()
 
     def _absorb(self, report: StepReport) -> None:
         """A turn of the engine, on the event loop."""
-        for ticket in report.added:
-            if job := self._jobs.get((ticket.job_id, ticket.attempt)):
-                job.admitted()
-        for ticket, error in report.refused:
-            if job := self._jobs.get((ticket.job_id, ticket.attempt)):
-                job.refused(ticket, error)
-        for ticket, update in report.updates:
-            if job := self._jobs.get((ticket.job_id, ticket.attempt)):
-                job.update(ticket, update)
         self._tokens_free = report.tokens_free
         self._measures.take(report)
         self._turned.set()
-        if report.fatal is not None:
+        for ticket in report.added:
+            if job := self._job(ticket):
+                job.admitted()
+        for ticket, error in report.refused:
+            if job := self._job(ticket):
+                job.refused(ticket, error)
+        for ticket, update in report.updates:
+            if job := self._job(ticket):
+                job.update(ticket, update)
+        if report.fatal is not None:  # whoever was there is blamed as the worker leaves
             self._fail(f"{type(report.fatal).__name__}: {report.fatal}")
+            return
+        failed = EngineFailed(report.failure, alone=self._quarantine.lonely)
+        for ticket in report.failed:
+            if job := self._job(ticket):
+                job.refused(ticket, failed)
+
+    def _job(self, ticket: Ticket) -> JobRun | None:
+        return self._jobs.get((ticket.job_id, ticket.attempt))
 
     def _fail(self, why: str) -> None:
         if not self.has_failed:

@@ -20,6 +20,7 @@ from service.worker.call_thread import CallThread
 from service.worker.job import Interruption, first
 from service.worker.lane import Lane
 from service.worker.publisher import Attempt, Publisher
+from service.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -59,6 +60,7 @@ class Worker:
         self._palettes: dict[str, bytes] = {}
         self._palette_made = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
+        quarantine = Quarantine()
         self._lanes = [
             Lane(
                 engine,
@@ -68,6 +70,8 @@ class Worker:
                 publisher=self._publisher,
                 metrics=metrics,
                 in_thread=self._codec_thread.call,
+                quarantine=quarantine,
+                hung_seconds=settings.hung,
                 failed=self._fail,
             )
             for engine in engines
@@ -177,11 +181,11 @@ class Worker:
 
     async def _hand_back(self) -> None:
         """What still runs goes back to the queue, to its old place. What an engine held that failed may have broken
-        it: that is not handed on, but loses its lease and is blamed."""
+        it: that goes back as a crash suspect."""
         if not (tasks := self._tasks()):
             return
         for lane in self._lanes:
-            why: Interruption = "lost" if lane.has_failed else "released"
+            why: Interruption = "blamed" if lane.has_failed else "released"
             log.info("leaving: %d jobs for %s are %s", len(lane.tasks), lane.model, why)
             lane.interrupt(why)
         _, left = await asyncio.wait(tasks, timeout=LEAVING_SECONDS)

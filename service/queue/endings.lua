@@ -1,0 +1,49 @@
+-- How jobs and blobs end: prepended to every verb, after common.lua.
+
+-- Gives a blob's bytes back to the budget. False: there was none.
+local function delete_blob(name)
+  local size = redis.call('HGET', P .. 'blob_sizes', name)
+  if not size then return false end
+  redis.call('DECRBY', P .. 'blob_bytes', size)
+  redis.call('HDEL', P .. 'blob_sizes', name)
+  redis.call('ZREM', P .. 'blob_deadlines', name)
+  redis.call('DEL', blob_key(name))
+  return true
+end
+
+-- From now on a blob lives so long. False: there is none (any more).
+local function let_blob_live(name, now, ttl_ms)
+  if redis.call('PEXPIRE', blob_key(name), ttl_ms) == 0 then return false end
+  redis.call('ZADD', P .. 'blob_deadlines', now + ttl_ms, name)
+  return true
+end
+
+-- The end of a job, once: out of every set and count, final state, and a clock on what it leaves behind. The blobs it
+-- held are given back, but for those to keep (a set of names), which live as long as the job.
+local function conclude(id, model, state, now, ttl_ms, keep)
+  redis.call('ZREM', ready_key(model), id)
+  redis.call('ZREM', suspects_key(model), id)
+  redis.call('ZREM', leases_key(model), id)
+  local client = redis.call('HGET', job_key(id), 'client')
+  if redis.call('HINCRBY', UNFINISHED, client, -1) <= 0 then redis.call('HDEL', UNFINISHED, client) end
+  redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, 'expires_at', now + ttl_ms)
+  redis.call('PEXPIRE', job_key(id), ttl_ms)
+  redis.call('PEXPIRE', events_key(id), ttl_ms)
+  for _, name in ipairs(redis.call('SMEMBERS', blobs_key(id))) do
+    if keep and keep[name] then let_blob_live(name, now, ttl_ms) else delete_blob(name) end
+  end
+  redis.call('DEL', blobs_key(id), pictures_key(id))
+end
+
+-- An end that no worker tells.
+local function cancel_now(id, model, attempt, now, ttl_ms)
+  emit(id, attempt, 'canceled', '{}')
+  conclude(id, model, 'canceled', now, ttl_ms)
+end
+
+local function fail_now(id, model, attempt, code, message, now, ttl_ms)
+  local err = cjson.encode({ code = code, message = message })
+  redis.call('HSET', job_key(id), 'error', err)
+  emit(id, attempt, 'failed', '{"error":' .. err .. '}')
+  conclude(id, model, 'failed', now, ttl_ms)
+end

@@ -1,0 +1,131 @@
+"""What must hold of a queue's jobs whatever is done to them: the verbs once more, in Python and without a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
+SHARES = {"low": 0.25, "normal": 1.0, "high": 4.0}
+
+
+@dataclass
+class Known:
+    """A job."""
+
+    client: str
+    flow: str
+    cost: int
+    weight: float
+    score: float  # where it starts in virtual time
+    state: str = "queued"
+    attempt: int = 0
+    sequence: int = 0
+    cancel: bool = False
+    expired: bool = False
+    alone: int = 0  # the last attempt that had nothing beside it
+    blames: int = 0
+    lost: int = 0  # of these, while it was alone
+    silent: dict[int, int] = field(default_factory=dict)  # attempts blamed on a worker that may return → 1: alone
+    published: list[str] = field(default_factory=list)  # the worker's events, as ids
+    held: set[str] = field(default_factory=set)  # blobs, until it ends
+    kept: set[str] = field(default_factory=set)  # blobs, from then on
+    pictures: set[int] = field(default_factory=set)  # finished ones
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def suspect(self) -> bool:
+        return self.blames > 0
+
+    def owned_by(self, attempt: int) -> bool:
+        return self.state == "running" and self.attempt == attempt
+
+    def blame(self) -> int:
+        """1: it was alone."""
+        alone = int(self.alone == self.attempt)
+        self.blames += 1
+        self.lost += alone
+        return alone
+
+    def absolve(self, attempt: int) -> None:
+        if attempt in self.silent:
+            self.lost -= self.silent.pop(attempt)
+            self.blames -= 1
+
+    def come_back(self, max_lost: int) -> None:
+        self.state = "canceled" if self.cancel else "failed" if self.lost >= max_lost else "queued"
+        self.expired = False
+
+
+@dataclass
+class Model:
+    """Of one model's jobs."""
+
+    max_lost: int
+    jobs: dict[str, Known] = field(default_factory=dict)
+    tags: dict[str, float] = field(default_factory=dict)  # flow → where its next job starts, at the earliest
+    virtual: float = 0.0
+    emptying: str | None = None  # the worker that takes nothing more until it has a suspect
+
+    def in_state(self, state: str) -> set[str]:
+        return {job_id for job_id, job in self.jobs.items() if job.state == state}
+
+    def ready(self) -> list[str]:
+        places = [(job.score, job_id) for job_id, job in self.jobs.items() if job.state == "queued" and not job.suspect]
+        return [job_id for _, job_id in sorted(places)]
+
+    def suspects(self) -> set[str]:
+        return {job_id for job_id in self.in_state("queued") if self.jobs[job_id].suspect}
+
+    def unfinished(self) -> dict[str, int]:
+        clients = [job.client for job in self.jobs.values() if not job.ended]
+        return {client: clients.count(client) for client in set(clients)}
+
+    def submit(self, job_id: str, client: str, priority: str, cost: int, weight: float) -> Known:
+        flow, weight = f"{priority}:{client}", weight * SHARES[priority]
+        start = max(self.virtual, self.tags.get(flow, 0.0))
+        self.tags[flow] = start + cost / weight
+        self.jobs[job_id] = Known(client, flow, cost, weight, start)
+        return self.jobs[job_id]
+
+    def reap(self) -> set[str]:
+        """Those that end with it."""
+        expired = {job_id: job for job_id, job in self.jobs.items() if job.state == "running" and job.expired}
+        for job in expired.values():
+            job.silent[job.attempt] = job.blame()
+            job.come_back(self.max_lost)
+        return {job_id for job_id, job in expired.items() if job.ended}
+
+    def fitting(self, budget: int, limit: int, alone: bool) -> list[str]:
+        """The ready jobs that a claim gets."""
+        fitting: list[str] = []
+        for job_id in self.ready()[:limit]:
+            cost = self.jobs[job_id].cost
+            if cost > budget and not (alone and not fitting):
+                break
+            budget -= cost
+            fitting.append(job_id)
+        return fitting
+
+    def grant(self, job_id: str, as_suspect: bool) -> None:
+        job = self.jobs[job_id]
+        job.state, job.attempt, job.sequence = "running", job.attempt + 1, 0
+        if as_suspect:
+            job.alone = job.attempt
+        else:
+            self.virtual = max(self.virtual, job.score)
+
+    def cancel(self, job_id: str) -> str:
+        if (job := self.jobs.get(job_id)) is None:
+            return "unknown"
+        if job.state in ("succeeded", "failed"):
+            return "finished"
+        if job.state == "running" and not job.expired:
+            job.cancel = True
+            return "requested"
+        if job.attempt == 0 and job.state == "queued" and self.tags[job.flow] == job.score + job.cost / job.weight:
+            self.tags[job.flow] = job.score
+        job.state = "canceled"
+        return "canceled"
