@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test full-size demo-model demo-families lint types clean
+.PHONY: serve test load full-size demo-model demo-families lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -17,6 +17,11 @@ test: lint types
 # The published sizes with random weights, 4 GB on disk for a while.
 full-size: $(VENV)/.test
 	$(VENV)/bin/pytest -m full_size tests/test_full_size.py
+
+# 200 clients of mixed tasks for 20 minutes, judged; the report is kept. Half an hour, and nothing else beside it.
+LOAD ?=
+load: $(VENV)/.test
+	$(VENV)/bin/python -m tests.load $(LOAD)
 
 # From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo

@@ -1,0 +1,141 @@
+"""`python -m tests.load`: starts the service, measures what it can do, loads it, and writes the report."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import httpx
+
+from . import report, tasks
+from .customers import Customer
+from .record import Record
+from .service import Service, serving
+from .verdict import Phase, Verdict, judge
+from .watch import Watch
+from .web import PATIENCE, Web
+
+WEIGHTS = {"ann": 1.0, "ben": 1.0, "cleo": 1.0, "dora": 2.0, "emil": 2.0, "fay": 4.0}
+"""The keys, among which the clients are shared out evenly."""
+
+SETTLING = 300.0  # s of the load that are not judged; of a short trial the first quarter
+SATURATING = 64  # clients that never think, while the capacity is measured
+THINK = 3.0  # s, the mean
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 where every promise was kept."""
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="arpg-load-") as folder:
+        verdict = _Run(options, Path(folder)).run()
+    for promise in verdict.promises:
+        print({True: "kept  ", False: "BROKEN", None: "?     "}[promise.kept], promise.name, "—", promise.measured)
+    print(f"the report is in {options.out}")
+    return 0 if verdict.kept else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("load", description=__doc__)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of load")
+    parser.add_argument("--capacity-minutes", type=float, default=5.0, help="of measuring what it can do, before")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("deploy/load-report"))
+    return parser
+
+
+class _Run:
+    """One run, from start to verdict."""
+
+    def __init__(self, options: argparse.Namespace, data: Path) -> None:
+        self._options = options
+        self._data = data
+        self._record = Record()
+        self._random = Random(options.seed)
+
+    def run(self) -> Verdict:
+        with serving(self._data, WEIGHTS) as service:
+            capacity, load, left_over = asyncio.run(self._drive(service))
+            weights = WEIGHTS if service.keys else {}
+            verdict = judge(self._record, capacity, load, weights, left_over, service.stop())
+        about = {
+            "clients": self._options.clients,
+            "minutes": self._options.minutes,
+            "capacity_minutes": self._options.capacity_minutes,
+            "seed": self._options.seed,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            **report.describe(load, capacity),
+        }
+        report.write(self._options.out, about, self._record, load, verdict)
+        return verdict
+
+    async def _drive(self, service: Service) -> tuple[Phase, Phase, dict[str, float]]:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE, limits=limits) as http:
+            watch, stop = Watch(service, self._record, http), asyncio.Event()
+            try:
+                pictures = await self._pictures(service, http)
+                watching = asyncio.ensure_future(watch.run(stop))
+                minutes = self._options.capacity_minutes
+                capacity = await self._phase("capacity", service, http, pictures, SATURATING, minutes, think=0.0)
+                clients, minutes = self._options.clients, self._options.minutes
+                load = await self._phase("load", service, http, pictures, clients, minutes, think=THINK)
+                stop.set()
+                await watching
+                left_over = await watch.left_over(patience=30)
+                await watch.settle()
+                return capacity, load, left_over
+            finally:
+                await watch.close()
+
+    async def _phase(
+        self,
+        name: str,
+        service: Service,
+        http: httpx.AsyncClient,
+        pictures: tasks.Pictures,
+        clients: int,
+        minutes: float,
+        *,
+        think: float,
+    ) -> Phase:
+        """So many clients at once; what is under way at its end is waited for."""
+        stop, begin = asyncio.Event(), time.time()
+        customers = [Customer(self._web(service, http, i), pictures, think=think) for i in range(clients)]
+        running = [asyncio.ensure_future(customer.run(stop)) for customer in customers]
+        print(f"{name}: {clients} clients for {minutes:g} minutes", flush=True)
+        ended, _ = await asyncio.wait(running, timeout=60 * minutes, return_when=asyncio.FIRST_EXCEPTION)
+        end = time.time()
+        stop.set()
+        await asyncio.gather(*running)
+        assert not ended, "a client left early"
+        print(
+            f"{name}: all is drawn {time.time() - end:.0f} s later; failures so far {sum(self._record.failed.values())}"
+        )
+        return Phase(begin, begin + min(SETTLING, (end - begin) / 4), end)
+
+    def _web(self, service: Service, http: httpx.AsyncClient, index: int) -> Web:
+        names = list(WEIGHTS)
+        client = names[index % len(names)] if service.keys else "local"
+        return Web(http, client, service.keys.get(client, ""), self._record, Random(self._random.getrandbits(64)))
+
+    async def _pictures(self, service: Service, http: httpx.AsyncClient) -> tasks.Pictures:
+        """What is uploaded later: the service's own, of several classes."""
+        web = self._web(service, http, 0)
+        drawn = []
+        for label in range(0, tasks.CLASSES, 4):
+            asked, accept = {"class": label, "seed": label}, {"Accept": "image/png"}
+            drawn.append((await web.send("picture", "POST", "/v1/generate", json=asked, headers=accept)).content)
+        return tasks.Pictures(tuple(drawn), tasks.masks())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What is asked of the service: the mix of tasks, and the requests that they are."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+SIDE = 128
+"""Pixels of the demo's pictures."""
+
+CLASSES = 16
+
+MIX: Mapping[str, float] = {
+    "generate": 38,
+    "inpaint": 14,
+    "outpaint": 7,
+    "vary": 10,
+    "fork": 8,
+    "expand": 2,
+    "again": 4,  # the same request several times at once, with an idempotency key
+    "cancel": 8,
+    "wrong": 5,  # what has to be refused
+    "look": 4,  # no task: models, classes, readiness
+}
+
+WAYS: Mapping[str, float] = {
+    "poll": 28,
+    "events": 27,  # a reader that hangs up and comes back
+    "stream": 10,  # the answer to the POST is the stream
+    "wait": 18,  # Prefer: wait
+    "picture": 11,  # Accept: image/png
+    "slow": 6,  # a reader of previews that takes its time
+}
+
+SOURCES = frozenset({"generate", "again", "inpaint", "vary"})
+"""Tasks whose pictures others may start from: drawn at once, in the model's own size."""
+
+WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/v1/generate", {"n": 0}),
+    ("/v1/generate", {"class": "unicorn"}),
+    ("/v1/generate", {"order": [1, 1, 2]}),
+    ("/v1/generate", {"steps": "many"}),
+    ("/v1/expand", {"class": 1, "width": 8, "height": 8}),
+    ("/v1/inpaint", {"class": 1, "image": "bm90IGEgcGljdHVyZQ=="}),
+    ("/v1/vary", {"class": 1, "keep": 2, "source": {"job": "x"}}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What uploads are made of: pictures that the service drew, and masks, as PNG."""
+
+    drawn: tuple[bytes, ...]
+    masks: tuple[bytes, ...]
+
+
+def masks() -> tuple[bytes, ...]:
+    shapes = [(SIDE // 2, 0, SIDE, SIDE), (20, 30, 90, 100), (0, SIDE - 40, SIDE, SIDE)]
+    made = []
+    for index, box in enumerate(shapes):
+        mask = Image.new("L", (SIDE, SIDE))
+        draw = ImageDraw.Draw(mask)
+        (draw.ellipse if index == 1 else draw.rectangle)(box, fill=255)
+        file = io.BytesIO()
+        mask.save(file, "PNG")
+        made.append(file.getvalue())
+    return tuple(made)
+
+
+def pick(weights: Mapping[str, float], random: Random) -> str:
+    return random.choices(list(weights), list(weights.values()))[0]
+
+
+def drawing(random: Random) -> dict[str, Any]:
+    """Fields that every task has."""
+    fields: dict[str, Any] = {"class": random.randrange(CLASSES), "steps": random.choice((8, 16, 16, 32))}
+    if random.random() < 0.2:
+        fields["guidance_scale"] = 1.0
+    if random.random() < 0.15:
+        fields["n"] = random.choice((2, 3))
+    if random.random() < 0.2:
+        fields["previews"] = 4
+    return fields
+
+
+def request(task: str, random: Random, pictures: Pictures, source: str | None) -> dict[str, Any] | None:
+    """Arguments of a POST. source: a job of the client's whose picture may be used. None: that takes a source."""
+    fields = drawing(random)
+    if task in ("generate", "again", "cancel"):
+        return {"path": "/v1/generate", "json": fields}
+    if task == "expand":
+        return {"path": "/v1/expand", "json": fields | {"n": 1, "width": 192, "height": SIDE}}
+    if task == "fork":
+        fork = {"step": random.randrange(1, 7), "n": 1}
+        return {"path": f"/v1/jobs/{source}/fork", "json": fork} if source else None
+    more: dict[str, Any] = {}
+    if task == "outpaint":
+        more = {random.choice(("left", "right", "up", "down")): 64}
+    elif task == "vary":
+        more = {"keep": random.choice((0.25, 0.5))}
+    files = {"image": random.choice(pictures.drawn)}
+    if task == "inpaint":
+        files["mask"] = random.choice(pictures.masks)
+    kind = random.choice(("form", "form", "json", "source"))
+    if kind == "source" and source and task != "inpaint":
+        return {"path": f"/v1/{task}", "json": fields | more | {"source": {"job": source}}}
+    if kind == "form":
+        named = {name: (f"{name}.png", data, "image/png") for name, data in files.items()}
+        texts = {name: str(value) for name, value in (fields | more).items()}
+        return {"path": f"/v1/{task}", "data": texts, "files": named}
+    coded = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    return {"path": f"/v1/{task}", "json": fields | more | coded}
+
+
+def one_picture(asked: dict[str, Any]) -> None:
+    """Makes of a request one for a single picture."""
+    asked.get("json", asked.get("data", {})).pop("n", None)
+
+
+def with_previews(asked: dict[str, Any], random: Random) -> None:
+    """Makes its stream long: a preview at every other step."""
+    fields = asked.get("json", asked.get("data", {}))
+    if "step" not in fields:
+        fields["previews"] = 2 if "json" in asked else "2"

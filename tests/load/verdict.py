@@ -1,0 +1,175 @@
+"""What the load test promises, against what was recorded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .record import JobNote, Record, Sample
+from .shares import of_fair_share
+from .trend import Trend, trend
+from .watch import GENERATOR
+
+OF_CAPACITY = 0.8
+OF_FAIR_SHARE = 0.5
+GROWTH = 0.01
+TEN_MINUTES = 600.0
+OF_A_CORE = 0.5
+"""What the clients may take: one that is busy itself measures nothing but itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """In a second: KV tokens of the jobs that succeeded (what a job weighs in the queue), and their pictures."""
+
+    cost: float
+    pictures: float
+    jobs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """kept: None where it could not be measured."""
+
+    name: str
+    kept: bool | None
+    measured: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """From begin on to end, of which the time from settled on is judged. Seconds since the epoch."""
+
+    begin: float
+    settled: float
+    end: float
+
+
+def rate(jobs: Iterable[JobNote], seconds: float) -> Rate:
+    jobs = list(jobs)
+    cost, pictures = sum(job.cost for job in jobs), sum(job.images for job in jobs)
+    return Rate(cost / seconds, pictures / seconds, len(jobs) / seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """shares: of each client that always had work waiting, in units of its fair share. cpu: cores that each process
+    kept busy."""
+
+    capacity: Rate
+    reached: Rate
+    shares: dict[str, float]
+    trends: dict[str, Trend]
+    cpu: dict[str, float]
+    promises: tuple[Promise, ...]
+
+    @property
+    def kept(self) -> bool:
+        return all(promise.kept is not False for promise in self.promises)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"kept": self.kept}
+
+
+def judge(
+    record: Record,
+    capacity: Phase,
+    load: Phase,
+    weights: Mapping[str, float],
+    left_over: Mapping[str, float],
+    exit_status: int,
+) -> Verdict:
+    """weights: of the clients that the service can tell apart; none where it has no keys."""
+    samples = [sample for sample in record.samples if load.settled <= sample.time < load.end]
+    able = rate(record.drawn(capacity.settled, capacity.end), capacity.end - capacity.settled)
+    reached = rate(record.drawn(load.settled, load.end), load.end - load.settled)
+    shares = _shares(record, load, samples, weights)
+    trends, cores = _trends(samples), _cores(samples)
+    promises = (
+        _no_errors(record),
+        _throughput(able, reached),
+        _fairness(shares, weights),
+        *(_no_leak(name, found) for name, found in trends.items() if name != GENERATOR),
+        _streams(record),
+        _all_ended(record),
+        _clients_idle(cores),
+        Promise("queue empty at the end", not left_over, _listed(left_over) or "nothing left"),
+        Promise("the service left as it was asked to", exit_status == 0, f"exit status {exit_status}"),
+    )
+    return Verdict(able, reached, shares, trends, cores, promises)
+
+
+def _shares(record: Record, load: Phase, samples: list[Sample], weights: Mapping[str, float]) -> dict[str, float]:
+    got: Counter[str] = Counter()
+    for job in record.drawn(load.settled, load.end):
+        got[job.client] += job.cost
+    return of_fair_share(got, weights, [sample.waiting.keys() & weights.keys() for sample in samples])
+
+
+def _trends(samples: list[Sample]) -> dict[str, Trend]:
+    if len(samples) < 10:
+        return {}
+    times = [sample.time for sample in samples]
+    return {name: trend(times, [sample.rss[name] for sample in samples]) for name in samples[0].rss}
+
+
+def _cores(samples: list[Sample]) -> dict[str, float]:
+    if len(samples) < 2:
+        return {}
+    first, last = samples[0], samples[-1]
+    return {name: (last.cpu[name] - first.cpu[name]) / (last.time - first.time) for name in first.cpu}
+
+
+def _no_errors(record: Record) -> Promise:
+    count = sum(record.answers.values())
+    if not record.failed:
+        later = sum(n for (_, status), n in record.answers.items() if status in (429, 503))
+        return Promise(
+            "no error but 429 and 503 with Retry-After", True, f"{count} answers, {later} of them 429 or 503"
+        )
+    return Promise("no error but 429 and 503 with Retry-After", False, _listed(record.failed))
+
+
+def _throughput(able: Rate, reached: Rate) -> Promise:
+    share = reached.cost / able.cost if able.cost else 0.0
+    measured = f"{share:.0%}: {reached.cost:.0f} of {able.cost:.0f} KV tokens a second"
+    return Promise(f"completed rate at least {OF_CAPACITY:.0%} of the capacity", share >= OF_CAPACITY, measured)
+
+
+def _fairness(shares: Mapping[str, float], weights: Mapping[str, float]) -> Promise:
+    name = f"no client below {OF_FAIR_SHARE:.0%} of its fair share"
+    if not weights:
+        return Promise(name, None, "the service has no keys: it can't tell its clients apart")
+    if len(shares) < 2:
+        return Promise(name, None, "fewer than two clients always had work waiting")
+    measured = f"lowest {min(shares.values()):.0%}, of {len(shares)} clients that always had work waiting"
+    return Promise(name, min(shares.values()) >= OF_FAIR_SHARE, measured)
+
+
+def _no_leak(process: str, found: Trend) -> Promise:
+    bound = found.growth_bound(TEN_MINUTES)
+    measured = f"{found.growth(TEN_MINUTES):+.2%}, at most {bound:+.2%}, of {found.level / 2**20:.0f} MiB"
+    return Promise(f"memory of {process} grows less than {GROWTH:.0%} in 10 minutes", bound < GROWTH, measured)
+
+
+def _streams(record: Record) -> Promise:
+    ended = record.streams["ended with one terminal event"]
+    wrong = sum(count for what, count in record.failed.items() if "events of" in what or "stream of" in what)
+    return Promise("every stream ends with one terminal event", ended > 0 and not wrong, f"{ended} did, {wrong} not")
+
+
+def _all_ended(record: Record) -> Promise:
+    left = record.unfinished()
+    return Promise("every accepted job has ended", not left, f"{len(record.jobs)} jobs, {len(left)} of them not")
+
+
+def _clients_idle(cores: Mapping[str, float]) -> Promise:
+    busy = cores.get(GENERATOR)
+    name = f"the clients take less than {OF_A_CORE:.0%} of a core"
+    return Promise(name, None if busy is None else busy < OF_A_CORE, "too short" if busy is None else f"{busy:.0%}")
+
+
+def _listed(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}: {count:g}" for name, count in counts.items())

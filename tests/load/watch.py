@@ -1,0 +1,125 @@
+"""Looks at the service from outside, every few seconds: memory, processor, queue, metrics; and at its end for leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import httpx
+from redis.asyncio import Redis
+
+from service.settings import Settings
+
+from .record import Record, Sample
+from .service import Service, cpu_of, rss_of
+
+EVERY = 5.0  # s
+GENERATOR = "generator"  # ourselves
+SERIES = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiting", "http_streams", "queue_depth")
+
+_SERIES = re.compile(rf"^arpg_({'|'.join(SERIES)})(?:{{[^}}]*}})? (\S+)$", re.MULTILINE)
+_FIELDS = ("state", "client", "cost", "created_at", "started_at", "finished_at", "result")
+_ENDED = frozenset({"succeeded", "failed", "canceled"})
+_WAITING = ("ready", "suspects")  # sorted sets, one a model
+_HELD = (*_WAITING, "leases")
+
+
+class Watch:
+    """Fills the record's samples, and what became of its jobs."""
+
+    def __init__(self, service: Service, record: Record, http: httpx.AsyncClient) -> None:
+        self._service = service
+        self._record = record
+        self._http = http
+        self._redis = Redis.from_url(service.redis_url, decode_responses=True)
+        self._prefix = Settings(_env_file=None).queue_config.prefix  # type: ignore[call-arg]
+        self._pids = service.processes() | {GENERATOR: os.getpid()}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            began = time.monotonic()
+            self._record.samples.append(await self._sample())
+            await self.settle()
+            try:
+                async with asyncio.timeout(max(0.1, EVERY - (time.monotonic() - began))):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def settle(self) -> None:
+        """Asks what became of the jobs that had not ended."""
+        ids = self._record.unfinished()
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.hmget(f"{self._prefix}job:{id}", _FIELDS)
+            told = await pipe.execute()
+        for id, values in zip(ids, told, strict=True):
+            found = dict(zip(_FIELDS, values, strict=True))
+            job = self._record.jobs[id]
+            if found["state"] in _ENDED:
+                job.state, job.client, job.cost = found["state"], found["client"], int(found["cost"])
+                job.created, job.started, job.finished = (
+                    int(found[name] or 0) / 1000 for name in ("created_at", "started_at", "finished_at")
+                )
+                job.images = (found["result"] or "").count('"seed"')
+
+    async def left_over(self, patience: float) -> dict[str, float]:
+        """What is in the queue when nothing should be: empty is good. Waits a while for it to be."""
+        deadline = time.monotonic() + patience
+        while True:
+            found = await self._held()
+            if not found or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.5)
+
+    async def _held(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name in _HELD:
+            for key in await self._keys(name):
+                found[key] = await self._redis.zcard(key)
+        for client, count in (
+            await cast(Awaitable[dict[str, str]], self._redis.hgetall(f"{self._prefix}unfinished"))
+        ).items():
+            found[f"unfinished jobs of {client}"] = int(count)
+        series = await self._series()
+        found |= {name: series[name] for name in SERIES if name != "kv_pages_total" and name in series}
+        return {name: count for name, count in found.items() if count}
+
+    async def _sample(self) -> Sample:
+        rss, cpu = {}, {}
+        for name, pid in self._pids.items():
+            rss[name], cpu[name] = rss_of(pid), cpu_of(pid)
+        return Sample(time.time(), rss, cpu, await self._waiting(), await self._series())
+
+    async def _waiting(self) -> dict[str, int]:
+        """Jobs that nobody draws yet, by client."""
+        ids: list[str] = []
+        for name in _WAITING:
+            for key in await self._keys(name):
+                ids += cast(list[str], await self._redis.zrange(key, 0, -1))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.hget(f"{self._prefix}job:{id}", "client")
+            return dict(Counter(await pipe.execute()))
+
+    async def _keys(self, name: str) -> list[str]:
+        """Of each model."""
+        models: Any = await cast(Awaitable[set[str]], self._redis.smembers(f"{self._prefix}models"))
+        return [f"{self._prefix}{name}:{model}" for model in models]
+
+    async def _series(self) -> dict[str, float]:
+        key = self._service.keys.get("monitor")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        answer = await self._http.get("/metrics", headers=headers)
+        found: dict[str, float] = {}
+        for name, value in _SERIES.findall(answer.text):
+            found[name] = found.get(name, 0.0) + float(value)
+        return found

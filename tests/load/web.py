@@ -1,0 +1,189 @@
+"""One client's way to the service: requests that back off as they are told, and streams that are held to their word."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import httpx
+
+from .record import Record
+
+TERMINAL = frozenset({"completed", "failed", "canceled"})
+PATIENCE = httpx.Timeout(30.0, read=900.0, pool=None)
+_ID = re.compile(r"(\d+)-(\d+)")
+
+
+class Refused(Exception):
+    """The service's answer was not what it should be; it is on the record."""
+
+
+class Web:
+    """Requests in one client's name, all on the record."""
+
+    def __init__(self, http: httpx.AsyncClient, client: str, key: str, record: Record, random: Random) -> None:
+        self.client = client
+        self.record = record
+        self.random = random
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    async def send(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        expected: Collection[int] = (200, 202),
+        headers: Mapping[str, str] | None = None,
+        **body: Any,
+    ) -> httpx.Response:
+        """The answer, when it is one of those expected. Raises Refused."""
+        async with self.open(what, method, path, expected=expected, headers=headers, **body) as response:
+            await response.aread()
+            return response
+
+    @asynccontextmanager
+    async def open(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        expected: Collection[int] = (200, 202),
+        headers: Mapping[str, str] | None = None,
+        **body: Any,
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer, its body still to come. Raises Refused."""
+        headers = {**self._headers, **(headers or {})}
+        while True:
+            try:
+                async with self._http.stream(method, path, headers=headers, **body) as response:
+                    self.record.answers[what, response.status_code] += 1
+                    if response.status_code in expected:
+                        yield response
+                        return
+                    pause = await self._pause(what, response)
+            except httpx.HTTPError as error:
+                self.record.fails(f"{what}: {type(error).__name__}", f"{method} {path}: {error}")
+                raise Refused from None
+            await asyncio.sleep(pause * (1 + 0.25 * self.random.random()))
+
+    async def _pause(self, what: str, response: httpx.Response) -> float:
+        """Seconds until it may be tried again. Raises Refused where it said no for good."""
+        said = response.headers.get("retry-after", "")
+        if response.status_code in (429, 503) and said.isdigit():
+            return float(said)
+        text = (await response.aread()).decode(errors="replace")
+        self.record.fails(f"{what}: {response.status_code}", text)
+        raise Refused
+
+    async def follow(
+        self,
+        what: str,
+        job: str | None,
+        *,
+        cuts: int = 0,
+        pause: float = 0.0,
+        post: Mapping[str, Any] | None = None,
+        task: str = "",
+    ) -> str:
+        """A job's events to their end: its id. cuts: how often to hang up on the way, and come back. pause: seconds
+        between reads, for a slow reader. post: the request that makes the job, where its answer is the stream. Raises
+        Refused where the stream is not as it should be."""
+        reader = Reader()
+        while not reader.ended:
+            if job is None:
+                assert post is not None
+                opened = self.open(what, **{**post, "headers": {**post["headers"], "Accept": "text/event-stream"}})
+            else:
+                headers = {"Last-Event-ID": reader.last} if reader.last else {}
+                opened = self.open(what, "GET", f"/v1/jobs/{job}/events", expected=(200, 204), headers=headers)
+            async with opened as response:
+                if response.status_code == 204:
+                    break
+                if job is None:
+                    job = response.headers["x-job-id"]
+                    self.record.accepted(job, self.client, task)
+                # A cut comes after some of the events, or at once.
+                cut_after = self.random.randrange(12) if cuts > 0 else None
+                cuts -= 1
+                async for chunk in response.aiter_raw(4096 if pause else None):
+                    reader.feed(chunk)
+                    if pause and not reader.ended:
+                        await asyncio.sleep(pause)
+                    if cut_after is not None and reader.events >= cut_after and not reader.ended:
+                        self.record.streams["cut by the reader"] += 1
+                        reader.hang_up()
+                        break
+                else:
+                    self.record.streams[reader.leave()] += 1
+            if reader.wrong:
+                self.record.fails(f"{what}: {reader.wrong}", f"job {job}, last event {reader.last}")
+                raise Refused
+        assert job is not None
+        if reader.terminals != 1:
+            self.record.fails(f"{what}: {reader.terminals} terminal events", f"job {job}, last event {reader.last}")
+            raise Refused
+        self.record.streams["ended with one terminal event"] += 1
+        return job
+
+
+class Reader:
+    """What a stream has said so far, over all of its connections."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        self.events = 0  # in this connection
+        self.terminals = 0
+        self.wrong = ""
+        self._before = (-1, -1)
+        self._rest = b""
+        self._said = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.terminals > 0 or bool(self.wrong)
+
+    def feed(self, chunk: bytes) -> None:
+        *frames, self._rest = (self._rest + chunk).split(b"\n\n")
+        for frame in frames:
+            self._event(frame)
+
+    def hang_up(self) -> None:
+        """The connection is over, in the middle of an event perhaps."""
+        self._said, self._rest, self.events = "", b"", 0
+
+    def leave(self) -> str:
+        """The service closed the connection; how."""
+        said = self._said
+        self.hang_up()
+        if self.terminals:
+            return "closed after the end"
+        if said not in ("reconnect", "error"):
+            # Whoever is cut off must be told so, and may then come back.
+            self.wrong = "a stream stopped without a word"
+        return f"closed by the server: {said or 'without a word'}"
+
+    def _event(self, frame: bytes) -> None:
+        name, id = "", ""
+        for line in frame.split(b"\n"):
+            if line.startswith(b"event:"):
+                name = line[6:].strip().decode()
+            elif line.startswith(b"id:"):
+                id = line[3:].strip().decode()
+        self.events += 1
+        self._said = name
+        if id:
+            found = _ID.fullmatch(id)
+            now = (int(found[1]), int(found[2])) if found else (-1, -1)
+            if now <= self._before:
+                self.wrong = "an event out of order"
+            self._before, self.last = now, id
+        if self.terminals and name != "heartbeat":
+            self.wrong = "an event after the end"
+        self.terminals += name in TERMINAL
