@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -133,6 +134,7 @@ async def _services(
             keys=keys,
             signer=Signer(redis, config.prefix, settings.signing_secret),
             limiter=Limiter(redis, config.prefix),
+            canary=asyncio.Lock(),
             pixels=CapacityLimiter(PIXEL_THREADS),
         )
 

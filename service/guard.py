@@ -85,7 +85,7 @@ class Guard:
 async def _admitted(services: Services, request: Request) -> tuple[Client | None, dict[str, str]]:
     """Who asks, and what to tell of its rate. None: a stranger, where strangers may. Raises Problem, RedisError."""
     path = get_route_path(request.scope)
-    if (path in _OPEN or path.startswith("/playground/")) and "canary" not in request.query_params:
+    if (path in _OPEN or path.startswith("/playground/")) and "canary" not in request.query_params:  # which is work
         try:
             return await _client(services, request, path), {}
         except (Problem, RedisError):

@@ -16,6 +16,7 @@ from api_harness import Api, noise, png, running_api
 from service import keys
 from service.api import editing, forks, health, jobs, models, sessions, tasks
 from service.app import create_app
+from service.queue import NewJob, Queue, Submitted
 from service.settings import Settings
 from service.signing import Signer
 
@@ -49,7 +50,7 @@ def new_key(path: Path, name: str, **limits: Any) -> str:
 def keyed(redis_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     path = tmp_path_factory.mktemp("keys") / "keys.jsonl"
     texts = {
-        "ann": new_key(path, "ann", priority="high", weight=2.0),
+        "ann": new_key(path, "ann", priority="high", weight=2.0, quota=7),
         "bob": new_key(path, "bob"),
         "ops": new_key(path, "ops", scopes=("metrics",)),
     }
@@ -188,11 +189,19 @@ def test_an_idempotency_key_is_its_clients_own(keyed: Keyed) -> None:
     assert code(other) == (422, "key_reused")
 
 
-def test_the_queue_hears_whose_job_it_is_and_what_it_weighs(keyed: Keyed) -> None:
-    job = keyed.ask("ann", "POST", "/v1/generate", json={}).json()
-    held = keyed.api.queue(lambda q, _, __: q.job(job["id"]))
-    assert held is not None
-    assert held.client == "ann"
+def test_the_queue_hears_whose_job_it_is_and_what_it_weighs(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, heard = Queue.submit, []
+
+    async def submit(self: Queue, job: NewJob) -> Submitted:
+        heard.append((job.client, job.weight, job.quota, job.priority))
+        return await real(self, job)
+
+    monkeypatch.setattr(Queue, "submit", submit)
+    job = keyed.ask("ann", "POST", "/v1/generate", json={"priority": "high"}).json()
+    keyed.api.draw(keyed.api.claim())
+    fork = keyed.ask("ann", "POST", f"{job['urls']['self']}/fork", json={"step": 1, "priority": "low"})
+    assert fork.status_code == 202
+    assert heard == [("ann", 2.0, 7, "high"), ("ann", 2.0, 7, "low")]
 
 
 # ---- browsers ------------------------------------------------------------------------------------------------------

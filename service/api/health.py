@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
+from service.api.canary import sing
 from service.api.services import Services, ServicesDep, StrangerDep
 
 router = APIRouter(tags=["health"])
@@ -25,9 +26,19 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"description": "Not ready, and why"}})
-async def readyz(services: ServicesDep, client: StrangerDep) -> JSONResponse:
+async def readyz(
+    services: ServicesDep,
+    client: StrangerDep,
+    canary: Annotated[bool, Query(description="Draw a picture with each model (scope `metrics`)")] = False,
+) -> JSONResponse:
     """A picture could be drawn now: Redis answers, and a worker has shown its card."""
     reasons = await _reasons(services)
+    if canary and not reasons:
+        async with services.canary:  # one at a time: it is no way to keep the workers busy
+            sung = await sing(services)
+        well = bool(sung) and all(one["status"] == "succeeded" for one in sung.values())
+        status = "ready" if well else "unavailable"
+        return JSONResponse({"status": status, "canary": sung}, status_code=200 if well else 503)
     if reasons:
         headers = {"Retry-After": str(services.settings.retry_after)}
         return JSONResponse({"status": "unavailable", "reasons": reasons}, status_code=503, headers=headers)

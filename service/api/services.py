@@ -41,6 +41,7 @@ class Services:
     keys: KeyRing
     signer: Signer
     limiter: Limiter
+    canary: asyncio.Lock
     pixels: CapacityLimiter  # threads that decode and encode pictures
 
     @property

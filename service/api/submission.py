@@ -19,7 +19,7 @@ from service.api.services import ClientDep, Services, ServicesDep
 from service.images import Format
 from service.keys import Client
 from service.problems import FieldError, Problem
-from service.queue import BlobStoreFull, Job, NewJob, QueueFull
+from service.queue import BlobStoreFull, Job, NewJob, QueueFull, QuotaFull
 from service.requests import ForkRequest, GenerateRequest
 
 RESULTS_SHARE = 0.25
@@ -109,12 +109,17 @@ class Submission:
             cost=draft.cost,
             payload=payload,
             weight=self.client.weight,
+            priority=fields.priority,
+            quota=self.client.quota,
             blobs=tuple(blobs.values()),
         )
         try:
             for name, data in draft.uploads.items():
                 await services.blobs.put(blobs[name], data)
             await services.queue.submit(new)
+        except QuotaFull as full:
+            await _discard(services, blobs)
+            raise Problem(429, "quota_exceeded", f"{full}: wait until some of them are done", headers=retry) from None
         except (QueueFull, BlobStoreFull) as full:
             await _discard(services, blobs)
             code = "queue_full" if isinstance(full, QueueFull) else "storage_full"
