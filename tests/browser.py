@@ -90,9 +90,17 @@ class Page:
             time.sleep(0.05)
 
     def press(self, key: str, *, ctrl: bool = False) -> None:
-        pressed = {"key": key, "code": "Space" if key == " " else key, "modifiers": 2 if ctrl else 0}
+        pressed: dict[str, Any] = {"key": key, "code": "Space" if key == " " else key, "modifiers": 2 if ctrl else 0}
+        # What the browser itself does with a key goes by these.
+        if key == "Enter":
+            pressed["text"] = "\r"
+        if key == "Escape":
+            pressed["windowsVirtualKeyCode"] = 27
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", {"type": kind, **pressed})
+
+    def forget_cookies(self) -> None:
+        self._call("Network.clearBrowserCookies")
 
     def type(self, text: str) -> None:
         """Into whatever has the focus."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from api_harness import CARD, Api, running_api
 from browser import Page, browser, chromium
+from playground_harness import READY, STATUS, choose, lose_the_stream, open_page, submit
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,7 +25,6 @@ PAINTED = """(() => { const c = document.querySelector('#pictures canvas');
   const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
   let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] === 255;
   return [n, d[0], d[1], d[2], c.width, c.height]; })()"""
-STATUS = "document.getElementById('status').textContent"
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +35,15 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def page(chrome: Page, api: Api) -> Page:
-    chrome.problems.clear()
-    chrome.open(api.url)
-    chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+    open_page(chrome, api.url)
     return chrome
-
-
-def choose(page: Page, **fields: str) -> None:
-    for name, value in fields.items():
-        page.run(f"document.getElementById('{name}').value = '{value}'")
 
 
 def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> None:
     assert page.run("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
     assert page.run("document.getElementById('models').closest('.field').hidden")
     choose(page, n="1", seed="7", **{"class": "cube"})
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait(f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     assert (claim.payload["class_label"], claim.payload["seed"]) == (1, 7)
@@ -73,7 +66,7 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> Non
 
 def test_a_new_attempt_starts_from_an_empty_canvas(page: Page, api: Api) -> None:
     choose(page, n="1")
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait(f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     token = {"image_index": 0, "step": 1, "steps": 4, "positions": [0], "tokens": [1], "n_done": 1, "n_total": 16}
@@ -109,9 +102,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
 
     with running_api(Settings(redis_url=f"unix://{redis_socket}", namespace="several", _env_file=None)) as api:
         api.show_card(CARD, raster, many)
-        chrome.problems.clear()
-        chrome.open(api.url)
-        chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+        open_page(chrome, api.url)
         assert chrome.run("[...document.getElementById('models').options].map(o => o.value)") == [
             "hand",
             "many",
@@ -128,7 +119,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
         assert chrome.run(classes) == ["cube", "torus", "cone", ""]
         assert chrome.run("document.getElementById('guidance_scale').value") == "1.75"
         choose(chrome, n="1", **{"class": "cube"})
-        chrome.run("document.getElementById('form').requestSubmit()")
+        submit(chrome)
         chrome.wait(f"{STATUS}.startsWith('Waiting')")
         assert chrome.run("document.getElementById('models').disabled") is True
         claim = api.claim("raster")
@@ -146,19 +137,12 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
 
 
 def test_escape_cancels_the_job(page: Page, api: Api) -> None:
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait(f"{STATUS}.startsWith('Waiting')")
     page.press("Escape")
     page.wait(f"{STATUS} === 'Cancelled.'")
     assert page.run("document.getElementById('draw').disabled") is False
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0
-
-
-def lose_the_stream(page: Page, api: Api) -> None:
-    """The server lets go of the page, which will come back for the rest some seconds later."""
-    api.loop.call_soon_threadsafe(api.lifecycle.closing.set)
-    api.loop.call_soon_threadsafe(api.lifecycle.closing.clear)
-    page.wait(f"{STATUS}.endsWith('trying again…')")
 
 
 def forget(api: Api, *keys: str) -> None:
@@ -168,7 +152,7 @@ def forget(api: Api, *keys: str) -> None:
 
 def test_a_stream_that_is_refused_for_good_still_ends_with_the_picture(page: Page, api: Api) -> None:
     choose(page, n="1", seed="7")
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait(f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     lose_the_stream(page, api)
@@ -180,7 +164,7 @@ def test_a_stream_that_is_refused_for_good_still_ends_with_the_picture(page: Pag
 
 
 def test_a_job_that_is_gone_is_an_error_and_the_page_can_draw_again(page: Page, api: Api) -> None:
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait(f"{STATUS}.startsWith('Waiting')")
     lose_the_stream(page, api)
     claim = api.claim()
@@ -215,10 +199,10 @@ def test_the_page_works_under_the_path_that_a_proxy_strips(
         api.show_card()
         chrome.problems.clear()
         chrome.open(f"{api.url}/art/?from=elsewhere#top")
-        chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+        chrome.wait(READY)
         assert chrome.run("document.getElementById('curl').textContent").endswith(f" {api.url}/art/v1/generate")
         choose(chrome, n="1")
-        chrome.run("document.getElementById('form').requestSubmit()")
+        submit(chrome)
         chrome.wait(f"{STATUS}.startsWith('Waiting')")
         api.draw(api.claim())
         chrome.wait("document.querySelector('figure img.there')")
@@ -230,7 +214,7 @@ def test_the_page_works_under_the_path_that_a_proxy_strips(
 
 def test_an_error_is_said_at_the_field_that_is_wrong(page: Page) -> None:
     choose(page, seed="tomorrow")
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait("document.querySelector('.field:has(#seed) .wrong')")
     assert (
         page.run("document.querySelector('.field:has(#seed) .wrong').textContent") == "input should be a valid integer"
@@ -239,7 +223,7 @@ def test_an_error_is_said_at_the_field_that_is_wrong(page: Page) -> None:
     assert page.run("[...document.querySelectorAll('main [aria-invalid=true]')].map(e => e.id)") == ["seed"]
     assert page.run("document.getElementById('problem').hidden")
     choose(page, seed="7", n="1")
-    page.run("document.getElementById('form').requestSubmit()")
+    submit(page)
     page.wait(f"{STATUS}.startsWith('Waiting')")
     assert page.run("document.querySelectorAll('main :is(.wrong, [aria-invalid=true])').length") == 0
 
@@ -276,7 +260,7 @@ def test_the_api_is_described_without_anything_from_elsewhere(chrome: Page, api:
 def test_it_is_readable_in_both_schemes(chrome: Page, api: Api, dark: bool, tmp_path: Path) -> None:
     chrome.problems.clear()
     chrome.open(api.url, dark=dark)
-    chrome.wait("document.getElementById('draw') && !document.getElementById('draw').disabled")
+    chrome.wait(READY)
     luminance = """((css) => { const [r, g, b] = css.match(/\\d+/g).map(x => (x / 255) ** 2.2);
       return .2126 * r + .7152 * g + .0722 * b; })"""
     ink, ground, quiet = (

@@ -14,14 +14,12 @@ import pytest
 from api_harness import Api, frames, noise, png
 from browser import Page, browser, chromium
 from PIL import Image
+from playground_harness import DRAWN, READY, STATUS, choose, open_page, submit, task
 from serve_harness import serving
 from tiny import random_folder
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
-STATUS = "document.getElementById('status').textContent"
-READY = "document.getElementById('draw') && !document.getElementById('draw').disabled"
-DRAWN = f"{STATUS}.startsWith('Done') && document.querySelector('figure img.there')"
 WRONG = "Object.fromEntries([...document.querySelectorAll('main .wrong')].map(w => [w.id, w.textContent]))"
 # Where the mask is painted, as rows of 0 and 1.
 PAINTED = """(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
@@ -54,26 +52,6 @@ def page(chrome: Page, served: httpx.Client) -> Page:
     chrome.run("document.querySelector('figcaption button').click()")
     chrome.wait("!document.getElementById('mask').hidden && document.getElementById('mask').width === 16")
     return chrome
-
-
-def open_page(page: Page, url: str) -> None:
-    page.problems.clear()
-    page.open(url)
-    page.wait(READY)
-
-
-def choose(page: Page, **fields: str) -> None:
-    for name, value in fields.items():
-        element = f"document.getElementById('{name}')"
-        page.run(f"{element}.value = '{value}', {element}.dispatchEvent(new Event('input', {{bubbles: true}}))")
-
-
-def task(page: Page, name: str) -> None:
-    page.run(f"document.querySelector('[name=task][value={name}]').click()")
-
-
-def submit(page: Page) -> None:
-    page.run("document.getElementById('form').requestSubmit()")
 
 
 def complaints(page: Page) -> list[str]:

@@ -32,15 +32,17 @@ export function follow(job, hear) {
 
   // Refused: expired, no room, all seen, or a key is wanted.
   async function lookUp() {
-    let now;
+    let now = null;
     try {
       now = await api(job.urls.self);
     } catch (error) {
-      if (!over) hear.gone(error);
-      return;
+      if (over) return;
+      // Anything else passes: too many at once, or trouble of the server's own.
+      const forGood = error.status >= 400 && error.status < 500 && error.status !== 429;
+      if (forGood) return hear.gone(error);
     }
     if (over) return;
-    const end = { succeeded: "completed", failed: "failed", canceled: "canceled" }[now.status];
+    const end = { succeeded: "completed", failed: "failed", canceled: "canceled" }[now?.status];
     if (end) return hear[end](now);
     hear.lost();
     setTimeout(() => over || open(), AGAIN_MS);
