@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from api_harness import Api, noise, png, running_api
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from service import app as app_module
 from service.settings import Settings
@@ -160,6 +162,35 @@ def test_a_page_of_another_site_can_neither_draw_nor_cancel(api: Api) -> None:
         asked = api.client.post("/v1/generate", json={}, headers=own)
         assert asked.status_code == 202
         assert api.client.delete(asked.headers["location"], headers=own).json()["status"] == "canceled"
+
+
+def test_other_sites_get_no_leave_to_ask_unless_they_are_named(redis_socket: Path, api: Api) -> None:
+    named, other = {"Origin": "https://a.example"}, {"Origin": "https://b.example"}
+    for path in ("/v1/models", "/healthz"):
+        assert "access-control-allow-origin" not in api.client.get(path, headers=named).headers
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    assert api.client.options("/v1/generate", headers=named | asks).status_code == 405
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace="cors", cors_origins="https://a.example", _env_file=None
+    )
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    with running_api(settings) as open_to_one:
+        open_to_one.show_card()
+        client = open_to_one.client
+        allowed = client.options("/v1/generate", headers=named | asks | foreign)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://a.example"
+        assert "access-control-allow-credentials" not in allowed.headers
+        drawn = client.post("/v1/generate", json={}, headers=named | foreign)
+        assert (drawn.status_code, drawn.headers["access-control-allow-origin"]) == (202, "https://a.example")
+        assert "location" in drawn.headers["access-control-expose-headers"].lower()
+        refused = client.options("/v1/generate", headers=other | asks)
+        assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (400, False)
+        assert client.post("/v1/generate", json={}, headers=other | foreign).status_code == 403
+        open_to_one.empty()
+    for origins in ("*", "a.example", "https://a.example/path", "null"):
+        with pytest.raises(ValidationError, match="cors_origins"):
+            Settings(cors_origins=origins, _env_file=None)
 
 
 def test_http_is_counted_by_route_and_not_by_path(api: Api) -> None:

@@ -191,3 +191,33 @@ def test_the_same_key_makes_one_fork(api: Api) -> None:
     assert api.client.post(path, json=fields, headers=key).json()["id"] == first.json()["id"]
     again = api.client.post(f"/v1/jobs/{other['id']}/fork", json=fields, headers=key)
     assert (again.status_code, again.json()["code"]) == (422, "key_reused")
+
+
+def test_a_fork_repeated_with_its_key_is_known_though_its_parent_is_gone(api: Api) -> None:
+    parent = finished(api)
+    sent: dict[str, Any] = {"json": {"step": 1}, "headers": {"Idempotency-Key": "orphan"}}
+    path = f"/v1/jobs/{parent['id']}/fork"
+    first = api.client.post(path, **sent).json()
+    prefix = api.settings.queue_config.prefix
+    api.queue(lambda q, _, __: q.redis.delete(f"{prefix}job:{parent['id']}"))
+    again = api.client.post(path, **sent)
+    assert (again.status_code, again.json()["id"]) == (202, first["id"])
+    assert api.client.post(path, json={"step": 1}).status_code == 404
+
+
+def test_a_fork_of_what_another_tokenizer_drew_is_refused(api: Api) -> None:
+    parent = api.generate()
+    api.draw(api.claim(), tokenizer="u" * 16)
+    refused = fork(api, parent["id"], step=1)
+    assert (refused.status_code, refused.json()["code"]) == (409, "other_tokenizer")
+
+
+def test_a_picture_of_one_step_says_that_it_has_nothing_to_fork(api: Api) -> None:
+    parent = api.generate(steps=1)
+    claim = api.claim()
+    done = {"image_index": 0, "step": 1, "steps": 1, "positions": list(range(16)), "n_done": 16, "n_total": 16}
+    api.publish(claim, 1, "tokens", done | {"tokens": TOKENS.ravel().tolist()})
+    response = fork(api, parent["id"], step=1)
+    assert refusal(response) == (422, "step", "step")
+    assert "a picture of one step can't be forked" in response.json()["detail"]
+    api.finish(claim, 2, claim.payload["seeds"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import signal
 import socket
@@ -21,6 +22,8 @@ from tiny import random_folder
 
 from service.app import create_app
 from service.cli import main
+from service.embedded import EmbeddedServer
+from service.queue import Queue, connect
 from service.settings import Settings
 
 
@@ -131,6 +134,39 @@ def test_from_the_first_picture_to_the_last_process(
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
         assert server.valkeys() == []
+
+
+def test_a_second_signal_stops_at_once_and_what_ran_is_not_lost(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "var"
+    with serving(data, model) as server:
+        jobs = [server.client.post("/v1/generate", json={"steps": 64, "n": 16}).json() for _ in range(8)]
+        with server.client.stream("GET", jobs[0]["urls"]["events"]) as response:
+            watching = frames(response.iter_lines())
+            assert next(event for event in watching if event["event"] == "tokens")
+            server.process.send_signal(signal.SIGTERM)
+            with httpx.Client(base_url=server.client.base_url) as other:
+                deadline = time.monotonic() + 5
+                while other.get("/readyz").status_code == 200:
+                    assert time.monotonic() < deadline, "the first signal does nothing"
+                began = time.monotonic()
+                server.process.send_signal(signal.SIGTERM)
+                end = list(watching)[-1]
+        assert (end["event"], end["data"]["code"]) == ("error", "shutting_down")
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 10  # of 30 s of grace
+        assert server.valkeys() == []
+    with EmbeddedServer(data / "valkey") as url:
+        states = asyncio.run(states_of([job["id"] for job in jobs], url))
+    assert set(states) <= {"queued", "running", "succeeded"}
+    assert states[-1] != "succeeded"
+
+
+async def states_of(ids: list[str], url: str) -> list[str]:
+    redis = connect(url)
+    queue = Queue(redis, Settings(_env_file=None).queue_config)
+    jobs = [await queue.job(id) for id in ids]
+    await redis.aclose()
+    return [job.state if job else "lost" for job in jobs]
 
 
 def test_an_api_and_a_worker_of_its_own_with_two_models(redis_socket: Path, model: Path, raster: Path) -> None:
