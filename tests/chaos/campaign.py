@@ -1,0 +1,177 @@
+"""One run: jobs through a cluster while things go wrong, and the history that it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from chaos import cluster, truth
+from chaos.checker import check
+from chaos.children import Setup
+from chaos.clients import Clients, Figures
+from chaos.cluster import Cluster
+from chaos.faults import Fault, inflict, schedule
+from chaos.history import History, Violation
+from chaos.jobs import Job, Workload, jobs_of
+from chaos.mutants import MUTANTS
+from chaos.server import Server
+
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""For the server's files. In memory: a process that is killed loses nothing that it has written, wherever that is, and
+another program's slow disk is no fault of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """patience: seconds after the last fault within which all has to end."""
+
+    name: str
+    seed: int
+    load: Workload
+    rates: Mapping[str, float]
+    lease: float = 0.8
+    max_lost: int = 4  # so many random kills in a row are no accident
+    max_queued: int = 80
+    patience: float = 60.0
+    folder: Path | None = None  # of a model that the real engine draws with
+    mutant: str | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    plan: str
+    seed: int
+    mutant: str | None
+    seconds: float = 0.0
+    faults: list[Fault] = field(default_factory=list)
+    happened: Counter[str] = field(default_factory=Counter)
+    figures: dict[str, Any] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+    logs: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(replace(self, happened=Counter())) | {"happened": dict(self.happened)}
+
+
+async def campaign(plan: Plan, logs: Path) -> Report:
+    """The run without faults, then the one with them, judged by it."""
+    began = time.monotonic()
+    report = Report(plan.name, plan.seed, plan.mutant, logs=str(logs))
+    jobs = jobs_of(plan.seed, plan.load)
+    report.faults = schedule(plan.seed, plan.load.seconds, plan.rates, lease=plan.lease)
+    appendonly = plan.mutant is None or MUTANTS[plan.mutant].appendonly
+    expected = (await run(replace(plan, mutant=None), calm(jobs), (), logs / "calm"))[0].outcomes
+    history, figures, report.happened, more = await run(plan, jobs, report.faults, logs / "storm", appendonly)
+    report.violations = check(history, expected)
+    report.figures = summary(history, figures) | more
+    report.seconds = round(time.monotonic() - began, 1)
+    return report
+
+
+def calm(jobs: Sequence[Job]) -> list[Job]:
+    """The same pictures, at once: nobody reads, nobody cancels, and there is no poison."""
+    quiet: dict[str, Any] = {"at": 0.0, "together": 1, "cancel_after": None, "by_post": False, "readings": ()}
+    return [replace(job, **quiet) for job in jobs if job.poison is None]
+
+
+async def run(
+    plan: Plan, jobs: Sequence[Job], faults: Sequence[Fault], logs: Path, appendonly: bool = True
+) -> tuple[History, Figures, Counter[str], dict[str, Any]]:
+    write_schedule(logs, faults)
+    with tempfile.TemporaryDirectory(prefix="arpg-", dir=SCRATCH) as folder:
+        server = Server(Path(folder), appendonly=appendonly)
+        await server.start()
+        setup = Setup(
+            logs=logs, namespace="chaos", lease=plan.lease, max_lost=plan.max_lost, max_queued=plan.max_queued,
+            models=(str(plan.folder),) if plan.folder else plan.load.models, folder=plan.folder, mutant=plan.mutant,
+            environment={} if appendonly else {"ARPG_ALLOW_UNSAFE_REDIS": "1"},
+        )  # fmt: skip
+        async with cluster.running(setup, server) as them:
+            history = History()
+            clients = Clients(them.urls, history, headers={name: {} for name in plan.load.clients})
+            try:
+                await ready(them, plan.load.models)
+                happened = await storm(plan, jobs, faults, them, clients, history)
+                await truth.gather(history, clients, jobs, server.url, setup.settings(server.url))
+                more = {
+                    "worker processes": sum(place.ends.total() + 1 for place in them.workers),
+                    "front end processes": sum(place.ends.total() + 1 for place in them.front_ends),
+                    "replies lost": them.replies_lost,
+                }
+                history.complaints += await them.stop()
+            finally:
+                await clients.aclose()
+                with contextlib.suppress(ProcessLookupError):
+                    await server.kill()
+    return history, clients.figures, happened, more
+
+
+def write_schedule(logs: Path, faults: Sequence[Fault]) -> None:
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / "schedule.json").write_text(json.dumps([asdict(fault) for fault in faults]))
+
+
+async def storm(
+    plan: Plan, jobs: Sequence[Job], faults: Sequence[Fault], them: Cluster, clients: Clients, history: History
+) -> Counter[str]:
+    """Until every client knows how its job ended, or patience ends."""
+    began = time.monotonic()
+    lives = {asyncio.create_task(clients.live(job), name=job.key): job for job in jobs}
+    happened = await inflict(faults, them)
+    left = max(plan.load.seconds, faults[-1].at if faults else 0.0) - (time.monotonic() - began)
+    done, pending = await asyncio.wait(lives, timeout=max(0.0, left) + plan.patience)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        if (error := task.exception()) is not None:
+            history.complaints.append(f"client {lives[task].key}: {type(error).__name__}: {error}")
+    await truth.quiet(them.server.url, plan.patience if not pending else 1.0)
+    return happened
+
+
+async def ready(them: Cluster, models: Sequence[str], seconds: float = 60.0) -> None:
+    """Every front end answers, and knows of workers that serve all the models."""
+    deadline = time.monotonic() + seconds
+    async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        for url in them.urls:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    answer = await http.get(f"{url}/readyz")
+                    if answer.status_code == 200 and set(models) <= set(answer.json()["models"]):
+                        break
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the cluster is not ready: see the logs")
+                await asyncio.sleep(0.1)
+
+
+def summary(history: History, figures: Figures) -> dict[str, Any]:
+    attempts = [int(events[-1].id.partition("-")[0]) for events in history.streams.values() if events]
+    seconds = sorted(figures.seconds)
+    return {
+        "jobs": len(history.outcomes),
+        "states": dict(Counter(outcome.state for outcome in history.outcomes.values())),
+        "errors": dict(Counter(outcome.error for outcome in history.outcomes.values() if outcome.error)),
+        "events": sum(map(len, history.streams.values())),
+        "attempts": {str(count): number for count, number in sorted(Counter(attempts).items())},
+        "readers": len(history.views),
+        "connections": sum(view.connections for view in history.views),
+        "cancels asked": len(history.cancels),
+        "answers": {str(status): number for status, number in sorted(figures.answers.items())},
+        "unreachable": figures.unreachable,
+        "stream errors": dict(figures.errors_told),
+        "median seconds": round(statistics.median(seconds), 2) if seconds else None,
+        "longest seconds": round(seconds[-1], 2) if seconds else None,
+    }

@@ -1,0 +1,113 @@
+"""What runs inside the forked processes: the real worker, the real front end, the proxy.
+
+They are forked from a process that has imported all they need, so that one more costs milliseconds; and the kernel ends
+them when that one dies, which dies with the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from chaos import mutants
+from chaos.engine import ChaosEngine
+from chaos.proxy import Proxy
+from service import serving
+from service.queue import QueueConfig
+from service.settings import Settings
+from service.worker import engines
+
+PRELOADED = ["chaos.children", "service.app", "service.worker.worker"]
+FOR_THE_REAL_ENGINE = ["engine.engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What all processes of a run share. folder: of the real engine's model; None: the stand-in."""
+
+    logs: Path
+    namespace: str
+    models: tuple[str, ...]
+    lease: float
+    max_lost: int
+    max_queued: int
+    grace: float = 3.0
+    folder: Path | None = None
+    mutant: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def settings(self, redis_url: str, **more: Any) -> Settings:
+        return ChaosSettings(
+            _env_file=None, redis_url=redis_url, namespace=self.namespace, models=self.models, lease=self.lease,
+            max_queued=self.max_queued, grace=self.grace, heartbeat=1.0, retry_after=1, metrics_port=0, device="cpu",
+            data_dir=self.logs / "data", batch_invariant=True, lost=self.max_lost, **more,
+        )  # fmt: skip
+
+
+class ChaosSettings(Settings):
+    lost: int = 3
+
+    @property
+    def queue_config(self) -> QueueConfig:
+        return replace(super().queue_config, max_lost=self.lost)
+
+
+def worker(setup: Setup, name: str, redis_url: str) -> None:
+    begin(setup, name)
+    if setup.folder is None:
+        engines.load_engine = lambda settings, model, **_: ChaosEngine(model)  # type: ignore[assignment, return-value]
+    else:
+        engines.load_engine = real_engine  # type: ignore[assignment]
+    sys.exit(serving.worker(setup.settings(redis_url)))
+
+
+def front_end(setup: Setup, name: str, redis_url: str, port: int) -> None:
+    begin(setup, name)
+    sys.exit(serving.api(setup.settings(redis_url, host="127.0.0.1", port=port)))
+
+
+def proxy(setup: Setup, server: str, armed: Any, lost: Any, told: Connection) -> None:
+    begin(setup, "proxy")
+
+    async def serve() -> None:
+        listening, port = await Proxy(server, armed, lost).listen()
+        told.send(port)
+        async with listening:
+            await listening.serve_forever()
+
+    asyncio.run(serve())
+
+
+def real_engine(settings: Settings, model: str, **_: Any) -> Any:
+    """One that holds a few pictures, so that there is always a queue and a crowd."""
+    import torch
+
+    from engine.engine import Engine, EngineConfig
+
+    torch.set_num_threads(1)
+    config = EngineConfig(cache_tokens=6 * 2 * 64, batch_invariant=True, check_every_step=True)
+    return Engine.load(model, device="cpu", config=config)
+
+
+def begin(setup: Setup, name: str) -> None:
+    """The child's own log, its tether, and the mutation that the run is about."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    driver = multiprocessing.parent_process()
+    if driver is None or not driver.is_alive():
+        sys.exit("the driver is gone")
+    log = os.open(setup.logs / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.environ.update(setup.environment)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(levelname)-7s %(name)s: %(message)s")
+    mutants.apply(setup.mutant)

@@ -1,0 +1,183 @@
+"""The processes of one run: they are started again when they end, and things are done to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from chaos import children
+from chaos.children import Setup
+from chaos.server import Server
+
+WORKERS, FRONT_ENDS = 3, 2
+LEAVING_SECONDS = 10.0
+
+
+def preload(*, real_engine: bool) -> None:
+    """What every child will find imported. Before the first of them: there is one process that forks them all."""
+    more = children.FOR_THE_REAL_ENGINE if real_engine else []
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*children.PRELOADED, *more])
+
+
+class Place:
+    """Where there is always a process, under a new name each time."""
+
+    def __init__(self, name: str, start: Callable[[str], BaseProcess]) -> None:
+        self.name = name
+        self.ends: Counter[int | None] = Counter()
+        self.frozen = False
+        self._start = start
+        self._lives = itertools.count(1)
+        self.process = self._begin()
+
+    def _begin(self) -> BaseProcess:
+        process = self._start(f"{self.name}.{next(self._lives)}")
+        process.start()
+        return process
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process.is_alive() and self.process.pid is not None:
+            os.kill(self.process.pid, number)
+
+    def renew(self) -> None:
+        """Another one, if this one has ended."""
+        if not self.process.is_alive():
+            self.ends[self.process.exitcode] += 1
+            self.process = self._begin()
+
+
+class Cluster:
+    """Three workers and two front ends over one server, behind a proxy."""
+
+    def __init__(self, setup: Setup, server: Server) -> None:
+        self.server = server
+        self.urls: list[str] = []
+        self.workers: list[Place] = []
+        self.front_ends: list[Place] = []
+        self._setup = setup
+        self._context = multiprocessing.get_context("forkserver")
+        self._armed = self._context.Value("i", 0)
+        self._lost = self._context.Value("i", 0)
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def replies_lost(self) -> int:
+        return int(self._lost.value)
+
+    def start(self) -> None:
+        context, setup = self._context, self._setup
+        ours, theirs = context.Pipe()
+        self._proxy = context.Process(
+            target=children.proxy, args=(setup, str(self.server.socket), self._armed, self._lost, theirs), daemon=True
+        )
+        self._proxy.start()
+        if not ours.poll(30):
+            raise RuntimeError("the proxy did not start")
+        url = f"redis://127.0.0.1:{ours.recv()}/0"
+        ports = free_ports(FRONT_ENDS)
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
+
+        def worker(name: str) -> BaseProcess:
+            return context.Process(target=children.worker, args=(setup, name, url), daemon=True)
+
+        def front_end(port: int) -> Callable[[str], BaseProcess]:
+            return lambda name: context.Process(target=children.front_end, args=(setup, name, url, port), daemon=True)
+
+        self.workers = [Place(f"worker-{index}", worker) for index in range(WORKERS)]
+        self.front_ends = [Place(f"api-{index}", front_end(port)) for index, port in enumerate(ports)]
+        self._spawn(self._watch())
+
+    async def stop(self) -> list[str]:
+        """In order, the workers first. What did not leave as it should, in words."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        complaints = []
+        for places in (self.workers, self.front_ends):
+            for place in places:
+                place.send(signal.SIGCONT)
+                place.send(signal.SIGTERM)
+            for place in places:
+                await asyncio.to_thread(place.process.join, LEAVING_SECONDS)
+                if place.process.is_alive():
+                    complaints.append(f"{place.name} did not leave within {LEAVING_SECONDS:g} s of SIGTERM")
+                    place.process.kill()
+                    place.process.join()
+                elif place.process.exitcode != 0:
+                    complaints.append(f"{place.name} left with status {place.process.exitcode}")
+        self._proxy.kill()
+        self._proxy.join()
+        return complaints
+
+    # What faults do.
+
+    def kill_worker(self, among: int) -> None:
+        self.workers[among % WORKERS].send(signal.SIGKILL)
+
+    def freeze_worker(self, among: int, seconds: float) -> None:
+        self._spawn(self._freeze(self.workers[among % WORKERS], seconds))
+
+    def drain_worker(self, among: int) -> None:
+        self.workers[among % WORKERS].send(signal.SIGTERM)
+
+    async def kill_server(self, seconds: float) -> None:
+        await self.server.kill()
+        await asyncio.sleep(seconds)
+        await self.server.start()
+
+    async def stall_server(self, seconds: float) -> None:
+        await self.server.stall(seconds)
+
+    def kill_api(self, among: int) -> None:
+        self.front_ends[among % FRONT_ENDS].send(signal.SIGKILL)
+
+    def lose_replies(self, count: int) -> None:
+        with self._armed.get_lock():
+            self._armed.value += count
+
+    async def _freeze(self, place: Place, seconds: float) -> None:
+        process = place.process
+        place.send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            if place.process is process:
+                place.send(signal.SIGCONT)
+
+    async def _watch(self) -> None:
+        while True:
+            for place in (*self.workers, *self.front_ends):
+                place.renew()
+            await asyncio.sleep(0.05)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+@contextlib.asynccontextmanager
+async def running(setup: Setup, server: Server) -> AsyncIterator[Cluster]:
+    """A cluster with everybody in place; killed on the way out where it was not stopped."""
+    cluster = Cluster(setup, server)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        for place in (*cluster.workers, *cluster.front_ends):
+            place.send(signal.SIGKILL)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]

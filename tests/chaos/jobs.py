@@ -1,0 +1,126 @@
+"""What clients will ask for, and how they will behave: all of it from the seed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from chaos.engine import EXITS, GRID, HARMLESS, RAISES, RUNS_OUT, STRIDE
+from chaos.history import Asked
+
+ENDS = {
+    EXITS: frozenset({"worker_lost"}),
+    RAISES: frozenset({"engine_failed", "worker_lost"}),
+    RUNS_OUT: frozenset({"out_of_memory", "worker_lost"}),
+}
+"""How a poison job may fail. Its worker may be killed beside it, so that it is lost before it can fail by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reader of one job. hops: after so many events it leaves and comes back elsewhere; then it stays."""
+
+    delay: float
+    hops: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One client's wish. at: seconds after the start; together: how often it is sent at once; cancel_after: seconds
+    after its acceptance; by_post: the first reader follows the POST's own response."""
+
+    key: str
+    client: str
+    path: str
+    body: dict[str, Any]
+    at: float
+    together: int
+    cancel_after: float | None
+    by_post: bool
+    readings: tuple[Reading, ...]
+    poison: str | None = None
+    asked: Asked = field(init=False)
+
+    def __post_init__(self) -> None:
+        ends = None if self.poison is None else ENDS[self.poison]
+        object.__setattr__(self, "asked", Asked(self.key, self.body["n"], ends))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    jobs: int
+    seconds: float  # over which they arrive
+    models: tuple[str, ...]
+    poisons: tuple[str, ...] = ()
+    classes: tuple[str, ...] = HARMLESS
+    clients: tuple[str, ...] = ("ada", "ben", "cleo")
+    uploads: float = 0.1  # share of inpaintings
+    steps: tuple[int, ...] = (8, 12, 16, 24)
+
+
+def jobs_of(seed: int, load: Workload) -> list[Job]:
+    chance = random.Random(f"jobs {seed}")
+    poisoned = dict(zip(chance.sample(range(load.jobs // 8, load.jobs), len(load.poisons)), load.poisons, strict=True))
+    return [job_of(chance, f"{seed}-{index}", load, poisoned.get(index)) for index in range(load.jobs)]
+
+
+def job_of(chance: random.Random, key: str, load: Workload, poison: str | None) -> Job:
+    body: dict[str, Any] = {
+        "model": chance.choice(load.models),
+        "class": poison or chance.choice(load.classes),
+        "n": chance.choice((1, 1, 1, 2, 4)),
+        "seed": chance.randrange(2**32),
+        "steps": chance.choice(load.steps),
+        "guidance_scale": chance.choice((1.0, 3.0)),
+        "previews": chance.choice((0, 0, 5)),
+    }
+    path = "/v1/generate"
+    if poison is None and chance.random() < load.uploads:
+        path = "/v1/inpaint"
+        body |= {"image": picture(chance), "mask": mask(chance)}
+    return Job(
+        key=key,
+        client=chance.choice(load.clients),
+        path=path,
+        body=body,
+        at=chance.uniform(0, load.seconds),
+        together=3 if chance.random() < 0.2 else 1,
+        cancel_after=chance.uniform(0, 0.8) if poison is None and chance.random() < 0.08 else None,
+        by_post=chance.random() < 0.2,
+        readings=tuple(reading(chance) for _ in range(chance.choice((0, 1, 1, 2)))),
+        poison=poison,
+    )
+
+
+def reading(chance: random.Random) -> Reading:
+    return Reading(chance.uniform(0, 1), tuple(chance.randint(1, 9) for _ in range(chance.choice((0, 1, 2, 4)))))
+
+
+def picture(chance: random.Random) -> str:
+    return png(np.frombuffer(chance.randbytes(pixels() * 3), dtype=np.uint8), 3)
+
+
+def mask(chance: random.Random) -> str:
+    """The left or the right half is drawn anew."""
+    shown = np.zeros((GRID[0] * STRIDE, GRID[1] * STRIDE), dtype=np.uint8)
+    half = shown.shape[1] // 2
+    shown[:, :half] = chance.choice((0, 255))
+    shown[:, half:] = 255 - shown[0, 0]
+    return png(shown.ravel(), 1)
+
+
+def pixels() -> int:
+    return GRID[0] * GRID[1] * STRIDE**2
+
+
+def png(flat: np.ndarray, channels: int) -> str:
+    shape = (GRID[0] * STRIDE, GRID[1] * STRIDE, 3) if channels == 3 else (GRID[0] * STRIDE, GRID[1] * STRIDE)
+    file = io.BytesIO()
+    Image.fromarray(flat.reshape(shape)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,108 @@
+"""How it ended, by the server's own books and by what a client gets now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from chaos.clients import Clients
+from chaos.history import TERMINAL, Event, History, Outcome
+from chaos.jobs import Job
+from service.queue import Queue, QueueConfig, connect
+from service.queue.hub import decode
+from service.settings import Settings
+
+EMPTY_AT_THE_END = ("ready:", "leases:", "suspects:", "unfinished", "blobs:", "pictures:")
+"""Sets, lists and counters of what is under way, by the start of their names."""
+
+
+@contextlib.asynccontextmanager
+async def looking(url: str) -> AsyncIterator[Redis]:
+    redis = connect(url)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+async def quiet(url: str, seconds: float, namespace: str = "chaos") -> None:
+    """Waits until nothing is ready or leased, for a while."""
+    queue_deadline = time.monotonic() + seconds
+    async with looking(url) as redis:
+        queue = Queue(redis, QueueConfig(namespace=namespace))
+        while time.monotonic() < queue_deadline:
+            with contextlib.suppress(RedisError, OSError):
+                if not any(load.queued or load.running for load in (await queue.stats()).values()):
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: str, settings: Settings) -> None:
+    """Into the history: streams, outcomes and leftovers."""
+    prefix = settings.queue_config.prefix
+    by_key = {job.key: job for job in jobs}
+    owner = {id: by_key[key] for key, ids in history.accepted.items() for id in ids}
+    async with looking(url) as redis:
+        queue = Queue(redis, settings.queue_config)
+        async for name in redis.scan_iter(match=f"{prefix}job:*", count=1000):
+            id = name.decode().removeprefix(f"{prefix}job:")
+            job = await queue.job(id)
+            if job is None:
+                continue
+            result, error = job.result or {"images": []}, job.error or {}
+            outcome = history.outcomes[id] = Outcome(job.state, error.get("code"))
+            outcome.tokens = {image["index"]: image["tokens"] for image in result["images"]}
+            stored = await redis.xrange(f"{prefix}events:{id}")
+            history.streams[id] = [Event(e.id, e.name, e.data) for e in (decode(*entry) for entry in stored)]
+        history.leftovers = await leftovers(redis, prefix)
+    for id, outcome in history.outcomes.items():
+        if (job := owner.get(id)) is not None:
+            await as_shown(history, clients, job, id, outcome)
+
+
+async def as_shown(history: History, clients: Clients, job: Job, id: str, outcome: Outcome) -> None:
+    """What the client gets of its job: the same state, and every picture."""
+    told = (await clients.get(job, f"/v1/jobs/{id}")).json()
+    if told.get("status") != outcome.state:
+        history.complaints.append(f"job {id} is shown as {told.get('status')} and is {outcome.state}")
+    if outcome.state not in TERMINAL.values():
+        return
+    for index in outcome.tokens:
+        answer = await clients.get(job, f"/v1/jobs/{id}/images/{index}")
+        if answer.status_code == 200:
+            outcome.pictures[index] = hashlib.sha256(answer.content).hexdigest()
+
+
+async def leftovers(redis: Redis, prefix: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for start in EMPTY_AT_THE_END:
+        async for name in redis.scan_iter(match=f"{prefix}{start}*", count=1000):
+            found[name.decode().removeprefix(prefix)] = await amount(redis, name)
+    held = 0
+    async for name in redis.scan_iter(match=f"{prefix}blob:*", count=1000):
+        held += await redis.strlen(name)
+    accounted = int(await redis.get(f"{prefix}blob_bytes") or 0)
+    found["blob bytes that nobody holds"] = accounted - held
+    return found
+
+
+async def amount(redis: Redis, name: bytes) -> float:
+    match (await redis.type(name)).decode():
+        case "zset":
+            return float(await redis.zcard(name))
+        case "set":
+            return float(await redis.scard(name))
+        case "list":
+            return float(await redis.llen(name))
+        case "hash":
+            values: dict[Any, Any] = await redis.hgetall(name)
+            return sum(abs(float(value)) for value in values.values())
+        case _:
+            return abs(float(await redis.get(name) or 0))
