@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test load full-size demo-model demo-families lint types clean
+.PHONY: serve test load chaos full-size demo-model demo-families lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -22,6 +22,13 @@ full-size: $(VENV)/.test
 LOAD ?=
 load: $(VENV)/.test
 	$(VENV)/bin/python -m tests.load $(LOAD)
+
+# Kills, freezes, cuts and restarts, 300 jobs × 5 seeds; the real engine; and services that break a promise on purpose.
+# Ten minutes or so, and nothing else beside it. CHAOS='--only storm --seeds 7 --logs var/chaos' for one of them.
+CHAOS ?=
+chaos: $(VENV)/.test
+	@mkdir -p var
+	PYTHONPATH=tests $(VENV)/bin/python -m chaos --json var/chaos.json $(CHAOS)
 
 # From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo

@@ -27,6 +27,7 @@ from chaos.history import History, Violation
 from chaos.jobs import Job, Workload, jobs_of
 from chaos.mutants import MUTANTS
 from chaos.server import Server
+from service import keys
 
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """For the server's files. In memory: a process that is killed loses nothing that it has written, wherever that is, and
@@ -44,7 +45,8 @@ class Plan:
     lease: float = 0.8
     max_lost: int = 4  # so many random kills in a row are no accident
     max_queued: int = 80
-    patience: float = 60.0
+    quota: int = 40  # jobs of one client that have not ended
+    patience: float = 120.0
     folder: Path | None = None  # of a model that the real engine draws with
     mutant: str | None = None
 
@@ -98,17 +100,19 @@ async def run(
             models=(str(plan.folder),) if plan.folder else plan.load.models, folder=plan.folder, mutant=plan.mutant,
             environment={} if appendonly else {"ARPG_ALLOW_UNSAFE_REDIS": "1"},
         )  # fmt: skip
+        headers = hand_out_keys(setup.data, plan.load.clients, plan.quota)
         async with cluster.running(setup, server) as them:
             history = History()
-            clients = Clients(them.urls, history, headers={name: {} for name in plan.load.clients})
+            clients = Clients(them.urls, history, headers=headers)
             try:
-                await ready(them, plan.load.models)
+                await ready(them, plan.load.models, next(iter(headers.values())))
                 happened = await storm(plan, jobs, faults, them, clients, history)
                 await truth.gather(history, clients, jobs, server.url, setup.settings(server.url))
                 more = {
                     "worker processes": sum(place.ends.total() + 1 for place in them.workers),
                     "front end processes": sum(place.ends.total() + 1 for place in them.front_ends),
                     "replies lost": them.replies_lost,
+                    "seconds short of a core": them.starved(),
                 }
                 history.complaints += await them.stop()
             finally:
@@ -116,6 +120,19 @@ async def run(
                 with contextlib.suppress(ProcessLookupError):
                     await server.kill()
     return history, clients.figures, happened, more
+
+
+def hand_out_keys(folder: Path, names: Sequence[str], quota: int) -> dict[str, dict[str, str]]:
+    """Each client's headers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "keys.jsonl"
+    file.unlink(missing_ok=True)  # of an earlier run with the same logs
+    headers = {}
+    for name in names:
+        text, key = keys.make(name, quota=quota, rate=0)
+        keys.add(file, key)
+        headers[name] = {"Authorization": f"Bearer {text}"}
+    return headers
 
 
 def write_schedule(logs: Path, faults: Sequence[Fault]) -> None:
@@ -142,15 +159,16 @@ async def storm(
     return happened
 
 
-async def ready(them: Cluster, models: Sequence[str], seconds: float = 60.0) -> None:
+async def ready(them: Cluster, models: Sequence[str], headers: dict[str, str], seconds: float = 60.0) -> None:
     """Every front end answers, and knows of workers that serve all the models."""
     deadline = time.monotonic() + seconds
     async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
         for url in them.urls:
             while True:
                 with contextlib.suppress(httpx.HTTPError):
-                    answer = await http.get(f"{url}/readyz")
-                    if answer.status_code == 200 and set(models) <= set(answer.json()["models"]):
+                    answer = await http.get(f"{url}/v1/models", headers=headers)
+                    served = {model["id"] for model in answer.json()["models"]} if answer.status_code == 200 else set()
+                    if set(models) <= served and (await http.get(f"{url}/readyz")).status_code == 200:
                         break
                 if time.monotonic() > deadline:
                     raise RuntimeError("the cluster is not ready: see the logs")

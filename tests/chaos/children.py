@@ -45,11 +45,15 @@ class Setup:
     mutant: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def data(self) -> Path:
+        return self.logs / "data"
+
     def settings(self, redis_url: str, **more: Any) -> Settings:
         return ChaosSettings(
             _env_file=None, redis_url=redis_url, namespace=self.namespace, models=self.models, lease=self.lease,
-            max_queued=self.max_queued, grace=self.grace, heartbeat=1.0, retry_after=1, metrics_port=0, device="cpu",
-            data_dir=self.logs / "data", batch_invariant=True, lost=self.max_lost, **more,
+            max_queued=self.max_queued, grace=self.grace, heartbeat=1.0, stream_life=3.0, retry_after=1, metrics_port=0,
+            device="cpu", data_dir=self.data, batch_invariant=True, lost=self.max_lost, **more,
         )  # fmt: skip
 
 
@@ -58,7 +62,7 @@ class ChaosSettings(Settings):
 
     @property
     def queue_config(self) -> QueueConfig:
-        return replace(super().queue_config, max_lost=self.lost)
+        return replace(super().queue_config, max_lost=self.lost, suspect_seconds=3 * self.lease)
 
 
 def worker(setup: Setup, name: str, redis_url: str) -> None:

@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from chaos.history import TERMINAL, Event, History, View
 from chaos.jobs import Job, Reading
 
 STREAM = {"Accept": "text/event-stream"}
-FRAME_PATIENCE = 8.0
+FRAME_PATIENCE = 20.0
 """Seconds between two frames, heartbeats among them, after which a reader tries another replica."""
 
 
@@ -42,7 +42,7 @@ class Clients:
         self._history = history
         self._headers = headers
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._http = httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(15, read=FRAME_PATIENCE), trust_env=False)
+        self._http = httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(FRAME_PATIENCE), trust_env=False)
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -59,6 +59,8 @@ class Clients:
             doings += [self._follow(job, id, reading, chance) for reading in job.readings]
             if job.cancel_after is not None:
                 doings.append(self._cancel(job, id, chance))
+        if chance.random() < 0.1:
+            doings.append(self._trespass(job, ids[0], chance))
         if job.by_post:
             doings.append(self._follow_post(job, chance))
         await asyncio.gather(*doings)
@@ -89,6 +91,14 @@ class Clients:
             told.append(answer.json()["status"])
         else:
             self._complain(f"cancelling {id}: {answer.status_code} {answer.text[:200]}")
+
+    async def _trespass(self, job: Job, id: str, chance: random.Random) -> None:
+        """Another client's job is none that there is."""
+        stranger = replace(job, client=chance.choice([name for name in self._headers if name != job.client]))
+        method, path = chance.choice((("GET", ""), ("GET", "/events"), ("GET", "/images/0"), ("DELETE", "")))
+        answer = await self._asked(method, f"/v1/jobs/{id}{path}", stranger, chance, expected=404)
+        if answer.status_code != 404:
+            self._complain(f"{stranger.client} was let in: {method} {path} of {job.client}: {answer.status_code}")
 
     async def _follow(self, job: Job, id: str, reading: Reading, chance: random.Random) -> None:
         await asyncio.sleep(reading.delay)
@@ -145,7 +155,9 @@ class Clients:
             if most is not None and (most := most - 1) <= 0:
                 return
 
-    async def _asked(self, method: str, path: str, job: Job, chance: random.Random, **more: Any) -> httpx.Response:
+    async def _asked(
+        self, method: str, path: str, job: Job, chance: random.Random, *, expected: int = 200, **more: Any
+    ) -> httpx.Response:
         """The first answer that is one: again where nobody is there, or all is full."""
         headers = self._headers[job.client] | more.pop("headers", {})
         while True:
@@ -155,8 +167,9 @@ class Clients:
                 self.figures.unreachable += 1
                 await asyncio.sleep(chance.uniform(0.05, 0.2))
                 continue
-            self.figures.answers[answer.status_code] += 1
-            if answer.status_code < 400 or not await self._may_come_again(answer, chance):
+            status = answer.status_code
+            self.figures.answers[status] += 1
+            if status < 400 or status == expected or not await self._may_come_again(answer, chance):
                 return answer
 
     async def _may_come_again(self, answer: httpx.Response, chance: random.Random) -> bool:

@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from chaos import children
@@ -117,6 +118,13 @@ class Cluster:
         self._proxy.kill()
         self._proxy.join()
         return complaints
+
+    def starved(self) -> float:
+        """Seconds that the processes under way could have run and no core was free: how busy the machine is besides."""
+        with contextlib.suppress(OSError):
+            stats = [Path(f"/proc/{place.process.pid}/schedstat") for place in (*self.workers, *self.front_ends)]
+            return round(sum(int(stat.read_text().split()[1]) for stat in stats) / 1e9, 1)
+        return 0.0
 
     # What faults do.
 

@@ -25,7 +25,7 @@ def storms(seeds: Sequence[int], *, jobs: int = 300) -> list[Plan]:
 def smoke(seed: int) -> Plan:
     """Each kind of fault at least once, in a few seconds."""
     load = Workload(jobs=60, seconds=7, models=MODELS, poisons=(EXITS, RAISES))
-    return Plan(name="smoke", seed=seed, load=load, rates=EVERYTHING, patience=30)
+    return Plan(name="smoke", seed=seed, load=load, rates=EVERYTHING)
 
 
 def real(seed: int, folder: Path) -> Plan:
