@@ -46,41 +46,6 @@ async def test_ready_set_is_bounded(redis: Redis) -> None:
     assert (await queue.submit(new("c"))).created
 
 
-async def test_clients_share_by_weight(queue: Queue) -> None:
-    for i in range(30):
-        await queue.submit(new(f"a{i}", "a"))
-    await take(queue)
-    for i in range(12):
-        await queue.submit(new(f"b{i}", "b", weight=1))
-        await queue.submit(new(f"c{i}", "c", weight=4))
-    order = "".join([job_id[0] for job_id in await take(queue, 18)])
-    # a flooded first and gets no more than its share: b and a alternate, c has four times theirs.
-    assert order.count("c") == 12
-    assert 2 <= order.count("a") <= 4
-    assert 2 <= order.count("b") <= 4
-    rest = "".join([job_id[0] for job_id in await take(queue, 60)])
-    assert sorted(order + rest + "a") == sorted("a" * 30 + "b" * 12 + "c" * 12)  # nobody starves
-
-
-async def test_a_dearer_job_uses_more_of_the_share(queue: Queue) -> None:
-    for i in range(8):
-        await queue.submit(new(f"a{i}", "a", cost=40))
-        await queue.submit(new(f"b{i}", "b", cost=10))
-    order = [job_id[0] for job_id in await take(queue, 10)]
-    assert order.count("b") == 8
-
-
-async def test_claim_stays_within_budget_and_never_passes_the_head(queue: Queue) -> None:
-    for job_id, cost in (("a", 10), ("b", 50), ("c", 10)):
-        await queue.submit(new(job_id, job_id, cost=cost))
-    assert await take(queue, 8, budget=30) == ["a"]  # c would fit, but b is before it
-    assert await take(queue, 8, budget=49) == []
-    alone = await queue.claim("m", "w", budget=5, limit=8, alone=True)
-    assert [claim.id for claim in alone] == ["b"]
-    assert (alone[0].attempt, alone[0].cost, alone[0].payload) == (1, 50, {"n": "b"})
-    assert alone[0].queued_seconds >= 0
-
-
 async def test_claim_repeated_after_a_lost_reply_gives_the_same_grant(queue: Queue) -> None:
     await queue.submit(new("a"))
     await queue.submit(new("b"))
@@ -184,25 +149,6 @@ async def test_cancel_of_a_queued_job_ends_it_at_once(queue: Queue) -> None:
     assert (await queue.job("a")).state == "canceled"
 
 
-async def test_a_canceled_job_does_not_count_against_its_client(queue: Queue) -> None:
-    for i in range(20):
-        await queue.submit(new(f"a{i}", "a"))
-    for i in reversed(range(20)):
-        await queue.cancel(f"a{i}")
-    await queue.submit(new("b0", "b"))
-    await queue.submit(new("b1", "b"))
-    await queue.submit(new("a", "a"))
-    assert await take(queue, 2) == ["a", "b0"]
-
-
-async def test_a_cancel_lets_no_later_job_overtake(queue: Queue) -> None:
-    for job_id in ("c", "b"):
-        await queue.submit(new(job_id, "local"))
-    await queue.cancel("c")
-    await queue.submit(new("a", "local"))  # its name would come first, were the places the same
-    assert await take(queue, 5) == ["b", "a"]
-
-
 async def test_cancel_of_a_running_job_reaches_its_worker(queue: Queue) -> None:
     await queue.submit(new("a"))
     await take(queue)
@@ -238,16 +184,6 @@ async def test_finished_jobs_cannot_be_canceled(queue: Queue) -> None:
     assert (await queue.job("a")).error == error
 
 
-async def test_models_do_not_block_each_other(queue: Queue) -> None:
-    for i in range(5):
-        await queue.submit(new(f"a{i}", model="big"))
-    await queue.submit(new("b", model="small"))
-    (claim,) = await queue.claim("small", "w", budget=10, limit=4, alone=False)
-    assert claim.id == "b"
-    stats = await queue.stats()
-    assert (stats["big"].queued, stats["small"].queued, stats["small"].running) == (5, 0, 1)
-
-
 async def test_the_bell_wakes_an_idle_worker(queue: Queue) -> None:
     waiting = asyncio.create_task(queue.wait(["other", "m"], 3.0))
     await asyncio.sleep(0.1)
@@ -273,13 +209,6 @@ async def test_after_an_outage_those_who_come_back_keep_their_jobs(queue: Queue,
     assert int(await redis.get(f"{CONFIG.prefix}reap_from")) > heard_at + queue.config.lease_ms * 0.9
     await redis.set(f"{CONFIG.prefix}reap_from", heard_at)
     assert await take(queue, worker="other", empty=True) == ["b"]
-
-
-async def test_idle_clients_leave_no_trace(queue: Queue, redis: Redis) -> None:
-    for i in range(400):
-        await queue.submit(new(f"j{i}", f"client{i}", cost=1))
-        assert await queue.cancel(f"j{i}") == "canceled"
-    assert await redis.hlen(f"{CONFIG.prefix}finish_tags:m") < 300
 
 
 async def test_the_server_is_checked(redis: Redis) -> None:
