@@ -236,7 +236,7 @@ def complain(history: History) -> None:
         (draw_poison, "poison"),
         (fail_otherwise, "poison"),
         (make_two_jobs, "idempotent"),
-        (make_a_ghost, "idempotent"),
+        (make_a_ghost, "ghost"),
         (take_it_twice, "idempotent"),
         (never_accept, "accepted"),
         (leave_a_lease, "leftover"),

@@ -33,7 +33,7 @@ def one_job_a_key(history: History, _: Mapping[str, Outcome]) -> Iterator[Violat
         if len(ids) > 1:
             yield Violation("idempotent", key, f"one key made {len(ids)} jobs: {', '.join(ids)}")
     for id in history.outcomes.keys() - told:
-        yield Violation("idempotent", id, "there is a job that nobody was told of")
+        yield Violation("ghost", id, "there is a job that nobody was told of")
     for id, events in history.streams.items():
         if (times := sum(event.name == "queued" and number(event.id)[0] == 0 for event in events)) > 1:
             yield Violation("idempotent", id, f"was queued {times} times before anybody began with it")

@@ -47,4 +47,4 @@ def mutants(seed: int, names: Sequence[str]) -> list[Plan]:
     }
     chosen = [name for name in MUTANTS if name in names or "mutants" in names]
     load = Workload(jobs=80, seconds=8, models=MODELS, steps=(24, 48, 64))
-    return [Plan(name=name, seed=seed, load=load, rates=faults[name], patience=8, mutant=name) for name in chosen]
+    return [Plan(name=name, seed=seed, load=load, rates=faults[name], patience=20, mutant=name) for name in chosen]
