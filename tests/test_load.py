@@ -140,10 +140,10 @@ def test_a_stream_that_says_why_it_stops_may_be_resumed(word: str) -> None:
 
 def test_half_an_event_is_forgotten_with_its_connection() -> None:
     reader = told("1-1 started")
-    reader.feed(b"id: 1-2\nevent: comp")
+    reader.feed(b"event: completed\nid: 1-")
     reader.hang_up()
-    reader.feed(b"id: 1-2\nevent: completed\n\n")
-    assert (reader.terminals, reader.last, reader.wrong) == (1, "1-2", "")
+    reader.feed(b"event: tokens\nid: 1-2\n\n")
+    assert (reader.terminals, reader.last, reader.wrong) == (0, "1-2", "")
 
 
 CAPACITY, LOAD = Phase(0, 100, 400), Phase(1000, 1300, 2200)
