@@ -99,7 +99,7 @@ function about(job, task, picture) {
   const said = { name: job.class_name, model, grid: model.grid, edit: edits().length ? edit : null };
   if (task === "fork") {
     const shared = (picture.history ?? []).filter(({ step }) => step <= job.fork.step);
-    return { ...said, grid: picture.grid, shared };
+    return { ...said, model: picture.model, grid: picture.grid, shared };
   }
   if (!request.NEEDS_PICTURE.includes(task)) return said;
   return { ...said, under: { url: picture.url, width: picture.width, height: picture.height, padding: job.padding ?? {} } };
