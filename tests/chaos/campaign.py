@@ -186,7 +186,7 @@ def summary(history: History, figures: Figures) -> dict[str, Any]:
         "attempts": {str(count): number for count, number in sorted(Counter(attempts).items())},
         "readers": len(history.views),
         "connections": sum(view.connections for view in history.views),
-        "cancels asked": len(history.cancels),
+        "cancels": dict(Counter(state for told in history.cancels.values() for state in told)),
         "answers": {str(status): number for status, number in sorted(figures.answers.items())},
         "unreachable": figures.unreachable,
         "stream errors": dict(figures.errors_told),
