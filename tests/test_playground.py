@@ -88,7 +88,8 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
         CARD, name="raster", family="llamagen", grid=(2, 4), tasks=("generate",), settings=fixed, steps=8,
         classes=CARD.classes[1:4], defaults=Defaults(guidance_scale=1.75),
     )  # fmt: skip
-    many = replace(raster, name="many", classes=tuple(ClassLabel(i, f"kind {i}") for i in range(100)))
+    kinds = tuple(ClassLabel(i, f"kind {i}") for i in range(100))
+    many = replace(raster, name="many", classes=kinds, tasks=("generate", "vary"))
     visible = (
         "[...document.querySelectorAll('{}')].filter(f => f.checkVisibility()).map(f => f.innerText.split('\\n')[0])"
     )
@@ -113,6 +114,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
         assert chrome.run(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Fork", "Expand"]
         switch("many")
         assert chrome.run("document.getElementById('class').tagName") == "INPUT"
+        assert chrome.run(tasks) == ["Draw", "Vary"]
         switch("raster")
         assert chrome.run(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]
         assert chrome.run(tasks) == []  # it can only draw
