@@ -92,12 +92,17 @@ class ProblemDocument(BaseModel):
     errors: list[dict[str, str]] | None = None
 
 
-# For the OpenAPI description of any route: every error has this one shape.
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "A problem (RFC 9457)",
-        "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
-    }
+_CONTENT = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description of a route: the errors that it may answer with, which all have this one shape."""
+    return {status: {"description": HTTPStatus(status).phrase, "content": _CONTENT} for status in statuses}
+
+
+# What any route may answer.
+RESPONSES = described(401, 403, 429, 500, 503) | {
+    "default": {"description": "A problem (RFC 9457)", "content": _CONTENT}
 }
 
 

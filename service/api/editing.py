@@ -15,6 +15,7 @@ from service.api.submission import Draft, Drafting, Submission, SubmissionDep, c
 from service.api.tasks import ANSWERS, tasks_router
 from service.api.uploads import Body, in_thread, read_body
 from service.canvas import Canvas, outpainted, redrawn, varied
+from service.problems import described
 from service.requests import (
     InpaintFields,
     InpaintForm,
@@ -30,6 +31,8 @@ from service.resolve import cost, resolve, seeded
 from service.uploads import read_mask
 
 router = tasks_router()
+
+_ANSWERS = ANSWERS | described(404, 409, 410)  # those of the source
 
 _FROM_SOURCE = {"source": {"job": "66b2f0c4-0f6d1c2b3a495867", "image": 0}}
 
@@ -77,7 +80,7 @@ _VARY = _described(
 )
 
 
-@router.post("/inpaint", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_INPAINT)
+@router.post("/inpaint", response_model=None, status_code=202, responses=_ANSWERS, openapi_extra=_INPAINT)
 async def inpaint(submission: SubmissionDep) -> Response:
     """Redraw what a mask selects of a picture of any size; outside the mask it stays as it is. With another class than
     the picture's, this edits.
@@ -97,7 +100,7 @@ async def inpaint(submission: SubmissionDep) -> Response:
     return await _accept(submission, "inpaint", body, draft)
 
 
-@router.post("/outpaint", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_OUTPAINT)
+@router.post("/outpaint", response_model=None, status_code=202, responses=_ANSWERS, openapi_extra=_OUTPAINT)
 async def outpaint(submission: SubmissionDep) -> Response:
     """Draw on beyond the borders of a picture of any size, whose pixels stay as they are.
 
@@ -114,7 +117,7 @@ async def outpaint(submission: SubmissionDep) -> Response:
     return await _accept(submission, "outpaint", body, draft)
 
 
-@router.post("/vary", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_VARY)
+@router.post("/vary", response_model=None, status_code=202, responses=_ANSWERS, openapi_extra=_VARY)
 async def vary(submission: SubmissionDep) -> Response:
     """Draw a picture of any size anew around a share of its tokens, scattered over it. It keeps its size, and none of
     its pixels."""

@@ -20,7 +20,7 @@ from service.api.lookup import find_job, find_picture, must_have_succeeded
 from service.api.services import Services
 from service.api.submission import Draft, Submission, SubmissionDep, check_results_fit
 from service.api.tasks import ANSWERS, digest_of, draining, json_only
-from service.problems import Problem
+from service.problems import Problem, described
 from service.queue import Job
 from service.queue.contract import parse_event_id
 from service.recipe import MAX_FORKS, forked
@@ -45,7 +45,7 @@ class Progress:
     tokens: np.ndarray
 
 
-@router.post("/fork", response_model=None, status_code=202, responses=ANSWERS)
+@router.post("/fork", response_model=None, status_code=202, responses=ANSWERS | described(404, 409, 410))
 async def fork(
     id: JobId, submission: SubmissionDep, fields: Annotated[ForkRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:

@@ -16,11 +16,11 @@ from service.api.pictures import picture_response
 from service.api.services import ClientDep, Services, ServicesDep
 from service.api.view import job_object
 from service.images import MEDIA_TYPES, Format
-from service.problems import Problem
+from service.problems import Problem, described
 from service.queue import FINAL_STATES, Gone, Job
 from service.schemas import JobObject
 
-router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], responses=described(404, 410, 422))
 
 JobId = Annotated[str, Path(max_length=64)]
 
@@ -67,8 +67,9 @@ async def events(
     response_class=Response,
     responses={
         200: {"content": {media: {"schema": {"type": "string", "format": "binary"}} for media in FORMATS}},
-        409: {"description": "The job has no picture (yet)"},
-        410: {"description": "The picture has expired"},
+        **described(406),
+        409: described(409)[409] | {"description": "The job has no picture (yet)"},
+        410: described(410)[410] | {"description": "The picture has expired"},
     },
 )
 async def image(

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.catalogue import Served
 from service.api.services import ServicesDep
-from service.problems import Problem
+from service.problems import Problem, described
 from service.schemas import ClassList, ClassObject, ModelList, ModelObject, Palette
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=described(404, 422))
 
 ModelId = Annotated[str, Path(max_length=200)]
 

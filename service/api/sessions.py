@@ -12,7 +12,7 @@ from service.api.lookup import find_job
 from service.api.services import ClientDep, ServicesDep
 from service.api.view import job_url
 from service.guard import COOKIE, SESSION, key_of, link_to
-from service.problems import Problem
+from service.problems import Problem, described
 from service.schemas import Links, Session
 
 router = APIRouter(prefix="/v1", tags=["sessions"])
@@ -46,7 +46,7 @@ async def close_session(request: Request, response: Response) -> None:
     response.delete_cookie(COOKIE, path=_root(request) or "/", httponly=True, samesite="strict")
 
 
-@router.post("/jobs/{id}/links", tags=["jobs"])
+@router.post("/jobs/{id}/links", tags=["jobs"], responses=described(404, 410, 422))
 async def links(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Links:
     """Addresses of a job's events and pictures that need no key for a while: for whoever can't send one."""
     job = await find_job(services, client, id)

@@ -14,7 +14,7 @@ from service.api.services import ServicesDep
 from service.api.submission import Draft, SubmissionDep, check_results_fit, take_no_more
 from service.canvas import expanded
 from service.images import MEDIA_TYPES
-from service.problems import Problem
+from service.problems import Problem, described
 from service.requests import ExpandRequest, GenerateRequest
 from service.resolve import cost, resolve
 from service.schemas import JobObject
@@ -33,7 +33,9 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "With `Accept: image/png`, `image/jpeg` or `image/webp`, the picture itself",
         "content": _STREAM | _PICTURES,
     },
-    504: {"description": "Only a picture was accepted, and it is not done in time; the job goes on"},
+    **described(400, 406, 413, 415, 422),
+    504: described(504)[504]
+    | {"description": "Only a picture was accepted, and it is not done in time; the job goes on"},
 }
 
 

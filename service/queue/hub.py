@@ -34,6 +34,7 @@ from service.queue.scripts import text
 log = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 2.0
+SILENCE_SECONDS = 3.0  # beyond that, after which a connection is taken for dead: the socket has no timeout of its own
 PAGE = 64
 AUDIT_SECONDS = 30.0
 Entries = list[tuple[Any, dict[Any, Any]]]
@@ -214,7 +215,7 @@ class EventHub:
             self._bell: self._bell_position,
             **{key: format_event_id(followed.position) for key, followed in asked.items()},
         }
-        async with asyncio.timeout(BLOCK_SECONDS + 10):  # the socket has no timeout of its own
+        async with asyncio.timeout(BLOCK_SECONDS + SILENCE_SECONDS):
             reply = await self.redis.xread(streams, count=PAGE, block=round(BLOCK_SECONDS * 1000))
         for key, entries in normalised(reply):
             if key == self._bell:

@@ -127,6 +127,7 @@ class JobRun:
             "images": images,
             "grid": list(layout.grid),
             "tokenizer": self._card.tokenizer,
+            "weights": self._card.weights,
             "timings": timings,
             "usage": usage,
         }
