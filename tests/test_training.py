@@ -15,6 +15,7 @@ from engine import Engine, Request
 from engine.models.arpg import ARPG, ARPGConfig
 from engine.models.vq import VQConfig, VQModel
 from engine.runner import StepLogits
+from engine.training.batches import TransformerRecipe, draw_batch, draw_openings
 from engine.training.export import export_tokenizer, export_transformer, palette
 from engine.training.forward import rotation_table, training_logits
 from engine.training.group_norm import quicken_group_norm
@@ -28,7 +29,7 @@ from engine.training.loop import (
 from engine.training.parallel import Team, run_team
 from engine.training.shapes import THINGS
 from engine.training.tokenizer import TokenizerRecipe, TokenizerTrainer
-from engine.training.transformer import TransformerRecipe, TransformerTrainer, draw_batch, draw_openings, new_network
+from engine.training.transformer import TransformerTrainer, new_network
 
 CPU = torch.device("cpu")
 GRID = (4, 4)
@@ -204,6 +205,42 @@ def test_a_first_cell_comes_first_and_the_rest_at_random() -> None:
     assert (batch.orders[:, 0] == 9).all()
     assert torch.equal(batch.orders.sort(dim=1).values, torch.arange(16).expand(64, -1))
     assert len(batch.orders[:, 1].unique()) > 5
+
+
+def test_regions_are_given_before_what_is_learnt() -> None:
+    recipe = TransformerRecipe(per_class=8, first_cell=9, regions=0.5, grid=(4, 4))
+    batch = draw_batch(torch.zeros(128, 16), 16, recipe, 0)
+    assert torch.equal(batch.orders.sort(dim=1).values, torch.arange(16).expand(128, -1))
+    shapes = set()
+    for order, given in zip(batch.orders.tolist(), batch.given.tolist(), strict=True):
+        known, hidden = order[:given], order[given:]
+        assert hidden
+        assert 9 in (known[:1] or hidden[:1]) or hidden[0] == 9, "the first cell comes first in its part"
+        rectangle = min((known, hidden), key=lambda cells: _area(cells) - len(cells) if cells else 99)
+        assert _area(rectangle) == len(rectangle), "neither part is a rectangle"
+        shapes.add(given)
+    assert (batch.given > 0).float().mean() == pytest.approx(0.5, abs=0.15)
+    assert len(shapes) > 5
+    assert batch.tokens == 128 * 16 - int(batch.given.sum())
+
+
+def _area(cells: list[int]) -> int:
+    """Of the smallest rectangle of a 4×4 grid around these cells."""
+    rows, cols = [cell // 4 for cell in cells], [cell % 4 for cell in cells]
+    return (max(rows) - min(rows) + 1) * (max(cols) - min(cols) + 1)
+
+
+def test_what_is_given_is_not_learnt() -> None:
+    recipe = TransformerRecipe(per_class=1, openings=0, regions=1.0, grid=GRID, bfloat16=False)
+    trainer = TransformerTrainer(*new_network(TINY), recipe, CPU)
+    torch.nn.init.normal_(trainer.model.head.weight, std=0.1)
+    batch = draw_batch(codes(64), 16, recipe, 0)
+    logits = training_logits(trainer.model, batch.ids, batch.classes, batch.orders, rotation_table(trainer.model, GRID))
+    wanted = batch.ids.gather(1, batch.orders)
+    losses = -logits.log_softmax(-1).gather(-1, wanted[..., None]).squeeze(-1)
+    learnt = torch.arange(wanted.shape[1]) >= batch.given[:, None]
+    assert 0 < learnt.sum() < learnt.numel()
+    assert trainer.step(batch).item() == pytest.approx((losses * learnt).sum().item() / batch.tokens, rel=1e-4)
 
 
 def test_openings_are_other_pictures_drawn_no_further() -> None:
