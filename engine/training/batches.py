@@ -12,7 +12,7 @@ from engine.training.loop import shuffled_batch, step_generator
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
-    steps: int = 6000
+    steps: int = 8000
     per_class: int = 2  # of every class in a batch
     openings: int = 8  # of every class, drawn no further than `opening` tokens: the first ones decide the picture
     opening: int = 16
