@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -11,10 +12,18 @@ from engine.request import Extension, Request
 
 UNKNOWN = -1
 
-StepKey = tuple[tuple[int, int, int], ...]
-"""What the cached rows of a step are made of: (embedding id or CONDITION, position, visible) a row. Two
-drawings with the same conditions, on the same grid, have the same keys and values in the cache for as long as their
-step keys agree."""
+
+@dataclass(frozen=True, slots=True)
+class StepKey:
+    """What the cached rows of a step are made of: embedding id or CONDITION, position and visible, 64 bits each. Two
+    drawings with the same conditions, on the same grid, have the same keys and values in the cache for as long as their
+    step keys agree. Bytes, since everybody who waits is compared with everybody who runs, in each step."""
+
+    rows: int
+    content: bytes
+
+    def __len__(self) -> int:
+        return self.rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +130,11 @@ class Drawing:
                 return
 
     def _key(self, step: Step) -> StepKey:
-        return tuple((self._embedding(row), row.position, row.visible) for row in step.rows if row.cached)
+        rows = [row for row in step.rows if row.cached]
+        content = array("q")
+        for row in rows:
+            content.extend((self._embedding(row), row.position, row.visible))
+        return StepKey(len(rows), content.tobytes())
 
     def _embedding(self, row: Row) -> int:
         return row.source if row.source >= CONDITION else self.tokens[cell_of(row.source)]

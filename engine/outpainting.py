@@ -12,7 +12,9 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
+from engine.blending import seamless
 from engine.drawing import UNKNOWN
+from engine.inpainting import fit
 from engine.request import RequestError
 
 Side = Literal["left", "right", "up", "down"]
@@ -118,15 +120,25 @@ def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]
     return rows, cols
 
 
-def assemble(original: np.ndarray, drawn: np.ndarray, extension: Extension) -> np.ndarray:
+def assemble(original: np.ndarray, drawn: np.ndarray, extension: Extension, *, smooth: bool = False) -> np.ndarray:
     """uint8 (*size, 3): the original's pixels to the bit; around them the drawn canvas uint8 (grid · stride, 3),
-    resized so that what it shows of the original lies exactly beneath it."""
+    resized so that what it shows of the original lies exactly beneath it. smooth: what is drawn is shifted to meet the
+    original, at the size at which it is drawn."""
+    if smooth:
+        drawn = _meeting(fit(original, extension.fitted), drawn, extension)
     (top, bottom), (left, right) = _shown(extension, 0), _shown(extension, 1)
     height, width = extension.size
     canvas = Image.fromarray(drawn).resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
     result = np.array(canvas)
     result[_inside(extension.picture, extension.padding)] = original
     return result
+
+
+def _meeting(fitted: np.ndarray, drawn: np.ndarray, extension: Extension) -> np.ndarray:
+    known = extension.known.repeat(extension.stride, 0).repeat(extension.stride, 1)
+    original = drawn.copy()
+    original[known] = fitted.reshape(-1, 3)
+    return seamless(original, drawn, ~known)
 
 
 def _check(extension: Extension, grid: tuple[int, int]) -> None:

@@ -19,11 +19,11 @@ MAX_SEED = 2**32 - 1
 MAX_TOP_K = 2**20
 
 
-CHOICES: dict[str, tuple[str | None, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(Schedule),
     "guidance_schedule": get_args(GuidanceSchedule),
     "content_attention": get_args(ContentAttention),
-    "prefill": (None, *get_args(Prefill)),
+    "prefill": get_args(Prefill),
     "extension": get_args(Extension),
 }
 
@@ -78,10 +78,10 @@ class Request:
     """The unknown grid positions (row-major) in drawing order; None: from the seed."""
     known: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Grid position → token; never resampled."""
-    prefill: Prefill | None = None
+    prefill: Prefill = "causal"
     """How known tokens enter the cache, in a random order all the same: one by one, as in training; in chunks of 16
-    that see each other both ways; or all at once, the condition among them. The paper does not say. None: as the
-    model does best (engine.plans.arpg)."""
+    that see each other both ways; or all at once, the condition among them. The paper does not say; the demo's model
+    card compares."""
     guide_known: bool = True
     """Whether known tokens count as drawn in the linear guidance schedule."""
     drawn: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -51,7 +51,13 @@ def add(commands: Any) -> None:
     inpaint.add_argument("mask", type=Path, nargs="?", help=mask_help)
     inpaint.add_argument("--mask-mode", choices=("white", "black", "alpha"), default="white")
     inpaint.add_argument("--feather", type=int, default=0, help="pixels that blend the border, 0 to 256 (0)")
-    inpaint.add_argument("--seamless", action="store_true", help="colours inside the mask meet those around it")
+    for command in (inpaint, outpaint):
+        command.add_argument(
+            "--no-seamless",
+            dest="seamless",
+            action="store_false",
+            help="leave the colours of what is drawn alone",
+        )
 
     for side in SIDES:
         outpaint.add_argument(f"--{side}", type=int, default=0, help="pixels, rounded up to whole tokens (0)")

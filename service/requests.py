@@ -75,6 +75,9 @@ class ExpandRequest(GenerateRequest):
     )
 
 
+SEAMLESS = Field(True, description="Shift the colours of what is drawn so that they meet those of the picture")
+
+
 class InpaintFields(GenerateRequest):
     """What inpainting adds, apart from the pictures themselves."""
 
@@ -82,7 +85,7 @@ class InpaintFields(GenerateRequest):
         "white", description="Which part of the mask is repainted: white, black, or transparent (alpha)"
     )
     feather: int = Field(0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard")
-    seamless: bool = Field(False, description="Shift the colours inside the mask so that they meet those around it")
+    seamless: bool = SEAMLESS
 
 
 class OutpaintFields(GenerateRequest):
@@ -92,6 +95,7 @@ class OutpaintFields(GenerateRequest):
     right: int = Field(0, ge=0, le=MAX_PIXELS)
     up: int = Field(0, ge=0, le=MAX_PIXELS)
     down: int = Field(0, ge=0, le=MAX_PIXELS)
+    seamless: bool = SEAMLESS
 
 
 class VaryFields(GenerateRequest):

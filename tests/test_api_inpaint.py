@@ -31,18 +31,18 @@ def test_an_upload_reaches_the_worker_as_it_was(api: Api, how: str) -> None:
     if how == "multipart":
         response = api.client.post(
             "/v1/inpaint",
-            data={"class": "tree", "n": "2", "guidance_scale": "1.5", "feather": "3", "seamless": "true", "seed": ""},
+            data={"class": "tree", "n": "2", "guidance_scale": "1.5", "feather": "3", "seamless": "false", "seed": ""},
             files={"image": ("a.gif", png(image), "image/gif"), "mask": ("m", png(mask))},
         )
     else:
         prefix = "data:image/png;base64," if how == "data url" else ""
         pictures = {name: prefix + base64.b64encode(png(p)).decode() for name, p in (("image", image), ("mask", mask))}
-        fields = {"class": "tree", "n": 2, "guidance_scale": 1.5, "feather": 3, "seamless": True}
+        fields = {"class": "tree", "n": 2, "guidance_scale": 1.5, "feather": 3, "seamless": False}
         response = api.client.post("/v1/inpaint", json=fields | pictures)
     assert response.status_code == 202, response.text
     request = response.json()["request"]
     assert (request["class"], request["n"], request["feather"], request["mask_mode"]) == (6, 2, 3, "white")
-    assert request["seamless"] is True
+    assert request["seamless"] is False
     claim = api.claim()
     assert np.array_equal(decode_image(stored(api, claim.payload["image"]), "image", LIMITS), image)
     assert np.array_equal(decode_mask(stored(api, claim.payload["mask"]), "mask", "white", LIMITS), mask > 0)

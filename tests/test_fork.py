@@ -77,6 +77,7 @@ class Front:
 @pytest.fixture
 async def front(redis_url: str, service: Service) -> AsyncIterator[Front]:
     with running_api(Settings(redis_url=redis_url, _env_file=None)) as api:
+        await asyncio.to_thread(api.wait_for_models, lambda names: "random" in names)
         yield Front(api.client, service)
 
 

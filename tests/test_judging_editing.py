@@ -196,7 +196,7 @@ def test_editing_answers_with_tables_and_sheets(runs: Path, capsys: pytest.Captu
     assert "| half | untouched |" in table
     assert "| 0.00 | 0.00 | +0.00 |" in table
     assert "| strokes | **class given** |" in table
-    assert "| strokes | **class given, seamless** |" in table
+    assert "| strokes | **class given** |" in table
     assert "| box |" in (runs / "figures" / "editing-exchange.md").read_text(encoding="utf-8")
     with Image.open(runs / "figures" / "editing-half.webp") as sheet:
         assert sheet.size == (7 * 20 + 4, 2 * 20 + 32)

@@ -135,6 +135,19 @@ def test_at_the_models_own_scale_the_drawn_pixels_are_kept_too() -> None:
     assert np.array_equal(assemble(original, drawn, extension), expected)
 
 
+def test_what_is_drawn_meets_the_original_and_leaves_it_alone() -> None:
+    """Around a picture of another exposure: the step at its border all but goes."""
+    extension = extended((128, 128), left=64, down=30)
+    drawn = np.full((160, 192, 3), 100, np.uint8)
+    original = np.full((128, 128, 3), 140, np.uint8)
+    hard, smooth = (assemble(original, drawn, extension, smooth=smooth).astype(int) for smooth in (False, True))
+    assert np.array_equal(smooth[:128, 64:], original)
+    for picture, step in ((hard, 40), (smooth, 4)):
+        assert np.abs(picture[:128, 64] - picture[:128, 63]).max() <= step
+        assert np.abs(picture[128, 64:] - picture[127, 64:]).max() <= step
+    assert np.abs(smooth[150:, :8] - hard[150:, :8]).max() <= 1
+
+
 @given(small_extensions(most=16), st.booleans())
 def test_what_is_drawn_of_the_original_lies_beneath_it(extension: Extension, upright: bool) -> None:
     """A slope that is drawn across the canvas has its height wherever it shows, counted from the original."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -231,21 +233,12 @@ def test_uniform_numbers_stay_inside_the_open_interval() -> None:
     assert 0.999 < max(numbers) < 1
 
 
-@pytest.mark.parametrize(
-    ("first_cell", "known", "window", "chunks"),
-    [
-        (None, range(20), None, 1),
-        (5, range(20), None, 1),
-        (30, range(20), None, 16),  # its place among the rows is another's
-        (5, range(20), Window(0, 8, 40), 16),
-        (None, range(20), Window(0, 8, 40), 1),
-    ],
-)
-def test_known_tokens_enter_in_chunks_where_the_first_cell_is_no_guide(
-    first_cell: int | None, known: range, window: Window | None, chunks: int
+@pytest.mark.parametrize(("chosen", "chunk"), [({}, 1), ({"prefill": "causal"}, 1), ({"prefill": "chunked"}, 16)])
+@pytest.mark.parametrize("window", [None, Window(0, 8, 40)])
+def test_known_tokens_see_the_earlier_ones_and_their_chunk(
+    chosen: dict[str, Any], chunk: int, window: Window | None
 ) -> None:
-    request = Request(known=dict.fromkeys(known, 0), window=window)
-    plan = plan_arpg(request, grid=(1, 40), mask_id=1000, class_id=1001, null_id=1002, first_cell=first_cell)
-    rows = [row for step in plan.steps for row in step.rows if row.cached][: 1 + len(known)]
-    ends = [1 + min(i // chunks * chunks + chunks, len(known)) for i in range(len(known))]
-    assert [row.visible for row in rows] == [1, *ends]
+    request = Request(known=dict.fromkeys(range(20), 0), window=window, **chosen)
+    plan = plan_arpg(request, grid=(1, 40), mask_id=1000, class_id=1001, null_id=1002)
+    rows = [row for step in plan.steps for row in step.rows if row.cached][:21]
+    assert [row.visible for row in rows] == [1, *(1 + min(i // chunk * chunk + chunk, 20) for i in range(20))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
@@ -124,7 +125,7 @@ class Serving(RuleBasedStateMachine):
     def everybody_finds_the_rows_that_are_theirs(self) -> None:
         """Shared, copied or written: what a drawing's pages hold is what it would have written itself."""
         for each in self.scheduler:
-            rows = [row for key in each.trail for row in key]
+            rows = [row for key in each.trail for row in struct.iter_unpack("3q", key.content)]
             assert len(rows) == each.cached
             expected = [row for step in planned(each.request).steps for row in step.rows if row.cached][: len(rows)]
             assert [(row.position, row.visible) for row in expected] == [row[1:] for row in rows]

@@ -6,10 +6,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_folder
@@ -20,7 +22,7 @@ from engine.pages import IntegrityError
 from service.queue import QueueConfig
 from service.settings import Settings
 from service.worker import worker
-from service.worker.engines import SameName, cache_share, load_engines
+from service.worker.engines import SameName, cache_share, load_engines, share_cores
 from service.worker.pictures import request_of
 
 FIXED = dict.fromkeys(("steps", "schedule", "guidance_schedule", "content_attention"))
@@ -204,8 +206,17 @@ async def test_a_worker_that_fails_takes_nothing_more(
         assert (late.state, late.attempt) == ("queued", 0)
 
 
+@pytest.fixture
+def team() -> Iterator[None]:
+    """Torch's threads, six of them, until the test is over."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.anyio
-async def test_two_models_of_one_name_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+async def test_two_models_of_one_name_are_refused(folders: dict[str, Path], tmp_path: Path, team: None) -> None:
     other = random_folder(tmp_path / "other", name="raster", grid=(2, 2))
     paths = (str(folders["anyorder"]), str(folders["raster"]), str(other))
     settings = Settings(models=paths, device="cpu", _env_file=None)
@@ -220,3 +231,10 @@ def test_the_caches_of_a_device_share_alike(count: int, total: float) -> None:
         caches.append(free * cache_share(total, before=before, count=count))
         free -= caches[-1]
     assert caches == pytest.approx([total / count] * count)
+
+
+@pytest.mark.parametrize(("engines", "each"), [(1, 6), (2, 3), (4, 1), (7, 1)])
+def test_the_engines_of_a_process_share_its_cores(engines: int, each: int, team: None) -> None:
+    share_cores(engines)
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(torch.get_num_threads).result() == each

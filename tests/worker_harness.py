@@ -105,8 +105,8 @@ def job(**fields: Any) -> dict[str, Any]:
         "task": "generate", "model": "random", "class_label": 1, "class_name": "class 1", "n": 1, "seed": 5,
         "steps": 8, "schedule": "arccos", "guidance_scale": 4.0, "guidance_schedule": "linear",
         "guidance_interval": None, "content_attention": "blockwise", "temperature": 1.0, "top_k": 0, "top_p": 1.0,
-        "order": None, "previews": 0, "image": None, "mask": None, "feather": 0, "format": "png", "quality": 90,
-        "windowed": False,
+        "order": None, "previews": 0, "image": None, "mask": None, "feather": 0, "seamless": True, "format": "png",
+        "quality": 90, "windowed": False,
     } | fields  # fmt: skip
     return {"seeds": [image_seed(payload["seed"], i) for i in range(payload["n"])]} | payload
 

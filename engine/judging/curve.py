@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from engine.models import registry
 from engine.models.arpg import ARPG
+from engine.training.batches import TransformerRecipe, draw_batch
 from engine.training.forward import rotation_table, training_logits
-from engine.training.transformer import TransformerRecipe, draw_batch
 
 LOSS_STEPS = 8
 

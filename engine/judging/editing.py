@@ -22,7 +22,7 @@ from engine.training.renders import load_split
 from engine.training.shapes import THINGS
 
 RADIUS = 3  # pixels: the neighbourhood that cv2.inpaint looks at
-UNTOUCHED, GIVEN, SEAMLESS, WITHHELD = "untouched", "**class given**", "**class given, seamless**", "class withheld"
+UNTOUCHED, GIVEN, HARD, WITHHELD = "untouched", "**class given**", "class given, hard", "class withheld"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +123,25 @@ def completions(
         UNTOUCHED: lambda: renders.pictures,
         "tokenizer alone": lambda: artist.decode(renders.tokens),
         GIVEN: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
-        SEAMLESS: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
+        HARD: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
         WITHHELD: lambda: complete(artist, renders, hidden, None, settings),
         "mean colour": lambda: mean_colour(renders.pictures, hidden),
         "diffusion": lambda: diffusion(renders.pictures, hidden),
     }
     for way, draw in ways.items():
-        yield measure_edit(way, draw(), hidden, renders.labels, renders, judge, smooth=way == SEAMLESS)
+        yield measure_edit(way, draw(), hidden, renders.labels, renders, judge, smooth=way in (GIVEN, WITHHELD))
 
 
 def exchanges(artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]) -> Iterator[Edited]:
-    """Whole objects exchanged for things of another class, behind their outlines or the boxes around these."""
+    """Whole objects exchanged for things of another class, behind their outlines or the boxes around these, seamless
+    and hard."""
     count = len(renders.labels)
     around = outlines("test", count, renders.size)
     new = other_labels(renders.labels)
     for name, hidden in (("outline", around), ("box", bounding_boxes(around))):
         drawn = complete(artist, renders, hidden, new.tolist(), settings)
-        yield measure_edit(name, drawn, hidden, new, renders, judge)
+        yield measure_edit(name, drawn, hidden, new, renders, judge, smooth=True)
+        yield measure_edit(f"{name}, hard", drawn, hidden, new, renders, judge)
 
 
 def other_labels(labels: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from engine.judging.artist import Artist
 from engine.judging.classifier import Judge, load_judge
 from engine.judging.editing import (
     GIVEN,
-    SEAMLESS,
+    HARD,
     WITHHELD,
     Edited,
     Renders,
@@ -48,8 +48,7 @@ def editing(options: argparse.Namespace) -> None:
             for edited in found.values():
                 table.row(mask, edited.name, *figures(edited))
             shown = {
-                name.strip("*"): found[name].pictures
-                for name in (GIVEN, SEAMLESS, WITHHELD, "mean colour", "diffusion")
+                name.strip("*"): found[name].pictures for name in (GIVEN, HARD, WITHHELD, "mean colour", "diffusion")
             }
             sheets[mask] = {"render": renders.pictures, "mask": renders.behind(found[GIVEN].masks)} | shown
     sheets["exchange"] = {"render": renders.pictures}
@@ -57,8 +56,8 @@ def editing(options: argparse.Namespace) -> None:
     with _table(options.figures / "editing-exchange.md", ("mask", *FIGURES), note) as table:
         for edited in exchanges(artist, renders, judge, artist.settings()):
             table.row(edited.name, *figures(edited))
-            shown = {edited.name: renders.behind(edited.masks), f"by {edited.name}": edited.pictures}
-            sheets["exchange"] |= shown
+            mask = {edited.name: renders.behind(edited.masks)} if "hard" not in edited.name else {}
+            sheets["exchange"] |= mask | {f"by {edited.name}": edited.pictures}
     for name, columns in sheets.items():
         _sheet(options, f"editing-{name}", columns)
 
@@ -78,7 +77,7 @@ def prefill(options: argparse.Namespace) -> None:
             settings |= {"prefill": way, "guide_known": counted}
             hidden = masks(mask, len(renders.labels), renders.size)
             drawn = complete(artist, renders, hidden, renders.labels.tolist(), settings)
-            edited = measure_edit(way, drawn, hidden, renders.labels, renders, judge)
+            edited = measure_edit(way, drawn, hidden, renders.labels, renders, judge, smooth=True)
             told = "-" if schedule == "constant" else "yes" if counted else "no"
             table.row(mask, way, f"{schedule} {scale:g}", told, *figures(edited))
 

@@ -9,7 +9,7 @@ from engine.noise import permutation
 from engine.plans.guidance import conditions, guidance_scales
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
 from engine.plans.schedule import step_counts
-from engine.request import ContentAttention, Prefill, Request
+from engine.request import ContentAttention, Request
 
 PREFILL_ROWS = 64
 """Known tokens enter the cache in pieces of this size, so that a long prefill stalls nobody. A constant: the
@@ -94,22 +94,13 @@ def _prefill(request: Request, grid: tuple[int, int], first_cell: int | None) ->
     """The condition and the known tokens, in an order that is the same for every seed, so that pictures that start
     from the same tokens can share these rows. Pieces end where a chunk does."""
     known = _first(first_cell, _shuffled(request, 0, "known", request.known, grid[1]))
-    prefill = request.prefill or _best_prefill(request, first_cell)
-    if prefill == "block":
+    if request.prefill == "block":
         size = 1 + len(known)
         return [(Row(CONDITION, 0, size, True), *(Row(token_at(cell), cell + 1, size, True) for cell in known))]
-    chunk = 1 if prefill == "causal" else PREFILL_CHUNK
+    chunk = 1 if request.prefill == "causal" else PREFILL_CHUNK
     rows = [Row(CONDITION, 0, 1, True)]
     for start in range(0, len(known), chunk):
         end = 1 + min(start + chunk, len(known))
         rows += [Row(token_at(cell), cell + 1, end, True) for cell in known[start : start + chunk]]
     first = PREFILL_ROWS if chunk == 1 else 1 + PREFILL_ROWS
     return [tuple(rows[:first])] + [tuple(rows[i : i + PREFILL_ROWS]) for i in range(first, len(rows), PREFILL_ROWS)]
-
-
-def _best_prefill(request: Request, first_cell: int | None) -> Prefill:
-    """Causal, as in training. But a model that was trained to draw one cell first takes the first row for that cell:
-    where it is unknown, or where the window lies elsewhere on a canvas and it may hold anything, chunks do better
-    (measured: the demo's model card)."""
-    lost = first_cell is not None and (first_cell not in request.known or request.window is not None)
-    return "chunked" if lost else "causal"

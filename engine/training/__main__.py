@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from engine.judging.classifier import JudgeRecipe, train_judge
+from engine.training.batches import TransformerRecipe
 from engine.training.codes import encode_split, load_codes
 from engine.training.demos import DEMO, DEMOS, JUDGE, WEIGHTS
 from engine.training.export import export_tokenizer, export_transformer, load_tokenizer, palette
@@ -22,9 +23,10 @@ from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
 from engine.training.renders import load_split, render_split
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
-from engine.training.transformer import TransformerRecipe, train_transformer
+from engine.training.transformer import train_transformer
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
+REGIONS = 0.5  # of the ARPG's whole sequences begin with all that surrounds a rectangle, or with what is in it
 
 
 def render(options: argparse.Namespace) -> None:
@@ -65,7 +67,7 @@ def transformer(options: argparse.Namespace) -> None:
     demo = DEMOS[options.stage]
     recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile)
     if demo["family"] == "arpg":
-        recipe = replace(recipe, first_cell=demo["first_cell"])
+        recipe = replace(recipe, first_cell=demo["first_cell"], regions=REGIONS, grid=tuple(demo["grid"]))
     else:
         recipe = replace(recipe, openings=0)  # a fixed order has the same first tokens in every batch
     codes, checkpoint = load_codes(options.runs / "codes.npy"), options.runs / f"{options.stage}.pt"

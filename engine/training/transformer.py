@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from engine.models.arpg import ARPG
 from engine.models.families import FAMILIES
 from engine.models.llamagen import LlamaGen
 from engine.request import Request
+from engine.training.batches import Batch, TransformerRecipe, draw_batch, draw_openings
 from engine.training.fixed_order import FixedOrder
 from engine.training.forward import AnyOrder
 from engine.training.loop import (
@@ -27,8 +27,6 @@ from engine.training.loop import (
     load_checkpoint,
     save_checkpoint,
     save_half,
-    shuffled_batch,
-    step_generator,
 )
 from engine.training.optimizer import MatrixOptimizer
 from engine.training.parallel import ALONE, Team
@@ -37,63 +35,6 @@ Objective = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """A network, ids, classes, orders (see Batch) → logits float32 (B, L, vocab_size) and the tokens they should name."""
 
 LAST_MATRICES = ("proj.weight", "w2.weight", "head.weight", "wo.weight", "output.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class TransformerRecipe:
-    steps: int = 6000
-    per_class: int = 2  # of every class in a batch
-    openings: int = 8  # of every class, drawn no further than `opening` tokens: the first ones decide the picture
-    opening: int = 16
-    matrix_rate: float = 0.02
-    rate: float = 3e-3
-    weight_decay: float = 0.01
-    warm_up: int = 100
-    floor: float = 0.05
-    class_dropout: float = 0.1
-    average: float = 0.998
-    first_cell: int | None = None  # comes first in every order: the first query can't tell where it is
-    seed: int = 0
-    bfloat16: bool = True  # forward and backward; the weights that the optimizers move stay float32
-    compile: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L or fewer)."""
-
-    ids: Tensor
-    classes: Tensor
-    orders: Tensor
-
-
-def draw_batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
-    """Batch number `step` from codes (pictures, L) whose labels take turns 0, 1, … num_classes - 1."""
-    return _batch(codes, num_classes, recipe, recipe.per_class, recipe.seed, step)
-
-
-def draw_openings(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
-    """As draw_batch, of other pictures, and of the first tokens alone."""
-    batch = _batch(codes, num_classes, recipe, recipe.openings, recipe.seed + 1, step)
-    return replace(batch, orders=batch.orders[:, : recipe.opening])
-
-
-def _batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, size: int, seed: int, step: int) -> Batch:
-    """`size` pictures of every class."""
-    each = len(codes) // num_classes
-    members = [
-        shuffled_batch(size, each, seed * num_classes + label, step) * num_classes + label
-        for label in range(num_classes)
-    ]
-    ids = codes[torch.cat(members)].long()
-    generator = step_generator(seed, step)
-    classes = torch.arange(num_classes).repeat_interleave(size)
-    dropped = torch.rand(classes.shape, generator=generator) < recipe.class_dropout
-    keys = torch.rand(ids.shape, generator=generator)
-    if recipe.first_cell is not None:
-        keys[:, recipe.first_cell] = -1
-    orders = keys.argsort(dim=1)
-    return Batch(ids, classes.masked_fill(dropped, num_classes), orders)
 
 
 class TransformerTrainer:
@@ -122,16 +63,17 @@ class TransformerTrainer:
         self._objective = objective
         self._loss = torch.compile(self._total_loss, dynamic=False) if recipe.compile else self._total_loss
 
-    def _total_loss(self, ids: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
+    def _total_loss(self, ids: Tensor, classes: Tensor, orders: Tensor, given: Tensor) -> Tensor:
         logits, wanted = self._objective(self._working, ids, classes, orders)
-        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
+        learnt = torch.arange(wanted.shape[1], device=given.device) >= given[:, None]
+        return (F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none") * learnt).sum()
 
     def step(self, batch: Batch, openings: Batch | None = None) -> Tensor:
         """One update on this member's share of a batch; its mean loss. A token of the openings counts like any other,
         so that the first tokens weigh more."""
         recipe = self.recipe
         self.optimizer.scale_rates(learning_rate(self.done, recipe.steps, recipe.warm_up, recipe.floor))
-        tokens = batch.orders.numel() / self.team.size
+        tokens = batch.tokens / self.team.size
         self._working.zero_grad(set_to_none=True)
         loss = self._backward(batch, tokens)
         if openings is not None:
@@ -148,7 +90,7 @@ class TransformerTrainer:
         return loss.detach()
 
     def _backward(self, batch: Batch, tokens: float) -> Tensor:
-        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.classes, batch.orders))
+        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.classes, batch.orders, batch.given))
         loss = self._loss(*share) / tokens
         loss.backward()
         return loss

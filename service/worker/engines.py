@@ -20,6 +20,7 @@ async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
 
     Raises SameName; CheckpointError with the file and the key that don't fit.
     """
+    await asyncio.to_thread(share_cores, len(settings.models))
     folders: dict[str, str] = {}
     for index, model in enumerate(settings.models):
         engine = await asyncio.to_thread(load_engine, settings, model, before=index, count=len(settings.models))
@@ -38,6 +39,14 @@ def load_engine(settings: Settings, model: str, *, before: int = 0, count: int =
     share = cache_share(GPU_CACHE_SHARE, before=before, count=count)
     config = EngineConfig(batch_invariant=settings.batch_invariant, cache_share=share)
     return Engine.load(model, device=settings.device, config=config)
+
+
+def share_cores(engines: int) -> None:
+    """Engines compute on a thread each, and each of these with a team of its own: on all cores, several teams would
+    stand in each other's way."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // engines))
 
 
 def cache_share(total: float, *, before: int, count: int) -> float:

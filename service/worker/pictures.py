@@ -86,13 +86,14 @@ class Outpainting:
     image: np.ndarray  # uint8 (H, W, 3)
     extension: Extension
     tokens: np.ndarray  # int32 (extension.cells): the picture, fitted and encoded
+    seamless: bool = False
 
     @property
     def canvas(self) -> np.ndarray:
         return self.extension.canvas(self.tokens)
 
     def compose(self, drawn: np.ndarray) -> np.ndarray:
-        return assemble(self.image, drawn, self.extension)
+        return assemble(self.image, drawn, self.extension, smooth=self.seamless)
 
 
 def read_upload(
@@ -118,7 +119,13 @@ def read_upload(
 
 
 def read_outpainting(
-    image_png: bytes | None, asked: Padding, card: ModelCard, codec: Codec, tokens: np.ndarray | None = None
+    image_png: bytes | None,
+    asked: Padding,
+    card: ModelCard,
+    codec: Codec,
+    tokens: np.ndarray | None = None,
+    *,
+    seamless: bool = False,
 ) -> Outpainting:
     """asked: pixels on each side. tokens: as for read_upload, where they have the grid that the picture gets here.
     Raises BadUpload."""
@@ -130,7 +137,7 @@ def read_outpainting(
         raise BadUpload("upload_damaged", str(error)) from error
     if tokens is None or tokens.shape != extension.cells:
         tokens = tokens_of(image, image_png, extension.cells, card, codec)
-    return Outpainting(image, extension, tokens)
+    return Outpainting(image, extension, tokens, seamless)
 
 
 def read_picture(png: bytes | None) -> np.ndarray:

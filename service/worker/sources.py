@@ -39,11 +39,11 @@ def source_of(payload: Mapping[str, Any], uploads: Mapping[str, bytes | None], c
     given = payload.get("tokens")
     tokens = None if given is None else np.array(given, dtype=np.int32)
     if task == "inpaint":
-        smooth = bool(payload.get("seamless"))
-        return read_upload(image, uploads.get("mask"), card, codec, payload["feather"], tokens, seamless=smooth)
+        mask, seamless = uploads.get("mask"), payload["seamless"]
+        return read_upload(image, mask, card, codec, payload["feather"], tokens, seamless=seamless)
     if task == "outpaint":
         asked = Padding(**{side: payload[side] for side in SIDES})
-        return read_outpainting(image, asked, card, codec, tokens)
+        return read_outpainting(image, asked, card, codec, tokens, seamless=payload["seamless"])
     return read_variation(image, payload["keep_seed"], payload["keep"], card, codec, tokens)
 
 

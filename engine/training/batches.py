@@ -1,0 +1,98 @@
+"""What a training step of the transformers sees: the recipe, and the pictures and orders that it makes of the codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.training.loop import shuffled_batch, step_generator
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerRecipe:
+    steps: int = 8000
+    per_class: int = 2  # of every class in a batch
+    openings: int = 8  # of every class, drawn no further than `opening` tokens: the first ones decide the picture
+    opening: int = 16
+    matrix_rate: float = 0.02
+    rate: float = 3e-3
+    weight_decay: float = 0.01
+    warm_up: int = 100
+    floor: float = 0.05
+    class_dropout: float = 0.1
+    average: float = 0.998
+    first_cell: int | None = None  # comes first in every order: the first query can't tell where it is
+    regions: float = 0.0  # share of the whole sequences in which all outside (or inside) a rectangle is given
+    grid: tuple[int, int] = (16, 16)
+    seed: int = 0
+    bfloat16: bool = True  # forward and backward; the weights that the optimizers move stay float32
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L or fewer). given (B,):
+    so many tokens at the start of an order are not to be learnt, but to go by."""
+
+    ids: Tensor
+    classes: Tensor
+    orders: Tensor
+    given: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """How many are to be learnt."""
+        return self.orders.numel() - int(self.given.sum())
+
+
+def draw_batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
+    """Batch number `step` from codes (pictures, L) whose labels take turns 0, 1, … num_classes - 1."""
+    return _batch(codes, num_classes, recipe, recipe.per_class, recipe.seed, step, recipe.regions)
+
+
+def draw_openings(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
+    """As draw_batch, of other pictures, and of the first tokens alone."""
+    batch = _batch(codes, num_classes, recipe, recipe.openings, recipe.seed + 1, step)
+    return replace(batch, orders=batch.orders[:, : recipe.opening])
+
+
+def _batch(
+    codes: Tensor, num_classes: int, recipe: TransformerRecipe, size: int, seed: int, step: int, regions: float = 0.0
+) -> Batch:
+    """`size` pictures of every class."""
+    each = len(codes) // num_classes
+    members = [
+        shuffled_batch(size, each, seed * num_classes + label, step) * num_classes + label
+        for label in range(num_classes)
+    ]
+    ids = codes[torch.cat(members)].long()
+    generator = step_generator(seed, step)
+    classes = torch.arange(num_classes).repeat_interleave(size)
+    dropped = torch.rand(classes.shape, generator=generator) < recipe.class_dropout
+    keys = torch.rand(ids.shape, generator=generator)
+    hidden = torch.ones(ids.shape, dtype=torch.bool)
+    if regions:
+        chosen = torch.rand(len(ids), generator=generator) < regions
+        hidden[chosen] = _regions(int(chosen.sum()), recipe.grid, generator)
+    if recipe.first_cell is not None:
+        keys[:, recipe.first_cell] = -1
+    # What is given comes first; in either part the first cell, as plans have it.
+    orders = (keys + 3 * hidden).argsort(dim=1)
+    return Batch(ids, classes.masked_fill(dropped, num_classes), orders, (~hidden).sum(1))
+
+
+def _regions(count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """bool (count, positions): rectangles of any size and place, or all but these."""
+    inside = torch.ones(count, *grid, dtype=torch.bool)
+    for dim, side in enumerate(grid, start=1):
+        length = torch.randint(side // 4, side + 1, (count, 1), generator=generator)
+        start = (torch.rand(count, 1, generator=generator) * (side - length + 1)).long()
+        places = torch.arange(side)
+        within = (places >= start) & (places < start + length)
+        inside &= within.unsqueeze(3 - dim)
+    outside = torch.rand(count, generator=generator) < 0.5
+    hidden = (inside ^ outside[:, None, None]).flatten(1)
+    hidden[~hidden.any(1)] = True  # the rectangle was the grid
+    return hidden
