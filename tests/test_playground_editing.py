@@ -80,11 +80,13 @@ def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client) -> 
     parent, [before] = finished(page, served)
     choose(page, size="20")
     page.drag("#mask", (0.9, 0.9), (0.7, 0.9))  # a stroke that is taken back
+    assert np.array(page.run(PAINTED)).any()
     page.run("document.getElementById('mask').focus()")
     page.press("z", ctrl=True)
     assert not np.array(page.run(PAINTED)).any()
     page.drag("#mask", (0.2, 0.3), (0.6, 0.3))
     stroke = np.array(page.run(PAINTED), dtype=bool)
+    assert stroke.any()
     for key in ("[", "[", "ArrowDown", "ArrowDown", "ArrowDown", " "):  # a dab by the keys alone
         page.press(key)
     mask = np.array(page.run(PAINTED), dtype=bool)
@@ -227,6 +229,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(chrome: Page, api: Api, dar
     for name in ("inpaint", "outpaint", "vary", "fork", "expand", "generate"):
         task(chrome, name)
         assert chrome.run("document.documentElement.scrollWidth") == 360, name
+        chrome.run("scrollTo(0, document.body.scrollHeight)")
         # What starts the drawing is in sight, wherever the page is scrolled to.
         assert chrome.run(
             "(b => b.top > 0 && b.bottom <= innerHeight)(document.getElementById('draw').getBoundingClientRect())"

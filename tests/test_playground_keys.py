@@ -73,9 +73,12 @@ def test_the_page_asks_for_a_key_and_goes_on_where_it_was(page: Page, api: Api, 
     page.forget_cookies()
     lose_the_stream(page, api)
     page.wait(ASKED)
+    page.run("""(status => { window.said = []; new MutationObserver(() => said.push(status.textContent))
+      .observe(status, {childList: true}); })(document.getElementById('status'))""")
     api.publish(claim, 3, "tokens", token | {"step": 2, "positions": [5], "n_done": 16})
     give(page, text)
     page.wait(f"{STATUS}.startsWith('Step 2 of 2')")
+    assert "Drawing…" not in page.run("said")  # the stream's beginning is not told again
     painted = "(c => [...c.getContext('2d').getImageData(0, 0, 16, 16).data].filter((v, k) => k % 4 == 3 && v).length)"
     assert page.run(f"{painted}(document.querySelector('#pictures canvas'))") == 32
     api.finish(claim, 4, claim.payload["seeds"])
