@@ -15,18 +15,16 @@ SWEEPS = 24
 LARGE, FEW_SWEEPS = 512, 3
 """A side at which what the coarser scales found is nearly all there is to find."""
 
-REACH = 1 / 8
-"""Of the picture's shorter side: the depth at which a correction has faded to 1/e. Two tokens of a 16×16 grid."""
 
-
-def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """drawn uint8 (H, W, 3), corrected where mask bool (H, W) holds; untouched elsewhere, or where all is masked."""
+def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: float) -> np.ndarray:
+    """drawn uint8 (H, W, 3), corrected where mask bool (H, W) holds; untouched elsewhere, or where all is masked.
+    reach: pixels inside the border at which the correction has faded to 1/e."""
     if mask.all() or not mask.any():
         return drawn
     box = _around(mask)
     inside, there = mask[box], drawn[box].astype(np.float32)
     wanted = original[box] - there
-    shift = membrane(wanted, inside, REACH * min(mask.shape))
+    shift = membrane(wanted, inside, reach)
     touched, count = _of_neighbours(wanted, ~inside)
     # Up to the border the correction is rough; to be smooth from the very next pixel on would be a seam as well.
     rim = inside & (count > 0)

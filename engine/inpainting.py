@@ -9,6 +9,10 @@ from PIL import Image
 
 from engine.blending import seamless
 
+REACH = 1 / 64
+"""Of a picture's shorter side: the depth of a seamless correction, a quarter of a token of a 16×16 grid. What reaches
+deeper takes its colours from whatever is new there (measured: the demo's model card)."""
+
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched where its shape
@@ -40,7 +44,7 @@ def composite(
     """
     fitted = fit(drawn, original.shape[:2])
     if smooth:
-        fitted = seamless(original, fitted, mask)
+        fitted = seamless(original, fitted, mask, REACH * min(mask.shape))
     result = np.where(mask[..., None], fitted, original)
     if feather:
         depth = _depth(mask)

@@ -22,6 +22,9 @@ SIDES: tuple[Side, ...] = get_args(Side)
 ALONG: tuple[tuple[Side, Side], ...] = (("up", "down"), ("left", "right"))
 """The sides before and after the picture, along rows and along columns."""
 
+REACH = 2
+"""Tokens around the picture over which the colours of what is drawn come from its own to those of the picture."""
+
 LARGEST = 4
 """A canvas has at most so many times the model's rows, its columns, and its positions."""
 
@@ -138,7 +141,7 @@ def _meeting(fitted: np.ndarray, drawn: np.ndarray, extension: Extension) -> np.
     known = extension.known.repeat(extension.stride, 0).repeat(extension.stride, 1)
     original = drawn.copy()
     original[known] = fitted.reshape(-1, 3)
-    return seamless(original, drawn, ~known)
+    return seamless(original, drawn, ~known, REACH * extension.stride)
 
 
 def _check(extension: Extension, grid: tuple[int, int]) -> None:

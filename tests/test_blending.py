@@ -19,18 +19,18 @@ def test_what_is_not_masked_is_as_it_was_drawn(data: st.DataObject, shape: tuple
     mask = data.draw(arrays(bool, shape))
     original, drawn = (data.draw(arrays(np.uint8, (*shape, 3))) for _ in range(2))
     before = drawn.copy()
-    result = seamless(original, drawn, mask)
+    result = seamless(original, drawn, mask, 8)
     assert np.array_equal(result[~mask], drawn[~mask])
     assert np.array_equal(drawn, before)
 
 
-@given(st.data(), shapes, st.integers(0, 50))
+@given(st.data(), shapes, st.integers(0, 50), st.floats(0.2, 50))
 def test_a_difference_in_brightness_is_mended_at_the_border_and_never_overdone(
-    data: st.DataObject, shape: tuple[int, int], brighter: int
+    data: st.DataObject, shape: tuple[int, int], brighter: int, reach: float
 ) -> None:
     mask = data.draw(arrays(bool, shape))
     original = data.draw(arrays(np.uint8, (*shape, 3), elements=st.integers(30, 200)))
-    result = seamless(original, original + np.uint8(brighter), mask).astype(int) - original
+    result = seamless(original, original + np.uint8(brighter), mask, reach).astype(int) - original
     assert result.min() >= 0
     assert result.max() <= brighter
     if not mask.all():
@@ -73,7 +73,7 @@ def test_the_step_at_the_border_goes() -> None:
         return float(np.abs(picture[:, 32].astype(int) - picture[:, 31].astype(int)).mean())
 
     hard = np.where(mask[..., None], drawn, original)
-    soft = np.where(mask[..., None], seamless(original, drawn, mask), original)
+    soft = np.where(mask[..., None], seamless(original, drawn, mask, 8), original)
     assert step(hard) > 20
     assert step(soft) < step(original) + 0.1 * step(hard)
 
@@ -90,4 +90,4 @@ def test_outside_the_mask_a_seamless_composite_is_the_original(
 
 def test_a_whole_picture_has_no_border_to_meet() -> None:
     drawn = np.full((8, 8, 3), 7, np.uint8)
-    assert np.array_equal(seamless(np.zeros_like(drawn), drawn, np.ones((8, 8), bool)), drawn)
+    assert np.array_equal(seamless(np.zeros_like(drawn), drawn, np.ones((8, 8), bool), 8), drawn)
