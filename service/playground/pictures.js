@@ -40,9 +40,11 @@ function frame(index, { name, model, grid, under = null, shared = [], edit }) {
   function take({ step, positions, tokens, n_done, n_total }) {
     paint(canvas, model.palette, positions, tokens, picture.grid);
     picture.done = n_done / n_total;
-    // A fork begins with all that it shares, as one step: its parent knows how that came.
-    const known = picture.history.length ? [] : shared.filter((told) => told.step <= step);
-    picture.history.push(...(known.length ? known : [{ step, positions, tokens }]));
+    // A fork begins with all that it shares, told at once: its parent knows how that came.
+    const known = picture.history.length ? [] : shared;
+    const before = new Set(known.flatMap((told) => told.positions));
+    const own = [...positions.keys()].filter((k) => !before.has(positions[k]));
+    picture.history.push(...known, { step, positions: own.map((k) => positions[k]), tokens: own.map((k) => tokens[k]) });
   }
 
   function show({ url, seed }, { job, usage }) {
