@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,63 @@ async def test_a_job_that_fails_with_nothing_beside_it_has_failed_at_once(
     events = await service.events("a")
     assert [event.name for event in events] == ["queued", "started", "failed"]
     assert events[-1].data["error"]["code"] == "out_of_memory"
+
+
+class Held:
+    """The step in which these take part first stands still until `go_on`, and fails if it is to."""
+
+    def __init__(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch, seeds: set[int], error: Exception | None
+    ) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        run = engine._runner.run
+
+        def held(drawings: Any) -> Any:
+            if not self.entered.is_set() and seeds <= {drawing.request.seed for drawing in drawings}:
+                self.entered.set()
+                self.go_on.wait(20)
+                if error is not None:
+                    raise error
+            return run(drawings)
+
+        monkeypatch.setattr(engine._runner, "run", held)
+
+    async def end_within(self, service: Service, name: str) -> None:
+        """Cancels a job of the step, and returns when nothing of it is left but what the engine draws."""
+        assert await asyncio.to_thread(self.entered.wait, 20)
+        await service.queue.cancel(name)
+        assert (await service.events(name))[-1].name == "canceled"
+        async with asyncio.timeout(5):
+            while f"job {name}" in {task.get_name() for task in service.worker._tasks()}:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.anyio
+async def test_an_innocent_is_not_alone_with_poison_that_was_canceled_during_the_step(
+    redis_url: str, engine: Engine, slowly: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(redis_url, engine, grace=10) as service:
+        held = Held(engine, monkeypatch, {0, POISON}, RuntimeError("poison"))
+        await service.submit("innocent", seed=0, steps=64)
+        await service.submit("poison", seed=POISON, steps=64)
+        await held.end_within(service, "poison")
+        held.go_on.set()
+        assert await service.result("innocent")
+
+
+@pytest.mark.anyio
+async def test_the_worker_is_not_empty_while_its_engine_draws_what_was_canceled(
+    redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(redis_url, engine, grace=10) as service:
+        held, quarantine = Held(engine, monkeypatch, {0}, None), service.worker._lanes[0]._quarantine
+        await service.submit("a", seed=0, steps=64)
+        await held.end_within(service, "a")
+        assert not quarantine.empty
+        held.go_on.set()
+        async with asyncio.timeout(5):
+            while not quarantine.empty:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.anyio

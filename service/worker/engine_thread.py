@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.pages import IntegrityError
 from engine.request import Request
+from service.worker.publisher import Attempt
 
 if TYPE_CHECKING:
     from engine.engine import Engine, EngineStats, Update
@@ -34,7 +35,8 @@ class Ticket:
 class StepReport:
     """What one turn of the thread did. `tokens_free` counts after it.
 
-    failed: those whose cache was lost because a step failed, for whatever reason `failure` is.
+    failed: those whose cache was lost because a step failed, for whatever reason `failure` is. left: attempts of which
+    nothing is in the engine any more.
     """
 
     added: list[Ticket] = field(default_factory=list)
@@ -42,6 +44,7 @@ class StepReport:
     updates: list[tuple[Ticket, Update]] = field(default_factory=list)
     failed: list[Ticket] = field(default_factory=list)
     failure: FailureCode = "engine_failed"
+    left: list[Attempt] = field(default_factory=list)
     step_seconds: float | None = None  # None: no step was taken
     stats: EngineStats | None = None
     tokens_free: int = 0
@@ -54,7 +57,7 @@ class EngineThread:
     def __init__(self, engine: Engine, deliver: Callable[[StepReport], None]) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._inbox: list[tuple[Ticket, Request | None]] = []  # None: abort
+        self._inbox: list[tuple[Ticket | Attempt, Request | None]] = []  # None: abort, or an attempt that leaves
         self._wake = threading.Condition()
         self._closing = False
         self._ids: dict[Ticket, int] = {}
@@ -71,6 +74,10 @@ class EngineThread:
     def abort(self, ticket: Ticket) -> None:
         self._post(ticket, None)
 
+    def leave(self, attempt: Attempt) -> None:
+        """After all its aborts: asks for the report that has it among those that `left`."""
+        self._post(attempt, None)
+
     def close(self) -> None:
         """Ends the thread after the step under way; does not wait."""
         with self._wake:
@@ -86,9 +93,9 @@ class EngineThread:
         began = self._turn_began
         return 0.0 if began is None else time.monotonic() - began
 
-    def _post(self, ticket: Ticket, request: Request | None) -> None:
+    def _post(self, subject: Ticket | Attempt, request: Request | None) -> None:
         with self._wake:
-            self._inbox.append((ticket, request))
+            self._inbox.append((subject, request))
             self._wake.notify()
 
     def _run(self) -> None:
@@ -111,9 +118,11 @@ class EngineThread:
             if report.fatal is not None:
                 return
 
-    def _turn(self, inbox: list[tuple[Ticket, Request | None]], report: StepReport) -> None:
+    def _turn(self, inbox: list[tuple[Ticket | Attempt, Request | None]], report: StepReport) -> None:
         for ticket, request in inbox:
-            if request is not None:
+            if not isinstance(ticket, Ticket):
+                report.left.append(ticket)
+            elif request is not None:
                 self._admit(ticket, request, report)
             elif (request_id := self._ids.pop(ticket, None)) is not None:
                 del self._tickets[request_id]

@@ -64,6 +64,7 @@ class Lane:
         self._claimer = Claimer(queue, self.model, worker, quarantine)
         self._measures = Measures(metrics, self.model)
         self._jobs: dict[Attempt, JobRun] = {}
+        self._leaving: set[Attempt] = set()  # have ended, and the engine may draw a last step of them
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
         loop = asyncio.get_running_loop()
@@ -115,7 +116,7 @@ class Lane:
         news: asyncio.Future[Any]
         if not self._quarantine.may_claim(self.model):
             news = asyncio.ensure_future(self._quarantine.opened())
-        elif self._jobs:
+        elif self._jobs or self._leaving:
             await asyncio.sleep(CLAIM_PAUSE)
             news = asyncio.ensure_future(self._turned.wait())
         else:
@@ -186,7 +187,8 @@ class Lane:
         def ended(task: asyncio.Task[None]) -> None:
             self.tasks.discard(task)
             del self._jobs[key]
-            self._quarantine.leave(key)
+            self._leaving.add(key)
+            self._thread.leave(key)
             self._turned.set()
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("job %s was left: its lease will end", claim.id, exc_info=error)
@@ -225,10 +227,14 @@ class Lane:
         if report.fatal is not None:  # whoever was there is blamed as the worker leaves
             self._fail(f"{type(report.fatal).__name__}: {report.fatal}")
             return
+        # Who ended during the step is still held: it may have been the reason.
         failed = EngineFailed(report.failure, alone=self._quarantine.lonely)
         for ticket in report.failed:
             if job := self._job(ticket):
                 job.refused(ticket, failed)
+        for key in report.left:
+            self._leaving.discard(key)
+            self._quarantine.leave(key)
 
     def _job(self, ticket: Ticket) -> JobRun | None:
         return self._jobs.get((ticket.job_id, ticket.attempt))

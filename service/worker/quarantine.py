@@ -13,7 +13,7 @@ class Quarantine:
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
-        self._held: set[Attempt] = set()
+        self._held: set[Attempt] = set()  # until their engine says that nothing of them is left
         self._suspect: Attempt | None = None
         self._emptying: str | None = None  # the model that has a suspect, for which the worker becomes empty
         self._open = asyncio.Event()
@@ -26,7 +26,7 @@ class Quarantine:
 
     @property
     def lonely(self) -> bool:
-        """Whether it holds a single job."""
+        """Whether a single job is in its engines, or was when they took the last step."""
         return len(self._held) == 1
 
     def may_claim(self, model: str) -> bool:
