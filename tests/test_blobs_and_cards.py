@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
-    blobs = Blobs(redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=0.2))
+    blobs = Blobs(redis, CONFIG, BlobConfig(max_bytes=100, uploads_share=1, ttl_seconds=0.2))
     await blobs.put("a/image", b"x" * 60)
     with pytest.raises(BlobStoreFull):
         await blobs.put("b/image", b"y" * 41)
@@ -40,7 +40,7 @@ async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
 
 async def held(queue: Queue, job_id: str, *names: str, ttl: float = 0.2) -> Blobs:
     """A store with these blobs, 10 bytes each, that the job was submitted with."""
-    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, ttl_seconds=ttl))
+    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, uploads_share=1, ttl_seconds=ttl))
     for name in names:
         await blobs.put(name, b"0123456789")
     await queue.submit(dataclasses.replace(new(job_id), blobs=names))
@@ -83,6 +83,21 @@ async def test_blobs_wait_for_their_job_and_for_no_other(queue: Queue) -> None:
     assert (await blobs.get("a/image"), await blobs.get("b/image")) == (b"0123456789", None)
     assert await blobs.bytes_used() == 10
     assert CONFIG.held_seconds - 10 < await queue.redis.ttl(f"{CONFIG.prefix}blob:a/image") <= CONFIG.held_seconds
+
+
+async def test_uploads_leave_room_for_the_pictures_of_the_jobs_that_were_accepted(queue: Queue) -> None:
+    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100))
+    await blobs.put("a/image", b"x" * 50)
+    await queue.submit(dataclasses.replace(new("a"), blobs=("a/image",)))
+    with pytest.raises(BlobStoreFull, match="50% of it that are for uploads"):
+        await blobs.put("b/image", b"y")
+    await take(queue)
+    assert await blobs.put("a/result/1/0", b"z" * 50, job=("a", 1))
+    with pytest.raises(BlobStoreFull):
+        await blobs.put("a/result/1/1", b"z", job=("a", 1))
+    await queue.finish("a", 1, 1, state="succeeded", event="completed", data={}, keep=["a/result/1/0"])
+    await blobs.put("b/image", b"y" * 50)  # what the first one had is free again
+    assert int(await queue.redis.get(f"{CONFIG.prefix}upload_bytes")) == 50
 
 
 async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Queue) -> None:

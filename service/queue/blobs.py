@@ -15,6 +15,7 @@ from service.queue.scripts import dump, load_script
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobConfig:
     max_bytes: int = 512 * 2**20
+    uploads_share: float = 0.5  # of these, at most: the rest is for the pictures of the jobs that were accepted
     ttl_seconds: float = 300.0  # of what no job holds: an upload on its way to one
 
 
@@ -45,12 +46,13 @@ class Blobs:
         life_ms = max(1, round(limits.ttl_seconds * 1000)) if job is None else self._held_ms
         try:
             noted = [] if picture is None else [picture["index"], dump(picture)]
-            arguments = [name, data, limits.max_bytes, life_ms, *(job or ("", 0)), *noted]
+            arguments = [name, data, limits.max_bytes, limits.uploads_share, life_ms, *(job or ("", 0)), *noted]
             total = await self._put([self.prefix], arguments)
         except OutOfMemoryError as error:
             raise BlobStoreFull("the blob store's server is out of memory") from error
         if total == -1:
-            raise BlobStoreFull(f"{len(data)} bytes do not fit the blob store's {limits.max_bytes}")
+            share = f" or the {limits.uploads_share:.0%} of it that are for uploads" if job is None else ""
+            raise BlobStoreFull(f"{len(data)} bytes do not fit the blob store's {limits.max_bytes}{share}")
         return bool(total >= 0)
 
     async def get(self, name: str) -> bytes | None:

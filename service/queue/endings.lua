@@ -5,6 +5,7 @@ local function delete_blob(name)
   local size = redis.call('HGET', P .. 'blob_sizes', name)
   if not size then return false end
   redis.call('DECRBY', P .. 'blob_bytes', size)
+  if redis.call('SREM', P .. 'uploads', name) == 1 then redis.call('DECRBY', P .. 'upload_bytes', size) end
   redis.call('HDEL', P .. 'blob_sizes', name)
   redis.call('ZREM', P .. 'blob_deadlines', name)
   redis.call('DEL', blob_key(name))
