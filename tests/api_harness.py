@@ -120,7 +120,7 @@ class Api:
 
     def publish(self, claim: Claim, sequence: int, event: str | None, data: dict[str, Any]) -> str:
         publication = Publication(job_id=claim.id, attempt=claim.attempt, sequence=sequence, event=event, data=data)
-        return self.queue(lambda q, _, __: q.publish([publication]))[claim.id]
+        return self.queue(lambda q, _, __: q.publish([publication]))[claim.id, claim.attempt]
 
     def draw(self, claim: Claim, *, steps: int = 2, tokenizer: str = CARD.tokenizer) -> None:
         """A whole job, as the real worker tells it: started, tokens, completed."""

@@ -54,6 +54,9 @@ class Known:
             self.lost -= self.silent.pop(attempt)
             self.blames -= 1
 
+    def stay_blamed(self, attempt: int) -> None:
+        self.silent.pop(attempt, None)
+
     def come_back(self, max_lost: int) -> None:
         self.state = "canceled" if self.cancel else "failed" if self.lost >= max_lost else "queued"
         self.expired = False
@@ -120,7 +123,7 @@ class Model:
     def cancel(self, job_id: str) -> str:
         if (job := self.jobs.get(job_id)) is None:
             return "unknown"
-        if job.state in ("succeeded", "failed"):
+        if job.ended:
             return "finished"
         if job.state == "running" and not job.expired:
             job.cancel = True

@@ -258,6 +258,20 @@ def test_a_picture_that_is_kept_need_not_be_drawn_again() -> None:
     assert check(history, EXPECTED) == []
 
 
+def test_a_reader_may_have_seen_previews_that_gave_way_and_nothing_else() -> None:
+    shown = Event("2-2", "preview", {"image_index": 0, "step": 1})
+    history = good()
+    for events in (history.streams["A"], history.views[0].events):
+        events[5:] = [Event(f"2-{number}", e.name, e.data) for number, e in enumerate(events[5:], start=3)]
+    history.views[0].events.insert(5, shown)
+    assert check(history, EXPECTED) == []
+    history.views[0].events[5] = Event("2-2", "tokens", shown.data)
+    assert {violation.rule for violation in check(history, EXPECTED)} == {"view"}
+    history.views[0].events.pop(5)
+    history.streams["A"].insert(5, shown)
+    assert {violation.rule for violation in check(history, EXPECTED)} == {"view"}
+
+
 def test_a_run_can_be_had_again() -> None:
     load = Workload(jobs=20, seconds=5, models=("m",), poisons=("exits",))
     assert jobs_of(7, load) == jobs_of(7, load)

@@ -252,3 +252,37 @@ async def test_the_hub_survives_a_lost_connection(hub: EventHub, queue: Queue) -
     await say(queue, 1)
     await end(queue, 2)
     assert ids(await asyncio.wait_for(watching, 10)) == ["0-1", "1-1", "1-2"]
+
+
+async def test_the_hub_survives_what_nobody_foresaw(
+    hub: EventHub, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = asyncio.create_task(collect(hub))
+    await asyncio.sleep(0.1)
+    read, broken = hub._read, []
+
+    async def failing() -> None:
+        if not broken:
+            broken.append(True)
+            raise KeyError("event")
+        await read()
+
+    monkeypatch.setattr(hub, "_read", failing)
+    await say(queue, 1)  # ends the read that was under way
+    await end(queue, 2)
+    assert ids(await asyncio.wait_for(watching, 10)) == ["0-1", "1-1", "1-2"]
+    assert broken
+
+
+async def test_a_reader_need_not_find_the_previews_that_another_saw(hub: EventHub, queue: Queue) -> None:
+    watching = asyncio.create_task(collect(hub))
+    await asyncio.sleep(0.1)
+    for sequence in (1, 2):
+        shown = {"image_index": 0, "step": sequence}
+        await queue.publish([Publication(job_id="a", attempt=1, sequence=sequence, event="preview", data=shown)])
+        await asyncio.sleep(0.1)
+    assert ids([event async for event in hub.told("a")]) == ["0-1", "1-2"]
+    await end(queue, 3)
+    assert ids(await asyncio.wait_for(watching, 5)) == ["0-1", "1-1", "1-2", "1-3"]
+    for after in (None, "1-1", "1-2"):  # whose id is not there any more
+        assert ids(await collect(hub, after)) == (["0-1"] if after is None else []) + ["1-3"]

@@ -78,7 +78,7 @@ async def speak(queue: Queue, verb: str, job_id: str, attempt: int) -> object:
     """A worker that comes back says something for the attempt that it lost."""
     match verb:
         case "heartbeat":
-            return (await queue.publish([said(job_id, attempt, 0, None)]))[job_id]
+            return (await queue.publish([said(job_id, attempt, 0, None)]))[job_id, attempt]
         case "finish":
             return await queue.finish(job_id, attempt, 9, state="succeeded", event="completed", data={})
         case "release":
@@ -86,7 +86,7 @@ async def speak(queue: Queue, verb: str, job_id: str, attempt: int) -> object:
     return await queue.suspect(job_id, attempt, "engine_failed", "")
 
 
-@pytest.mark.parametrize("verb", ["heartbeat", "finish", "release", "suspect"])
+@pytest.mark.parametrize("verb", ["heartbeat", "finish", "release"])
 async def test_a_worker_that_returns_undoes_the_blame(patient: Queue, verb: str) -> None:
     await lost_together(patient, "a")
     await patient.submit(new("b"))
@@ -96,6 +96,23 @@ async def test_a_worker_that_returns_undoes_the_blame(patient: Queue, verb: str)
         assert await speak(patient, verb, "a", 1) in ("lost", "already")
         assert await waiting(patient) == (["a", "b"], [])  # its old place
     assert [name for _, name in await events(patient, "a")] == ["queued", "queued"]
+
+
+@pytest.mark.parametrize("verb", ["suspect", "failed"])
+async def test_a_worker_that_returns_with_a_failure_does_not_undo_the_blame(patient: Queue, verb: str) -> None:
+    """Else a job over which every engine fails, and only after its lease, would be drawn for ever."""
+    await patient.submit(new("a"))
+    for attempt in range(1, 5):  # the first one is nobody's own
+        assert await take(patient, worker=f"w{attempt}", empty=True) == ["a"]
+        await lose_leases(patient)
+        await take(patient, budget=0)
+        if verb == "suspect":
+            await patient.suspect("a", attempt, "engine_failed", "")
+        else:
+            await patient.finish("a", attempt, 9, state="failed", event="failed", data={})
+        await speak(patient, "heartbeat", "a", attempt)  # nor does what it says later
+    job = await patient.job("a")
+    assert (job.state, job.attempt, job.error["code"]) == ("failed", 4, "worker_lost")
 
 
 async def test_the_blame_is_undone_while_the_heir_draws(patient: Queue) -> None:

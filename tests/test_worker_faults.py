@@ -188,3 +188,25 @@ async def test_a_request_that_the_engine_trips_over_fails_alone(
     error = (await service.events("a"))[-1].data["error"]
     assert (error["code"], "job a" in error["message"], "disk" in error["message"]) == ("internal_error", True, False)
     assert await service.result("b")
+
+
+@pytest.mark.anyio
+async def test_a_job_that_had_ended_otherwise_is_not_counted_as_drawn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, answers = service.queue.finish, []
+
+    async def late(job_id: str, attempt: int, sequence: int, **end: Any) -> Any:
+        await finish(job_id, attempt, sequence, state="canceled", event="canceled", data={})
+        answers.append(await finish(job_id, attempt, sequence, **end))
+        return answers[-1]
+
+    monkeypatch.setattr(service.queue, "finish", late)
+    await service.submit("a")
+    assert (await service.events("a"))[-1].name == "canceled"
+    async with asyncio.timeout(5):
+        while service.worker._tasks():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert answers == ["already"]
+    assert service.sample("requests_total", task="generate", outcome="succeeded") == 0
+    assert service.sample("images_total", model="random") == 0

@@ -1,10 +1,9 @@
 -- cancel: a waiting job ends at once; a running one is flagged, and publish brings the flag to its worker.
--- ARGV: id, ttl_ms.  Returns canceled | requested | finished | unknown.
+-- ARGV: id, ttl_ms.  Returns canceled (by this call) | requested | finished | unknown.
 local id = ARGV[1]
 local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'flow', 'cost', 'weight', 'score')
 if not job[1] then return 'unknown' end
-if job[1] == 'canceled' then return 'canceled' end
-if job[1] == 'succeeded' or job[1] == 'failed' then return 'finished' end
+if job[1] ~= 'queued' and job[1] ~= 'running' then return 'finished' end
 
 local now = now_ms()
 if job[1] == 'running' then

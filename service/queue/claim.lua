@@ -47,7 +47,12 @@ end
 local ended_ids = {}
 
 local function reap()
-  if now < tonumber(redis.call('GET', P .. 'reap_from') or '0') then return end
+  -- Nothing lies further ahead than a lease, unless the clock was ahead when it was written, and came back.
+  local from = tonumber(redis.call('GET', P .. 'reap_from') or '0')
+  if now < from and from - now <= lease_ms then return end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. now + lease_ms, '+inf', 'LIMIT', 0, 64)) do
+    redis.call('ZADD', leases, now + lease_ms, id)
+  end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 64)) do
     redis.call('ZREM', leases, id)
     local job = redis.call('HMGET', job_key(id), 'attempt', 'cancel')

@@ -11,6 +11,8 @@ local function finish_tags_key(model) return P .. 'finish_tags:' .. model end
 local function blob_key(name) return P .. 'blob:' .. name end
 local function blobs_key(id) return P .. 'blobs:' .. id end -- the names of the blobs that a job holds
 local function pictures_key(id) return P .. 'pictures:' .. id end -- those of its pictures that are finished
+local function previews_key(id) return P .. 'previews:' .. id end -- picture → the event that shows it as it is now
+local UNENDED = P .. 'unended' -- jobs that have not ended, by the time at which they have waited too long
 local UNFINISHED = P .. 'unfinished' -- client → jobs of its that have not ended, of all models
 
 -- Milliseconds on the server's clock: leases never trust a worker's.
@@ -80,12 +82,15 @@ local function blame_the_silent(id, attempt, now)
   return lost
 end
 
+-- Whoever returns and tells of a failure was not only silent: nothing that it says later undoes the blame.
+local function stay_blamed(id, attempt) redis.call('HDEL', job_key(id), 'silent:' .. attempt) end
+
 -- Whoever speaks for an attempt that it lost was frozen or cut off, not dead: what this attempt was blamed for did not
 -- happen.
 local function absolve(id, attempt)
   local alone = redis.call('HGET', job_key(id), 'silent:' .. attempt)
   if not alone then return end
-  redis.call('HDEL', job_key(id), 'silent:' .. attempt)
+  stay_blamed(id, attempt)
   redis.call('HINCRBY', job_key(id), 'lost', 0 - alone)
   if redis.call('HINCRBY', job_key(id), 'blames', -1) > 0 then return end
   local job = redis.call('HMGET', job_key(id), 'state', 'model', 'score')

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
+Attempt = tuple[str, int]  # job id and attempt
 Answer = Literal["ok", "dup", "lost", "cancel"]
 Finished = Literal["ok", "already", "lost"]
 Suspected = Literal["ok", "failed", "canceled", "already", "lost"]
@@ -61,7 +62,7 @@ class QueueConfig:
     max_lost: int = 3  # attempts lost with their worker, with no other job beside them, before the job fails
     suspect_seconds: float = 10.0  # how long a crash suspect waits for an idle worker before a busy one becomes empty
     result_ttl_seconds: float = 3600.0  # how long a finished job, its events and its pictures stay readable
-    held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end
+    held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end, and the job to be drawn
 
     @property
     def prefix(self) -> str:

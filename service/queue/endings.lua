@@ -20,11 +20,13 @@ local function let_blob_live(name, now, ttl_ms)
 end
 
 -- The end of a job, once: out of every set and count, final state, and a clock on what it leaves behind. The blobs it
--- held are given back, but for those to keep (a set of names), which live as long as the job.
+-- held are given back, but for those to keep (a set of names), which live as long as the job. Its previews go: late
+-- readers find the pictures themselves, or none.
 local function conclude(id, model, state, now, ttl_ms, keep)
   redis.call('ZREM', ready_key(model), id)
   redis.call('ZREM', suspects_key(model), id)
   redis.call('ZREM', leases_key(model), id)
+  redis.call('ZREM', UNENDED, id)
   local client = redis.call('HGET', job_key(id), 'client')
   if redis.call('HINCRBY', UNFINISHED, client, -1) <= 0 then redis.call('HDEL', UNFINISHED, client) end
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, 'expires_at', now + ttl_ms)
@@ -33,7 +35,8 @@ local function conclude(id, model, state, now, ttl_ms, keep)
   for _, name in ipairs(redis.call('SMEMBERS', blobs_key(id))) do
     if keep and keep[name] then let_blob_live(name, now, ttl_ms) else delete_blob(name) end
   end
-  redis.call('DEL', blobs_key(id), pictures_key(id))
+  for _, event in ipairs(redis.call('HVALS', previews_key(id))) do redis.call('XDEL', events_key(id), event) end
+  redis.call('DEL', blobs_key(id), pictures_key(id), previews_key(id))
 end
 
 -- An end that no worker tells.

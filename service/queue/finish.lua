@@ -5,7 +5,7 @@
 local id, attempt = ARGV[1], ARGV[2]
 local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model')
 if not job[1] or job[2] ~= attempt or job[1] == 'queued' then
-  absolve(id, attempt)
+  if ARGV[4] == 'failed' then stay_blamed(id, attempt) else absolve(id, attempt) end
   return 'lost'
 end
 if job[1] ~= 'running' then return 'already' end

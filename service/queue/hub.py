@@ -30,6 +30,7 @@ from service.queue.contract import (
     parse_event_id,
 )
 from service.queue.scripts import text
+from service.queue.verbs import Queue
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class EventHub:
         self.redis = redis
         self.config = config
         self.buffer = buffer
+        self._queue = Queue(redis, config)
         self._followed: dict[str, Followed] = {}
         self._bell = f"{config.prefix}hub:{uuid.uuid4().hex}"  # rung when there is another stream to read
         self._bell_position = "0-0"
@@ -204,8 +206,11 @@ class EventHub:
                 if time.monotonic() - self._audited > AUDIT_SECONDS:
                     await self._audit()
                 pause = 0.1
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("event hub: %s; reading again in %.1f s", error, pause)
+            except Exception as error:  # whatever it is, all who watch here hear nothing more without this task
+                foreseen = isinstance(error, RedisError | OSError | TimeoutError)
+                log.warning(
+                    "event hub: %s; reading again in %.1f s", error, pause, exc_info=None if foreseen else error
+                )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
 
@@ -231,8 +236,12 @@ class EventHub:
                     watcher.offer(event)
 
     async def _audit(self) -> None:
-        """A stream that vanished under its watchers (a server that lost data) must not be waited for."""
+        """A stream that vanished under its watchers (a server that lost data) must not be waited for, and neither must
+        a job that nobody will draw. There are hubs even where there is no worker."""
         self._audited = time.monotonic()
+        async with asyncio.timeout(SILENCE_SECONDS):
+            for ended in await self._queue.expire():
+                log.warning("job %s has waited too long: %s", ended.id, ended.state)
         for key in list(self._followed):
             if not await self.redis.exists(key) and (followed := self._followed.get(key)):
                 for watcher in tuple(followed.watchers):

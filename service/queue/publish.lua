@@ -6,17 +6,18 @@ hear(now, lease_ms)
 local standing, answers = {}, {}
 for i = 2, #ARGV, 5 do
   local id, attempt, event = ARGV[i], ARGV[i + 1], ARGV[i + 3]
-  if not standing[id] then
+  local speaker = attempt .. ' ' .. id
+  if not standing[speaker] then
     local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'cancel', 'model')
     if job[1] ~= 'running' or job[2] ~= attempt then
       absolve(id, attempt)
-      standing[id] = 'lost'
+      standing[speaker] = 'lost'
     else
       redis.call('ZADD', leases_key(job[4]), now + lease_ms, id)
-      standing[id] = job[3] and 'cancel' or 'ok'
+      standing[speaker] = job[3] and 'cancel' or 'ok'
     end
   end
-  local answer = standing[id]
+  local answer = standing[speaker]
   if answer ~= 'lost' and event ~= '' then
     local reply = redis.pcall('XADD', events_key(id), attempt .. '-' .. ARGV[i + 2],
       'event', event, 'data', ARGV[i + 4])
@@ -24,6 +25,12 @@ for i = 2, #ARGV, 5 do
       -- The stream itself refuses what it has already; any other error is the caller's to see.
       if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
       if answer == 'ok' then answer = 'dup' end
+    elseif event == 'preview' then
+      -- A picture's preview takes the place of the one before: a stream holds one of each, not all.
+      local image = string.match(ARGV[i + 4], '"image_index":(%d+)') or ''
+      local before = redis.call('HGET', previews_key(id), image)
+      if before then redis.call('XDEL', events_key(id), before) end
+      redis.call('HSET', previews_key(id), image, reply)
     end
   end
   answers[#answers + 1] = answer

@@ -34,6 +34,7 @@ redis.call('HSET', tags, flow, finish_tag(score, cost, weight))
 redis.call('HSET', job_key(id), 'model', model, 'client', client, 'flow', flow, 'cost', cost, 'weight', weight,
   'payload', ARGV[8], 'attempt', 0, 'lost', 0, 'score', score, 'created_at', now)
 redis.call('HINCRBY', UNFINISHED, client, 1)
+redis.call('ZADD', UNENDED, now + held_ms, id)
 redis.call('SADD', P .. 'models', model)
 for i = 11, #ARGV do
   let_blob_live(ARGV[i], now, held_ms)

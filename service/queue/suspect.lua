@@ -3,7 +3,7 @@
 -- ARGV: id, attempt, code, message, max_lost, ttl_ms.  Returns ok | failed | canceled | already | lost.
 local id, attempt = ARGV[1], ARGV[2]
 local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'cancel')
-if job[1] ~= 'running' or job[2] ~= attempt then absolve(id, attempt) end
+if job[1] ~= 'running' or job[2] ~= attempt then stay_blamed(id, attempt) end
 if not job[1] or job[2] ~= attempt then return 'lost' end
 if job[1] ~= 'running' then return 'already' end
 

@@ -1,4 +1,4 @@
-"""The queue: seven atomic verbs in Lua, and this thin class over them.
+"""The queue: eight atomic verbs in Lua, and this thin class over them.
 
 Every verb may be repeated: redis-py sends a command again when its reply was lost. A job's attempt is its
 fencing token: whoever lost the lease is refused by every verb.
@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError
 
 from service.queue.contract import (
     Answer,
+    Attempt,
     Canceled,
     Claim,
     Claims,
@@ -33,7 +34,7 @@ from service.queue.contract import (
 from service.queue.reading import Reading
 from service.queue.scripts import dump, load_script, text
 
-# When a batch holds several publications of one job, the answer that asks most of the worker wins.
+# When a batch holds several publications of one attempt, the answer that asks most of the worker wins.
 _WEIGHT: dict[Answer, int] = {"dup": 0, "ok": 1, "cancel": 2, "lost": 3}
 
 
@@ -49,6 +50,7 @@ class Queue(Reading):
         self._release = load_script(redis, "release")
         self._suspect = load_script(redis, "suspect")
         self._cancel = load_script(redis, "cancel")
+        self._expire = load_script(redis, "expire")
 
     async def submit(self, job: NewJob) -> Submitted:
         """Puts a job into its model's ready set; its first event is `queued`. A known id changes nothing.
@@ -118,19 +120,18 @@ class Queue(Reading):
             )
             for job_id, attempt, cost, payload, cancel, queued_ms, as_suspect, pictures in granted
         ]
-        ends = [
-            Ended(id=text(job_id), state=cast(State, text(state)), payload=json.loads(payload))
-            for job_id, state, payload in ended
-        ]
-        return Claims(claims, become_empty=bool(become_empty), ended=ends)
+        return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
 
     async def wait(self, models: Iterable[str], seconds: float) -> bool:
         """Sleeps until a job may be ready for one of these models, at most `seconds` (and 4)."""
         bells = [self._key(f"bell:{model}") for model in models]
         return await self.redis.blpop(bells, timeout=min(seconds, 4.0)) is not None
 
-    async def publish(self, publications: Sequence[Publication]) -> dict[str, Answer]:
-        """Renews the leases of all jobs named, and appends their events, in one call.
+    async def publish(self, publications: Sequence[Publication]) -> dict[Attempt, Answer]:
+        """Renews the leases of all jobs named, and appends their events, in one call. An answer is an attempt's.
+
+        A `preview` takes the place of the one before of the same `image_index`, and the job's end that of the last:
+        who reads late, or again, does not find it.
 
         `ok`: taken. `dup`: was there already. `cancel`: taken, and the client wants the job stopped.
         `lost`: refused, the job is no longer this attempt's: drop it.
@@ -141,12 +142,13 @@ class Queue(Reading):
         for p in publications:
             data = "" if p.event is None else dump(p.data or {})
             arguments += [p.job_id, p.attempt, p.sequence, p.event or "", data]
-        answers: dict[str, Answer] = {}
+        answers: dict[Attempt, Answer] = {}
         replies = await self._publish([self.config.prefix], arguments)
         for publication, reply in zip(publications, replies, strict=True):
             answer = cast(Answer, text(reply))
-            held = answers.get(publication.job_id, "dup")
-            answers[publication.job_id] = max(held, answer, key=_WEIGHT.__getitem__)
+            key = (publication.job_id, publication.attempt)
+            held = answers.get(key, "dup")
+            answers[key] = max(held, answer, key=_WEIGHT.__getitem__)
         return answers
 
     async def finish(
@@ -180,5 +182,19 @@ class Queue(Reading):
         return cast(Suspected, text(await self._suspect([self.config.prefix], arguments)))
 
     async def cancel(self, job_id: str) -> Canceled:
-        """A queued job ends at once; a running one is flagged (`requested`) and its worker stops it."""
+        """A queued job ends at once; a running one is flagged (`requested`) and its worker stops it. `canceled`: by
+        this call, so one of many gets it."""
         return cast(Canceled, text(await self._cancel([self.config.prefix], [job_id, self.config.ttl_ms])))
+
+    async def expire(self, limit: int = 8) -> list[Ended]:
+        """Fails jobs (`expired_waiting`) that nobody has drawn within `held_seconds`, since their blobs are gone by
+        then. It needs no worker: of a model that is served no more, nobody claims. EventHub calls it now and then."""
+        config = self.config
+        return _ended(await self._expire([config.prefix], [limit, config.ttl_ms, f"{config.held_seconds:g}"]))
+
+
+def _ended(told: Iterable[Sequence[Any]]) -> list[Ended]:
+    return [
+        Ended(id=text(job_id), state=cast(State, text(state)), payload=json.loads(payload))
+        for job_id, state, payload in told
+    ]

@@ -18,13 +18,14 @@ from engine.drawing import UNKNOWN, Drawn
 from engine.painting import Painting
 from engine.request import Request
 from service.queue import Blobs, Claim, cancelled
+from service.queue.contract import Attempt
 from service.uploads import uploads_of
 from service.worker import pictures
 from service.worker.engine_thread import EngineThread, Ticket
 from service.worker.layout import Layout, layout_of
 from service.worker.outages import insist
 from service.worker.pictures import Source
-from service.worker.publisher import Attempt, Publisher
+from service.worker.publisher import Publisher
 from service.worker.sources import source_of
 
 if TYPE_CHECKING:

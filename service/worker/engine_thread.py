@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.pages import IntegrityError
 from engine.request import Request
-from service.worker.publisher import Attempt
+from service.queue.contract import Attempt
 
 if TYPE_CHECKING:
     from engine.engine import Engine, EngineStats, Update

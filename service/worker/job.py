@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.drawing import UNKNOWN
 from engine.request import RequestError
 from service.queue import BlobStoreFull, Claim, Queue, cancelled
-from service.queue.contract import State
+from service.queue.contract import Attempt, State
 from service.uploads import needed_to_fork
 from service.worker.canvases import Canvases
 from service.worker.engine_thread import FailureCode, Ticket
 from service.worker.outages import insist
 from service.worker.pictures import BadUpload
-from service.worker.publisher import Attempt, Publisher
+from service.worker.publisher import Publisher
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -187,6 +187,7 @@ class JobRun:
         )
         if answer == "lost":
             log.warning("job %s had been given to another worker when it was finished", self.claim.id)
+        if answer != "ok":  # `already`: it has ended, perhaps otherwise, and whoever ended it counts it
             return False
         self._metrics.requests.labels(self._task, state).inc()
         return True

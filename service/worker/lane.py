@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from service.queue import Blobs, Claim, Queue, cancelled
-from service.queue.contract import Answer, State
+from service.queue.contract import Answer, Attempt, State
 from service.worker.canvases import Canvases, InThread
 from service.worker.claimer import IDLE_WAIT, Claimer
 from service.worker.engine_thread import EngineThread, StepReport, Ticket
 from service.worker.job import EngineFailed, Interruption, JobRun
 from service.worker.measures import Measures
-from service.worker.publisher import Attempt, Publisher
+from service.worker.publisher import Publisher
 from service.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Lane:
         answer = await self._queue.finish(
             claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
         )
-        if answer != "lost":
+        if answer == "ok":
             self._count(claim.payload, "failed")
 
     def _count(self, payload: dict[str, Any], state: State) -> None:

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.queue import Publication, Queue
-from service.queue.contract import Answer
+from service.queue.contract import Answer, Attempt
 from service.worker.outages import insist
-
-Attempt = tuple[str, int]  # job id and attempt
 
 
 @dataclass(slots=True)
@@ -134,9 +132,8 @@ class Publisher:
     async def _send(self, batch: list[Publication]) -> None:
         """Until it has arrived: the same events with the same ids, so a repeat is harmless."""
         answers = await insist(f"publishing {len(batch)} events", lambda: self._queue.publish(batch))
-        attempts = {publication.job_id: publication.attempt for publication in batch}
         async with self._said:
             self._in_flight = []
             self._said.notify_all()
-        for job_id, answer in answers.items():
-            self._answered((job_id, attempts[job_id]), answer)
+        for attempt, answer in answers.items():
+            self._answered(attempt, answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from service.queue import Claims
-from service.worker.publisher import Attempt
+from service.queue.contract import Attempt
 
 
 class Quarantine:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from service.queue import Blobs, Cards, Queue, cancelled
-from service.queue.contract import Answer
+from service.queue.contract import Answer, Attempt
 from service.worker.call_thread import CallThread
 from service.worker.job import Interruption, first
 from service.worker.lane import Lane
-from service.worker.publisher import Attempt, Publisher
+from service.worker.publisher import Publisher
 from service.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:

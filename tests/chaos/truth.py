@@ -19,7 +19,7 @@ from service.queue import Queue, QueueConfig, connect
 from service.queue.hub import decode
 from service.settings import Settings
 
-EMPTY_AT_THE_END = ("ready:", "leases:", "suspects:", "unfinished", "blobs:", "pictures:")
+EMPTY_AT_THE_END = ("ready:", "leases:", "suspects:", "unfinished", "blobs:", "pictures:", "previews:", "unended")
 """Sets, lists and counters of what is under way, by the start of their names."""
 
 
