@@ -2,22 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 import time
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.health import scraped
 from service.app import Service
 from service.settings import Settings
 
 SPARE_FILES = 256
-"""Beside connections: Redis, the model's files, threads."""
+"""Beside connections: Redis, the model's files, threads, the port for metrics."""
+
+
+METRICS_CONNECTIONS = 64
+"""Of the port that has metrics alone."""
+
+
+class Connection(H11Protocol):
+    """One of so many. When another one comes, whoever asks for nothing makes room: first those that were closed and do
+    not take what is left for them, then those that never asked, then those between two requests; of each, the one
+    silent longest. Where all are busy, it is the newcomer who goes."""
+
+    silent_since = 0.0
+
+    def __init__(self, *arguments: Any, limit: int, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._limit = limit
+
+    @property
+    def silent(self) -> bool:
+        """It has no request that is being answered: none, half a one, or the last one's answer is out."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.silent_since = time.monotonic()
+        if len(self.connections) <= self._limit:
+            return
+        # Who is closed already, with nothing left to send, is as good as gone.
+        others = [one for one in self.connections if isinstance(one, Connection) and one is not self and not one._gone]
+        if len(others) < self._limit:
+            return
+        leaving = [one for one in others if one._place is not None]
+        (min(leaving, key=lambda one: one._place or ()) if leaving else self).transport.abort()
+
+    def on_response_complete(self) -> None:
+        self.silent_since = time.monotonic()
+        super().on_response_complete()
+
+    @property
+    def _gone(self) -> bool:
+        return self.transport.is_closing() and not self.transport.get_write_buffer_size()
+
+    @property
+    def _place(self) -> tuple[float, ...] | None:
+        """Among those that may be closed, the lowest first; None: it is busy."""
+        if self.transport.is_closing():
+            return (0, self.silent_since)
+        if self.cycle is None:
+            return (1, self.silent_since)
+        return (2, self.silent_since) if self.silent and not self.transport.get_write_buffer_size() else None
 
 
 class HTTPServer(uvicorn.Server):
@@ -27,8 +80,6 @@ class HTTPServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, header_timeout: float) -> None:
         super().__init__(config)
         self._header_timeout = header_timeout
-        # Since when a connection has been silent, and after which request.
-        self._silent: dict[Any, tuple[float, Any]] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,35 +91,36 @@ class HTTPServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _close_silent(self) -> None:
-        now, silent = time.monotonic(), {}
+        now = time.monotonic()
         for connection in list(self.server_state.connections):
-            request = getattr(connection, "cycle", None)
-            if request is not None and not request.response_complete:
-                continue
-            since, after = self._silent.get(connection, (now, request))
-            if after is not request:
-                since = now
-            if now - since > self._header_timeout:
+            assert isinstance(connection, Connection)
+            if connection.silent and now - connection.silent_since > self._header_timeout:
                 connection.transport.close()
-            else:
-                silent[connection] = (since, request)
-        self._silent = silent
 
 
-def http_server(app: ASGIApp, settings: Settings, *, root_path: str = "", lifespan: bool = True) -> HTTPServer:
+def http_server(
+    app: ASGIApp,
+    settings: Settings,
+    *,
+    root_path: str = "",
+    lifespan: bool = True,
+    connections: int | None = None,
+) -> HTTPServer:
+    """connections: open at once; None: as many as the settings say."""
+    limit = connections or settings.max_connections
     config = uvicorn.Config(
         app,
         root_path=root_path,
         log_config=None,
         access_log=False,
         lifespan="on" if lifespan else "off",
-        http="h11",  # it bounds what it reads of a head
+        http=cast(Any, partial(Connection, limit=limit)),  # h11: it bounds what it reads of a head
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=5,
         proxy_headers=False,
         log_level="warning",
-        limit_concurrency=settings.max_connections + 1,  # it counts the one that is refused
+        limit_concurrency=2 * limit + 100,  # far off: it refuses requests of whoever is there, as many as there are
     )
     return HTTPServer(config, settings.header_timeout)
 

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from service.api.services import Lifecycle
 from service.app import Service, create_app
 from service.embedded import EmbeddedServer, running_in
-from service.http_server import HTTPServer, allow_open_files, http_server, metrics_alone
+from service.http_server import METRICS_CONNECTIONS, HTTPServer, allow_open_files, http_server, metrics_alone
 from service.listen import listen, taking
 from service.metrics import Metrics, serve_metrics
 from service.queue import Blobs, Cards, Queue, connect
@@ -170,7 +170,7 @@ async def _run(
         app, listeners = web
         apps = (
             http_server(app, settings, root_path=settings.root_path),
-            http_server(metrics_alone(app), settings, lifespan=False),
+            http_server(metrics_alone(app), settings, lifespan=False, connections=METRICS_CONNECTIONS),
         )
         for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
             servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     rate: int | None = Field(
         None, ge=0, description="Requests a minute, 0: no limit; unset: 600 a key, and no limit where no key is needed"
     )
-    client_requests: int = Field(200, ge=1, description="Requests of one key that may be open at once, with streams")
+    client_requests: int = Field(200, ge=1, description="Requests of a key open at once, streams too, a replica")
     session_life: float = Field(3600.0, ge=1, description="Seconds that a browser's session lasts: POST /v1/session")
     link_life: float = Field(600.0, ge=1, description="Seconds that a signed address of a picture or a stream lasts")
     signing_key: SecretStr | None = Field(
@@ -80,7 +80,9 @@ class Settings(BaseSettings):
     header_timeout: float = Field(10.0, gt=0, description="How long a connection may take to say what it wants")
     body_timeout: float = Field(60.0, gt=0, description="How long a body may take to arrive")
     stalled_timeout: float = Field(60.0, gt=0, description="After which who takes nothing is cut off (Linux)")
-    max_connections: int = Field(1000, ge=1, description="Open at once; whoever comes then gets a plain 503")
+    max_connections: int = Field(
+        1000, ge=1, description="Open at once; for one more the one idle longest is closed, else it is not let in"
+    )
     retry_after: int = Field(2, ge=1, le=120, description="What a refused client is told to wait")
 
     # Going away, in seconds.

@@ -91,7 +91,7 @@ def test_a_body_too_large_is_refused_and_the_client_hears_why(api: Api, chunked:
 
 def test_a_client_that_reads_only_after_it_has_sent_all_hears_why_too(api: Api) -> None:
     size = 16 * 2**20  # more than the sockets hold
-    head = f"POST /v1/inpaint HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    head = f"POST /v1/inpaint HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
     address = ("127.0.0.1", int(api.url.rpartition(":")[2]))
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(head.encode() + b"x" * size)

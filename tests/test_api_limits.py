@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def limited(redis_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     texts = {name: new_key(path, name, **limits) for name, limits in LIMITS.items()}
     settings = Settings(
         redis_url=f"unix://{redis_socket}", namespace="limited", keys_file=path, client_requests=2, header_timeout=0.5,
-        body_timeout=0.5, heartbeat=0.2, max_connections=30, _env_file=None,
+        body_timeout=0.5, heartbeat=0.2, _env_file=None,
     )  # fmt: skip
     with running_api(settings, texts["ann"]) as api:
         api.client.headers["Connection"] = "close"  # one that is idle is hung up on, here very soon
@@ -142,21 +143,70 @@ def test_a_client_has_so_many_requests_open_and_no_more(keyed: tuple[Api, dict[s
             time.sleep(0.05)
 
 
-def test_beyond_the_limit_of_connections_there_is_a_plain_503(keyed: tuple[Api, dict[str, str]]) -> None:
-    api, _ = keyed
-    address = ("127.0.0.1", int(api.url.rpartition(":")[2]))
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    held = [socket.create_connection(address, timeout=5) for _ in range(30)]
+@pytest.fixture
+def crowded(redis_socket: Path) -> Iterator[Api]:
+    """It lets ten in at once."""
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace="crowded", max_connections=10, heartbeat=0.2, header_timeout=60,
+        _env_file=None,
+    )  # fmt: skip
+    with running_api(settings) as api:
+        api.show_card()
+        yield api
+        api.empty()
+
+
+def connect(api: Api) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10)
+
+
+def hung_up(connection: socket.socket, seconds: float = 10) -> bool:
+    connection.settimeout(seconds)
     try:
-        for connection in held:
-            connection.sendall(request)
-            connection.recv(4096)
-        with socket.create_connection(address, timeout=5) as late:
-            late.sendall(request)
-            assert late.recv(4096).startswith(b"HTTP/1.1 503")
-    finally:
-        for connection in held:
-            connection.close()
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_idle_strangers_make_room_for_who_comes_and_shut_nobody_out(crowded: Api) -> None:
+    job = crowded.generate()
+    with crowded.client.stream("GET", job["urls"]["events"]) as stream, ExitStack() as stack:
+        events = frames(stream.iter_lines())
+        assert next(events)["event"] == "queued"
+        regular = stack.enter_context(httpx.Client(base_url=crowded.url))
+        assert regular.get("/healthz").status_code == 200
+        idle = []
+        for _ in range(30):
+            idle.append(stack.enter_context(connect(crowded)))
+            # On the connection that it has: it asked, and they never did.
+            assert regular.get("/healthz").status_code == 200
+        assert all(hung_up(one) for one in idle[:20])  # the oldest first
+        assert not hung_up(idle[-1], 0.2)
+        assert httpx.get(f"{crowded.url}/healthz").status_code == 200  # who comes now is let in
+        assert next(events)["event"] == "heartbeat"
+
+
+def test_where_all_are_busy_the_newcomer_goes_and_nobody_else(crowded: Api) -> None:
+    job = crowded.generate()
+    request = f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    crowded.client.close()
+    with ExitStack() as stack:
+        busy = [stack.enter_context(connect(crowded)) for _ in range(10)]
+        for one in busy:
+            one.sendall(request)
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+        with connect(crowded) as late:
+            assert hung_up(late)
+        assert not any(hung_up(one, 0.5) for one in busy)  # a heartbeat has come
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert httpx.get(f"{crowded.url}/healthz").status_code == 200
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "who left still counts"
 
 
 # ---- slowness ------------------------------------------------------------------------------------------------------
@@ -179,7 +229,7 @@ def closed_after(connection: socket.socket, trickle: bytes) -> float:
 
 
 @pytest.mark.parametrize(
-    "start", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
+    "start", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"]
 )
 def test_a_head_that_never_ends_is_hung_up_on(keyed: tuple[Api, dict[str, str]], start: bytes) -> None:
     api, _ = keyed
@@ -194,7 +244,7 @@ def test_a_head_that_never_ends_is_hung_up_on(keyed: tuple[Api, dict[str, str]],
 )
 def test_a_body_that_never_ends_is_a_408(keyed: tuple[Api, dict[str, str]], path: str, kind: str) -> None:
     api, texts = keyed
-    head = f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {texts['ann']}\r\nContent-Type: {kind}\r\n"
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {texts['ann']}\r\nContent-Type: {kind}\r\n"
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=5) as connection:
         connection.sendall(f"{head}Content-Length: 1000\r\n\r\n--x".encode())
         said = b""

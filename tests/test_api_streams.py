@@ -96,7 +96,7 @@ def test_a_stream_that_we_end_says_so_with_a_problem(brief: Api) -> None:
 def asking(api: Api, path: str, headers: dict[str, str]) -> Iterator[str]:
     """A connection that waits for the job that it asked for, whose id is told, and is closed with the block."""
     body = b"{}"
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
@@ -149,7 +149,7 @@ def test_a_reader_too_slow_is_dropped_and_resumes_without_a_gap(api: Api, monkey
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)  # so that little is under way
         connection.connect(("127.0.0.1", port))
         connection.settimeout(20)
-        connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         said = b""
         while b"event: queued" not in said:  # from then on it is watched; before, it would be read from Redis
             said += connection.recv(4096)
@@ -202,7 +202,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(redis_socket: Path) -> None:
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", int(api.url.rpartition(":")[2])))
-            connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             while b"event: queued" not in connection.recv(4096):
                 pass
             publish_bulk(api, claim, 150)
