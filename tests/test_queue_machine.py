@@ -275,16 +275,18 @@ class Verbs(RuleBasedStateMachine):
                 pipe.hkeys(f"{prefix}blob_sizes")
                 pipe.get(f"{prefix}blob_bytes")
                 pipe.hgetall(f"{prefix}unfinished")
+                pipe.zrange(f"{prefix}unended", 0, -1)
                 for job_id in ids:
                     pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt", "blames", "lost")
                     pipe.xrange(f"{prefix}events:{job_id}")
                     pipe.hkeys(f"{prefix}pictures:{job_id}")
                 return await pipe.execute()
 
-        ready, suspects, leased, stored, stored_bytes, unfinished, *held = self.do(read())
+        ready, suspects, leased, stored, stored_bytes, unfinished, unended, *held = self.do(read())
         blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
         assert {name.decode() for name in stored} == blobs
         assert int(stored_bytes or 0) == len(DATA) * len(blobs)
+        assert {i.decode() for i in unended} == {i for i, job in self.jobs.items() if not job.ended}
         assert [i.decode() for i in ready] == self.model.ready()
         assert {i.decode() for i in suspects} == self.model.suspects()
         assert {i.decode() for i in leased} == self.model.in_state("running")
