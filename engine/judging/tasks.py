@@ -89,11 +89,12 @@ def expanding(options: argparse.Namespace) -> None:
     note = (
         f"{options.count} pictures a row; crops of the model's size; seams in levels of 255, the mean over the borders"
     )
-    head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "worst border")
+    head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "at each border")
     with _table(options.figures / "expand.md", head, note) as table:
         for grid, method in product(options.grids, options.methods):
             one = found[grid][method] = expand(grid, method, artist, renders, judge, artist.settings())
-            seam = (f"{one.borders.mean():+.2f}", f"{one.borders.max():+.2f}") if len(one.borders) else ("-", "-")
+            each = " ".join(f"{border:+.1f}" for border in one.borders)
+            seam = (f"{one.borders.mean():+.2f}", each) if each else ("-", "-")
             table.row(_size(grid), method, f"{one.whole:.3f}", f"{one.crops:.3f}", f"{one.frechet:.2f}", *seam)
     note = "share of tokens that agree; independent: samples of one class, with the deviation of a pair"
     compared = ("tokens", "method", "neighbouring windows", "independent", "bound: mean + 2σ")
