@@ -98,13 +98,13 @@ def _expected() -> tuple[type[Exception], ...]:
     from service.embedded import DirectoryInUse, ServerFailed, ServerNotFound
     from service.images import ImageError
     from service.keys import KeysError
-    from service.listen import PortInUse
+    from service.listen import CannotListen
     from service.problems import Problem
     from service.queue import ServerUnsuitable
 
     expected: tuple[type[Exception], ...] = (
-        RequestError, ImageError, Problem, PortInUse, ServerUnsuitable, ServerNotFound, ServerFailed,
-        DirectoryInUse, FileNotFoundError, KeysError,
+        RequestError, ImageError, Problem, CannotListen, ServerUnsuitable, ServerNotFound, ServerFailed,
+        DirectoryInUse, FileNotFoundError, NotADirectoryError, PermissionError, KeysError,
     )  # fmt: skip
     # Only a process that has loaded a model can fail at that.
     checkpoint = sys.modules.get("engine.models.checkpoint")

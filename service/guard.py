@@ -5,6 +5,7 @@ Everything needs a key but what is listed here, so that no new route is open by 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Awaitable
@@ -29,6 +30,7 @@ KEY_RATE = 600
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/playground"})
 _JOB_READ = re.compile(r"/v1/jobs/([^/]+)/(?:events|images/\d+)")
 _SAFE = frozenset({"GET", "HEAD"})
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d*)?", re.IGNORECASE)
 
 
 def link_to(job_id: str) -> str:
@@ -85,6 +87,8 @@ class Guard:
 async def _admitted(services: Services, request: Request) -> tuple[Client | None, dict[str, str]]:
     """Who asks, and what to tell of its rate. None: a stranger, where strangers may. Raises Problem, RedisError."""
     path = get_route_path(request.scope)
+    if not services.keys.needed:
+        _check_neighbour(services, request)
     if (path in _OPEN or path.startswith("/playground/")) and "canary" not in request.query_params:  # which is work
         # Without a look at Redis: a probe must not wait for it.
         return (services.keys.find(key_of(request.headers) or "") if services.keys.needed else LOCAL), {}
@@ -96,6 +100,42 @@ async def _admitted(services: Services, request: Request) -> tuple[Client | None
     return client, told
 
 
+def _check_neighbour(services: Services, request: Request) -> None:
+    """Where no key is needed, nobody but this machine reaches us; its browser does too, for any page that it has open.
+    Raises Problem where a page of somebody else asks."""
+    settings, headers = services.settings, request.headers
+    host = headers.get("host")  # only what is no browser sends none
+    if host is not None and not _local_name(host, settings.host):
+        # A name that its owner has let point to this machine: to a browser, what we say would be that page's own.
+        detail = "without keys this server is for its own machine, and goes by localhost, an IP address or ARPG_HOST; "
+        raise Problem(403, "foreign_host", f"{detail}to be asked by another name it needs keys: arpg keys add")
+    work = "canary" in request.query_params
+    if request.method in (*_SAFE, "OPTIONS") and not work:
+        return
+    origin = headers.get("origin")
+    if origin is None:  # so a page asks for what it embeds
+        foreign = work and headers.get("sec-fetch-site") in ("same-site", "cross-site")
+    else:
+        foreign = origin not in (f"http://{host}", f"https://{host}", *settings.cors_origins)
+    if foreign:
+        raise Problem(403, "cross_site", "a page of another site can't ask for this; open this server's own page")
+
+
+def _local_name(host: str, own: str) -> bool:
+    """host: as in the header, with its port."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = match[1].lower()
+    if name in ("localhost", own.lower()):
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
 async def _client(services: Services, request: Request, path: str) -> Client:
     """Raises Problem where a key is needed, and there is none or a wrong one; RedisError."""
     keys, headers, token = services.keys, request.headers, request.query_params.get("token")
@@ -104,18 +144,18 @@ async def _client(services: Services, request: Request, path: str) -> Client:
     if text := key_of(headers):
         if found := keys.find(text):
             return found
-        raise _unauthorized("key_invalid", "there is no such key, or it was revoked")
+        raise unauthorized("key_invalid", "there is no such key, or it was revoked")
     if token and request.method in _SAFE and (job := _JOB_READ.fullmatch(path)):
         if found := await _signed_by(services, link_to(job[1]), token):
             return found
-        raise _unauthorized("link_invalid", "this address is no longer good: ask for another one")
+        raise unauthorized("link_invalid", "this address is no longer good: ask for another one")
     # A page of a sibling site sends the cookie too; it may not use it.
     if (cookie := request.cookies.get(COOKIE)) and headers.get("sec-fetch-site") not in ("same-site", "cross-site"):
         if found := await _signed_by(services, SESSION, cookie):
             return found
-        raise _unauthorized("session_ended", "the session has ended: POST /v1/session with a key")
+        raise unauthorized("session_ended", "the session has ended: POST /v1/session with a key")
     detail = "a key is needed: Authorization: Bearer <key>, or X-API-Key; a browser may POST /v1/session with it"
-    raise _unauthorized("key_needed", detail)
+    raise unauthorized("key_needed", detail)
 
 
 async def _signed_by(services: Services, purpose: str, token: str) -> Client | None:
@@ -142,13 +182,13 @@ async def _rate(services: Services, request: Request, client: Client) -> dict[st
     return taken.headers()
 
 
-def _unauthorized(code: str, detail: str) -> Problem:
+def unauthorized(code: str, detail: str) -> Problem:
     return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 def key_of(headers: Headers) -> str | None:
-    """The key that a request brings along, whatever it is worth."""
+    """The key that a request brings along, whatever it is worth. What is empty is none."""
     scheme, _, text = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return text.strip()
-    return headers.get("x-api-key")
+    if scheme.lower() == "bearer" and (text := text.strip()):
+        return text
+    return headers.get("x-api-key") or None

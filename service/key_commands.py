@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     new.add_argument("--rate", type=int, help="requests a minute, 0: no limit; default: ARPG_RATE, or 600")
     new.add_argument("--priority", choices=keys.PRIORITIES, default="normal", help="its highest (normal)")
     listing = actions.add_parser("list", help="the keys, without what is secret of them")
-    old = actions.add_parser("revoke", help="take a key back; its sessions and addresses end too")
+    old = actions.add_parser("revoke", help="take a key back, its sessions and addresses too; open streams live out")
     old.add_argument("name")
     for action in (new, listing, old):
         action.add_argument("--keys-file", type=Path, help="default: keys.jsonl in the data folder (ARPG_KEYS_FILE)")

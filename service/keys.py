@@ -23,10 +23,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.queue.contract import Priority
+
 log = logging.getLogger(__name__)
 
 Scope = Literal["draw", "metrics"]
-Priority = Literal["low", "normal", "high"]
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
 
 RESERVED = frozenset({"local", "canary"})
@@ -97,7 +98,9 @@ def read(path: Path) -> tuple[Key, ...]:
     """Raises KeysError, FileNotFoundError."""
     try:
         lines = path.read_text().splitlines()
-    except (PermissionError, UnicodeDecodeError, IsADirectoryError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
         raise KeysError(f"{path} can't be read ({type(error).__name__})") from None
     keys = []
     for number, line in enumerate(lines, start=1):
@@ -181,16 +184,16 @@ class KeyRing:
     def _refresh(self) -> None:
         if time.monotonic() - self._looked < self.REREAD_SECONDS:
             return
-        signature = self._stat()
-        if signature == self._signature:
-            return
-        if not signature:
+        try:
+            signature = self._stat()
+            if signature == self._signature:
+                return
+            if signature:
+                self._read()
+                return
             if self._keys:
                 log.error("the keys are gone: nobody gets in")
             self._keys, self._signature = {}, ()
-            return
-        try:
-            self._read()
         except (KeysError, OSError) as error:
             self._signature = ()  # looked at again
             if str(error) != self._told:
@@ -204,11 +207,14 @@ class KeyRing:
         self._signature, self._told = signature, ""
 
     def _stat(self) -> tuple[int, ...]:
+        """() where there is no file. Raises KeysError where that can't be said."""
         self._looked = time.monotonic()
         try:
             found = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return ()
+        except OSError as error:
+            raise KeysError(f"{self._path} can't be looked at ({type(error).__name__})") from None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
@@ -246,6 +252,11 @@ def _changing(path: Path) -> Iterator[tuple[Key, ...]]:
 def _write(path: Path, keys: Iterable[Key]) -> None:
     new = path.with_name(path.name + ".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with contextlib.suppress(FileNotFoundError):
+            # Whose it is, it stays: a server that runs as somebody else than root must go on reading it.
+            old, own = path.stat(), os.fstat(file.fileno())
+            if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
         file.writelines(key.model_dump_json() + "\n" for key in keys)
         file.flush()
         os.fsync(file.fileno())

@@ -70,7 +70,7 @@ def worker(settings: Settings) -> int:
     if url is None:
         return 2
     metrics = Metrics(CollectorRegistry())
-    with taking(settings.metrics_port, "ARPG_METRICS_PORT"):
+    with taking(settings.metrics_host, settings.metrics_port, "ARPG_METRICS_PORT"):
         server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
     say(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service import app as app_module
+from service.guard import _local_name
 from service.settings import Settings
 
 MEMBERS = {"type", "title", "status", "detail", "instance", "code", "request_id"}
@@ -91,7 +92,8 @@ def test_a_body_too_large_is_refused_and_the_client_hears_why(api: Api, chunked:
 
 def test_a_client_that_reads_only_after_it_has_sent_all_hears_why_too(api: Api) -> None:
     size = 16 * 2**20  # more than the sockets hold
-    head = f"POST /v1/inpaint HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    head = "POST /v1/inpaint HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {size}\r\n\r\n"
     address = ("127.0.0.1", int(api.url.rpartition(":")[2]))
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(head.encode() + b"x" * size)
@@ -162,6 +164,45 @@ def test_a_page_of_another_site_can_neither_draw_nor_cancel(api: Api) -> None:
         asked = api.client.post("/v1/generate", json={}, headers=own)
         assert asked.status_code == 202
         assert api.client.delete(asked.headers["location"], headers=own).json()["status"] == "canceled"
+
+
+def test_without_keys_a_server_goes_by_no_name_but_this_machines(api: Api) -> None:
+    port = api.url.rpartition(":")[2]
+    for host in ("localhost", f"LOCALHOST:{port}", "127.0.0.1", f"127.0.0.2:{port}", "[::1]", "[::1]:80"):
+        assert api.client.get("/v1/models", headers={"Host": host}).status_code == 200, host
+    strangers = (
+        "evil.example",
+        f"evil.example:{port}",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "x@localhost",
+    )
+    for host in strangers:
+        for path in ("/v1/models", "/metrics", "/", "/readyz?canary=1"):
+            refused = api.client.get(path, headers={"Host": host})
+            assert (refused.status_code, refused.json()["code"]) == (403, "foreign_host"), (host, path)
+        assert api.client.post("/v1/generate", json={}, headers={"Host": host}).status_code == 403
+    assert api.queue(lambda q, _, __: q.depth("hand")) == 0
+    assert _local_name("art:8000", "ART")  # what it was told to listen at
+
+
+def test_a_page_on_another_port_of_this_machine_can_neither_draw_nor_cancel(api: Api) -> None:
+    job = api.generate()
+    for origin in ("http://localhost:3000", "http://127.0.0.1", "null", "https://evil.example"):
+        foreign = {"Origin": origin, "Sec-Fetch-Site": "same-site"}
+        for response in (
+            api.client.post("/v1/generate", json={}, headers=foreign),
+            api.client.delete(job["urls"]["cancel"], headers=foreign),
+            api.client.get("/readyz?canary=1", headers=foreign),
+        ):
+            assert (response.status_code, response.json()["code"]) == (403, "cross_site")
+        assert api.client.get(job["urls"]["self"], headers=foreign).json()["status"] == "queued"
+    # An <img> has no Origin.
+    for site in ("same-site", "cross-site"):
+        assert api.client.get("/readyz?canary=1", headers={"Sec-Fetch-Site": site}).status_code == 403
+    assert api.queue(lambda q, _, __: q.depth("hand")) == 1
+    for own in (api.url, api.url.replace("http:", "https:")):  # the latter before a proxy that speaks TLS
+        assert api.client.delete(job["urls"]["cancel"], headers={"Origin": own}).status_code == 200
 
 
 def test_other_sites_get_no_leave_to_ask_unless_they_are_named(redis_socket: Path, api: Api) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,16 @@ def test_a_key_with_one_letter_changed_is_no_key(keyed: Keyed) -> None:
     wrong = text[:-1] + ("A" if text[-1] != "A" else "B")
     assert code(keyed.ask(None, "GET", "/v1/models", headers={"X-API-Key": wrong})) == (401, "key_invalid")
     assert keyed.ask(None, "GET", "/v1/models", headers={"X-API-Key": text}).status_code == 200
+
+
+def test_with_keys_a_server_goes_by_any_name(keyed: Keyed) -> None:
+    assert keyed.ask("ann", "GET", "/v1/models", headers={"Host": "art.example"}).status_code == 200
+
+
+def test_an_empty_bearer_hides_no_other_key(keyed: Keyed) -> None:
+    for empty in ("Bearer", "bearer"):
+        headers = {"Authorization": empty, "X-API-Key": keyed.texts["ann"]}
+        assert keyed.ask(None, "GET", "/v1/models", headers=headers).status_code == 200
 
 
 def test_the_pages_are_open_and_readiness_tells_a_stranger_no_more_than_itself(keyed: Keyed) -> None:
@@ -307,6 +318,45 @@ def test_the_file_holds_hashes_for_its_owners_eyes_alone(tmp_path: Path) -> None
     found = ring.find(text)
     assert found is not None
     assert (found.name, found.rate, found.priority, found.scopes) == ("ann", 5, "normal", frozenset({"draw"}))
+
+
+def test_the_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, owner, given = tmp_path / "keys.jsonl", os.getuid() + 1, []
+    new_key(path, "ann")
+    monkeypatch.setattr(keys.os, "fchown", lambda _, *whose: given.append(whose))
+    new_key(path, "bob")
+    assert given == []
+    real = Path.stat
+
+    def stat(self: Path, **more: Any) -> os.stat_result:
+        told = real(self, **more)
+        return os.stat_result((*told[:4], owner, *told[5:])) if self == path else told
+
+    monkeypatch.setattr(Path, "stat", stat)
+    new_key(path, "cy")
+    assert given == [(owner, os.getgid())]
+
+
+def test_keys_that_cannot_be_looked_at_stay_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keys.KeyRing, "REREAD_SECONDS", 0.0)
+    path = tmp_path / "keys.jsonl"
+    text = new_key(path, "ann")
+    ring = keys.KeyRing(path, needed=False)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys.Path, "stat", denied)
+        assert ring.needed
+        assert ring.find(text)
+        assert caplog.text.count("the keys stay as they were") == 1
+        with pytest.raises(keys.KeysError, match="can't be looked at"):
+            keys.KeyRing(path, needed=False)
+    keys.revoke(path, "ann")
+    assert ring.find(text) is None
 
 
 def test_once_there_is_a_file_a_key_is_needed_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,26 @@ def test_the_command_makes_shows_and_takes_back_keys(tmp_path: Path, capfd: pyte
     assert keys.KeyRing(path, needed=True).find(text) is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["keys", "add", "ann", "--keys-file", "/dev/null/x/k"], "Not a directory"),
+        (["keys", "list", "--keys-file", "/"], "/ can't be read"),
+        (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "a..b"], "no host's name"),
+        (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "192.0.2.1"], "192.0.2.1"),
+        (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "nonsense.invalid"], "nonsense"),
+    ],
+)
+def test_what_cannot_be_had_is_told_in_one_line(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ARPG_DATA_DIR", str(tmp_path))
+    assert main(arguments) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("arpg: ")
+    assert says in line
+
+
 # ---- redis ---------------------------------------------------------------------------------------------------------
 
 

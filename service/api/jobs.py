@@ -14,7 +14,7 @@ from service.api.lookup import find_job
 from service.api.negotiation import FORMATS, negotiate
 from service.api.pictures import picture_response
 from service.api.services import ClientDep, Services, ServicesDep
-from service.api.view import job_object
+from service.api.view import job_object, root_of
 from service.images import MEDIA_TYPES, Format
 from service.problems import Problem, described
 from service.queue import FINAL_STATES, Gone, Job
@@ -59,7 +59,7 @@ async def events(
     after = sse.last_event_id(last_event_id, last_event_id_query)
     if job.state in FINAL_STATES and not await _more(services, id, after):
         return Response(status_code=204)
-    return event_stream(services, id, _root(request), after=after)
+    return event_stream(services, id, root_of(request), after=after)
 
 
 @router.get(
@@ -101,15 +101,10 @@ async def _more(services: Services, id: str, after: str | None) -> bool:
         raise Problem(410, "expired", "the job's events are no longer kept") from None
 
 
-def _root(request: Request) -> str:
-    root: str = request.scope.get("root_path", "")
-    return root
-
-
 def _respond(job: Job, request: Request, *, status: int = 200) -> JSONResponse:
     headers: dict[str, Any] = {"Cache-Control": "no-store"}
     if job.state not in FINAL_STATES:
         headers["Retry-After"] = "1"  # for those who poll
     return JSONResponse(
-        job_object(job, _root(request)).model_dump(mode="json", by_alias=True), status_code=status, headers=headers
+        job_object(job, root_of(request)).model_dump(mode="json", by_alias=True), status_code=status, headers=headers
     )

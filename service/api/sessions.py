@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from service.api.jobs import JobId
 from service.api.lookup import find_job
 from service.api.services import ClientDep, ServicesDep
-from service.api.view import job_url
-from service.guard import COOKIE, SESSION, key_of, link_to
-from service.problems import Problem, described
+from service.api.view import job_url, root_of
+from service.guard import COOKIE, SESSION, key_of, link_to, unauthorized
+from service.problems import described
 from service.schemas import Links, Session
 
 router = APIRouter(prefix="/v1", tags=["sessions"])
@@ -24,14 +24,14 @@ async def open_session(request: Request, response: Response, services: ServicesD
     if not client.key_id:
         return Session(client=client.name, expires_at=None)
     if key_of(request.headers) is None:
-        raise Problem(401, "key_needed", "a session is opened with a key, not with another session", headers=_CHALLENGE)
+        raise unauthorized("key_needed", "a session is opened with a key, not with another session")
     life = int(services.settings.session_life)
     expires = int(time.time()) + life
     response.set_cookie(
         COOKIE,
         await services.signer.sign(SESSION, client.key_id, expires),
         max_age=life,
-        path=_root(request) or "/",
+        path=root_of(request) or "/",
         httponly=True,
         samesite="strict",
         secure=_secure(request),
@@ -43,14 +43,14 @@ async def open_session(request: Request, response: Response, services: ServicesD
 @router.delete("/session", status_code=204)
 async def close_session(request: Request, response: Response) -> None:
     """Forget the cookie."""
-    response.delete_cookie(COOKIE, path=_root(request) or "/", httponly=True, samesite="strict")
+    response.delete_cookie(COOKIE, path=root_of(request) or "/", httponly=True, samesite="strict")
 
 
 @router.post("/jobs/{id}/links", tags=["jobs"], responses=described(404, 410, 422))
 async def links(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Links:
     """Addresses of a job's events and pictures that need no key for a while: for whoever can't send one."""
     job = await find_job(services, client, id)
-    own = job_url(_root(request), job.id)
+    own = job_url(root_of(request), job.id)
     events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(job.payload["n"])]
     if not client.key_id:
         return Links(events=events, images=images, expires_at=None)
@@ -61,14 +61,6 @@ async def links(id: JobId, request: Request, services: ServicesDep, client: Clie
         images=[f"{image}?token={token}" for image in images],
         expires_at=datetime.fromtimestamp(expires, UTC),
     )
-
-
-_CHALLENGE = {"WWW-Authenticate": "Bearer"}
-
-
-def _root(request: Request) -> str:
-    root: str = request.scope.get("root_path", "")
-    return root
 
 
 def _secure(request: Request) -> bool:

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.requests import Request
+
 from service.queue import Event, Job
 from service.schemas import JobError, JobImage, JobObject, JobUrls, ResolvedRequest
+
+
+def root_of(request: Request) -> str:
+    """The path that a proxy strips."""
+    root: str = request.scope.get("root_path", "")
+    return root
 
 
 def job_url(root: str, job_id: str) -> str:
