@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from service import problems
 from service.api import editing, forks, health, jobs, models, sessions, tasks
 from service.api.catalogue import Catalogue
 from service.api.services import Lifecycle, Services
+from service.api.under_way import UnderWay
 from service.guard import Guard
 from service.keys import KeyRing, loopback
 from service.limits import Limiter
@@ -122,6 +122,8 @@ async def _services(
         queue, hub = Queue(redis, config), EventHub(blocking, config)
         await hub.start()
         stack.push_async_callback(hub.close)
+        canary: UnderWay[dict[str, dict[str, Any]]] = UnderWay()
+        stack.push_async_callback(canary.close)
         yield Services(
             settings=settings,
             lifecycle=lifecycle,
@@ -134,7 +136,7 @@ async def _services(
             keys=keys,
             signer=Signer(redis, config.prefix, settings.signing_secret),
             limiter=Limiter(redis, config.prefix),
-            canary=asyncio.Lock(),
+            canary=canary,
             pixels=CapacityLimiter(PIXEL_THREADS),
         )
 

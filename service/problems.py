@@ -174,6 +174,12 @@ def queue_unavailable(error: Exception, retry_after: int) -> Problem:
     return Problem(503, "queue_unavailable", "the queue can't be reached at the moment", headers=headers)
 
 
+def draining(retry_after: int, more: str = "", headers: Mapping[str, str] | None = None) -> Problem:
+    """A server that goes away: its clients had better ask elsewhere. more: what becomes of what they asked for."""
+    said = {"Retry-After": str(retry_after), "Connection": "close", **(headers or {})}
+    return Problem(503, "draining", f"this server is shutting down{more and '; '}{more}", headers=said)
+
+
 def install(app: FastAPI, *, retry_after: int) -> None:
     """Renders whatever is raised in the app as a problem."""
 

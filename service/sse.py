@@ -19,7 +19,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from prometheus_client import Gauge
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from service.queue import Event, Gone, HubClosed, Lagged, WatchEnded, cancelled
 
@@ -38,6 +38,10 @@ _ENDINGS: dict[type[WatchEnded], tuple[int, str]] = {
 Render = Callable[[Event], Mapping[str, Any]]
 
 
+TAKING_SECONDS = 30.0
+"""How much longer than it lives a stream may take to be read."""
+
+
 class EventStreamResponse(StreamingResponse):
     """Not to be cached, not to be held back by a proxy."""
 
@@ -48,16 +52,28 @@ class EventStreamResponse(StreamingResponse):
         content: AsyncIterator[bytes],
         headers: Mapping[str, str] | None = None,
         *,
+        life: float,
+        ending: asyncio.Event,
         abandoned: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """abandoned: what to do when its reader goes away before it has ended."""
+        """life and ending: as in relay. abandoned: what to do when its reader goes away before it ends."""
         fixed = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(content, headers={**fixed, **(headers or {})})
+        self._life = life
+        self._ending = ending
         self._abandoned = abandoned
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Whoever reads a byte now and then holds up the events, and the look at how old the stream is.
+        try:
+            async with asyncio.timeout(self._life + TAKING_SECONDS):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            log.warning("a stream was cut off: its reader took too little")
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         await super().listen_for_disconnect(receive)
-        if self._abandoned is not None:
+        if self._abandoned is not None and not self._ending.is_set():
             await self._abandoned()
 
 
@@ -82,13 +98,14 @@ async def relay(
     heartbeat: float,
     life: float,
     closing: asyncio.Event,
+    ending: asyncio.Event,
     streams: Gauge,
 ) -> AsyncIterator[bytes]:
     """Encodes events until they end.
 
     heartbeat: seconds of silence that are filled. life: seconds after which the client is asked to come back. closing:
-    the server goes away. streams: how many are open. An exception is told to the client as an `error` event without id:
-    it may resume from the last event it has.
+    the server goes away. ending: set before a last frame that is not the job's own end. streams: how many are open. An
+    exception is told to the client as an `error` event without id: it may resume from the last event it has.
     """
     over = time.monotonic() + life
     retry: int | None = RETRY_MS
@@ -100,6 +117,7 @@ async def relay(
             patience = min(heartbeat, over - time.monotonic())
             await asyncio.wait({coming, closed}, timeout=max(0.0, patience), return_when=asyncio.FIRST_COMPLETED)
             if time.monotonic() >= over and not _terminal(coming):
+                ending.set()
                 yield encode("reconnect", {"reason": "stream_life", "seconds": life}, retry=retry)
                 return
             if coming.done():
@@ -116,9 +134,11 @@ async def relay(
                 yield encode("heartbeat", {"time": time.time()}, retry=retry)
                 retry = None
     except WatchEnded as ended:
+        ending.set()
         yield _error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended), retry)
     except Exception:
         log.exception("an event stream failed")
+        ending.set()
         yield _error(500, "internal_error", "the stream failed on our side; reconnect to go on", retry)
     finally:
         streams.dec()

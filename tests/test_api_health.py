@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from typing import Any
 
@@ -11,6 +13,7 @@ from api_harness import Api
 from test_api_answers import meanwhile
 
 from service.api import canary
+from service.api.under_way import UnderWay
 
 
 def wait_for(api: Api, depth: int) -> None:
@@ -59,6 +62,31 @@ def test_a_canary_that_dies_or_is_not_drawn_in_time_is_a_503(api: Api, monkeypat
     response = api.client.get("/readyz?canary=1")
     assert (response.status_code, response.json()["canary"]["hand"]["status"]) == (503, "queued")
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0  # it is not left to be drawn
+
+
+def test_who_asks_while_a_canary_is_drawn_shares_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, answers, asked, claims = UnderWay.result, [], threading.Semaphore(0), []
+
+    async def result(self: UnderWay[Any], begin: Any) -> Any:
+        asking = asyncio.ensure_future(real(self, begin))
+        await asyncio.sleep(0)  # it has found what is under way, or begun
+        asked.release()
+        return await asking
+
+    monkeypatch.setattr(UnderWay, "result", result)
+
+    def ask() -> None:
+        answers.append(api.client.get("/readyz?canary=1"))
+
+    with meanwhile(ask), meanwhile(ask), meanwhile(ask):
+        for _ in range(3):
+            assert asked.acquire(timeout=10)
+        draw_canary(api, claims)
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert len({answer.text for answer in answers}) == 1
+    # The next one is drawn anew.
+    with meanwhile(lambda: draw_canary(api, claims)):
+        assert api.client.get("/readyz?canary=1").status_code == 200
 
 
 def test_a_canary_overtakes_the_backlog_of_others(api: Api) -> None:

@@ -121,6 +121,27 @@ def test_a_refused_job_leaves_its_uploads_nowhere(keyed: tuple[Api, dict[str, st
     assert api.queue(lambda _, __, blobs: blobs.bytes_used()) == before
 
 
+def test_without_a_place_for_the_job_its_pictures_are_not_even_looked_at(
+    redis_socket: Path, keyed: tuple[Api, dict[str, str]]
+) -> None:
+    api, texts = keyed
+    headers, broken = bearer(texts["few"]), {"image": b"no picture"}
+    assert httpx.post(f"{api.url}/v1/vary", headers=headers, files=broken).status_code == 415
+    for _ in range(2):
+        assert httpx.post(f"{api.url}/v1/generate", headers=headers, json={}).status_code == 202
+    refused = httpx.post(f"{api.url}/v1/vary", headers=headers, files=broken)
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
+    assert refused.headers["retry-after"].isdigit()
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="narrow", max_queued=1, _env_file=None)
+    with running_api(settings) as narrow:
+        narrow.show_card()
+        narrow.generate()
+        refused = narrow.client.post("/v1/outpaint", data={"left": "8"}, files=broken)
+        assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+        assert refused.headers["retry-after"].isdigit()
+        narrow.empty()
+
+
 # ---- open requests -------------------------------------------------------------------------------------------------
 
 

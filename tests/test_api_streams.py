@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from api_harness import Api, frames, running_api
+from prometheus_client import CollectorRegistry
+from starlette.types import Message
+from test_api_answers import meanwhile
 
-from service.queue import Claim, Publication, Queue
+from service import sse
+from service.metrics import Metrics
+from service.queue import Claim, Event, HubClosed, Lagged, Publication, Queue, WatchEnded
 from service.queue.hub import Watcher
 from service.settings import Settings
+from service.sse import EventStreamResponse, relay
 
 STARTED = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}
 
@@ -89,6 +96,21 @@ def test_a_stream_that_we_end_says_so_with_a_problem(brief: Api) -> None:
     assert end["data"]["detail"] == end["data"]["error"]["message"]
 
 
+def test_who_waits_for_a_picture_when_the_server_closes_is_told_so(brief: Api) -> None:
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{brief.url}/v1/generate", json={}, headers={"Accept": "image/png"}, timeout=20))
+
+    with meanwhile(ask):
+        eventually(lambda: brief.queue(lambda q, _, __: q.depth("hand")) == 1, "no job came")
+        brief.loop.call_soon_threadsafe(brief.lifecycle.closing.set)
+    [answer] = answers
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+    assert answer.headers["retry-after"].isdigit()
+    assert answer.headers["location"] in answer.json()["detail"]
+
+
 # ---- the reader's ----------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +118,9 @@ def test_a_stream_that_we_end_says_so_with_a_problem(brief: Api) -> None:
 def asking(api: Api, path: str, headers: dict[str, str]) -> Iterator[str]:
     """A connection that waits for the job that it asked for, whose id is told, and is closed with the block."""
     body = b"{}"
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
     head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
@@ -139,6 +163,71 @@ def test_a_wait_that_is_over_is_no_hanging_up(api: Api) -> None:
     assert api.client.post("/v1/generate?on_disconnect=stay", json={}).status_code == 422
 
 
+LAST_WORDS: list[tuple[WatchEnded | None, str, bool]] = [
+    (None, "queued", True),  # nobody told it to go
+    (None, "reconnect", False),
+    (Lagged("too slow"), "lagged", False),
+    (HubClosed("closing"), "shutting_down", False),
+]
+
+
+@pytest.mark.parametrize(("ended", "heard", "cancels"), LAST_WORDS, ids=[heard for _, heard, _ in LAST_WORDS])
+def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
+    ended: WatchEnded | None, heard: str, cancels: bool
+) -> None:
+    async def events() -> AsyncIterator[Event]:
+        yield Event(id="0-1", name="queued")
+        if ended is not None:
+            raise ended
+        await asyncio.Event().wait()
+
+    async def cancelled() -> bool:
+        ending, leaving, cancel = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def send(message: Message) -> None:
+            if heard.encode() in message.get("body", b""):
+                leaving.set()
+                await asyncio.Event().wait()  # nothing more is taken
+
+        async def receive() -> Message:
+            await leaving.wait()
+            return {"type": "http.disconnect"}
+
+        async def abandoned() -> None:
+            cancel.set()
+
+        streams = Metrics(CollectorRegistry()).http_streams
+        frames = relay(
+            events(), lambda event: event.data, heartbeat=10, life=0.1, closing=asyncio.Event(), ending=ending,
+            streams=streams,
+        )  # fmt: skip
+        response = EventStreamResponse(frames, life=0.1, ending=ending, abandoned=abandoned)
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        return cancel.is_set()
+
+    assert asyncio.run(cancelled()) is cancels
+
+
+def test_a_reader_that_trickles_is_cut_off_when_its_time_is_over(brief: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "TAKING_SECONDS", 1.0)
+    job = brief.generate()
+    claim = brief.claim()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(brief.url.rpartition(":")[2])))
+        connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        while b"event: queued" not in connection.recv(4096):
+            pass
+        publish_bulk(brief, claim, 150)
+        connection.settimeout(10)
+
+        def trickled() -> bool:
+            assert connection.recv(1)
+            return "arpg_http_streams 0.0" in brief.client.get("/metrics").text
+
+        eventually(trickled, "it is still held", 15)
+
+
 def test_a_reader_too_slow_is_dropped_and_resumes_without_a_gap(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Watcher.__init__
     monkeypatch.setattr(Watcher, "__init__", lambda self, _: real(self, 16))  # or it takes many megabytes
@@ -175,8 +264,8 @@ def publish_bulk(api: Api, claim: Claim, count: int) -> None:
 
     async def publish(queue: Queue, _: object, __: object) -> None:
         for sequence in range(1, count + 1):
-            data = {"b64_json": "x" * 60_000}
-            event = Publication(job_id=claim.id, attempt=1, sequence=sequence, event="preview", data=data)
+            data = {"positions": "x" * 60_000}  # no preview: of these only the last is kept
+            event = Publication(job_id=claim.id, attempt=1, sequence=sequence, event="tokens", data=data)
             await queue.publish([event])
 
     api.queue(publish)

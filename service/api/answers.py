@@ -17,9 +17,9 @@ from service.api.cancelling import cancel_job
 from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, prefer_wait
 from service.api.pictures import picture_response
 from service.api.services import Services
-from service.api.view import event_data, job_object, job_url
+from service.api.view import event_data, job_object, job_url, root_of
 from service.images import MEDIA_TYPES, Format
-from service.problems import Problem
+from service.problems import Problem, draining
 from service.queue import FINAL_STATES, Event, Gone, HubClosed, Job, Lagged, cancelled
 from service.sse import EventStreamResponse, relay
 
@@ -61,7 +61,7 @@ class Wish:
 
 
 async def answer(services: Services, request: Request, job: Job, wish: Wish) -> Response:
-    root = request.scope.get("root_path", "")
+    root = root_of(request)
     headers = {"Location": job_url(root, job.id), "X-Job-ID": job.id}
     if wish.kind == EVENTS:
         abandoned = partial(cancel_job, services, job) if wish.cancel_on_disconnect else None
@@ -69,6 +69,9 @@ async def answer(services: Services, request: Request, job: Job, wish: Wish) -> 
     if wish.kind in FORMATS:
         limit = services.settings.picture_wait if wish.wait is None else wish.wait
         job = await _awaited(services, request, job, limit, wish)
+        if job.state not in FINAL_STATES and services.lifecycle.closing.is_set():
+            going = f"the job goes on elsewhere, its picture will be at {headers['Location']}"
+            raise draining(services.settings.retry_after, going, headers)
         if job.state not in FINAL_STATES:
             detail = f"not done within {limit:g} s; the job goes on, its picture will be at {headers['Location']}"
             raise Problem(504, "not_done_yet", detail, headers={**headers, "Retry-After": "1"})
@@ -147,12 +150,15 @@ def event_stream(
     def render(event: Event) -> Any:
         return event_data(event, id, root)
 
+    ending = asyncio.Event()
     frames = relay(
         services.hub.watch(id, after),
         render,
         heartbeat=services.settings.heartbeat,
         life=services.settings.stream_life,
         closing=services.lifecycle.closing,
+        ending=ending,
         streams=services.metrics.http_streams,
     )
-    return EventStreamResponse(frames, headers, abandoned=abandoned)
+    life = services.settings.stream_life
+    return EventStreamResponse(frames, headers, life=life, ending=ending, abandoned=abandoned)

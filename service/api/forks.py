@@ -17,6 +17,7 @@ from engine.drawing import UNKNOWN
 from engine.request import MAX_SEED
 from service.api.jobs import JobId
 from service.api.lookup import find_job, find_picture, must_have_succeeded
+from service.api.room import check_room
 from service.api.services import Services
 from service.api.submission import Draft, Submission, SubmissionDep, check_results_fit
 from service.api.tasks import ANSWERS, digest_of, draining, json_only
@@ -70,6 +71,7 @@ async def _draft(submission: Submission, parent: Job, fields: ForkRequest) -> Dr
     served = await services.catalogue.choose(parent.model, "fork")
     _check(parent, fields)
     _check_same_model(parent, served.card)
+    await check_room(services, submission.client, served.card.name)
     height, width = parent.payload["size"]
     check_results_fit(services, fields.n, (height, width), "n")
     progress = await _progress(services, parent, fields.image_index, served.card)

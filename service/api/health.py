@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from service.api.canary import sing
 from service.api.services import Services, ServicesDep, StrangerDep
+from service.problems import described
 
 router = APIRouter(tags=["health"])
 
@@ -25,7 +26,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "Not ready, and why"}})
+@router.get("/readyz", responses=described(422) | {503: {"description": "Not ready, and why"}})
 async def readyz(
     services: ServicesDep,
     client: StrangerDep,
@@ -34,8 +35,8 @@ async def readyz(
     """A picture could be drawn now: Redis answers, and a worker has shown its card."""
     reasons = await _reasons(services)
     if canary and not reasons:
-        async with services.canary:  # one at a time: it is no way to keep the workers busy
-            sung = await sing(services)
+        # One at a time, for all who ask meanwhile: it is no way to keep the workers busy.
+        sung = await services.canary.result(lambda: sing(services))
         well = bool(sung) and all(one["status"] == "succeeded" for one in sung.values())
         status = "ready" if well else "unavailable"
         return JSONResponse({"status": status, "canary": sung}, status_code=200 if well else 503)

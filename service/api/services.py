@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis.asyncio import Redis
 
 from service.api.catalogue import Catalogue
+from service.api.under_way import UnderWay
 from service.images import Limits
 from service.keys import Client, KeyRing
 from service.limits import Limiter
@@ -41,7 +42,7 @@ class Services:
     keys: KeyRing
     signer: Signer
     limiter: Limiter
-    canary: asyncio.Lock
+    canary: UnderWay[dict[str, dict[str, Any]]]
     pixels: CapacityLimiter  # threads that decode and encode pictures
 
     @property

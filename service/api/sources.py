@@ -11,6 +11,7 @@ from engine.card import ModelCard
 from service import images
 from service.api.catalogue import Served
 from service.api.lookup import find_job, find_picture
+from service.api.room import check_room
 from service.api.services import Services
 from service.api.uploads import Body, in_thread
 from service.keys import Client
@@ -46,11 +47,13 @@ async def picture_of(services: Services, client: Client, body: Body[Any], task: 
     if body.source is None:
         assert body.image is not None
         served = await services.catalogue.choose(body.fields.model, task)
+        await check_room(services, client, served.card.name)
         pixels, png = await in_thread(services, read_image, body.image, services.limits)
         return Given(pixels, png, None, served)
     job, made, png = await _stored(services, client, body.source)
     served = await services.catalogue.choose(body.fields.model or job.model, task)
     _check_tokenizer(job, served.card)
+    await check_room(services, client, served.card.name)
     pixels = await in_thread(services, images.decode_image, png, "source", services.limits)
     return Given(pixels, png, made["tokens"], served)
 

@@ -15,6 +15,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from service.api.answers import Wish, answer
+from service.api.room import no_room
 from service.api.services import ClientDep, Services, ServicesDep
 from service.images import Format
 from service.keys import Client
@@ -98,7 +99,6 @@ class Submission:
         Raises Problem when there is no room, or when the id is another request's.
         """
         services, id = self.services, job_id(self.client, task, self.key)
-        retry = {"Retry-After": str(services.settings.retry_after)}
         token = secrets.token_hex(8)
         blobs = {name: f"{id}/{token}/{name}" for name in draft.uploads}
         payload = draft.payload | {"digest": digest} | blobs
@@ -117,17 +117,14 @@ class Submission:
             for name, data in draft.uploads.items():
                 await services.blobs.put(blobs[name], data)
             await services.queue.submit(new)
-        except QuotaFull as full:
+        except (QuotaFull, QueueFull, BlobStoreFull) as full:
             await _discard(services, blobs)
-            raise Problem(429, "quota_exceeded", f"{full}: wait until some of them are done", headers=retry) from None
-        except (QueueFull, BlobStoreFull) as full:
-            await _discard(services, blobs)
-            code = "queue_full" if isinstance(full, QueueFull) else "storage_full"
-            raise Problem(503, code, f"there is no room at the moment: {full}", headers=retry) from None
+            raise no_room(services, full) from None
         # What else may go wrong leaves uploads that no job holds, and these do not live long.
         job = await services.queue.job(id)
         if job is None:
-            raise Problem(503, "queue_unavailable", "the queue lost the job; send it again", headers=retry)
+            headers = {"Retry-After": str(services.settings.retry_after)}
+            raise Problem(503, "queue_unavailable", "the queue lost the job; send it again", headers=headers)
         # Whether it is ours, the job tells better than the answer to a submission that may have been sent twice.
         if any(job.payload[name] != blob for name, blob in blobs.items()):
             await _discard(services, blobs)
@@ -169,12 +166,6 @@ def job_id(client: Client, task: str, key: str | None) -> str:
         error = FieldError("Idempotency-Key", "1 to 255 visible ASCII characters", place="header")
         raise Problem(400, "invalid", "Idempotency-Key: 1 to 255 visible ASCII characters", errors=[error])
     return hashlib.sha256(f"{client.name}\0{task}\0{key}".encode()).hexdigest()[:32]
-
-
-def take_no_more(services: Services) -> Problem:
-    """A server that drains sends new work elsewhere."""
-    headers = {"Retry-After": str(services.settings.retry_after), "Connection": "close"}
-    return Problem(503, "draining", "this server is shutting down", headers=headers)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from service import sse
+from service import problems, sse
 from service.api.services import ServicesDep
-from service.api.submission import Draft, SubmissionDep, check_results_fit, take_no_more
+from service.api.submission import Draft, SubmissionDep, check_results_fit
 from service.canvas import expanded
 from service.images import MEDIA_TYPES
 from service.problems import Problem, described
@@ -41,7 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 def draining(services: ServicesDep) -> None:
     if services.lifecycle.draining:
-        raise take_no_more(services)
+        raise problems.draining(services.settings.retry_after)
 
 
 def json_only(request: Request) -> None:

@@ -58,6 +58,10 @@ class Reading:
         ready, suspects = self._key(f"ready:{model}"), self._key(f"suspects:{model}")
         return int(await self.redis.zcard(ready)) + int(await self.redis.zcard(suspects))
 
+    async def unfinished(self, client: str) -> int:
+        """Jobs of a client that have not ended, of all models: what its quota counts."""
+        return int(await self.redis.hget(self._key("unfinished"), client) or 0)
+
     async def stats(self) -> dict[str, ModelLoad]:
         """Waiting and leased jobs of every model that ever had one."""
         models = sorted(text(name) for name in await self.redis.smembers(self._key("models")))
