@@ -103,6 +103,14 @@ async def amount(redis: Redis, name: bytes) -> float:
             return float(await redis.llen(name))
         case "hash":
             values: dict[Any, Any] = await redis.hgetall(name)
-            return sum(abs(float(value)) for value in values.values())
+            return sum(_amount(value) for value in values.values())
         case _:
             return abs(float(await redis.get(name) or 0))
+
+
+def _amount(value: bytes) -> float:
+    """A count, or whatever else should not be there."""
+    try:
+        return abs(float(value))
+    except ValueError:
+        return 1.0
