@@ -19,13 +19,13 @@ from service import problems
 from service.api import editing, forks, health, jobs, models, sessions, tasks
 from service.api.catalogue import Catalogue
 from service.api.services import Lifecycle, Services
-from service.api.under_way import UnderWay
+from service.api.single_flight import SingleFlight
 from service.guard import Guard
 from service.keys import KeyRing, loopback
 from service.limits import Limiter
 from service.metrics import Metrics
 from service.middleware import Envelope, SlowBodies, cross_origin
-from service.queue import Blobs, Cards, EventHub, Queue, connect
+from service.queue import Blobs, Cards, Ended, EventHub, Queue, connect
 from service.settings import Settings
 from service.signing import Signer
 
@@ -119,10 +119,15 @@ async def _services(
         for client in (redis, blocking, probe):
             stack.push_async_callback(client.aclose)
         config = settings.queue_config
-        queue, hub = Queue(redis, config), EventHub(blocking, config)
+
+        def count(ended: Ended) -> None:
+            """A job that no worker will."""
+            metrics.requests.labels(ended.payload["task"], ended.state).inc()
+
+        queue, hub = Queue(redis, config), EventHub(blocking, config, swept=count)
         await hub.start()
         stack.push_async_callback(hub.close)
-        canary: UnderWay[dict[str, dict[str, Any]]] = UnderWay()
+        canary: SingleFlight[dict[str, dict[str, Any]]] = SingleFlight()
         stack.push_async_callback(canary.close)
         yield Services(
             settings=settings,

@@ -220,3 +220,10 @@ def png(image: np.ndarray, mode: str | None = None) -> bytes:
 def noise(height: int, width: int, *, seed: int = 0, channels: int = 3) -> np.ndarray:
     shape = (height, width, channels) if channels > 1 else (height, width)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def half_mask(height: int, width: int) -> np.ndarray:
+    """The left half is to be drawn."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[:, : width // 2] = 255
+    return mask

@@ -13,7 +13,7 @@ from api_harness import Api
 from test_api_answers import meanwhile
 
 from service.api import canary
-from service.api.under_way import UnderWay
+from service.api.single_flight import SingleFlight
 
 
 def wait_for(api: Api, depth: int) -> None:
@@ -65,15 +65,15 @@ def test_a_canary_that_dies_or_is_not_drawn_in_time_is_a_503(api: Api, monkeypat
 
 
 def test_who_asks_while_a_canary_is_drawn_shares_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, answers, asked, claims = UnderWay.result, [], threading.Semaphore(0), []
+    real, answers, asked, claims = SingleFlight.result, [], threading.Semaphore(0), []
 
-    async def result(self: UnderWay[Any], begin: Any) -> Any:
+    async def result(self: SingleFlight[Any], begin: Any) -> Any:
         asking = asyncio.ensure_future(real(self, begin))
         await asyncio.sleep(0)  # it has found what is under way, or begun
         asked.release()
         return await asking
 
-    monkeypatch.setattr(UnderWay, "result", result)
+    monkeypatch.setattr(SingleFlight, "result", result)
 
     def ask() -> None:
         answers.append(api.client.get("/readyz?canary=1"))

@@ -6,17 +6,11 @@ import base64
 
 import numpy as np
 import pytest
-from api_harness import Api, noise, png
+from api_harness import Api, half_mask, noise, png
 
 from service.images import Limits, decode_image, decode_mask
 
 LIMITS = Limits(10**6, 10**4)
-
-
-def half_mask(height: int, width: int) -> np.ndarray:
-    mask = np.zeros((height, width), dtype=np.uint8)
-    mask[:, width // 2 :] = 255
-    return mask
 
 
 def stored(api: Api, name: str) -> bytes:

@@ -224,6 +224,17 @@ def test_a_stream_whose_events_vanish_says_so(api: Api) -> None:
     assert (end["event"], end["data"]["error"]["code"]) == ("error", "expired")
 
 
+def test_a_job_that_nobody_draws_ends_and_is_counted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = api.metrics.requests.labels("generate", "failed")
+    before, job = failed._value.get(), api.generate()
+    unended = f"{api.settings.queue_config.prefix}unended"
+    api.queue(lambda queue, _, __: queue.redis.zadd(unended, {job["id"]: 1}))  # a day has passed for it
+    monkeypatch.setattr("service.queue.hub.AUDIT_SECONDS", 0)
+    [*_, end] = read(api, job["urls"]["events"])
+    assert (end["event"], end["data"]["error"]["code"]) == ("failed", "expired_waiting")
+    assert failed._value.get() == before + 1
+
+
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from api_harness import Api, frames, noise, png, running_api
-from test_api_keys import new_key
+from keys_harness import new_key
 
 from service.settings import Settings
 

@@ -150,15 +150,19 @@ CAPACITY, LOAD = Phase(0, 100, 400), Phase(1000, 1300, 2200)
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
 
-def recorded(*, every: float = 10.0, less_of_b: int = 1, leak: float = 0.0) -> Record:
+def recorded(
+    *, every: float = 10.0, less_of_b: int = 1, leak: float = 0.0, customers: tuple[int, ...] = (0, 1)
+) -> Record:
     """A well-behaved run: a job of each client every 10 s in both phases. every: seconds between them in the second.
-    less_of_b: one job of b for so many of a. leak: of the service's memory, in 10 minutes."""
+    less_of_b: one job of b for so many of a. leak: of the service's memory, in 10 minutes. customers: of each client,
+    in turn."""
     record = Record()
 
     def drawn(begin: float, end: float, pause: float) -> None:
         for index, when in enumerate(np.arange(begin, end, pause).tolist()):
             for client in ("a", "b") if index % less_of_b == 0 else ("a",):
-                job = JobNote(client, "generate", "succeeded", 512, 1, when - 2, when - 1, when)
+                customer = f"{client}{customers[index // less_of_b % len(customers)]}"
+                job = JobNote(client, "generate", "succeeded", 512, 1, when - 2, when - 1, when, customer)
                 record.jobs[f"{client}{when}"] = job
 
     drawn(0, 400, 10)
@@ -190,6 +194,7 @@ def test_what_is_broken_is_named() -> None:
 
     assert "completed rate" in names(recorded(every=13))
     assert "fair share" in names(recorded(every=5, less_of_b=4))
+    assert "no customer below" in names(recorded(customers=(0, 0, 0, 0, 1)))
     assert names(recorded(leak=0.03)) == "memory of arpg grows less than 1% in 10 minutes"
     assert "queue empty" in names(recorded(), {"leases": 1})
     assert "left as it was asked" in names(recorded(), status=1)

@@ -98,6 +98,7 @@ def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client) -> 
 
     assert job["task"] == "inpaint"
     assert job["request"]["source"] == {"job": parent["id"], "image": 0}  # its own tokens, and no upload
+    assert job["request"]["seamless"] is True  # as whoever says nothing has it
     assert np.array_equal(after[~mask], before[~mask])
     assert not np.array_equal(after[mask], before[mask])
     snapped = mask.reshape(8, CELL, 8, CELL).any(axis=(1, 3))

@@ -7,20 +7,16 @@ import io
 import signal
 import socket
 import time
-import warnings
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from api_harness import frames, noise, png, running_api
+from api_harness import frames, half_mask, noise, png, running_api
 from PIL import Image
-from pydantic import ValidationError
 from serve_harness import READY_SECONDS, arpg, serving
 from tiny import random_folder
 
-from service.app import create_app
 from service.cli import main
 from service.embedded import EmbeddedServer
 from service.queue import Queue, connect
@@ -35,12 +31,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_folder(tmp_path_factory.mktemp("model"), family="llamagen", name="raster", grid=(4, 4))
-
-
-def half_mask(height: int, width: int) -> np.ndarray:
-    mask = np.zeros((height, width), dtype=np.uint8)
-    mask[:, : width // 2] = 255
-    return mask
 
 
 def test_from_the_first_picture_to_the_last_process(
@@ -231,118 +221,3 @@ def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
 ) -> None:
     assert main(["serve", "--model", "nobody", "--data-dir", str(tmp_path / "var"), "--port", "0"]) == 1
     assert "nobody: neither a shipped model" in caplog.text
-
-
-def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "a.png"
-    common = ["--model", str(model), "--device", "cpu", "--seed", "3", "--steps", "8"]
-    assert main(["generate", "class 1", *common, "-o", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}  seed 3\n"
-    assert Image.open(out).size == (16, 16)
-
-    image, mask = tmp_path / "i.webp", tmp_path / "m.png"
-    Image.fromarray(noise(30, 40)).save(image, lossless=True)
-    mask.write_bytes(png(half_mask(30, 40)))
-    assert main(["inpaint", str(image), str(mask), *common, "-n", "2", "-o", str(tmp_path / "b.png")]) == 0
-    for index in (0, 1):
-        painted = np.asarray(Image.open(tmp_path / f"b-{index}.png"))
-        assert np.array_equal(painted[:, 20:], noise(30, 40)[:, 20:])
-
-
-def test_a_model_of_a_fixed_order_without_a_server(
-    raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, common = tmp_path / "a.png", ["--model", str(raster), "--device", "cpu"]
-    options = ["--guidance-interval", "4", "--top-k", "8", "--seed", "3", "-o", str(out)]
-    assert main(["generate", "class 1", *common, *options]) == 0
-    assert Image.open(out).size == (8, 8)
-    capsys.readouterr()
-    for asked, says in (
-        (["generate", "--steps", "8", "--content-attention", "causal"], "steps, content_attention: raster draws in a"),
-        (["inpaint", str(out), str(out)], "model: raster can't inpaint: it draws in a fixed order; it can generate"),
-    ):
-        if asked[0] == "inpaint":
-            out.write_bytes(png(half_mask(8, 8), "RGB"))
-        assert main([*asked, *common]) == 1
-        assert capsys.readouterr().err.startswith(f"arpg: {says}")
-
-
-def test_the_models_of_the_environment_have_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ARPG_MODELS", raising=False)
-    assert Settings(_env_file=None).models == ("demo",)
-    monkeypatch.setenv("ARPG_MODELS", "demo, path/to/folder,")
-    assert Settings(_env_file=None).models == ("demo", "path/to/folder")
-    assert Settings(models=["a,b"], _env_file=None).models == ("a,b",)  # what the command line named
-    monkeypatch.setenv("ARPG_MODELS", " , ")
-    with pytest.raises(ValidationError, match="models"):
-        Settings(_env_file=None)
-
-
-def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOST", "PORT", "ARPG_HOST", "ARPG_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    assert (Settings(_env_file=None).host, Settings(_env_file=None).port) == ("127.0.0.1", 8000)
-    monkeypatch.setenv("HOST", "0.0.0.0")
-    monkeypatch.setenv("PORT", "9000")
-    monkeypatch.setenv("ARPG_REDIS_URL", "redis://:secret@db/0")
-    settings = Settings(_env_file=None)
-    assert (settings.host, settings.port, settings.redis_address) == ("0.0.0.0", 9000, "redis://:secret@db/0")
-    assert "secret" not in repr(settings)
-    monkeypatch.setenv("ARPG_PORT", "9001")
-    assert Settings(_env_file=None).port == 9001
-
-
-@pytest.mark.parametrize("path", ["art", "/art/", "/", "/a b", "/art?x", "/art\n"])
-def test_the_path_that_a_proxy_strips_starts_with_a_slash_and_ends_without(path: str) -> None:
-    with warnings.catch_warnings(action="error"):
-        create_app(Settings(root_path="/a/b-c", redis_url="redis://x", _env_file=None))
-    with pytest.raises(ValidationError, match="root_path"):
-        Settings(root_path=path, _env_file=None)
-
-
-@pytest.mark.parametrize("namespace", ["a}{ b\n", "arpg\n", " arpg", "a" * 41, ""])
-def test_a_namespace_is_a_plain_word_as_it_becomes_part_of_every_key(namespace: str) -> None:
-    assert Settings(namespace="art-2_b", _env_file=None).namespace == "art-2_b"
-    with pytest.raises(ValidationError, match="namespace"):
-        Settings(namespace=namespace, _env_file=None)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "says"),
-    [
-        (["generate", "--port", "1"], 2, "unrecognized arguments"),
-        (["serve", "--port", "99999"], 2, "less than or equal to 65535"),
-        (["api"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
-        (["worker"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
-        (["inpaint", "nowhere.png", "mask.png"], 1, "nowhere.png"),
-        (["inpaint", "photo.jpg"], 2, "arpg inpaint: error: a mask is needed, unless --mask-mode is alpha"),
-        (["inpaint", "photo.jpg", "--mask-mode", "black"], 2, "a mask is needed"),
-        (["inpaint", "nowhere.png", "--mask-mode", "alpha"], 1, "nowhere.png"),
-        (["inpaint", "p.png", "m.png", "--feather", "257"], 2, "argument --feather: Input should be less"),
-        (["inpaint", "p.png", "m.png", "--feather", "-1"], 2, "argument --feather: Input should be greater"),
-        (["generate", "-n", "17"], 2, "arpg generate: error: argument -n: Input should be less"),
-        (["generate", "-n", "0"], 2, "argument -n: Input should be greater"),
-        (["generate", "--guidance-scale", "nan"], 2, "argument --guidance-scale: Input should be"),
-        (["generate", "--model", "a", "--model", "b"], 1, "arpg: model: say which: a, b"),
-        (["generate", "--guidance-interval", "-1"], 2, "argument --guidance-interval: Input should be greater"),
-        (["--help"], 0, "arpg serve"),
-    ],
-)
-def test_the_command_says_what_is_wrong_in_a_line(
-    arguments: list[str],
-    status: int,
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.delenv("ARPG_REDIS_URL", raising=False)
-    monkeypatch.setenv("ARPG_DATA_DIR", str(tmp_path))
-    try:
-        ended: Any = main(arguments)
-    except SystemExit as exit:
-        ended = exit.code
-    said = capfd.readouterr()
-    assert ended == status
-    assert says in said.err + said.out
-    assert "Traceback" not in said.err

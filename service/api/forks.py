@@ -15,9 +15,9 @@ from fastapi.responses import Response
 from engine.card import ModelCard
 from engine.drawing import UNKNOWN
 from engine.request import MAX_SEED
+from service.api.backpressure import check_room
 from service.api.jobs import JobId
 from service.api.lookup import find_job, find_picture, must_have_succeeded
-from service.api.room import check_room
 from service.api.services import Services
 from service.api.submission import Draft, Submission, SubmissionDep, check_results_fit
 from service.api.tasks import ANSWERS, digest_of, draining, json_only

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis
 
 from service.api.catalogue import Catalogue
-from service.api.under_way import UnderWay
+from service.api.single_flight import SingleFlight
 from service.images import Limits
 from service.keys import Client, KeyRing
 from service.limits import Limiter
@@ -42,7 +42,7 @@ class Services:
     keys: KeyRing
     signer: Signer
     limiter: Limiter
-    canary: UnderWay[dict[str, dict[str, Any]]]
+    canary: SingleFlight[dict[str, dict[str, Any]]]
     pixels: CapacityLimiter  # threads that decode and encode pictures
 
     @property

@@ -9,9 +9,9 @@ import numpy as np
 
 from engine.card import ModelCard
 from service import images
+from service.api.backpressure import check_room
 from service.api.catalogue import Served
 from service.api.lookup import find_job, find_picture
-from service.api.room import check_room
 from service.api.services import Services
 from service.api.uploads import Body, in_thread
 from service.keys import Client

@@ -15,7 +15,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from service.api.answers import Wish, answer
-from service.api.room import no_room
+from service.api.backpressure import no_room
 from service.api.services import ClientDep, Services, ServicesDep
 from service.images import Format
 from service.keys import Client

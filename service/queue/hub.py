@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from service.queue.connection import cancelled
 from service.queue.contract import (
     ZERO,
+    Ended,
     Event,
     EventId,
     Gone,
@@ -80,12 +81,21 @@ class Followed:
 
 
 class EventHub:
-    """`redis` must be a blocking client (`connect(url, blocking=True)`)."""
+    """`redis` must be a blocking client (`connect(url, blocking=True)`). swept: called with each job that this hub
+    found to have waited too long."""
 
-    def __init__(self, redis: Redis, config: QueueConfig, *, buffer: int = 256) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        config: QueueConfig,
+        *,
+        buffer: int = 256,
+        swept: Callable[[Ended], None] = lambda _: None,
+    ) -> None:
         self.redis = redis
         self.config = config
         self.buffer = buffer
+        self._swept = swept
         self._queue = Queue(redis, config)
         self._followed: dict[str, Followed] = {}
         self._bell = f"{config.prefix}hub:{uuid.uuid4().hex}"  # rung when there is another stream to read
@@ -242,6 +252,7 @@ class EventHub:
         async with asyncio.timeout(SILENCE_SECONDS):
             for ended in await self._queue.expire():
                 log.warning("job %s has waited too long: %s", ended.id, ended.state)
+                self._swept(ended)
         for key in list(self._followed):
             if not await self.redis.exists(key) and (followed := self._followed.get(key)):
                 for watcher in tuple(followed.watchers):

@@ -84,6 +84,8 @@ class Clients:
 
     async def _cancel(self, job: Job, id: str, chance: random.Random) -> None:
         assert job.cancel_after is not None
+        if job.cancel_drawn:
+            await self._left_the_queue(job, id)
         await asyncio.sleep(job.cancel_after)
         told = self._history.cancels.setdefault(id, [])  # from here on it may be heard, whatever comes back
         answer = await self._asked("DELETE", f"/v1/jobs/{id}", job, chance)
@@ -91,6 +93,12 @@ class Clients:
             told.append(answer.json()["status"])
         else:
             self._complain(f"cancelling {id}: {answer.status_code} {answer.text[:200]}")
+
+    async def _left_the_queue(self, job: Job, id: str) -> None:
+        while True:
+            if (await self.get(job, f"/v1/jobs/{id}")).json()["status"] != "queued":
+                return
+            await asyncio.sleep(0.02)
 
     async def _trespass(self, job: Job, id: str, chance: random.Random) -> None:
         """Another client's job is none that there is."""

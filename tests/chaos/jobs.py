@@ -33,7 +33,8 @@ class Reading:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One client's wish. at: seconds after the start; together: how often it is sent at once; cancel_after: seconds
-    after its acceptance; by_post: the first reader follows the POST's own response."""
+    after its acceptance, or with cancel_drawn after it was seen to be drawn; by_post: the first reader follows the
+    POST's own response."""
 
     key: str
     client: str
@@ -42,6 +43,7 @@ class Job:
     at: float
     together: int
     cancel_after: float | None
+    cancel_drawn: bool
     by_post: bool
     readings: tuple[Reading, ...]
     poison: str | None = None
@@ -61,6 +63,7 @@ class Workload:
     classes: tuple[str, ...] = HARMLESS
     clients: tuple[str, ...] = ("ada", "ben", "cleo")
     uploads: float = 0.1  # share of inpaintings
+    cancels: float = 0.12
     steps: tuple[int, ...] = (8, 12, 16, 24)
 
 
@@ -84,6 +87,9 @@ def job_of(chance: random.Random, key: str, load: Workload, poison: str | None) 
     if poison is None and chance.random() < load.uploads:
         path = "/v1/inpaint"
         body |= {"image": picture(chance), "mask": mask(chance)}
+    cancelled, drawn = poison is None and chance.random() < load.cancels, chance.random() < 0.5
+    if cancelled and drawn:
+        body |= {"n": 4, "steps": max(load.steps)}  # long enough to be met
     return Job(
         key=key,
         client=chance.choice(load.clients),
@@ -91,7 +97,8 @@ def job_of(chance: random.Random, key: str, load: Workload, poison: str | None) 
         body=body,
         at=chance.uniform(0, load.seconds),
         together=3 if chance.random() < 0.2 else 1,
-        cancel_after=chance.uniform(0, 0.8) if poison is None and chance.random() < 0.08 else None,
+        cancel_after=chance.uniform(0, 0.02 if drawn else 0.8) if cancelled else None,
+        cancel_drawn=drawn,
         by_post=chance.random() < 0.2,
         readings=tuple(reading(chance) for _ in range(chance.choice((0, 1, 1, 2)))),
         poison=poison,

@@ -68,6 +68,7 @@ class _Run:
             verdict = judge(self._record, capacity, load, weights, left_over, service.stop())
         about = {
             "clients": self._options.clients,
+            "keys": len(weights),
             "minutes": self._options.minutes,
             "capacity_minutes": self._options.capacity_minutes,
             "seed": self._options.seed,
@@ -109,7 +110,7 @@ class _Run:
     ) -> Phase:
         """So many clients at once; what is under way at its end is waited for."""
         stop, begin = asyncio.Event(), time.time()
-        customers = [Customer(self._web(service, http, i), pictures, think=think) for i in range(clients)]
+        customers = [Customer(self._web(service, http, i, name), pictures, think=think) for i in range(clients)]
         running = [asyncio.ensure_future(customer.run(stop)) for customer in customers]
         print(f"{name}: {clients} clients for {minutes:g} minutes", flush=True)
         ended, _ = await asyncio.wait(running, timeout=60 * minutes, return_when=asyncio.FIRST_EXCEPTION)
@@ -122,14 +123,15 @@ class _Run:
         )
         return Phase(begin, begin + min(SETTLING, (end - begin) / 4), end)
 
-    def _web(self, service: Service, http: httpx.AsyncClient, index: int) -> Web:
+    def _web(self, service: Service, http: httpx.AsyncClient, index: int, phase: str) -> Web:
         names = list(WEIGHTS)
         client = names[index % len(names)] if service.keys else "local"
-        return Web(http, client, service.keys.get(client, ""), self._record, Random(self._random.getrandbits(64)))
+        random = Random(self._random.getrandbits(64))
+        return Web(http, client, f"{phase} {index}", service.keys.get(client, ""), self._record, random)
 
     async def _pictures(self, service: Service, http: httpx.AsyncClient) -> tasks.Pictures:
         """What is uploaded later: the service's own, of several classes."""
-        web = self._web(service, http, 0)
+        web = self._web(service, http, 0, "pictures")
         drawn = []
         for label in range(0, tasks.CLASSES, 4):
             asked, accept = {"class": label, "seed": label}, {"Accept": "image/png"}

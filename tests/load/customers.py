@@ -112,7 +112,7 @@ class Customer:
         response = await self._web.send(task, **asked, expected=(200,))
         self._check_picture(task, response.content, b"\x89PNG")
         job = response.headers["x-job-id"]
-        self._record.accepted(job, self._web.client, task)
+        self._web.accepted(job, task)
         return job
 
     # What else a client does.
@@ -144,7 +144,7 @@ class Customer:
 
     async def _submit(self, task: str, asked: dict[str, Any]) -> dict[str, Any]:
         job: dict[str, Any] = (await self._web.send(task, **asked)).json()
-        self._record.accepted(job["id"], self._web.client, task)
+        self._web.accepted(job["id"], task)
         return job
 
     async def _until_done(self, task: str, job: str) -> str:

@@ -13,7 +13,8 @@ KEPT_FAILURES = 200
 
 @dataclass(slots=True)
 class JobNote:
-    """A job that the service has accepted. What the queue says of it is filled in when it has ended."""
+    """A job that the service has accepted. What the queue says of it is filled in when it has ended. client: whose key
+    it was sent with; customer: who of the many that share this key."""
 
     client: str
     task: str
@@ -23,6 +24,7 @@ class JobNote:
     created: float = 0.0
     started: float = 0.0
     finished: float = 0.0
+    customer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ class Record:
     def took(self, task: str, seconds: float) -> None:
         self.latencies.setdefault(task, []).append((time.time(), seconds))
 
-    def accepted(self, job_id: str, client: str, task: str) -> None:
-        self.jobs.setdefault(job_id, JobNote(client, task))
+    def accepted(self, job_id: str, client: str, task: str, customer: str = "") -> None:
+        self.jobs.setdefault(job_id, JobNote(client, task, customer=customer))
 
     def unfinished(self) -> list[str]:
         return [id for id, job in self.jobs.items() if not job.state]

@@ -50,8 +50,9 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
         [
             "# Load report",
             "",
-            f"{about['clients']} clients for {about['minutes']:g} minutes after {about['capacity_minutes']:g} minutes "
-            f"of measuring the capacity; {about['machine']}. `make load` writes this.",
+            f"{about['clients']} customers, of {about['keys']} clients with a key each, for {about['minutes']:g} "
+            f"minutes after {about['capacity_minutes']:g} of measuring the capacity; {about['machine']}. "
+            "`make load` writes this.",
             "",
             "![Throughput, latency, memory, KV cache, shares, processors](plots.webp)",
             "",

@@ -91,6 +91,7 @@ def judge(
         _no_errors(record),
         _throughput(able, reached),
         _fairness(shares, weights),
+        _evenness(record, load),
         *(_no_leak(name, found) for name, found in trends.items() if name != GENERATOR),
         _streams(record),
         _all_ended(record),
@@ -146,6 +147,24 @@ def _fairness(shares: Mapping[str, float], weights: Mapping[str, float]) -> Prom
         return Promise(name, None, "fewer than two clients always had work waiting")
     measured = f"lowest {min(shares.values()):.0%}, of {len(shares)} clients that always had work waiting"
     return Promise(name, min(shares.values()) >= OF_FAIR_SHARE, measured)
+
+
+def _evenness(record: Record, load: Phase) -> Promise:
+    """Within a client nobody is left behind: all have the same patience and the same mix of tasks."""
+    of_client: dict[str, Counter[str]] = {}
+    for job in record.jobs.values():
+        if job.created >= load.begin:  # who got nothing has asked all the same
+            drawn = job.state == "succeeded" and load.settled <= job.finished < load.end
+            of_client.setdefault(job.client, Counter())[job.customer] += drawn
+    name = f"no customer below {OF_FAIR_SHARE:.0%} of what the others of its client got"
+    shares = [
+        count / (each.total() / len(each)) if each.total() else 0.0
+        for each in of_client.values()
+        for count in each.values()
+    ]
+    if not shares:
+        return Promise(name, None, "nobody asked for anything")
+    return Promise(name, min(shares) >= OF_FAIR_SHARE, f"lowest {min(shares):.0%} of {len(shares)} customers")
 
 
 def _no_leak(process: str, found: Trend) -> Promise:

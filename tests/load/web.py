@@ -23,10 +23,13 @@ class Refused(Exception):
 
 
 class Web:
-    """Requests in one client's name, all on the record."""
+    """Requests of one customer in the name of a client, all on the record."""
 
-    def __init__(self, http: httpx.AsyncClient, client: str, key: str, record: Record, random: Random) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, client: str, customer: str, key: str, record: Record, random: Random
+    ) -> None:
         self.client = client
+        self.customer = customer
         self.record = record
         self.random = random
         self._http = http
@@ -46,6 +49,9 @@ class Web:
         async with self.open(what, method, path, expected=expected, headers=headers, **body) as response:
             await response.aread()
             return response
+
+    def accepted(self, job: str, task: str) -> None:
+        self.record.accepted(job, self.client, task, self.customer)
 
     @asynccontextmanager
     async def open(
@@ -108,7 +114,7 @@ class Web:
                     break
                 if job is None:
                     job = response.headers["x-job-id"]
-                    self.record.accepted(job, self.client, task)
+                    self.accepted(job, task)
                 # A cut comes after some of the events, or at once.
                 cut_after = self.random.randrange(12) if cuts > 0 else None
                 cuts -= 1

@@ -11,7 +11,7 @@ from service.queue import cancelled
 T = TypeVar("T")
 
 
-class UnderWay(Generic[T]):
+class SingleFlight(Generic[T]):
     def __init__(self) -> None:
         self._work: asyncio.Future[T] | None = None
 
