@@ -146,14 +146,14 @@ def test_half_an_event_is_forgotten_with_its_connection() -> None:
     assert (reader.terminals, reader.last, reader.wrong) == (0, "1-2", "")
 
 
-CAPACITY, LOAD = Phase(0, 100, 400), Phase(1000, 1300, 2200)
+CAPACITY, LOAD = (Phase(0, 100, 400), Phase(500, 600, 800)), Phase(1000, 1300, 2200)
 WEIGHTS = {"a": 1.0, "b": 1.0}
 
 
 def recorded(
     *, every: float = 10.0, less_of_b: int = 1, leak: float = 0.0, customers: tuple[int, ...] = (0, 1)
 ) -> Record:
-    """A well-behaved run: a job of each client every 10 s in both phases. every: seconds between them in the second.
+    """A well-behaved run: a job of each client every 10 s at best. every: seconds between them in the end.
     less_of_b: one job of b for so many of a. leak: of the service's memory, in 10 minutes. customers: of each client,
     in turn."""
     record = Record()
@@ -166,6 +166,7 @@ def recorded(
                 record.jobs[f"{client}{when}"] = job
 
     drawn(0, 400, 10)
+    drawn(500, 800, 15)
     drawn(1000, 2200, every)
     random = np.random.default_rng(0)
     for when in np.arange(1000, 2200, 5.0).tolist():

@@ -27,7 +27,7 @@ WEIGHTS = {"ann": 1.0, "ben": 1.0, "cleo": 1.0, "dora": 2.0, "emil": 2.0, "fay":
 """The keys, among which the clients are shared out evenly."""
 
 SETTLING = 300.0  # s of the load that are not judged; of a short trial the first quarter
-SATURATING = 64  # clients that never think, while the capacity is measured
+SATURATING = 64  # clients that never think, while the capacity is measured; then as many as there will be
 THINK = 3.0  # s, the mean
 
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("load", description=__doc__)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=20.0, help="of load")
-    parser.add_argument("--capacity-minutes", type=float, default=5.0, help="of measuring what it can do, before")
+    parser.add_argument("--capacity-minutes", type=float, default=5.0, help="of measuring what it can do, twice before")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("deploy/load-report"))
     return parser
@@ -63,9 +63,9 @@ class _Run:
 
     def run(self) -> Verdict:
         with serving(self._data, WEIGHTS) as service:
-            capacity, load, left_over = asyncio.run(self._drive(service))
+            capacities, load, left_over = asyncio.run(self._drive(service))
             weights = WEIGHTS if service.keys else {}
-            verdict = judge(self._record, capacity, load, weights, left_over, service.stop())
+            verdict = judge(self._record, capacities, load, weights, left_over, service.stop())
         about = {
             "clients": self._options.clients,
             "keys": len(weights),
@@ -73,27 +73,30 @@ class _Run:
             "capacity_minutes": self._options.capacity_minutes,
             "seed": self._options.seed,
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-            **report.describe(load, capacity),
+            **report.describe(load, capacities),
         }
         report.write(self._options.out, about, self._record, load, verdict)
         return verdict
 
-    async def _drive(self, service: Service) -> tuple[Phase, Phase, dict[str, float]]:
+    async def _drive(self, service: Service) -> tuple[list[Phase], Phase, dict[str, float]]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE, limits=limits) as http:
             watch, stop = Watch(service, self._record, http), asyncio.Event()
             try:
                 pictures = await self._pictures(service, http)
                 watching = asyncio.ensure_future(watch.run(stop))
-                minutes = self._options.capacity_minutes
-                capacity = await self._phase("capacity", service, http, pictures, SATURATING, minutes, think=0.0)
-                clients, minutes = self._options.clients, self._options.minutes
+                clients, minutes = self._options.clients, self._options.capacity_minutes
+                capacities = [
+                    await self._phase(f"capacity with {crowd}", service, http, pictures, crowd, minutes, think=0.0)
+                    for crowd in (SATURATING, clients)
+                ]
+                minutes = self._options.minutes
                 load = await self._phase("load", service, http, pictures, clients, minutes, think=THINK)
                 stop.set()
                 await watching
                 left_over = await watch.left_over(patience=30)
                 await watch.settle()
-                return capacity, load, left_over
+                return capacities, load, left_over
             finally:
                 await watch.close()
 

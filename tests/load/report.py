@@ -51,7 +51,7 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
             "# Load report",
             "",
             f"{about['clients']} customers, of {about['keys']} clients with a key each, for {about['minutes']:g} "
-            f"minutes after {about['capacity_minutes']:g} of measuring the capacity; {about['machine']}. "
+            f"minutes, after twice {about['capacity_minutes']:g} that measured the capacity; {about['machine']}. "
             "`make load` writes this.",
             "",
             "![Throughput, latency, memory, KV cache, shares, processors](plots.webp)",
@@ -111,7 +111,7 @@ def _throughput(axes: Axes, record: Record, load: Phase, verdict: Verdict) -> No
     axes.stairs(cost / BIN, bins / 60, label="completed")
     axes.axhline(verdict.capacity.cost, color="tab:green", label="capacity")
     axes.axhline(OF_CAPACITY * verdict.capacity.cost, color="tab:red", linestyle="--", label=f"{OF_CAPACITY:.0%} of it")
-    axes.axvspan(0, (load.settled - load.begin) / 60, color="0.93")
+    axes.axvspan(0, (load.settled - load.begin) / 60, color="0.93", zorder=0)
     axes.set(title="KV tokens a second", xlabel="minutes", ylim=(0, None))
     axes.legend(fontsize="small")
 
@@ -131,7 +131,7 @@ def _memory(axes: Axes, record: Record, load: Phase) -> None:
     for name in record.samples[0].rss:
         axes.plot(minutes, [s.rss[name] / 2**20 for s in record.samples], label=name)
     axes.axvline(0, color="0.7")
-    axes.axvspan(0, (load.settled - load.begin) / 60, color="0.93")
+    axes.axvspan(0, (load.settled - load.begin) / 60, color="0.93", zorder=0)
     axes.set(title="resident memory, MiB", xlabel="minutes", ylim=(0, None))
     axes.legend(fontsize="small")
 
@@ -166,5 +166,5 @@ def _processors(axes: Axes, record: Record, load: Phase) -> None:
     axes.legend(fontsize="small")
 
 
-def describe(load: Phase, capacity: Phase) -> dict[str, Any]:
-    return {"capacity_phase": asdict(capacity), "load_phase": asdict(load)}
+def describe(load: Phase, capacities: Sequence[Phase]) -> dict[str, Any]:
+    return {"capacity_phases": [asdict(phase) for phase in capacities], "load_phase": asdict(load)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,16 +75,17 @@ class Verdict:
 
 def judge(
     record: Record,
-    capacity: Phase,
+    capacities: Sequence[Phase],
     load: Phase,
     weights: Mapping[str, float],
     left_over: Mapping[str, float],
     exit_status: int,
 ) -> Verdict:
-    """weights: of the clients that the service can tell apart; none where it has no keys."""
+    """capacities: phases of as much work as could be done, of which the best counts. weights: of the clients that the
+    service can tell apart; none where it has no keys."""
     samples = [sample for sample in record.samples if load.settled <= sample.time < load.end]
-    able = rate(record.drawn(capacity.settled, capacity.end), capacity.end - capacity.settled)
-    reached = rate(record.drawn(load.settled, load.end), load.end - load.settled)
+    able = max((_reached(record, phase) for phase in capacities), key=lambda rate: rate.cost)
+    reached = _reached(record, load)
     shares = _shares(record, load, samples, weights)
     trends, cores = _trends(samples), _cores(samples)
     promises = (
@@ -100,6 +101,10 @@ def judge(
         Promise("the service left as it was asked to", exit_status == 0, f"exit status {exit_status}"),
     )
     return Verdict(able, reached, shares, trends, cores, promises)
+
+
+def _reached(record: Record, phase: Phase) -> Rate:
+    return rate(record.drawn(phase.settled, phase.end), phase.end - phase.settled)
 
 
 def _shares(record: Record, load: Phase, samples: list[Sample], weights: Mapping[str, float]) -> dict[str, float]:
