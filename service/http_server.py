@@ -55,9 +55,19 @@ class Connection(H11Protocol):
         leaving = [one for one in others if one._place is not None]
         (min(leaving, key=lambda one: one._place or ()) if leaving else self).transport.abort()
 
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is not None and self.silent and not self.conn.trailing_data[0]:
+            self.silent_since = time.monotonic()  # another request begins
+        super().data_received(data)
+
     def on_response_complete(self) -> None:
         self.silent_since = time.monotonic()
         super().on_response_complete()
+
+    @property
+    def owes_a_head(self) -> bool:
+        """It has begun with a request, the first or another one, and not said what it wants."""
+        return self.silent and (self.cycle is None or bool(self.conn.trailing_data[0]))
 
     @property
     def _gone(self) -> bool:
@@ -75,7 +85,7 @@ class Connection(H11Protocol):
 
 class HTTPServer(uvicorn.Server):
     """Without uvicorn's own idea of signals: they are ours, and there is more than it to stop. And with an end to the
-    patience with connections that don't say what they want, of which uvicorn's has none."""
+    patience with connections that don't say what they want, of which uvicorn has none once a head has begun."""
 
     def __init__(self, config: uvicorn.Config, header_timeout: float) -> None:
         super().__init__(config)
@@ -94,7 +104,7 @@ class HTTPServer(uvicorn.Server):
         now = time.monotonic()
         for connection in list(self.server_state.connections):
             assert isinstance(connection, Connection)
-            if connection.silent and now - connection.silent_since > self._header_timeout:
+            if connection.owes_a_head and now - connection.silent_since > self._header_timeout:
                 connection.transport.close()
 
 
@@ -118,6 +128,7 @@ def http_server(
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=settings.keep_alive,
         proxy_headers=False,
         log_level="warning",
         limit_concurrency=2 * limit + 100,  # far off: it refuses requests of whoever is there, as many as there are

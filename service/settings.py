@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     heartbeat: float = Field(10.0, gt=0)
     stream_life: float = Field(600.0, gt=0, description="Then an event stream asks its reader to come back")
     header_timeout: float = Field(10.0, gt=0, description="How long a connection may take to say what it wants")
+    keep_alive: int = Field(
+        75, ge=1, description="Seconds between two requests of a connection; proxies and clients should give up earlier"
+    )
     body_timeout: float = Field(60.0, gt=0, description="How long a body may take to arrive")
     stalled_timeout: float = Field(60.0, gt=0, description="After which who takes nothing is cut off (Linux)")
     max_connections: int = Field(

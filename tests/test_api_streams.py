@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -208,18 +209,27 @@ def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
     assert asyncio.run(cancelled()) is cancels
 
 
+@contextmanager
+def slow_reader(api: Api, job: dict[str, Any], *, holds: int) -> Iterator[tuple[socket.socket, bytes]]:
+    """A connection to the job's events with so small a buffer, and what it has said when it is surely watched: before,
+    it would be read from Redis."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, holds)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", int(api.url.rpartition(":")[2])))
+        connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        said = b""
+        while b"event: queued" not in said:
+            said += connection.recv(4096)
+        yield connection, said
+
+
 def test_a_reader_that_trickles_is_cut_off_when_its_time_is_over(brief: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "TAKING_SECONDS", 1.0)
     job = brief.generate()
     claim = brief.claim()
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", int(brief.url.rpartition(":")[2])))
-        connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        while b"event: queued" not in connection.recv(4096):
-            pass
+    with slow_reader(brief, job, holds=4096) as (connection, _):
         publish_bulk(brief, claim, 150)
-        connection.settimeout(10)
 
         def trickled() -> bool:
             assert connection.recv(1)
@@ -233,16 +243,8 @@ def test_a_reader_too_slow_is_dropped_and_resumes_without_a_gap(api: Api, monkey
     monkeypatch.setattr(Watcher, "__init__", lambda self, _: real(self, 16))  # or it takes many megabytes
     job = api.generate()
     claim = api.claim()
-    port = int(api.url.rpartition(":")[2])
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)  # so that little is under way
-        connection.connect(("127.0.0.1", port))
-        connection.settimeout(20)
-        connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        said = b""
-        while b"event: queued" not in said:  # from then on it is watched; before, it would be read from Redis
-            said += connection.recv(4096)
-        count = 150
+    count = 150
+    with slow_reader(api, job, holds=2**16) as (connection, said):
         publish_bulk(api, claim, count)
         api.finish(claim, count + 1, claim.payload["seeds"])
         while not said.endswith(b"0\r\n\r\n"):
@@ -288,12 +290,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(redis_socket: Path) -> None:
         api.show_card()
         job = api.generate()
         claim = api.claim()
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(("127.0.0.1", int(api.url.rpartition(":")[2])))
-            connection.sendall(f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            while b"event: queued" not in connection.recv(4096):
-                pass
+        with slow_reader(api, job, holds=4096):
             publish_bulk(api, claim, 150)
             eventually(lambda: "arpg_http_streams 0.0" in api.client.get("/metrics").text, "it is still held", 30)
         api.empty()

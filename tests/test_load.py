@@ -7,7 +7,7 @@ import pytest
 from load.record import JobNote, Record, Sample
 from load.shares import always_waiting, of_fair_share
 from load.trend import trend
-from load.verdict import Phase, Verdict, judge
+from load.verdict import Leftovers, Phase, Verdict, judge
 from load.watch import GENERATOR
 from load.web import Reader
 
@@ -182,14 +182,14 @@ def broken(verdict: Verdict) -> list[str]:
 
 
 def test_a_run_in_which_all_is_well_keeps_every_promise() -> None:
-    verdict = judge(recorded(), CAPACITY, LOAD, WEIGHTS, {}, 0)
+    verdict = judge(recorded(), CAPACITY, LOAD, WEIGHTS, Leftovers(), 0)
     assert verdict.kept
     assert all(promise.kept for promise in verdict.promises)
 
 
 def test_what_is_broken_is_named() -> None:
-    def names(record: Record, left: dict[str, float] | None = None, status: int = 0) -> str:
-        verdict = judge(record, CAPACITY, LOAD, WEIGHTS, left or {}, status)
+    def names(record: Record, left: Leftovers | None = None, status: int = 0) -> str:
+        verdict = judge(record, CAPACITY, LOAD, WEIGHTS, left or Leftovers(), status)
         assert not verdict.kept
         return " ".join(broken(verdict))
 
@@ -197,7 +197,8 @@ def test_what_is_broken_is_named() -> None:
     assert "fair share" in names(recorded(every=5, less_of_b=4))
     assert "no customer below" in names(recorded(customers=(0, 0, 0, 0, 1)))
     assert names(recorded(leak=0.03)) == "memory of arpg grows less than 1% in 10 minutes"
-    assert "queue empty" in names(recorded(), {"leases": 1})
+    assert names(recorded(), Leftovers(queue={"leases": 1})) == "queue empty at the end"
+    assert names(recorded(), Leftovers(store={"job keys": 1})) == "nothing is kept longer than it should be"
     assert "left as it was asked" in names(recorded(), status=1)
 
     failing, lost, busy = recorded(), recorded(), recorded()
@@ -211,6 +212,6 @@ def test_what_is_broken_is_named() -> None:
 
 
 def test_without_keys_nothing_is_said_of_shares() -> None:
-    verdict = judge(recorded(less_of_b=4), CAPACITY, LOAD, {}, {}, 0)
+    verdict = judge(recorded(less_of_b=4), CAPACITY, LOAD, {}, Leftovers(), 0)
     [fairness] = [promise for promise in verdict.promises if "fair share" in promise.name]
     assert fairness.kept is None

@@ -18,8 +18,8 @@ import httpx
 from . import report, tasks
 from .customers import Customer
 from .record import Record
-from .service import Service, serving
-from .verdict import Phase, Verdict, judge
+from .service import RESULT_TTL, Service, serving
+from .verdict import Leftovers, Phase, Verdict, judge
 from .watch import Watch
 from .web import PATIENCE, Web
 
@@ -27,7 +27,9 @@ WEIGHTS = {"ann": 1.0, "ben": 1.0, "cleo": 1.0, "dora": 2.0, "emil": 2.0, "fay":
 """The keys, among which the clients are shared out evenly."""
 
 SETTLING = 300.0  # s of the load that are not judged; of a short trial the first quarter
-SATURATING = 64  # clients that never think, while the capacity is measured; then as many as there will be
+SATURATING = (64, 300)
+"""Clients that never think, while the capacity is measured: few, and more than the load will have. After these the
+processes have as much memory as they ever need, and what they take from then on is a leak."""
 THINK = 3.0  # s, the mean
 
 
@@ -78,25 +80,27 @@ class _Run:
         report.write(self._options.out, about, self._record, load, verdict)
         return verdict
 
-    async def _drive(self, service: Service) -> tuple[list[Phase], Phase, dict[str, float]]:
+    async def _drive(self, service: Service) -> tuple[list[Phase], Phase, Leftovers]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE, limits=limits) as http:
             watch, stop = Watch(service, self._record, http), asyncio.Event()
             try:
                 pictures = await self._pictures(service, http)
                 watching = asyncio.ensure_future(watch.run(stop))
-                clients, minutes = self._options.clients, self._options.capacity_minutes
+                minutes = self._options.capacity_minutes
                 capacities = [
                     await self._phase(f"capacity with {crowd}", service, http, pictures, crowd, minutes, think=0.0)
-                    for crowd in (SATURATING, clients)
+                    for crowd in SATURATING
                 ]
-                minutes = self._options.minutes
+                clients, minutes = self._options.clients, self._options.minutes
                 load = await self._phase("load", service, http, pictures, clients, minutes, think=THINK)
                 stop.set()
                 await watching
                 left_over = await watch.left_over(patience=30)
                 await watch.settle()
-                return capacities, load, left_over
+                print("load: waiting until what is kept of it has expired", flush=True)
+                kept = await watch.left_for_good(patience=RESULT_TTL + 30)
+                return capacities, load, Leftovers(left_over, kept)
             finally:
                 await watch.close()
 

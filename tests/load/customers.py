@@ -98,7 +98,7 @@ class Customer:
     async def _slow(self, task: str, asked: dict[str, Any]) -> str:
         tasks.with_previews(asked, self._random)
         job = (await self._submit(task, asked))["id"]
-        await self._web.follow(f"slow events of {task}", job, pause=0.2)
+        await self._web.follow(f"slow events of {task}", job, pause=0.05)
         return await self._succeeded(task, job)
 
     async def _wait(self, task: str, asked: dict[str, Any]) -> str:

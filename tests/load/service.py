@@ -19,7 +19,7 @@ import httpx
 from service.embedded import running_in
 
 READY_SECONDS = 120.0
-RESULT_TTL = 120
+RESULT_TTL = 60
 """Seconds: short, so that what is kept of finished jobs stops growing before the measuring begins."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .record import JobNote, Record, Sample
@@ -47,6 +47,15 @@ class Phase:
     end: float
 
 
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What is there that should not be, and how much of it: in the queue when all jobs have ended, and in the store
+    when what is kept of them has expired."""
+
+    queue: Mapping[str, float] = field(default_factory=dict)
+    store: Mapping[str, float] = field(default_factory=dict)
+
+
 def rate(jobs: Iterable[JobNote], seconds: float) -> Rate:
     jobs = list(jobs)
     cost, pictures = sum(job.cost for job in jobs), sum(job.images for job in jobs)
@@ -78,7 +87,7 @@ def judge(
     capacities: Sequence[Phase],
     load: Phase,
     weights: Mapping[str, float],
-    left_over: Mapping[str, float],
+    left: Leftovers,
     exit_status: int,
 ) -> Verdict:
     """capacities: phases of as much work as could be done, of which the best counts. weights: of the clients that the
@@ -97,7 +106,8 @@ def judge(
         _streams(record),
         _all_ended(record),
         _clients_idle(cores),
-        Promise("queue empty at the end", not left_over, _listed(left_over) or "nothing left"),
+        Promise("queue empty at the end", not left.queue, _listed(left.queue) or "nothing left"),
+        Promise("nothing is kept longer than it should be", not left.store, _listed(left.store) or "no key is left"),
         Promise("the service left as it was asked to", exit_status == 0, f"exit status {exit_status}"),
     )
     return Verdict(able, reached, shares, trends, cores, promises)

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import httpx
@@ -27,6 +27,7 @@ _FIELDS = ("state", "client", "cost", "created_at", "started_at", "finished_at",
 _ENDED = frozenset({"succeeded", "failed", "canceled"})
 _WAITING = ("ready", "suspects")  # sorted sets, one a model
 _HELD = (*_WAITING, "leases")
+_KEPT = ("job", "events", "blob", "blobs", "pictures", "previews", "rate")  # keys of jobs and clients, that expire
 
 
 class Watch:
@@ -73,12 +74,11 @@ class Watch:
 
     async def left_over(self, patience: float) -> dict[str, float]:
         """What is in the queue when nothing should be: empty is good. Waits a while for it to be."""
-        deadline = time.monotonic() + patience
-        while True:
-            found = await self._held()
-            if not found or time.monotonic() > deadline:
-                return found
-            await asyncio.sleep(0.5)
+        return await _empty(self._held, patience)
+
+    async def left_for_good(self, patience: float) -> dict[str, float]:
+        """What is still kept when all should have expired, as exact as memory is not."""
+        return await _empty(self._kept, patience)
 
     async def _held(self) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -92,6 +92,12 @@ class Watch:
         series = await self._series()
         found |= {name: series[name] for name in SERIES if name != "kv_pages_total" and name in series}
         return {name: count for name, count in found.items() if count}
+
+    async def _kept(self) -> dict[str, float]:
+        kinds: Counter[str] = Counter()
+        async for key in self._redis.scan_iter(match=f"{self._prefix}*", count=1000):
+            kinds[key.removeprefix(self._prefix).partition(":")[0]] += 1
+        return {f"{kind} keys": kinds[kind] for kind in _KEPT if kinds[kind]}
 
     async def _sample(self) -> Sample:
         rss, cpu = {}, {}
@@ -123,3 +129,13 @@ class Watch:
         for name, value in _SERIES.findall(answer.text):
             found[name] = found.get(name, 0.0) + float(value)
         return found
+
+
+async def _empty(look: Callable[[], Awaitable[dict[str, float]]], patience: float) -> dict[str, float]:
+    """The last look: as soon as it finds nothing, or when patience ends."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = await look()
+        if not found or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.5)
