@@ -27,7 +27,7 @@ WEIGHTS = {"ann": 1.0, "ben": 1.0, "cleo": 1.0, "dora": 2.0, "emil": 2.0, "fay":
 """The keys, among which the clients are shared out evenly."""
 
 SETTLING = 300.0  # s of the load that are not judged; of a short trial the first quarter
-SATURATING = (64, 400)
+SATURATING = (64, 300)
 """Clients that never think, while the capacity is measured: few, and more than the load will have. After these the
 processes have as much memory as they ever need, and what they take from then on is a leak."""
 THINK = 3.0  # s, the mean
