@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")  # not the user's
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 
-pytest_plugins = ["keys_harness", "queue_harness", "training_harness", "worker_harness"]
+pytest_plugins = ["keys_harness", "queue_harness", "serve_harness", "training_harness", "worker_harness"]
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)

@@ -14,6 +14,8 @@ import pytest
 from api_harness import Api, frames, noise, png, running_api
 from keys_harness import new_key
 
+from service.app import create_app
+from service.http_server import http_server
 from service.settings import Settings
 
 LIMITS: dict[str, dict[str, Any]] = {
@@ -290,6 +292,8 @@ def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_
         began = time.monotonic()
         assert connections[0].recv(4096) == b""
         assert time.monotonic() - began < 8
+    settings = keyed[0].settings
+    assert http_server(create_app(settings), settings).config.timeout_keep_alive == settings.keep_alive
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,8 @@ import numpy as np
 import pytest
 from api_harness import half_mask, noise, png
 from PIL import Image
-from tiny import random_folder
 
 from service.cli import main
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
-
-
-@pytest.fixture(scope="module")
-def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"), family="llamagen", name="raster", grid=(4, 4))
 
 
 def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

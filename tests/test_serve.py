@@ -15,22 +15,11 @@ import pytest
 from api_harness import frames, half_mask, noise, png, running_api
 from PIL import Image
 from serve_harness import READY_SECONDS, arpg, serving
-from tiny import random_folder
 
 from service.cli import main
 from service.embedded import EmbeddedServer
 from service.queue import Queue, connect
 from service.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
-
-
-@pytest.fixture(scope="module")
-def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"), family="llamagen", name="raster", grid=(4, 4))
 
 
 def test_from_the_first_picture_to_the_last_process(
