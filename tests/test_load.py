@@ -199,6 +199,7 @@ def test_what_is_broken_is_named() -> None:
     assert names(recorded(leak=0.03)) == "memory of arpg grows less than 1% in 10 minutes"
     assert names(recorded(), Leftovers(queue={"leases": 1})) == "queue empty at the end"
     assert names(recorded(), Leftovers(store={"job keys": 1})) == "nothing is kept longer than it should be"
+    assert names(recorded(), Leftovers(held=2**20)) == "the store holds what it held before"
     assert "left as it was asked" in names(recorded(), status=1)
 
     failing, lost, busy = recorded(), recorded(), recorded()

@@ -51,8 +51,8 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
             "# Load report",
             "",
             f"{about['clients']} customers, of {about['keys']} clients with a key each, for {about['minutes']:g} "
-            f"minutes, after twice {about['capacity_minutes']:g} that measured the capacity; {about['machine']}. "
-            "`make load` writes this.",
+            f"minutes, after {about['capacity_minutes']:g} that warmed the service up and twice as many that measured "
+            f"the capacity; {about['machine']}. `make load` writes this.",
             "",
             "![Throughput, latency, memory, KV cache, shares, processors](plots.webp)",
             "",

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 SIDE = 128
 """Pixels of the demo's pictures."""
+PHOTO_SIDE = 192
 
 CLASSES = 16
 
@@ -54,23 +56,38 @@ WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What uploads are made of: pictures that the service drew, and masks, as PNG."""
+    """What uploads are made of: pictures, and masks of their size, as PNG."""
 
     drawn: tuple[bytes, ...]
     masks: tuple[bytes, ...]
 
 
-def masks() -> tuple[bytes, ...]:
-    shapes = [(SIDE // 2, 0, SIDE, SIDE), (20, 30, 90, 100), (0, SIDE - 40, SIDE, SIDE)]
+def masks(side: int = SIDE) -> tuple[bytes, ...]:
+    shapes = [(0.5, 0, 1, 1), (0.15, 0.23, 0.7, 0.78), (0, 0.7, 1, 1)]
     made = []
     for index, box in enumerate(shapes):
-        mask = Image.new("L", (SIDE, SIDE))
+        mask = Image.new("L", (side, side))
         draw = ImageDraw.Draw(mask)
-        (draw.ellipse if index == 1 else draw.rectangle)(box, fill=255)
-        file = io.BytesIO()
-        mask.save(file, "PNG")
-        made.append(file.getvalue())
+        (draw.ellipse if index == 1 else draw.rectangle)([int(side * edge) for edge in box], fill=255)
+        made.append(_png(mask))
     return tuple(made)
+
+
+def photos(pictures: Pictures, random: Random) -> Pictures:
+    """The same things as a camera sees them: larger, and with a grain that no format makes small."""
+    grain = np.random.default_rng(random.getrandbits(64))
+    taken = []
+    for drawn in pictures.drawn:
+        picture = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB").resize((PHOTO_SIDE, PHOTO_SIDE)), dtype=float)
+        grainy = np.clip(picture + grain.normal(0, 12, picture.shape), 0, 255)
+        taken.append(_png(Image.fromarray(grainy.astype(np.uint8))))
+    return Pictures(tuple(taken), masks(PHOTO_SIDE))
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def pick(weights: Mapping[str, float], random: Random) -> str:

@@ -16,6 +16,8 @@ OF_CAPACITY = 0.8
 OF_FAIR_SHARE = 0.5
 GROWTH = 0.01
 TEN_MINUTES = 600.0
+A_LITTLE = 2**16
+"""Bytes by which the store's keys may have grown in the end: names of clients and models, nothing of each job."""
 OF_A_CORE = 0.5
 """What the clients may take: one that is busy itself measures nothing but itself."""
 
@@ -50,10 +52,12 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Leftovers:
     """What is there that should not be, and how much of it: in the queue when all jobs have ended, and in the store
-    when what is kept of them has expired."""
+    when what is kept of them has expired. held: bytes that its keys take then, more than
+    at the start."""
 
     queue: Mapping[str, float] = field(default_factory=dict)
     store: Mapping[str, float] = field(default_factory=dict)
+    held: int = 0
 
 
 def rate(jobs: Iterable[JobNote], seconds: float) -> Rate:
@@ -108,6 +112,7 @@ def judge(
         _clients_idle(cores),
         Promise("queue empty at the end", not left.queue, _listed(left.queue) or "nothing left"),
         Promise("nothing is kept longer than it should be", not left.store, _listed(left.store) or "no key is left"),
+        Promise("the store holds what it held before", left.held < A_LITTLE, f"{left.held / 1024:+.0f} KiB"),
         Promise("the service left as it was asked to", exit_status == 0, f"exit status {exit_status}"),
     )
     return Verdict(able, reached, shares, trends, cores, promises)

@@ -72,6 +72,14 @@ class Watch:
                 )
                 job.images = (found["result"] or "").count('"seed"')
 
+    async def held(self) -> int:
+        """Bytes of all keys together."""
+        keys = [key async for key in self._redis.scan_iter(count=1000)]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.memory_usage(key, samples=0)
+            return sum(size or 0 for size in await pipe.execute())
+
     async def left_over(self, patience: float) -> dict[str, float]:
         """What is in the queue when nothing should be: empty is good. Waits a while for it to be."""
         return await _empty(self._held, patience)
