@@ -26,6 +26,9 @@ SPARE_FILES = 256
 METRICS_CONNECTIONS = 64
 """Of the port that has metrics alone."""
 
+AWAY_SECONDS = 5.0
+"""Between two looks at who is silent: one each second is meant."""
+
 
 class Connection(H11Protocol):
     """One of so many. When another one comes, whoever asks for nothing makes room: first those that were closed and do
@@ -90,6 +93,7 @@ class HTTPServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, header_timeout: float) -> None:
         super().__init__(config)
         self._header_timeout = header_timeout
+        self._looked_at = time.monotonic()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -101,7 +105,10 @@ class HTTPServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _close_silent(self) -> None:
-        now = time.monotonic()
+        before, now = self._looked_at, time.monotonic()
+        self._looked_at = now
+        if now - before > AWAY_SECONDS:
+            return  # it was we who stood still: what they have said meanwhile is not read yet
         for connection in list(self.server_state.connections):
             assert isinstance(connection, Connection)
             if connection.owes_a_head and now - connection.silent_since > self._header_timeout:

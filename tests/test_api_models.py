@@ -111,6 +111,10 @@ def test_a_model_whose_worker_left_is_missed_but_not_unknown(api: Api) -> None:
     gone = api.client.post("/v1/generate", json={"model": "hand-raster"})
     assert (gone.status_code, gone.json()["code"]) == (503, "no_worker")
     assert int(gone.headers["retry-after"]) >= 1
+    for path in ("", "/classes", "/palette"):
+        gone = api.client.get(f"/v1/models/hand-raster{path}")
+        assert (gone.status_code, gone.json()["code"]) == (503, "no_worker")
+        assert int(gone.headers["retry-after"]) >= 1
 
 
 def test_a_task_that_a_model_cant_do_is_refused_before_anything_else(several: Api) -> None:

@@ -57,15 +57,20 @@ class Catalogue:
             near = ", ".join(dict.fromkeys(nearest(name, sorted(models))))
             known = f"the nearest are {near}" if near else f"served now: {served}"
             raise Problem.field("model", f"there is no such model; {known}", "unknown_model")
-        detail = "no worker serves this model at the moment; it may be starting"
-        raise Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
+        raise self._nobody_there()
 
     async def one(self, name: str) -> Served:
-        """For a path: 404 when nobody serves it."""
+        """For a path. Raises Problem: 404 where nobody ever served it, 503 where nobody does now."""
         models = await self.models()
-        if name not in models:
-            raise Problem(404, "unknown_model", "no live worker serves a model of this name; see /v1/models")
-        return models[name]
+        if name in models:
+            return models[name]
+        if name in await self._queue.stats():
+            raise self._nobody_there()
+        raise Problem(404, "unknown_model", "no worker serves a model of this name; see /v1/models")
+
+    def _nobody_there(self) -> Problem:
+        detail = "no worker serves this model at the moment; it may be starting"
+        return Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
 
     async def palette(self, name: str) -> bytes | None:
         """uint8 (codes, 4, 4, 3), row-major."""

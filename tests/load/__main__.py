@@ -31,8 +31,8 @@ WARMING = 200
 """Clients that never think, and upload photographs. After them the processes have more memory than the load needs, so
 that what they take from then on is a leak, and not the busiest minute yet of a machine whose speed varies: allocators
 keep the most that was ever needed. What is smaller than that room, the store's end must show (`Leftovers`)."""
-SATURATING = (64, 300)
-"""Clients that never think, while the capacity is measured: few, and more than the load will have."""
+SATURATING = (64, 200)
+"""Clients that never think, while the capacity is measured: few, and as many as the load will have."""
 THINK = 3.0  # s, the mean
 
 

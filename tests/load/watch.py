@@ -16,10 +16,11 @@ from redis.asyncio import Redis
 from service.settings import Settings
 
 from .record import Record, Sample
-from .service import Service, cpu_of, rss_of
+from .service import Service, cpu_of, rss_of, stolen
 
 EVERY = 5.0  # s
 GENERATOR = "generator"  # ourselves
+STOLEN = "stolen"  # by others on the same host
 SERIES = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiting", "http_streams", "queue_depth")
 
 _SERIES = re.compile(rf"^arpg_({'|'.join(SERIES)})(?:{{[^}}]*}})? (\S+)$", re.MULTILINE)
@@ -111,6 +112,7 @@ class Watch:
         rss, cpu = {}, {}
         for name, pid in self._pids.items():
             rss[name], cpu[name] = rss_of(pid), cpu_of(pid)
+        cpu[STOLEN] = stolen()
         return Sample(time.time(), rss, cpu, await self._waiting(), await self._series())
 
     async def _waiting(self) -> dict[str, int]:
