@@ -34,7 +34,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     assert engine.stats().steps_total < 50  # it would have taken 64
     await service.submit("b")
     assert len((await service.result("b"))["images"]) == 1
-    assert service.sample("requests_total", task="generate", outcome="canceled") == 1
+    assert await service.counted(1, "requests_total", task="generate", outcome="canceled")
 
 
 @pytest.mark.anyio
@@ -93,7 +93,7 @@ async def test_a_job_that_cannot_be_refused_now_holds_up_no_other(
         error = (await service.events("nonsense"))[-1].data["error"]
         assert error["code"] == "invalid_payload"
         assert "TypeError" not in error["message"]
-        assert service.sample("requests_total", task="generate", outcome="failed") == 1
+        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
 
 
 @pytest.mark.anyio

@@ -105,12 +105,12 @@ async def test_each_family_draws_while_the_others_do(
             assert result["usage"]["steps"] == steps
 
             n, positions = payload["n"], engines[name].model.positions
-            assert service.sample("images_total", model=name) == n
-            assert service.sample("tokens_total", model=name) == n * positions
-            assert service.sample("request_queue_seconds_count", model=name) == 1
-            assert service.sample("request_seconds_count", model=name, task="generate") == 1
-            assert service.sample("step_seconds_count", model=name) == engines[name].stats().steps_total
-            assert service.sample("kv_pages_total", model=name) == engines[name].stats().pages_total
+            assert await service.counted(n, "images_total", model=name)
+            assert await service.counted(n * positions, "tokens_total", model=name)
+            assert await service.counted(1, "request_queue_seconds_count", model=name)
+            assert await service.counted(1, "request_seconds_count", model=name, task="generate")
+            assert await service.counted(engines[name].stats().steps_total, "step_seconds_count", model=name)
+            assert await service.counted(engines[name].stats().pages_total, "kv_pages_total", model=name)
 
 
 @pytest.mark.anyio

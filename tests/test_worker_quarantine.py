@@ -123,10 +123,7 @@ async def test_jobs_that_the_queue_gives_up_are_counted(redis_url: str, engines:
         async with service.worker._lanes[0]._quarantine.turn:
             await lose(service, {"a": {"model": "one"}})
         assert (await service.events("a"))[-1].data["error"]["code"] == "worker_lost"
-        async with asyncio.timeout(5):
-            while not service.sample("requests_total", task="generate", outcome="failed"):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        assert service.sample("requests_total", task="generate", outcome="failed") == 1
+        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
 
 
 @pytest.mark.anyio

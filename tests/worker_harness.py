@@ -99,6 +99,14 @@ class Service:
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"arpg_{name}", labels) or 0.0
 
+    async def counted(self, wanted: float, name: str, **labels: str) -> bool:
+        """Whether the series has this value: an end is counted after the queue has told it to everybody."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                while self.sample(name, **labels) < wanted:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        return self.sample(name, **labels) == wanted
+
 
 def job(**fields: Any) -> dict[str, Any]:
     payload: dict[str, Any] = {
