@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 from PIL import Image
 from prometheus_client import CollectorRegistry
+from waiting import eventually
 
 from engine.card import ClassLabel, Defaults, ModelCard
 from service.api.services import Lifecycle
@@ -93,10 +94,10 @@ class Api:
         self.wait_for_models(lambda served: served < shown)
 
     def wait_for_models(self, condition: Callable[[set[str]], bool]) -> None:
-        deadline = time.monotonic() + 5
-        while not condition({model["id"] for model in self.client.get("/v1/models").json()["models"]}):
-            assert time.monotonic() < deadline, "the models served are not as expected"
-            time.sleep(0.05)
+        def served() -> set[str]:
+            return {model["id"] for model in self.client.get("/v1/models").json()["models"]}
+
+        assert eventually(lambda: condition(served())), f"{served()} are served"
 
     def empty(self) -> None:
         """Cancels whatever waits or runs."""

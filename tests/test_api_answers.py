@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from api_harness import Api, frames
 from PIL import Image
+from waiting import eventually
 
 
 @contextmanager
@@ -35,10 +36,7 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
 
 def draw_next(api: Api) -> None:
     """Waits for a job and draws it."""
-    deadline = time.monotonic() + 10
-    while not api.queue(lambda q, _, __: q.depth("hand")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert eventually(lambda: api.queue(lambda q, _, __: q.depth("hand")) > 0)
     api.draw(api.claim())
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 import httpx
 import pytest
 from api_harness import Api
 from test_api_answers import meanwhile
+from waiting import eventually
 
 from service.api import canary
 from service.api.single_flight import SingleFlight
@@ -18,10 +18,7 @@ from service.api.single_flight import SingleFlight
 
 def wait_for(api: Api, depth: int) -> None:
     """Until so many jobs wait."""
-    deadline = time.monotonic() + 10
-    while api.queue(lambda q, _, __: q.depth("hand")) < depth:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert eventually(lambda: api.queue(lambda q, _, __: q.depth("hand")) >= depth)
 
 
 def draw_canary(api: Api, seen: list[Any]) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from api_harness import Api, frames
 from PIL import Image
+from waiting import eventually
 
 from service.api import view
 from service.settings import Settings
@@ -163,10 +164,7 @@ def test_a_watcher_that_goes_away_leaves_the_job_alone_and_nothing_open(api: Api
         events = frames(response.iter_lines())  # held: dropping it would close the connection
         next(events)
         assert "arpg_http_streams 1.0" in api.client.get("/metrics").text
-    deadline = time.monotonic() + 5
-    while "arpg_http_streams 0.0" not in api.client.get("/metrics").text:
-        assert time.monotonic() < deadline, "the stream is still open"
-        time.sleep(0.05)
+    assert eventually(lambda: "arpg_http_streams 0.0" in api.client.get("/metrics").text), "the stream is still open"
     assert api.client.get(job["urls"]["self"]).json()["status"] == "queued"
     api.draw(api.claim())
 

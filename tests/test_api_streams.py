@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from api_harness import Api, frames, running_api
 from prometheus_client import CollectorRegistry
 from starlette.types import Message
 from test_api_answers import meanwhile
+from waiting import eventually
 
 from service import sse
 from service.metrics import Metrics
@@ -37,13 +38,6 @@ def brief(redis_socket: Path) -> Iterator[Api]:
         api.show_card()
         yield api
         api.empty()
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def status(api: Api, id: str) -> str:
@@ -76,7 +70,7 @@ def test_an_old_stream_of_a_post_does_not_count_as_its_reader_going_away(brief: 
         id = response.headers["x-job-id"]
         assert list(frames(response.iter_lines()))[-1]["event"] == "reconnect"
     brief.client.close()
-    eventually(lambda: "arpg_http_streams 0.0" in httpx.get(f"{brief.url}/metrics").text, "a stream is open")
+    assert eventually(lambda: "arpg_http_streams 0.0" in httpx.get(f"{brief.url}/metrics").text), "a stream is open"
     assert status(brief, id) == "queued"
 
 
@@ -104,7 +98,7 @@ def test_who_waits_for_a_picture_when_the_server_closes_is_told_so(brief: Api) -
         answers.append(httpx.post(f"{brief.url}/v1/generate", json={}, headers={"Accept": "image/png"}, timeout=20))
 
     with meanwhile(ask):
-        eventually(lambda: brief.queue(lambda q, _, __: q.depth("hand")) == 1, "no job came")
+        assert eventually(lambda: brief.queue(lambda q, _, __: q.depth("hand")) == 1), "no job came"
         brief.loop.call_soon_threadsafe(brief.lifecycle.closing.set)
     [answer] = answers
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
@@ -125,7 +119,7 @@ def asking(api: Api, path: str, headers: dict[str, str]) -> Iterator[str]:
     head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
-        eventually(lambda: api.queue(lambda q, _, __: q.depth("hand")) == 1, "no job came")
+        assert eventually(lambda: api.queue(lambda q, _, __: q.depth("hand")) == 1), "no job came"
         key = f"{api.settings.queue_config.prefix}ready:hand"
         [id] = api.queue(lambda q, _, __: q.redis.zrange(key, 0, -1))
         yield id.decode()
@@ -139,7 +133,7 @@ def test_who_hangs_up_leaves_the_job_alone(api: Api, headers: dict[str, str]) ->
     with asking(api, "/v1/generate", headers) as id:
         claim = api.claim()
     api.publish(claim, 1, "started", STARTED)
-    eventually(lambda: "arpg_http_streams 0.0" in httpx.get(f"{api.url}/metrics").text, "a stream is open")
+    assert eventually(lambda: "arpg_http_streams 0.0" in httpx.get(f"{api.url}/metrics").text), "a stream is open"
     assert api.publish(claim, 2, None, {}) == "ok"
     api.finish(claim, 3, claim.payload["seeds"])
     assert status(api, id) == "succeeded"
@@ -149,11 +143,11 @@ def test_who_hangs_up_leaves_the_job_alone(api: Api, headers: dict[str, str]) ->
 def test_who_asked_for_it_cancels_by_hanging_up(api: Api, headers: dict[str, str]) -> None:
     with asking(api, "/v1/generate?on_disconnect=cancel", headers) as id:
         assert status(api, id) == "queued"
-    eventually(lambda: status(api, id) == "canceled", "a queued job is not cancelled")
+    assert eventually(lambda: status(api, id) == "canceled"), "a queued job is not cancelled"
     with asking(api, "/v1/generate?on_disconnect=cancel", headers) as id:
         claim = api.claim()
         api.publish(claim, 1, "started", STARTED)
-    eventually(lambda: api.publish(claim, 2, None, {}) == "cancel", "a running job is not cancelled")
+    assert eventually(lambda: api.publish(claim, 2, None, {}) == "cancel"), "a running job is not cancelled"
 
 
 def test_a_wait_that_is_over_is_no_hanging_up(api: Api) -> None:
@@ -235,7 +229,7 @@ def test_a_reader_that_trickles_is_cut_off_when_its_time_is_over(brief: Api, mon
             assert connection.recv(1)
             return "arpg_http_streams 0.0" in brief.client.get("/metrics").text
 
-        eventually(trickled, "it is still held", 15)
+        assert eventually(trickled), "it is still held"
 
 
 def test_a_reader_too_slow_is_dropped_and_resumes_without_a_gap(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,5 +286,5 @@ def test_a_reader_that_takes_nothing_is_cut_off(redis_socket: Path) -> None:
         claim = api.claim()
         with slow_reader(api, job, holds=4096):
             publish_bulk(api, claim, 150)
-            eventually(lambda: "arpg_http_streams 0.0" in api.client.get("/metrics").text, "it is still held", 30)
+            assert eventually(lambda: "arpg_http_streams 0.0" in api.client.get("/metrics").text), "it is still held"
         api.empty()
