@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import soon
 from worker_harness import Service, alone, job, pixels, png
 
 from engine.drawing import UNKNOWN
@@ -198,9 +199,7 @@ async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
             await asyncio.sleep(0.005)
     assert await service.queue.cancel("a") == "requested"
     assert [event.name for event in await service.events("a")][-1] == "canceled"
-    async with asyncio.timeout(10):
-        while engine.stats().pages_used or not engine.idle:  # noqa: ASYNC110 — another thread's state
-            await asyncio.sleep(0.01)
+    assert await soon(lambda: engine.idle and not engine.stats().pages_used)
     assert service.sample("tokens_total", model="random") < 512
     await service.submit("b")
     assert len((await service.result("b"))["images"]) == 1
@@ -226,9 +225,7 @@ async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
 ) -> None:
     fields = {"task": "expand", "grid": [8, 20], "windowed": True, "steps": 16}
     await service.submit("a", **fields)
-    async with asyncio.timeout(30):
-        while service.sample("tokens_total", model="random") < 70:  # noqa: ASYNC110 — in the second window
-            await asyncio.sleep(0.01)
+    assert await soon(lambda: service.sample("tokens_total", model="random") >= 70)  # in the second window
     assert await service.queue.release("a", 1) == "ok"
     [made] = (await service.result("a"))["images"]
     [expected] = painted(folder, job(**fields), np.full((8, 20), UNKNOWN, dtype=np.int32))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import soon
 from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -122,9 +123,7 @@ class Held:
         assert await asyncio.to_thread(self.entered.wait, 20)
         await service.queue.cancel(name)
         assert (await service.events(name))[-1].name == "canceled"
-        async with asyncio.timeout(5):
-            while f"job {name}" in {task.get_name() for task in service.worker._tasks()}:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        assert await soon(lambda: f"job {name}" not in {task.get_name() for task in service.worker._tasks()})
 
 
 @pytest.mark.anyio
@@ -150,9 +149,7 @@ async def test_the_worker_is_not_empty_while_its_engine_draws_what_was_canceled(
         await held.end_within(service, "a")
         assert not quarantine.empty
         held.go_on.set()
-        async with asyncio.timeout(5):
-            while not quarantine.empty:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        assert await soon(lambda: quarantine.empty)
 
 
 @pytest.mark.anyio
@@ -185,7 +182,7 @@ async def test_an_engine_that_always_fails_ends_the_worker_and_jobs_go_on_elsewh
     async with serving(redis_url, engine, grace=5) as service:
         await service.submit("a")
         with pytest.raises(worker.WorkerFailed, match=str(error)):
-            await asyncio.wait_for(service.running, 10)
+            await asyncio.wait_for(service.running, 20)
         assert await suspects(service.queue, "random") == ["a"]
         assert await service.queue.redis.zrange(f"{CONFIG.prefix}leases:random", 0, -1) == []
     other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
@@ -207,7 +204,7 @@ async def test_a_job_that_breaks_every_engine_fails_after_three_of_its_own(
             if attempt == 1:
                 await service.submit("a")
             with pytest.raises(worker.WorkerFailed, match="no such device"):
-                await asyncio.wait_for(service.running, 10)
+                await asyncio.wait_for(service.running, 20)
             found = await service.queue.job("a")
             assert found is not None
             assert (found.state, found.attempt) == ("failed" if attempt == 4 else "queued", attempt)

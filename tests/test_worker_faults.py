@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from waiting import soon
 from worker_harness import CONFIG, Service, job, png, serving
 
 from engine.engine import Engine
@@ -28,9 +29,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     events = await service.events("a")
     assert [event.name for event in events][-1] == "canceled"
     assert sum(len(e.data["positions"]) for e in events if e.name == "tokens") < 3 * 64
-    async with asyncio.timeout(5):
-        while engine.stats().pages_used:  # noqa: ASYNC110 — another thread's state
-            await asyncio.sleep(0.01)
+    assert await soon(lambda: not engine.stats().pages_used)
     assert engine.stats().steps_total < 50  # it would have taken 64
     await service.submit("b")
     assert len((await service.result("b"))["images"]) == 1
@@ -204,9 +203,7 @@ async def test_a_job_that_had_ended_otherwise_is_not_counted_as_drawn(
     monkeypatch.setattr(service.queue, "finish", late)
     await service.submit("a")
     assert (await service.events("a"))[-1].name == "canceled"
-    async with asyncio.timeout(5):
-        while service.worker._tasks():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    assert await soon(lambda: not service.worker._tasks())
     assert answers == ["already"]
     assert service.sample("requests_total", task="generate", outcome="succeeded") == 0
     assert service.sample("images_total", model="random") == 0

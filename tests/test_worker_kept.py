@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from waiting import soon
 from worker_harness import CONFIG, Service, alone, job, pixels, serving
 
 from engine.engine import Engine, EngineConfig
@@ -20,10 +21,12 @@ FIELDS = {"n": 7, "steps": 12, "seed": 3}  # of which the cache holds three at o
 
 async def stored(redis: Redis, at_least: int) -> set[int]:
     """The finished pictures of the job, as soon as there are so many."""
-    async with asyncio.timeout(60):
-        while len(found := await redis.hkeys(f"{CONFIG.prefix}pictures:a")) < at_least:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    return {int(index) for index in found}
+
+    async def enough() -> list[bytes]:
+        found = await redis.hkeys(f"{CONFIG.prefix}pictures:a")
+        return found if len(found) >= at_least else []
+
+    return {int(index) for index in await soon(enough)}
 
 
 @pytest.mark.anyio

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from waiting import soon
 from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -29,10 +30,7 @@ def test_a_worker_brings_no_torch_in() -> None:
 
 
 async def until_palette(service: Service) -> bytes:
-    async with asyncio.timeout(5):
-        while not (palette := await service.cards.palette("random")):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    return palette
+    return await soon(lambda: service.cards.palette("random"))
 
 
 @pytest.mark.anyio
@@ -57,14 +55,12 @@ async def test_pictures_are_drawn_while_the_palette_is_still_made(
 @pytest.mark.anyio
 async def test_the_card_is_shown_and_withdrawn(redis_url: str, engine: Engine) -> None:
     async with serving(redis_url, engine, grace=5) as service:
-        async with asyncio.timeout(5):
-            while not (models := await service.cards.models()):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        models = await soon(service.cards.models)
         assert models["random"]["card"] == json.loads(json.dumps(engine.model.to_json()))
         assert models["random"]["capacity"] == {"cache_tokens": 3 * 2 * 64, "page_size": 16}
         assert len(await until_palette(service)) == 64 * 4 * 4 * 3
         service.stop.set()
-        await asyncio.wait_for(service.running, 5)
+        await asyncio.wait_for(service.running, 20)
         assert await service.cards.models() == {}
 
 
@@ -92,7 +88,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
         await service.submit("a", steps=200, n=3)
         await service.seen("a", "tokens")
         service.stop.set()
-        await asyncio.wait_for(service.running, 10)
+        await asyncio.wait_for(service.running, 20)
         released = await service.queue.job("a")
         assert released is not None
         assert (released.state, released.position) == ("queued", 0)
@@ -133,7 +129,7 @@ async def test_a_hurried_stop_hands_back_at_once(redis_url: str, engine: Engine,
         await asyncio.sleep(0.1)
         service.running.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(service.running, 3)
+            await asyncio.wait_for(service.running, 20)
         released = await service.queue.job("a")
         assert released is not None
         assert released.state == "queued"
@@ -147,9 +143,7 @@ async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Eng
     await service.queue.release("a", 1)  # as if its lease had ended
     (again,) = await service.queue.claim("random", "heir", budget=0, limit=1, alone=True)
     assert again.attempt == 2
-    async with asyncio.timeout(5):
-        while engine.stats().pages_used:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    assert await soon(lambda: not engine.stats().pages_used)
     assert engine.stats().steps_total < 50
     events = await service.queue.redis.xrange(f"{CONFIG.prefix}events:a")
     assert [entry_id for entry_id, _ in events if entry_id.startswith(b"2-")] == []  # not a word in the heir's name
@@ -185,7 +179,7 @@ async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
     async with serving(redis_url, engine, grace=5, hung=0.3) as service:
         await service.submit("a")
         with pytest.raises(worker.WorkerFailed, match="a step has taken more than"):
-            await asyncio.wait_for(service.running, 10)
+            await asyncio.wait_for(service.running, 20)
         found = await service.queue.job("a")
         assert found is not None
         assert (found.state, found.attempt) == ("queued", 1)
@@ -204,9 +198,7 @@ async def test_the_engine_goes_on_while_redis_stalls(
         async def stalling(publications: Any) -> Any:
             if not stalled and any(p.event == "tokens" for p in publications):
                 stalled.append(1)
-                async with asyncio.timeout(20):
-                    while engine.stats().running:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
+                assert await soon(lambda: not engine.stats().running)
                 raise ConnectionError("away")
             return await publish(publications)
 

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_folder
+from waiting import soon
 from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -67,12 +69,6 @@ def gate() -> Iterator[threading.Event]:
     opened.set()
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 — another thread's state
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.anyio
 async def test_each_family_draws_while_the_others_do(
     redis_url: str, engines: dict[str, Engine], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -123,7 +119,7 @@ async def test_a_backlog_of_one_model_holds_up_no_other(
         backlog = [f"b{i}" for i in range(50)]
         for index, job_id in enumerate(backlog):
             await service.submit(job_id, model="anyorder", steps=1, seed=index)
-        await until(lambda: busy.stats().running)
+        assert await soon(lambda: busy.stats().running)
         await service.submit("single", model="raster", **FIXED)
         # Not a step is taken for the backlog, and the single job is claimed, drawn and finished.
         assert await service.result("single")
@@ -138,20 +134,16 @@ async def test_a_backlog_of_one_model_holds_up_no_other(
 @pytest.mark.anyio
 async def test_the_card_lists_all_models_with_their_palettes(redis_url: str, engines: dict[str, Engine]) -> None:
     async with serving(redis_url, *engines.values(), grace=5) as service:
-        async with asyncio.timeout(5):
-            while not (shown := await service.cards.models()):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        shown = await soon(service.cards.models)
         assert len(await service.cards.all()) == 1
         assert {name: model["card"] for name, model in shown.items()} == {
             name: json.loads(json.dumps(engine.model.to_json())) for name, engine in engines.items()
         }
         for name, engine in engines.items():
             assert shown[name]["capacity"] == {"cache_tokens": engine.tokens_total, "page_size": 16}
-            async with asyncio.timeout(5):
-                while await service.cards.palette(name) != engine.codec.palette().tobytes():  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+            assert await soon(partial(service.cards.palette, name)) == engine.codec.palette().tobytes()
         service.stop.set()
-        await asyncio.wait_for(service.running, 10)
+        await asyncio.wait_for(service.running, 20)
         assert await service.cards.models() == {}
 
 
@@ -163,7 +155,7 @@ async def leave_by_failure(service: Service, engine: Engine, monkeypatch: pytest
 
     monkeypatch.setattr(engine._runner, "run", broken)
     await service.submit(job_id, model=engine.model.name, **FIXED)
-    await until(lambda: service.worker._failure.done())
+    assert await soon(lambda: service.worker._failure.done())
 
 
 @pytest.mark.anyio
@@ -175,10 +167,10 @@ async def test_an_engine_that_fails_is_the_end_of_the_worker_and_other_models_jo
     before_each_step(sound, lambda: gate.wait(30), monkeypatch)
     async with serving(redis_url, sound, broken, grace=5) as service:
         await service.submit("innocent", model="anyorder")
-        await until(lambda: sound.stats().running)
+        assert await soon(lambda: sound.stats().running)
         await leave_by_failure(service, broken, monkeypatch, "guilty")
         with pytest.raises(worker.WorkerFailed, match="the engine of raster: IntegrityError: page 3"):
-            await asyncio.wait_for(service.running, 10)
+            await asyncio.wait_for(service.running, 20)
         states = {}
         for job_id in ("innocent", "guilty"):
             found = await service.queue.job(job_id)
@@ -200,7 +192,7 @@ async def test_a_worker_that_fails_takes_nothing_more(
         assert not service.running.done()  # it still waits for last words
         await service.submit("late", model="anyorder")
         with pytest.raises(worker.WorkerFailed):
-            await asyncio.wait_for(service.running, 10)
+            await asyncio.wait_for(service.running, 20)
         late = await service.queue.job("late")
         assert late is not None
         assert (late.state, late.attempt) == ("queued", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 from tiny import random_folder
+from waiting import soon
 from worker_harness import Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -73,9 +73,10 @@ def plain(first: int) -> dict[str, dict[str, Any]]:
 
 
 async def until_none_is_ready(service: Service) -> None:
-    async with asyncio.timeout(30):
-        while any([await service.queue.depth(name) for name in NAMES]):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    async def none_is_ready() -> bool:
+        return not any([await service.queue.depth(name) for name in NAMES])
+
+    assert await soon(none_is_ready)
 
 
 async def lose(service: Service, jobs: dict[str, dict[str, Any]]) -> None:
@@ -160,9 +161,11 @@ async def test_a_worker_that_was_frozen_keeps_what_nobody_took_and_its_job_is_no
         await service.queue.redis.zadd(leases, {"a": 1})
         other = Queue(service.queue.redis, QueueConfig(lease_seconds=60))
         assert await other.claim("one", "other", budget=0, limit=1, alone=False) == []
-        async with asyncio.timeout(5):
-            while await suspects(service.queue, "one"):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+
+        async def none_is_suspect() -> bool:
+            return not await suspects(service.queue, "one")
+
+        assert await soon(none_is_suspect)
         assert await service.result("a")
         job = await service.queue.redis.hmget(f"{HASTY.prefix}job:a", "blames", "lost", "alone")
         assert job == [b"0", b"0", None]

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
 from tiny import random_folder
+from waiting import soon
 
 from engine.engine import Engine, EngineConfig
 from engine.noise import image_seed
@@ -101,10 +102,7 @@ class Service:
 
     async def counted(self, wanted: float, name: str, **labels: str) -> bool:
         """Whether the series has this value: an end is counted after the queue has told it to everybody."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(10):
-                while self.sample(name, **labels) < wanted:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+        await soon(lambda: self.sample(name, **labels) >= wanted)
         return self.sample(name, **labels) == wanted
 
 
