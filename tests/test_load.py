@@ -158,7 +158,8 @@ def recorded(
     noise: float = 1e5,
     customers: tuple[int, ...] = (0, 1),
 ) -> Record:
-    """A well-behaved run: a job of each client every 10 s at best. every: seconds between them in the end.
+    """A well-behaved run: a job of each client every 10 s at best. Until the load has settled nothing is drawn, and
+    the memory fills; that is not judged. every: seconds between jobs then.
     less_of_b: one job of b for so many of a.
     leak: of the service's memory, in 10 minutes; noise: of it, bytes. customers: of each client, in turn."""
     record = Record()
@@ -172,11 +173,11 @@ def recorded(
 
     drawn(0, 400, 10)
     drawn(500, 800, 15)
-    drawn(1000, 2200, every)
+    drawn(LOAD.settled, LOAD.end, every)
     random = np.random.default_rng(0)
     for when in np.arange(1000, 2200, 5.0).tolist():
         rss = {
-            "arpg": int(LEVEL * (1 + leak * when / TEN_MINUTES) + random.normal(0, noise)),
+            "arpg": int(LEVEL * (min(when / LOAD.settled, 1) + leak * when / TEN_MINUTES) + random.normal(0, noise)),
             GENERATOR: round(1e5 * when),
         }
         cpu = {"arpg": when, GENERATOR: when / 10}
@@ -205,9 +206,8 @@ def test_what_is_broken_is_named() -> None:
     assert "fair share" in names(recorded(every=5, less_of_b=4))
     assert "no customer below" in names(recorded(customers=(0, 0, 0, 0, 1)))
     assert names(recorded(leak=0.03)) == "memory of arpg grows less than 1% in 10 minutes"
-    assert (
-        names(recorded(leak=0.012, noise=0.05 * LEVEL)) == "memory of arpg grows less than 1% in 10 minutes"
-    )  # who knows
+    unsure = recorded(leak=0.02, noise=0.05 * LEVEL)  # it looks like 0.6 %, and may be 2.3 %
+    assert names(unsure) == "memory of arpg grows less than 1% in 10 minutes"
     assert names(recorded(), Leftovers(queue={"leases": 1})) == "queue empty at the end"
     assert names(recorded(), Leftovers(store={"job keys": 1})) == "nothing is kept longer than it should be"
     assert names(recorded(), Leftovers(held=2**20)) == "the store holds what it held before"
@@ -230,3 +230,4 @@ def test_without_keys_nothing_is_said_of_shares() -> None:
     verdict = judge(recorded(less_of_b=4), CAPACITY, LOAD, {}, Leftovers(), 0)
     [fairness] = [promise for promise in verdict.promises if "fair share" in promise.name]
     assert fairness.kept is None
+    assert verdict.kept

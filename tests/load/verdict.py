@@ -52,8 +52,7 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Leftovers:
     """What is there that should not be, and how much of it: in the queue when all jobs have ended, and in the store
-    when what is kept of them has expired. held: bytes that its keys take then, more than
-    at the start."""
+    when what is kept of them has expired. held: bytes that its keys take then, more than at the start."""
 
     queue: Mapping[str, float] = field(default_factory=dict)
     store: Mapping[str, float] = field(default_factory=dict)
