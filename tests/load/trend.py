@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+BLOCKS = 20
 MOST_ALIKE = 0.97
 """As far as neighbouring residuals are believed to resemble each other: beyond it no bound would be finite."""
 
@@ -30,27 +31,34 @@ class Trend:
 
 
 def trend(times: Sequence[float], values: Sequence[float]) -> Trend:
-    """Least squares; the interval by Newey and West with prewhitening (Andrews and Monahan 1992).
+    """Least squares; the interval is that of the means of BLOCKS stretches, prewhitened (Andrews and Monahan 1992).
 
     The memory of a process at one moment is much what it was a moment before: an interval that took the samples as
-    independent would be far too narrow.
+    independent would be far too narrow. And it jitters while it drifts: from sample to sample the drift would hide
+    behind the jitter, of which the means have little left.
     """
-    x, y = np.asarray(times, dtype=float), np.asarray(values, dtype=float)
-    n = len(x)
+    n = len(values)
     if n < 10:
         raise ValueError("a trend takes 10 samples")
+    x, y = (_means(np.asarray(each, dtype=float)) for each in (times, values))
+    n = len(x)
     centred = x - x.mean()
     spread = float(centred @ centred)
     slope = float(centred @ y) / spread
-    residuals = y - y.mean() - slope * centred
-    scores = centred * residuals
+    scores = centred * (y - y.mean() - slope * centred)
     alike = _alikeness(scores)
     surprise = scores[1:] - alike * scores[:-1]
-    variance = _long_run(surprise) / (1 - alike) ** 2
-    error = math.sqrt(max(variance, 0.0) * n * n / (n - 2)) / spread
-    # As many independent samples as there are, by how alike they are.
+    variance = float(surprise @ surprise) / (1 - alike) ** 2
+    error = math.sqrt(variance * n / (n - 2)) / spread
+    # As many independent means as there are, by how alike they are.
     freedom = max(3.0, n * (1 - alike) / (1 + alike) - 2)
     return Trend(float(y.mean()), slope, slope + float(stats.t.ppf(0.975, freedom)) * error)
+
+
+def _means(series: np.ndarray) -> np.ndarray:
+    """Of BLOCKS stretches, or of single samples where there are fewer; what is over at the beginning is left out."""
+    length = max(1, len(series) // BLOCKS)
+    return series[len(series) % length :].reshape(-1, length).mean(axis=1)
 
 
 def _alikeness(series: np.ndarray) -> float:
@@ -60,13 +68,3 @@ def _alikeness(series: np.ndarray) -> float:
         return 0.0
     found = float(series[1:] @ series[:-1]) / before
     return min(MOST_ALIKE, max(0.0, found + (1 + 3 * found) / len(series)))
-
-
-def _long_run(series: np.ndarray) -> float:
-    """The variance of its sum, a sample: Bartlett's weights."""
-    n = len(series)
-    lags = math.ceil(4 * (n / 100) ** (2 / 9))
-    total = float(series @ series)
-    for lag in range(1, lags + 1):
-        total += 2 * (1 - lag / (lags + 1)) * float(series[lag:] @ series[:-lag])
-    return total / n
