@@ -152,8 +152,10 @@ def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client
     _, [before] = finished(page, served)
     task(page, "outpaint")
     choose(page, left="3", right="0", up="0", down="2")
+    page.run("document.getElementById('seamless').click()")
     submit(page)
     job, [wide] = finished(page, served)
+    assert job["request"]["seamless"] is False
     assert job["padding"] == {"left": 4, "right": 0, "up": 0, "down": 2}
     assert wide.shape == (18, 20, 3)
     assert np.array_equal(wide[:16, 4:], before)
