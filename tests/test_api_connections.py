@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from api_harness import Api, frames, running_api
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from service.app import create_app
 from service.http_server import HTTPServer, http_server
@@ -22,7 +22,7 @@ from service.settings import Settings
 @pytest.fixture(scope="module")
 def hasty(redis_socket: Path) -> Iterator[Api]:
     settings = Settings(
-        redis_url=f"unix://{redis_socket}", namespace="impatient", header_timeout=0.5, body_timeout=0.5, keep_alive=4,
+        redis_url=f"unix://{redis_socket}", namespace="impatient", header_timeout=0.5, body_timeout=0.5, keep_alive=2,
         heartbeat=0.2, _env_file=None,
     )  # fmt: skip
     with running_api(settings) as api:
@@ -51,10 +51,10 @@ def crowded(redis_socket: Path) -> Iterator[Api]:
 
 
 def connect(api: Api) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10)
+    return socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=PATIENCE)
 
 
-def hung_up(connection: socket.socket, seconds: float = 10) -> bool:
+def hung_up(connection: socket.socket, seconds: float = PATIENCE) -> bool:
     connection.settimeout(seconds)
     try:
         return connection.recv(1) == b""
@@ -111,7 +111,7 @@ def closed_after(connection: socket.socket, trickle: bytes) -> float:
     """Seconds until the server hangs up, while a byte comes now and then."""
     began = time.monotonic()
     connection.settimeout(0.1)
-    while time.monotonic() - began < 10:
+    while time.monotonic() - began < PATIENCE:
         try:
             connection.sendall(trickle)
             if connection.recv(4096) == b"":
@@ -129,7 +129,7 @@ def closed_after(connection: socket.socket, trickle: bytes) -> float:
 def test_a_head_that_never_ends_is_hung_up_on(impatient: Api, start: bytes) -> None:
     with connect(impatient) as connection:
         connection.sendall(start)
-        assert closed_after(connection, b"" if not start else b"x") < 6
+        assert closed_after(connection, b"" if not start else b"x") < PATIENCE
     assert httpx.get(f"{impatient.url}/healthz").status_code == 200
 
 
@@ -142,28 +142,33 @@ def answered(connection: socket.socket) -> bool:
     return said.startswith(b"HTTP/1.1 200")
 
 
-def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_time(
-    impatient: Api,
-) -> None:
+def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_time(redis_socket: Path) -> None:
     """So that it is the client who hangs up: else a request may cross with our going away."""
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="kept", header_timeout=2, _env_file=None)
     first_half, second_half = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"\r\n"
-    with ExitStack() as stack:
-        connections = [stack.enter_context(connect(impatient)) for _ in range(10)]
+    with running_api(settings) as api, ExitStack() as stack:
+        connections = [stack.enter_context(connect(api)) for _ in range(12)]
         for connection in connections:
             connection.sendall(first_half + second_half)
             assert answered(connection)
-        time.sleep(1.5)  # three times what a head may take
+        time.sleep(3)  # longer than a head may take
         for tick in range(14):  # there are halves of heads at every moment of more than a second: who looks then?
-            if tick < 10:
+            if tick < 12:
                 connections[tick].sendall(first_half)
-            if tick >= 4:
-                connections[tick - 4].sendall(second_half)
+            if tick >= 2:
+                connections[tick - 2].sendall(second_half)
             time.sleep(0.1)
         assert all(answered(connection) for connection in connections)
-        began = time.monotonic()
-        assert connections[0].recv(4096) == b""
-        assert time.monotonic() - began < 8
+
+
+def test_a_connection_that_asks_no_more_is_hung_up_on_when_its_time_is_over(impatient: Api) -> None:
     settings = impatient.settings
+    with connect(impatient) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(connection)
+        began = time.monotonic()
+        assert hung_up(connection)
+        assert time.monotonic() - began > settings.keep_alive - 0.5
     assert http_server(create_app(settings), settings).config.timeout_keep_alive == settings.keep_alive
 
 
@@ -181,7 +186,7 @@ def test_a_head_that_came_while_the_server_stood_still_is_read(impatient: Api, m
     monkeypatch.setattr("service.http_server.AWAY_SECONDS", 1.5)
     with connect(impatient) as connection:
         monkeypatch.setattr(HTTPServer, "on_tick", standing_still)
-        assert still.wait(5)
+        assert still.wait(PATIENCE)
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered(connection)
 
