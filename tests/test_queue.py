@@ -163,6 +163,14 @@ async def test_finish_ends_once(queue: Queue) -> None:
         assert 0 < await queue.redis.ttl(key) <= CONFIG.result_ttl_seconds
 
 
+async def test_an_end_that_counts_wrongly_still_comes_last(queue: Queue) -> None:
+    await queue.submit(new("a"))
+    await take(queue)
+    await queue.publish([said("a", 1, 7)])
+    assert await queue.finish("a", 1, 3, state="succeeded", event="completed", data={}) == "ok"
+    assert await events(queue, "a") == [("0-1", "queued"), ("1-7", "tokens"), ("1-8", "completed")]
+
+
 async def test_release_gives_back_to_the_old_place_without_blame(queue: Queue) -> None:
     for job_id in ("a", "b"):
         await queue.submit(new(job_id))
@@ -244,6 +252,24 @@ async def test_after_an_outage_those_who_come_back_keep_their_jobs(queue: Queue,
     assert int(await redis.get(f"{CONFIG.prefix}reap_from")) > heard_at + queue.config.lease_ms * 0.9
     await redis.set(f"{CONFIG.prefix}reap_from", heard_at)
     assert await take(queue, worker="other", empty=True) == ["b"]
+
+
+async def test_busy_workers_that_only_publish_are_heard_and_the_dead_among_them_reaped(
+    queue: Queue, redis: Redis
+) -> None:
+    async def passes(leases: float) -> None:
+        heard_at = int(await redis.get(f"{CONFIG.prefix}heard_at"))
+        await redis.set(f"{CONFIG.prefix}heard_at", round(heard_at - leases * CONFIG.lease_ms))
+
+    for job_id in ("a", "b"):
+        await queue.submit(new(job_id))
+    await take(queue, 2)
+    await lose_leases(queue)
+    for sequence in range(1, 4):
+        await passes(0.4)
+        assert await queue.publish([said("a", 1, sequence)]) == {("a", 1): "ok"}
+    await passes(0.4)
+    assert await take(queue, worker="other", empty=True) == ["b"]  # it was no outage
 
 
 async def test_a_clock_that_was_ahead_and_came_back_leaves_nobody_unreaped(queue: Queue, redis: Redis) -> None:

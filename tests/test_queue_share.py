@@ -35,6 +35,28 @@ async def test_a_dearer_job_uses_more_of_the_share(queue: Queue) -> None:
     assert order.count("b") == 8
 
 
+async def test_who_comes_late_has_saved_nothing_up(queue: Queue) -> None:
+    for i in range(30):
+        await queue.submit(new(f"a{i}", "a"))
+    await take(queue, 10)
+    for i in range(10):
+        await queue.submit(new(f"b{i}", "b"))
+    order = [job_id[0] for job_id in await take(queue, 10)]
+    assert order.count("b") <= 6
+
+
+async def test_a_job_that_comes_back_turns_nobodys_time_back(queue: Queue) -> None:
+    for i in range(30):
+        await queue.submit(new(f"a{i}", "a"))
+    await take(queue, 10)
+    assert await queue.release("a0", 1) == "ok"
+    assert await take(queue) == ["a0"]
+    for i in range(10):
+        await queue.submit(new(f"b{i}", "b"))  # as late as ever
+    order = [job_id[0] for job_id in await take(queue, 10)]
+    assert order.count("b") <= 6
+
+
 async def test_claim_stays_within_budget_and_never_passes_the_head(queue: Queue) -> None:
     for job_id, cost in (("a", 10), ("b", 50), ("c", 10)):
         await queue.submit(new(job_id, job_id, cost=cost))
