@@ -115,7 +115,8 @@ async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Q
     assert await blobs.bytes_used() == 4
     job = await queue.redis.pexpiretime(f"{CONFIG.prefix}job:a")
     picture = await queue.redis.pexpiretime(f"{CONFIG.prefix}blob:a/result/2/0")
-    assert picture >= job
+    assert job <= picture < job + 1000
+    assert job <= await queue.redis.zscore(f"{CONFIG.prefix}blob_deadlines", "a/result/2/0") < job + 1000
     assert not await blobs.put("a/result/2/1", b"late", job=("a", 2))
 
 
