@@ -87,6 +87,16 @@ async def test_a_cancel_lets_no_later_job_overtake(queue: Queue) -> None:
     assert await take(queue, 5) == ["b", "a"]
 
 
+async def test_what_was_begun_counts_though_it_was_canceled(queue: Queue) -> None:
+    await queue.submit(new("a0", "a"))
+    await take(queue)
+    await queue.release("a0", 1)
+    await queue.cancel("a0")
+    await queue.submit(new("a1", "a"))
+    await queue.submit(new("b0", "b"))
+    assert await take(queue, 2) == ["b0", "a1"]
+
+
 async def test_models_do_not_block_each_other(queue: Queue) -> None:
     for i in range(5):
         await queue.submit(new(f"a{i}", model="big"))
