@@ -50,7 +50,7 @@ def test_prefer_wait_answers_with_the_finished_job(api: Api) -> None:
 def test_prefer_wait_that_is_too_short_answers_202_and_the_job_goes_on(api: Api) -> None:
     began = time.monotonic()
     response = api.client.post("/v1/generate", json={}, headers={"Prefer": "wait=0.3"})
-    assert 0.25 < time.monotonic() - began < 3
+    assert 0.25 < time.monotonic() - began < 10
     assert (response.status_code, response.json()["status"]) == (202, "queued")
     api.draw(api.claim())
     assert api.client.get(response.headers["location"]).json()["status"] == "succeeded"

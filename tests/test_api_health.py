@@ -77,7 +77,7 @@ def test_who_asks_while_a_canary_is_drawn_shares_it(api: Api, monkeypatch: pytes
 
     with meanwhile(ask), meanwhile(ask), meanwhile(ask):
         for _ in range(3):
-            assert asked.acquire(timeout=10)
+            assert asked.acquire(timeout=30)
         draw_canary(api, claims)
     assert [answer.status_code for answer in answers] == [200] * 3
     assert len({answer.text for answer in answers}) == 1

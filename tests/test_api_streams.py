@@ -54,7 +54,7 @@ def test_an_old_stream_asks_its_reader_to_come_back_and_nothing_is_lost(brief: A
     began = time.monotonic()
     with brief.client.stream("GET", job["urls"]["events"]) as response:
         first = list(frames(response.iter_lines()))
-    assert 0.5 < time.monotonic() - began < 5
+    assert 0.5 < time.monotonic() - began < 15
     end = first[-1]
     assert (end["event"], "id" in end, end["data"]) == ("reconnect", False, {"reason": "stream_life", "seconds": 0.6})
     last = [event["id"] for event in first if "id" in event][-1]

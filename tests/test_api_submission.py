@@ -142,7 +142,7 @@ def test_a_wait_outlasts_a_hiccup_of_redis(api: Api, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(EventHub, "watch", watch)
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(api.client.post, "/v1/generate", json={}, headers={"Accept": "image/png"})
-        assert hiccup.wait(5)
+        assert hiccup.wait(30)
         api.draw(api.claim())
-        response = waiting.result(10)
+        response = waiting.result(30)
     assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
