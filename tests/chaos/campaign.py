@@ -146,8 +146,10 @@ async def storm(
     """Until every client knows how its job ended, or patience ends."""
     began = time.monotonic()
     lives = {asyncio.create_task(clients.live(job), name=job.key): job for job in jobs}
+    if faults:
+        await truth.drawing(them.server.url, plan.patience)
     happened = await inflict(faults, them)
-    left = max(plan.load.seconds, faults[-1].at if faults else 0.0) - (time.monotonic() - began)
+    left = plan.load.seconds - (time.monotonic() - began)
     done, pending = await asyncio.wait(lives, timeout=max(0.0, left) + plan.patience)
     for task in pending:
         task.cancel()

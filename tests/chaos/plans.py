@@ -42,7 +42,7 @@ def mutants(seed: int, names: Sequence[str]) -> list[Plan]:
     faults = {
         "no-fence": {FREEZE: 2.0},
         "no-dedup": {LOST_REPLIES: 2.0, API_KILL: 0.2},
-        "no-reaping": {KILL: 0.5},
+        "no-reaping": {KILL: 1.0},
         "aof-off": {SERVER_KILL: 0.3},
     }
     chosen = [name for name in MUTANTS if name in names or "mutants" in names]

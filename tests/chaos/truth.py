@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from chaos.clients import Clients
 from chaos.history import TERMINAL, Event, History, Outcome
 from chaos.jobs import Job
-from service.queue import Queue, QueueConfig, connect
+from service.queue import ModelLoad, Queue, QueueConfig, connect
 from service.queue.hub import decode
 from service.settings import Settings
 
@@ -32,14 +32,23 @@ async def looking(url: str) -> AsyncIterator[Redis]:
         await redis.aclose()
 
 
-async def quiet(url: str, seconds: float, namespace: str = "chaos") -> None:
+async def quiet(url: str, seconds: float) -> None:
     """Waits until nothing is ready or leased, for a while."""
-    queue_deadline = time.monotonic() + seconds
+    await until(url, seconds, lambda loads: not any(load.queued or load.running for load in loads))
+
+
+async def drawing(url: str, seconds: float) -> None:
+    """Waits until something is leased, for a while: before that there is nothing to harm."""
+    await until(url, seconds, lambda loads: any(load.running for load in loads))
+
+
+async def until(url: str, seconds: float, true: Callable[[Collection[ModelLoad]], bool]) -> None:
+    deadline = time.monotonic() + seconds
     async with looking(url) as redis:
-        queue = Queue(redis, QueueConfig(namespace=namespace))
-        while time.monotonic() < queue_deadline:
+        queue = Queue(redis, QueueConfig(namespace="chaos"))
+        while time.monotonic() < deadline:
             with contextlib.suppress(RedisError, OSError):
-                if not any(load.queued or load.running for load in (await queue.stats()).values()):
+                if true((await queue.stats()).values()):
                     return
             await asyncio.sleep(0.1)
 
