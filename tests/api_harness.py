@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from PIL import Image
 from prometheus_client import CollectorRegistry
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from engine.card import ClassLabel, Defaults, ModelCard
 from service.api.services import Lifecycle
@@ -183,18 +183,18 @@ def running_api(settings: Settings, key: str = "") -> Iterator[Api]:
             time.sleep(0.01)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        with httpx.Client(base_url=url, timeout=20, headers=headers) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE, headers=headers) as client:
             yield Api(url, settings, lifecycle, metrics, client, loop)
     finally:
         loop.call_soon_threadsafe(lifecycle.closing.set)
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
         listener.close()
         loop.close()
     assert not thread.is_alive(), "the server did not stop"
 
 
-def frames(lines: Iterator[str], seconds: float = 60) -> Iterator[dict[str, Any]]:
+def frames(lines: Iterator[str], seconds: float = PATIENCE) -> Iterator[dict[str, Any]]:
     """Server-sent events as a browser reads them: event, id, retry, and data as JSON."""
     frame: dict[str, Any] = {}
     deadline = time.monotonic() + seconds

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from api_harness import Api, running_api
+from waiting import PATIENCE
 
 from service import keys
 from service.settings import Settings
@@ -22,7 +23,7 @@ class Keyed:
 
     def ask(self, who: str | None, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.texts[who]}"} if who else {}
-        with httpx.Client(base_url=self.api.url, timeout=20) as client:
+        with httpx.Client(base_url=self.api.url, timeout=PATIENCE) as client:
             return client.request(method, path, headers=headers | more.pop("headers", {}), **more)
 
     def finished(self, who: str) -> dict[str, Any]:

@@ -17,8 +17,7 @@ import httpx
 import pytest
 from conftest import die_with_parent
 from tiny import random_folder
-
-READY_SECONDS = 60
+from waiting import PATIENCE
 
 
 class Server:
@@ -27,7 +26,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], url: str, data: Path) -> None:
         self.process = process
         self.data = data
-        self.client = httpx.Client(base_url=url, timeout=30)
+        self.client = httpx.Client(base_url=url, timeout=PATIENCE)
 
     def valkeys(self) -> list[int]:
         """Processes that run over the data folder."""
@@ -44,7 +43,7 @@ class Server:
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
 
 def read_url(stderr: IO[str]) -> str:
@@ -76,7 +75,7 @@ def arpg(arguments: list[str], **environment: str) -> Iterator[tuple[subprocess.
 
 
 @contextmanager
-def serving(data: Path, *models: Path, wait: bool = True, ready_seconds: float = READY_SECONDS) -> Iterator[Server]:
+def serving(data: Path, *models: Path, wait: bool = True, ready_seconds: float = PATIENCE) -> Iterator[Server]:
     """`arpg serve` with these models; `wait`: until it is ready."""
     began = time.monotonic()
     command = ["serve", "--data-dir", str(data), *(part for model in models for part in ("--model", str(model)))]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from api_harness import Api, frames
 from PIL import Image
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
     thread = threading.Thread(target=run)
     thread.start()
     yield
-    thread.join(20)
+    thread.join(PATIENCE)
     if raised:
         raise raised[0]
 

@@ -11,6 +11,7 @@ from api_harness import Api
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_folder
+from waiting import PATIENCE
 
 from engine.engine import Engine
 from engine.noise import image_seed
@@ -212,7 +213,7 @@ def test_a_server_that_drains_takes_nothing_new(api: Api) -> None:
 
 
 def test_many_at_once_each_get_their_own_job(api: Api) -> None:
-    with httpx.Client(base_url=api.url, timeout=20) as client:
+    with httpx.Client(base_url=api.url, timeout=PATIENCE) as client:
         ids = {client.post("/v1/generate", json={"seed": i}).json()["id"] for i in range(20)}
     assert len(ids) == 20
     claims = api.queue(lambda q, _, __: q.claim("hand", "hand-1", budget=10**6, limit=20, alone=True))

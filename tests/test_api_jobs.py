@@ -11,7 +11,7 @@ import httpx
 import pytest
 from api_harness import Api, frames
 from PIL import Image
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from service.api import view
 from service.settings import Settings
@@ -169,7 +169,7 @@ def test_a_watcher_that_goes_away_leaves_the_job_alone_and_nothing_open(api: Api
 
 def test_many_watch_one_job_and_all_see_the_same(api: Api) -> None:
     job = api.generate()
-    clients = [httpx.Client(base_url=api.url, timeout=20) for _ in range(20)]
+    clients = [httpx.Client(base_url=api.url, timeout=PATIENCE) for _ in range(20)]
     streams = [client.stream("GET", job["urls"]["events"]) for client in clients]
     responses = [stream.__enter__() for stream in streams]
     api.draw(api.claim())

@@ -16,7 +16,7 @@ from api_harness import Api, frames, running_api
 from prometheus_client import CollectorRegistry
 from starlette.types import Message
 from test_api_answers import meanwhile
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from service import sse
 from service.metrics import Metrics
@@ -95,7 +95,9 @@ def test_who_waits_for_a_picture_when_the_server_closes_is_told_so(brief: Api) -
     answers: list[httpx.Response] = []
 
     def ask() -> None:
-        answers.append(httpx.post(f"{brief.url}/v1/generate", json={}, headers={"Accept": "image/png"}, timeout=20))
+        answers.append(
+            httpx.post(f"{brief.url}/v1/generate", json={}, headers={"Accept": "image/png"}, timeout=PATIENCE)
+        )
 
     with meanwhile(ask):
         assert eventually(lambda: brief.queue(lambda q, _, __: q.depth("hand")) == 1), "no job came"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from waiting import PATIENCE
 
 from service.queue import (
     Event,
@@ -82,7 +83,7 @@ async def test_replay_then_live_without_gap_or_repeat(hub: EventHub, queue: Queu
         if i % 10 == 0:
             await asyncio.sleep(0)
     await end(queue, 301)
-    events = await asyncio.wait_for(watching, 30)
+    events = await asyncio.wait_for(watching, PATIENCE)
     assert ids(events) == ["0-1"] + [f"1-{i}" for i in range(1, 302)]
     assert (events[0].name, events[1].data, events[-1].name) == ("queued", {"step": 1}, "completed")
     assert ids(await collect(hub)) == ids(events)  # a late reader finds the same, and ends
@@ -96,7 +97,7 @@ async def test_watchers_that_come_at_any_time_see_the_same(hub: EventHub, queue:
             watching.append(asyncio.create_task(collect(hub)))
             await asyncio.sleep(0.002)
     await end(queue, 61)
-    seen = await asyncio.wait_for(asyncio.gather(*watching), 30)
+    seen = await asyncio.wait_for(asyncio.gather(*watching), PATIENCE)
     assert all(ids(events) == ["0-1"] + [f"1-{i}" for i in range(1, 62)] for events in seen)
 
 
@@ -109,7 +110,7 @@ async def test_resume_from_any_event(hub: EventHub, queue: Queue) -> None:
     await asyncio.sleep(0.05)
     await say(queue, 11)
     await end(queue, 12)
-    rest = await asyncio.wait_for(watching, 30)
+    rest = await asyncio.wait_for(watching, PATIENCE)
     assert ids(seen) + ids(rest) == ["0-1"] + [f"1-{i}" for i in range(1, 13)]
     assert await collect(hub, "1-12") == []  # nothing is left after the end
     for strange in ("", "yesterday", "7-7", "1-99999999999999999999999"):
@@ -124,7 +125,7 @@ async def test_a_new_attempt_follows_the_lost_one(hub: EventHub, queue: Queue) -
     said = [Publication(job_id="a", attempt=2, sequence=1, event="started", data={"attempt": 2})]
     await queue.publish(said)
     await queue.finish("a", 2, 2, state="failed", event="failed", data={"error": {"code": "x"}})
-    events = await asyncio.wait_for(watching, 30)
+    events = await asyncio.wait_for(watching, PATIENCE)
     assert [(e.id, e.name) for e in events] == [
         ("1-3", "tokens"),
         ("1-4", "queued"),
@@ -147,7 +148,7 @@ async def test_a_slow_watcher_is_dropped_alone_and_resumes(hub: EventHub, queue:
     with pytest.raises(Lagged):
         seen.extend([event async for event in slow])
     await end(queue, 141)
-    everything = ids(await asyncio.wait_for(fast, 30))
+    everything = ids(await asyncio.wait_for(fast, PATIENCE))
     assert everything == ["0-1"] + [f"1-{i}" for i in range(1, 142)]
     assert ids(seen) + ids(await collect(hub, seen[-1].id)) == everything
 
@@ -186,7 +187,7 @@ async def test_a_read_under_way_for_a_watcher_who_left_skips_nothing_for_the_nex
         await ring()
 
     monkeypatch.setattr(hub, "_ring", event_before_the_bell)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         seen += [await anext(slow) for _ in range(11)]
     assert ids(seen) == ["0-1"] + [f"1-{i}" for i in range(1, 22)]
     await slow.aclose()
@@ -214,7 +215,7 @@ async def test_a_hub_behind_its_new_watcher_repeats_nothing(
     opened.set()
     await end(queue, 11)
     for watching in (first, second):
-        assert ids(await asyncio.wait_for(watching, 30)) == ["0-1"] + [f"1-{i}" for i in range(1, 12)]
+        assert ids(await asyncio.wait_for(watching, PATIENCE)) == ["0-1"] + [f"1-{i}" for i in range(1, 12)]
 
 
 async def test_expired_or_unknown_is_gone(hub: EventHub, queue: Queue) -> None:
@@ -229,7 +230,7 @@ async def test_events_that_vanish_under_a_watcher_are_gone(hub: EventHub, queue:
     await queue.redis.flushall()
     await hub._audit()  # every half a minute by itself
     with pytest.raises(Gone):
-        await asyncio.wait_for(watching, 30)
+        await asyncio.wait_for(watching, PATIENCE)
 
 
 async def test_close_ends_every_watch(blocking: Redis, queue: Queue) -> None:
@@ -240,7 +241,7 @@ async def test_close_ends_every_watch(blocking: Redis, queue: Queue) -> None:
     await hub.close()
     for task in watching:
         with pytest.raises(HubClosed):
-            await asyncio.wait_for(task, 30)
+            await asyncio.wait_for(task, PATIENCE)
     with pytest.raises(HubClosed):
         await collect(hub)
 
@@ -255,7 +256,7 @@ async def test_the_hub_survives_a_lost_connection(hub: EventHub, queue: Queue) -
                 await queue.redis.client_kill_filter(_id=client["id"])
     await say(queue, 1)
     await end(queue, 2)
-    assert ids(await asyncio.wait_for(watching, 30)) == ["0-1", "1-1", "1-2"]
+    assert ids(await asyncio.wait_for(watching, PATIENCE)) == ["0-1", "1-1", "1-2"]
 
 
 async def test_the_hub_survives_what_nobody_foresaw(
@@ -274,7 +275,7 @@ async def test_the_hub_survives_what_nobody_foresaw(
     monkeypatch.setattr(hub, "_read", failing)
     await say(queue, 1)  # ends the read that was under way
     await end(queue, 2)
-    assert ids(await asyncio.wait_for(watching, 30)) == ["0-1", "1-1", "1-2"]
+    assert ids(await asyncio.wait_for(watching, PATIENCE)) == ["0-1", "1-1", "1-2"]
     assert broken
 
 
@@ -287,6 +288,6 @@ async def test_a_reader_need_not_find_the_previews_that_another_saw(hub: EventHu
         await asyncio.sleep(0.1)
     assert ids([event async for event in hub.told("a")]) == ["0-1", "1-2"]
     await end(queue, 3)
-    assert ids(await asyncio.wait_for(watching, 30)) == ["0-1", "1-1", "1-2", "1-3"]
+    assert ids(await asyncio.wait_for(watching, PATIENCE)) == ["0-1", "1-1", "1-2", "1-3"]
     for after in (None, "1-1", "1-2"):  # whose id is not there any more
         assert ids(await collect(hub, after)) == (["0-1"] if after is None else []) + ["1-3"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from api_harness import noise, png, running_api
 from tiny import random_folder
+from waiting import PATIENCE
 from worker_harness import Service, pixels, serving
 
 from engine.engine import Engine, EngineConfig
@@ -46,7 +47,7 @@ class Front:
         return np.array(result["images"][image]["tokens"])
 
     async def reached(self, job_id: str, step: int) -> None:
-        async with asyncio.timeout(60), contextlib.aclosing(self.service.hub.watch(job_id)) as events:
+        async with asyncio.timeout(PATIENCE), contextlib.aclosing(self.service.hub.watch(job_id)) as events:
             async for event in events:
                 if event.name == "tokens" and event.data["step"] >= step:
                     return

@@ -17,7 +17,7 @@ import redis
 from conftest import die_with_parent, server_binary
 from pydantic import ValidationError
 from serve_harness import arpg
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from service import keys, starting
 from service.cli import main
@@ -183,7 +183,7 @@ def test_a_redis_that_comes_later_is_looked_at_then(tmp_path: Path) -> None:
         ready = httpx.get(f"{url}/readyz")
         assert (ready.status_code, "redis does not answer" in ready.json()["reasons"][0]) == (503, True)
         with valkey(port, tmp_path, "--appendonly", "no"):
-            assert process.wait(20) == 1
+            assert process.wait(PATIENCE) == 1
         assert process.stderr is not None
         assert "appendonly is off" in process.stderr.read()
 
@@ -231,7 +231,7 @@ def test_no_secret_is_in_what_a_server_says(tmp_path: Path) -> None:
             embedded.stop()
             assert client.post("/v1/generate", headers=headers, json={}, timeout=60).status_code == 503
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
             assert process.stderr is not None
             said = process.stderr.read()
     hidden += [text, text.split("_", 2)[2], key.sha256, cookie, cookie.rpartition(".")[2], signing]
@@ -251,7 +251,7 @@ def test_a_wrong_redis_password_is_not_repeated(tmp_path: Path) -> None:
         with arpg(["api", "--log-level", "debug"], **options) as (process, url):
             assert httpx.get(f"{url}/readyz").status_code == 503
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
             assert process.stderr is not None
             assert "wr0ng-0ne" not in process.stderr.read()
 
@@ -273,4 +273,4 @@ def test_metrics_can_have_a_port_of_their_own_without_a_key(tmp_path: Path) -> N
             assert httpx.get(f"{found[0]}{path}").status_code == 404
         assert httpx.get(f"{url}/metrics").status_code == 401
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0

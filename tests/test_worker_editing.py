@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from waiting import soon
+from waiting import PATIENCE, soon
 from worker_harness import Service, alone, job, pixels, png
 
 from engine.drawing import UNKNOWN
@@ -192,7 +192,7 @@ async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
     await service.submit("a", task="expand", grid=[8, 32], windowed=True, n=2, steps=64)
     await service.seen("a", "tokens")
     [run] = service.worker._lanes[0]._jobs.values()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while service.sample("tokens_total", model="random") < 140:
             # The cache that a picture waits for between two windows is pledged to it; else none is.
             assert 0 <= run.unadmitted_cost <= run.claim.cost

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import soon
+from waiting import PATIENCE, soon
 from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -182,7 +182,7 @@ async def test_an_engine_that_always_fails_ends_the_worker_and_jobs_go_on_elsewh
     async with serving(redis_url, engine, grace=5) as service:
         await service.submit("a")
         with pytest.raises(worker.WorkerFailed, match=str(error)):
-            await asyncio.wait_for(service.running, 20)
+            await asyncio.wait_for(service.running, PATIENCE)
         assert await suspects(service.queue, "random") == ["a"]
         assert await service.queue.redis.zrange(f"{CONFIG.prefix}leases:random", 0, -1) == []
     other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
@@ -204,7 +204,7 @@ async def test_a_job_that_breaks_every_engine_fails_after_three_of_its_own(
             if attempt == 1:
                 await service.submit("a")
             with pytest.raises(worker.WorkerFailed, match="no such device"):
-                await asyncio.wait_for(service.running, 20)
+                await asyncio.wait_for(service.running, PATIENCE)
             found = await service.queue.job("a")
             assert found is not None
             assert (found.state, found.attempt) == ("failed" if attempt == 4 else "queued", attempt)

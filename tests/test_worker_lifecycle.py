@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from waiting import soon
+from waiting import PATIENCE, soon
 from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -60,7 +60,7 @@ async def test_the_card_is_shown_and_withdrawn(redis_url: str, engine: Engine) -
         assert models["random"]["capacity"] == {"cache_tokens": 3 * 2 * 64, "page_size": 16}
         assert len(await until_palette(service)) == 64 * 4 * 4 * 3
         service.stop.set()
-        await asyncio.wait_for(service.running, 20)
+        await asyncio.wait_for(service.running, PATIENCE)
         assert await service.cards.models() == {}
 
 
@@ -72,7 +72,7 @@ async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str,
         service.stop.set()
         await asyncio.sleep(0.1)
         await service.submit("b")
-        await asyncio.wait_for(service.running, 20)
+        await asyncio.wait_for(service.running, PATIENCE)
         assert (await service.events("a"))[-1].name == "completed"
         waiting = await service.queue.job("b")
         assert waiting is not None
@@ -88,7 +88,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
         await service.submit("a", steps=200, n=3)
         await service.seen("a", "tokens")
         service.stop.set()
-        await asyncio.wait_for(service.running, 20)
+        await asyncio.wait_for(service.running, PATIENCE)
         released = await service.queue.job("a")
         assert released is not None
         assert (released.state, released.position) == ("queued", 0)
@@ -122,14 +122,14 @@ async def test_an_outage_of_redis_fails_no_job(service: Service, monkeypatch: py
 
 @pytest.mark.anyio
 async def test_a_hurried_stop_hands_back_at_once(redis_url: str, engine: Engine, slowly: None) -> None:
-    async with serving(redis_url, engine, grace=60) as service:
+    async with serving(redis_url, engine, grace=600) as service:
         await service.submit("a", steps=256, n=3)
         await service.seen("a", "tokens")
         service.stop.set()
         await asyncio.sleep(0.1)
         service.running.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(service.running, 20)
+            await asyncio.wait_for(service.running, PATIENCE)
         released = await service.queue.job("a")
         assert released is not None
         assert released.state == "queued"
@@ -179,7 +179,7 @@ async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
     async with serving(redis_url, engine, grace=5, hung=0.3) as service:
         await service.submit("a")
         with pytest.raises(worker.WorkerFailed, match="a step has taken more than"):
-            await asyncio.wait_for(service.running, 20)
+            await asyncio.wait_for(service.running, PATIENCE)
         found = await service.queue.job("a")
         assert found is not None
         assert (found.state, found.attempt) == ("queued", 1)

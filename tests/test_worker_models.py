@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_folder
-from waiting import soon
+from waiting import PATIENCE, soon
 from worker_harness import CONFIG, Service, alone, job, serving, suspects
 
 from engine.engine import Engine, EngineConfig
@@ -143,7 +143,7 @@ async def test_the_card_lists_all_models_with_their_palettes(redis_url: str, eng
             assert shown[name]["capacity"] == {"cache_tokens": engine.tokens_total, "page_size": 16}
             assert await soon(partial(service.cards.palette, name)) == engine.codec.palette().tobytes()
         service.stop.set()
-        await asyncio.wait_for(service.running, 20)
+        await asyncio.wait_for(service.running, PATIENCE)
         assert await service.cards.models() == {}
 
 
@@ -170,7 +170,7 @@ async def test_an_engine_that_fails_is_the_end_of_the_worker_and_other_models_jo
         assert await soon(lambda: sound.stats().running)
         await leave_by_failure(service, broken, monkeypatch, "guilty")
         with pytest.raises(worker.WorkerFailed, match="the engine of raster: IntegrityError: page 3"):
-            await asyncio.wait_for(service.running, 20)
+            await asyncio.wait_for(service.running, PATIENCE)
         states = {}
         for job_id in ("innocent", "guilty"):
             found = await service.queue.job(job_id)
@@ -192,7 +192,7 @@ async def test_a_worker_that_fails_takes_nothing_more(
         assert not service.running.done()  # it still waits for last words
         await service.submit("late", model="anyorder")
         with pytest.raises(worker.WorkerFailed):
-            await asyncio.wait_for(service.running, 20)
+            await asyncio.wait_for(service.running, PATIENCE)
         late = await service.queue.job("late")
         assert late is not None
         assert (late.state, late.attempt) == ("queued", 0)

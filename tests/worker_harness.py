@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from prometheus_client import CollectorRegistry
 from tiny import random_folder
-from waiting import soon
+from waiting import PATIENCE, soon
 
 from engine.engine import Engine, EngineConfig
 from engine.noise import image_seed
@@ -78,7 +78,7 @@ class Service:
         await self.queue.submit(NewJob(id=job_id, model=payload["model"], cost=cost, payload=payload, blobs=blobs))
 
     async def events(self, job_id: str) -> list[Event]:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             return [event async for event in self.hub.watch(job_id)]
 
     async def result(self, job_id: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Service:
 
     async def seen(self, job_id: str, name: str) -> Event:
         """The first event of this name."""
-        async with asyncio.timeout(60), contextlib.aclosing(self.hub.watch(job_id)) as events:
+        async with asyncio.timeout(PATIENCE), contextlib.aclosing(self.hub.watch(job_id)) as events:
             async for event in events:
                 if event.name == name:
                     return event
@@ -143,7 +143,7 @@ async def service(redis_url: str, engine: Engine) -> AsyncIterator[Service]:
     async with serving(redis_url, engine, grace=10) as service:
         yield service
         service.stop.set()
-        await asyncio.wait_for(service.running, 15)
+        await asyncio.wait_for(service.running, PATIENCE)
         engine.check_integrity()
         assert engine.stats().pages_used == 0
 
