@@ -141,7 +141,7 @@ def test_a_fork_shares_the_steps_up_to_the_slider(page: Page, served: httpx.Clie
     assert not np.array_equal(after, before)
     # The fork of a fork may go further back: the page knows the steps that they share.
     page.run("document.querySelector('figcaption button').click()")
-    page.wait("document.getElementById('picture').complete")
+    page.wait("document.getElementById('picture').alt.endsWith('seed 8')")  # it is taken, and the slider set
     choose(page, step="3")
     early = {cell for event in shared if event["step"] <= 3 for cell in event["positions"]}
     assert page.run(later) == sorted(set(range(64)) - early)
