@@ -112,12 +112,13 @@ def test_dies_with_its_owner_and_leaves_the_directory_free(tmp_path: Path, tethe
 
 
 def test_ctrl_c_reaches_the_owner_alone(tmp_path: Path) -> None:
-    with owner(tmp_path / "data") as (process, url, _):
+    with owner(tmp_path / "data") as (process, url, pid):
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
         assert process.stdout.readline() == "drained\n"
         time.sleep(0.2)
-        assert embedded.answers(url)
+        assert alive(pid)
+        assert eventually(lambda: embedded.answers(url))
 
 
 def test_a_directory_in_use_is_refused_and_its_server_found(tmp_path: Path) -> None:
