@@ -16,7 +16,7 @@ test: lint types
 
 # The published sizes with random weights, 4 GB on disk for a while.
 full-size: $(VENV)/.test
-	$(VENV)/bin/pytest -m full_size tests/test_full_size.py
+	$(VENV)/bin/pytest -m full_size tests/e2e/test_full_size.py
 
 # 200 clients of mixed tasks for 20 minutes, judged; the report is kept. Half an hour, and nothing else beside it.
 LOAD ?=
@@ -28,7 +28,7 @@ load: $(VENV)/.test
 CHAOS ?=
 chaos: $(VENV)/.test
 	@mkdir -p var
-	PYTHONPATH=tests $(VENV)/bin/python -m chaos --json var/chaos.json $(CHAOS)
+	$(VENV)/bin/python -m tests.chaos --json var/chaos.json $(CHAOS)
 
 # From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo

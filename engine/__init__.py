@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine.request import Request, RequestError
 
 if TYPE_CHECKING:
-    from engine.engine import Engine, EngineConfig, Update
+    from engine.core.engine import Engine, EngineConfig, Update
 
 __all__ = ["Engine", "EngineConfig", "Request", "RequestError", "Update"]
 
@@ -22,7 +22,7 @@ __all__ = ["Engine", "EngineConfig", "Request", "RequestError", "Update"]
 def __getattr__(name: str) -> Any:
     """Torch is imported with the engine itself, not with the plain-Python modules beside it."""
     if name in ("Engine", "EngineConfig", "Update"):
-        from engine import engine
+        from engine.core import engine
 
         return getattr(engine, name)
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

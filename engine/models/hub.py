@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.known import HubFile, on_disk, weights_of
 from engine.models.checkpoint import CheckpointError
+from engine.models.model_index import HubFile, on_disk, weights_of
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.attention import paged_attention
-from engine.batch import Batch
-from engine.kv_cache import KVCache, KVShape
-from engine.models import Model
+from engine.attention.batch import Batch
+from engine.attention.kv_cache import KVCache, KVShape
+from engine.attention.paged import paged_attention
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
+from engine.models.network import Model
 from engine.request import Extension
 
 

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from engine import palettes
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
-from engine.known import known_folders
-from engine.models import Model
+from engine.codec import palettes
+from engine.codec.vq import VQConfig, VQModel
 from engine.models.checkpoint import CheckpointError, fingerprint, fit, load_state
 from engine.models.families import FAMILIES, Builder
 from engine.models.hub import weights_file
-from engine.models.vq import VQConfig, VQModel
+from engine.models.model_index import known_folders
+from engine.models.network import Model
 from engine.plans import Plan
 from engine.request import Request, check_request
 

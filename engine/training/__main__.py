@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 
-from engine.judging.classifier import JudgeRecipe, train_judge
 from engine.training.batches import TransformerRecipe
+from engine.training.classifier import JudgeRecipe, train_judge
 from engine.training.codes import encode_split, load_codes
 from engine.training.demos import DEMO, DEMOS, JUDGE, WEIGHTS
 from engine.training.export import export_tokenizer, export_transformer, load_tokenizer, palette
 from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
-from engine.training.renders import load_split, render_split
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
 from engine.training.transformer import train_transformer
+from engine.training.world.renders import load_split, render_split
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
 REGIONS = 0.5  # of the ARPG's whole sequences begin with all that surrounds a rectangle, or with what is in it

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.models.vq import VQModel
+from engine.codec.vq import VQModel
 from engine.training.parallel import Team
-from engine.training.renders import to_signed
+from engine.training.world.renders import to_signed
 
 
 @torch.inference_mode()

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import palettes
-from engine.models.vq import VQConfig, VQModel
-from engine.palettes import PATCH
+from engine.codec import palettes
+from engine.codec.palettes import PATCH
+from engine.codec.vq import VQConfig, VQModel
 from engine.training.loop import save_half
-from engine.training.shapes import THINGS
+from engine.training.world.shapes import THINGS
 
 TOKENIZER = "vq.safetensors"
 PALETTE = "palette.png"

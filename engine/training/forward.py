@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.models import Model
 from engine.models.arpg import ARPG
+from engine.models.network import Model
 
 
 def rotation_table(model: Model, grid: tuple[int, int]) -> Tensor:

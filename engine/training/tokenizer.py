@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from engine.models.vq import VQConfig, VQModel
+from engine.codec.vq import VQConfig, VQModel
 from engine.training.group_norm import quicken_group_norm
 from engine.training.loop import (
     AveragedWeights,
@@ -27,7 +27,7 @@ from engine.training.loop import (
 )
 from engine.training.optimizer import MatrixOptimizer
 from engine.training.parallel import ALONE, Team
-from engine.training.renders import to_signed
+from engine.training.world.renders import to_signed
 
 DEMO_TOKENIZER = VQConfig(
     codebook_size=512,

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from engine.models import Model
 from engine.models.arpg import ARPG
 from engine.models.families import FAMILIES
 from engine.models.llamagen import LlamaGen
+from engine.models.network import Model
 from engine.request import Request
 from engine.training.batches import Batch, TransformerRecipe, draw_batch, draw_openings
 from engine.training.fixed_order import FixedOrder

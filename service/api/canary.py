@@ -7,15 +7,14 @@ import time
 from typing import Any
 
 from engine.card import ModelCard
-from service.api.answers import until_finished
-from service.api.cancelling import cancel_job
-from service.api.catalogue import Served
-from service.api.services import Services
-from service.api.submission import job_id
-from service.keys import Client
-from service.queue import FINAL_STATES, NewJob, QueueFull
-from service.requests import GenerateRequest
-from service.resolve import cost, resolve
+from service.api.create_job import job_id
+from service.api.job_access import cancel_job, until_finished
+from service.auth.keys import Client
+from service.jobs import FINAL_STATES, NewJob, QueueFull
+from service.jobs.catalogue import Served
+from service.services import Services
+from service.tasks.fields import GenerateRequest
+from service.tasks.sampling import cost, resolve
 
 CANARY = Client(name="canary")
 PATIENCE = 30.0

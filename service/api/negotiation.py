@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from service.images import MEDIA_TYPES, Format
+from service.tasks.images import MEDIA_TYPES, Format
 
 EVENTS = "text/event-stream"
 JSON = "application/json"

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from engine.pages import IntegrityError
+from engine.core.pages import IntegrityError
 from engine.request import Request
-from service.queue.contract import Attempt
+from service.jobs.messages import Attempt
 
 if TYPE_CHECKING:
-    from engine.engine import Engine, EngineStats, Update
+    from engine.core.engine import Engine, EngineStats, Update
 
 log = logging.getLogger(__name__)
 

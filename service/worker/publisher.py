@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.queue import Publication, Queue
-from service.queue.contract import Answer, Attempt
-from service.worker.outages import insist
+from service.jobs import Publication, Queue
+from service.jobs.messages import Answer, Attempt
+from service.worker.retry import insist
 
 
 @dataclass(slots=True)

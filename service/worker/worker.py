@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from service.queue import Blobs, Cards, Queue, cancelled
-from service.queue.contract import Answer, Attempt
-from service.worker.call_thread import CallThread
-from service.worker.job import Interruption, first
-from service.worker.lane import Lane
+from service.jobs import Blobs, Cards, Queue, cancelled
+from service.jobs.messages import Answer, Attempt
+from service.worker.background_thread import CallThread
+from service.worker.claiming import Quarantine
+from service.worker.execution import Interruption, first
+from service.worker.model_worker import Lane
 from service.worker.publisher import Publisher
-from service.worker.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.core.engine import Engine
     from service.metrics import Metrics
     from service.settings import Settings
 

@@ -1,4 +1,4 @@
-"""`python -m chaos`: every run, a table of what happened, and the same as JSON."""
+"""`python -m tests.chaos`: every run, a table of what happened, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.campaign import Plan, Report, campaign
-from chaos.cluster import preload
-from chaos.plans import mutants, real, smoke, storms
+from tests.chaos.campaign import Plan, Report, campaign
+from tests.chaos.cluster import preload
+from tests.chaos.plans import mutants, real, smoke, storms
 
 COLUMNS = (
     ("worker killed", "kills"),
@@ -61,7 +61,7 @@ def chosen(parsed: argparse.Namespace, scratch: Path) -> list[Plan]:
 
 
 def well(report: Report) -> bool:
-    from chaos.mutants import MUTANTS
+    from tests.chaos.mutants import MUTANTS
 
     spoken = {violation.rule for violation in report.violations}
     return not spoken if report.mutant is None else bool(spoken & MUTANTS[report.mutant].caught_by)

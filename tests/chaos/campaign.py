@@ -17,17 +17,17 @@ from typing import Any
 
 import httpx
 
-from chaos import cluster, truth
-from chaos.checker import check
-from chaos.children import Setup
-from chaos.clients import Clients, Figures
-from chaos.cluster import Cluster
-from chaos.faults import Fault, inflict, schedule
-from chaos.history import History, Violation
-from chaos.jobs import Job, Workload, jobs_of
-from chaos.mutants import MUTANTS
-from chaos.server import Server
-from service import keys
+from service.auth import keys
+from tests.chaos import cluster, truth
+from tests.chaos.checker import check
+from tests.chaos.children import Setup
+from tests.chaos.clients import Clients, Figures
+from tests.chaos.cluster import Cluster
+from tests.chaos.faults import Fault, inflict, schedule
+from tests.chaos.history import History, Violation
+from tests.chaos.jobs import Job, Workload, jobs_of
+from tests.chaos.mutants import MUTANTS
+from tests.chaos.server import Server
 
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """For the server's files. In memory: a process that is killed loses nothing that it has written, wherever that is, and

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from chaos.history import TERMINAL, Asked, Event, History, Outcome, View, Violation
+from tests.chaos.history import TERMINAL, Asked, Event, History, Outcome, View, Violation
 
 Rule = Callable[[History, Mapping[str, Outcome]], Iterator[Violation]]
 

@@ -18,16 +18,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from chaos import mutants
-from chaos.engine import ChaosEngine
-from chaos.proxy import Proxy
-from service import serving
-from service.queue import QueueConfig
+from service.jobs import QueueConfig
+from service.server import run as serving
 from service.settings import Settings
-from service.worker import engines
+from service.worker import engine_loading as engines
+from tests.chaos import mutants
+from tests.chaos.engine import ChaosEngine
+from tests.chaos.proxy import Proxy
 
-PRELOADED = ["chaos.children", "service.app", "service.worker.worker"]
-FOR_THE_REAL_ENGINE = ["engine.engine"]
+PRELOADED = ["tests.chaos.children", "service.server.app", "service.worker.worker"]
+FOR_THE_REAL_ENGINE = ["engine.core.engine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def real_engine(settings: Settings, model: str, **_: Any) -> Any:
     """One that holds a few pictures, so that there is always a queue and a crowd."""
     import torch
 
-    from engine.engine import Engine, EngineConfig
+    from engine.core.engine import Engine, EngineConfig
 
     torch.set_num_threads(1)
     config = EngineConfig(cache_tokens=6 * 2 * 64, batch_invariant=True, check_every_step=True)

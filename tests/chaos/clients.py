@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
-from chaos.history import TERMINAL, Event, History, View
-from chaos.jobs import Job, Reading
+from tests.chaos.history import TERMINAL, Event, History, View
+from tests.chaos.jobs import Job, Reading
 
 STREAM = {"Accept": "text/event-stream"}
 FRAME_PATIENCE = 20.0

@@ -15,9 +15,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from chaos import children
-from chaos.children import Setup
-from chaos.server import Server
+from tests.chaos import children
+from tests.chaos.children import Setup
+from tests.chaos.server import Server
 
 WORKERS, FRONT_ENDS = 3, 2
 LEAVING_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""An engine without a model: the worker's side of engine.engine.Engine, whose tokens are a hash of seed and position.
+"""An engine without a model: the worker's side of the engine, whose tokens are a hash of seed and position.
 
 Some of its classes are poison: who draws one ends the process, or makes the step fail for everybody in it.
 """
@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 
 from engine.card import ClassLabel, Defaults, ModelCard
-from engine.drawing import Drawn
+from engine.core.sequence import Drawn
 from engine.noise import permutation, uniform
 from engine.request import Request, RequestError
 

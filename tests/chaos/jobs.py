@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from chaos.engine import EXITS, GRID, HARMLESS, RAISES, RUNS_OUT, STRIDE
-from chaos.history import Asked
+from tests.chaos.engine import EXITS, GRID, HARMLESS, RAISES, RUNS_OUT, STRIDE
+from tests.chaos.history import Asked
 
 ENDS = {
     EXITS: frozenset({"worker_lost"}),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.campaign import Plan
-from chaos.engine import EXITS, RAISES, RUNS_OUT
-from chaos.faults import API_KILL, DRAIN, EVERYTHING, FREEZE, KILL, LOST_REPLIES, SERVER_KILL
-from chaos.jobs import Workload
-from chaos.mutants import MUTANTS
+from tests.chaos.campaign import Plan
+from tests.chaos.engine import EXITS, RAISES, RUNS_OUT
+from tests.chaos.faults import API_KILL, DRAIN, EVERYTHING, FREEZE, KILL, LOST_REPLIES, SERVER_KILL
+from tests.chaos.jobs import Workload
+from tests.chaos.mutants import MUTANTS
 
 MODELS = ("first", "second")
 REAL_CLASSES = tuple(f"class {label}" for label in range(4))
@@ -30,7 +30,7 @@ def smoke(seed: int) -> Plan:
 
 def real(seed: int, folder: Path) -> Plan:
     """The real engine in batch_invariant mode, on a small model with random weights."""
-    from tiny import random_folder
+    from tests.support.tiny import random_folder
 
     load = Workload(jobs=40, seconds=12, models=("random",), classes=REAL_CLASSES, uploads=0.0)
     rates = {KILL: 0.8, FREEZE: 0.25, DRAIN: 0.05, LOST_REPLIES: 0.5}

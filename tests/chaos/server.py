@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from service.embedded import answers, find_binary
+from service.server.embedded import answers, find_binary
 
 START_SECONDS = 20.0
 

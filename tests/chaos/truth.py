@@ -12,12 +12,12 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chaos.clients import Clients
-from chaos.history import TERMINAL, Event, History, Outcome
-from chaos.jobs import Job
-from service.queue import ModelLoad, Queue, QueueConfig, connect
-from service.queue.hub import decode
+from service.jobs import ModelLoad, Queue, QueueConfig, connect
+from service.jobs.event_hub import decode
 from service.settings import Settings
+from tests.chaos.clients import Clients
+from tests.chaos.history import TERMINAL, Event, History, Outcome
+from tests.chaos.jobs import Job
 
 EMPTY_AT_THE_END = ("ready:", "leases:", "suspects:", "unfinished", "blobs:", "pictures:", "previews:", "unended")
 """Sets, lists and counters of what is under way, by the start of their names."""

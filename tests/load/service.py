@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from service.embedded import running_in
+from service.server.embedded import running_in
 
 READY_SECONDS = 120.0
 RESULT_TTL = 120

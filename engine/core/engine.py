@@ -1,0 +1,252 @@
+"""The library face: add requests, step, abort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.attention.kv_cache import KVCache
+from engine.card import ModelCard
+from engine.codec.codec import Codec
+from engine.core.pages import PageAllocator
+from engine.core.rotary_tables import RotaryTables
+from engine.core.runner import Runner, StepLogits
+from engine.core.scheduler import Scheduler
+from engine.core.sequence import Drawing, Drawn
+from engine.models import registry
+from engine.models.registry import LoadedModel
+from engine.request import Extension, Request, RequestError, check_request
+
+CPU_CACHE_BYTES = 256 * 2**20
+GPU_CACHE_SHARE = 0.6
+"""Of the memory that is free once the weights are there; steps and the tokenizer need the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """page_size: rows a page. cache_tokens: rows the KV cache holds; None takes cache_share of the GPU's free memory,
+    or 256 MiB on a CPU. max_rows: row budget of a step. batch_invariant: a request's bits don't depend on who
+    shares its steps (CPU, float32; some slower). dtype: None is bfloat16 on a GPU, float32 on a CPU."""
+
+    page_size: int = 16
+    cache_tokens: int | None = None
+    cache_share: float = GPU_CACHE_SHARE
+    max_rows: int = 2048
+    batch_invariant: bool = False
+    check_every_step: bool = False
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update(Drawn):
+    """What one step drew of one request."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """pages are those of the KV cache; rows_last_step counts all branches; totals since the start. rows_shared_total:
+    rows that were in another drawing's pages and need not be computed; pages_copied_total: what that took."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages_total: int
+    rows_last_step: int
+    rows_total: int
+    steps_total: int
+    rows_shared_total: int
+    pages_copied_total: int
+
+
+class Engine:
+    """Draws many requests at once, their rows packed into shared steps. One thread drives it."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        *,
+        device: torch.device,
+        watch_logits: Callable[[StepLogits], None] | None = None,
+    ) -> None:
+        self.model: ModelCard = loaded.card
+        self.config = config
+        self.codec = Codec(loaded.tokenizer, loaded.card.tokenizer, loaded.palette)
+        self._plan = loaded.plan
+        shape = loaded.network.kv_shape
+        dtype = next(loaded.network.parameters()).dtype
+        rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device, config.cache_share)
+        pages = max(1, rows // config.page_size)
+        self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
+        self._scheduler = Scheduler(PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows)
+        self._runner = Runner(
+            loaded.network,
+            self._cache,
+            RotaryTables(lambda *canvas: _rotary(loaded, *canvas).to(device)),
+            page_size=config.page_size,
+            batch_invariant=config.batch_invariant,
+            watch_logits=watch_logits,
+        )
+        self._ids = count()
+        self._steps_total = 0
+        self._rows_total = 0
+        self._rows_last_step = 0
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "demo",
+        *,
+        device: str | None = None,
+        config: EngineConfig | None = None,
+        watch_logits: Callable[[StepLogits], None] | None = None,
+    ) -> Engine:
+        """An engine for a shipped model, by name, or for a model folder. device: None is CUDA where there is one.
+
+        Raises CheckpointError with the file and the key that don't fit.
+        """
+        config = config or EngineConfig()
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = config.dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+        loaded = registry.load(model, device=place, dtype=dtype)
+        return cls(loaded, config, device=place, watch_logits=watch_logits)
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its id. Raises RequestError with the field at fault."""
+        drawing = self._drawing(request)
+        self._scheduler.add(drawing)
+        return drawing.id
+
+    def abort(self, request_id: int) -> None:
+        """Drop a request; its pages are free when the next step begins. Unknown and finished ids are ignored."""
+        self._scheduler.abort(request_id)
+
+    def step(self) -> list[Update]:
+        """One forward step of everybody who takes part; what it drew. Checks its books when it falls idle."""
+        drawings = self._scheduler.schedule()
+        self._cache.copy_pages(self._scheduler.copies)
+        self._scheduler.copies.clear()
+        self._rows_last_step = sum(drawing.rows for drawing in drawings)
+        updates = self._draw(drawings) if drawings else []
+        if self.idle or self.config.check_every_step:
+            self._scheduler.check_integrity()
+        return updates
+
+    def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols).
+
+        Raises RequestError, and draws none, when one of them is bad. Updates of other requests are not seen.
+        """
+        drawings = [self._drawing(request) for request in requests]
+        for drawing in drawings:
+            self._scheduler.add(drawing)
+        unfinished = {drawing.id for drawing in drawings}
+        while unfinished:
+            unfinished -= {update.id for update in self.step() if update.finished}
+        return [np.array(drawing.tokens, dtype=np.int32).reshape(drawing.grid) for drawing in drawings]
+
+    def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
+        """The request that shares the parent's first `step` drawing steps and goes on with noise of its own. tokens:
+        grid position → token of what the parent has drawn, those steps at least. While a parent is under way, its
+        pages are shared; afterwards the cache is rebuilt in the same chunks.
+
+        Raises RequestError where the parent has no such step before its last, or tokens lack a part of it.
+        """
+        steps = [drawing.targets for drawing in self._plan(parent).steps if drawing.targets]
+        if not 1 <= step < len(steps):
+            raise RequestError("step", f"must be between 1 and {len(steps) - 1}, got {step}")
+        cells = [cell for targets in steps[:step] for cell in targets]
+        if missing := [cell for cell in cells if cell not in tokens]:
+            raise RequestError("step", f"the parent has not drawn step {step} yet: position {missing[0]} is missing")
+        order = tuple(chain.from_iterable(steps)) if "order" in self.model.settings else None
+        return replace(parent, seed=seed, order=order, drawn={cell: tokens[cell] for cell in cells})
+
+    def cost(self, request: Request) -> int:
+        """Rows of KV cache that a request reserves, in whole pages, all branches. Raises RequestError, as add."""
+        return self._drawing(request).pages(self.config.page_size) * self.config.page_size
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    @property
+    def tokens_total(self) -> int:
+        return self._scheduler.pages.total * self.config.page_size
+
+    @property
+    def tokens_free(self) -> int:
+        """Rows of KV cache that no running or waiting request has spoken for."""
+        return max(0, self.tokens_total - self._scheduler.pages_spoken_for * self.config.page_size)
+
+    def stats(self) -> EngineStats:
+        pages = self._scheduler.pages
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            pages_used=pages.used,
+            pages_total=pages.total,
+            rows_last_step=self._rows_last_step,
+            rows_total=self._rows_total,
+            steps_total=self._steps_total,
+            rows_shared_total=self._scheduler.rows_shared,
+            pages_copied_total=self._scheduler.pages_copied,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises IntegrityError when pages and block tables disagree."""
+        self._scheduler.check_integrity()
+
+    def _draw(self, drawings: list[Drawing]) -> list[Update]:
+        decided = self._runner.run(drawings)
+        self._steps_total += 1
+        self._rows_total += self._rows_last_step
+        updates = [self._advance(drawing, tokens) for drawing, tokens in zip(drawings, decided, strict=True)]
+        return [update for update in updates if update.positions]
+
+    def _advance(self, drawing: Drawing, tokens: list[int]) -> Update:
+        positions = drawing.step.targets
+        drawing.advance(tokens)
+        if drawing.finished:
+            self._scheduler.retire(drawing)
+        plan = drawing.plan
+        return Update(
+            id=drawing.id,
+            step=drawing.next_step - (len(plan.steps) - plan.drawing_steps),
+            steps=plan.drawing_steps,
+            positions=positions,
+            tokens=tuple(tokens),
+            n_done=drawing.drawn,
+            n_total=len(drawing.tokens) - len(drawing.request.known),
+        )
+
+    def _drawing(self, request: Request) -> Drawing:
+        check_request(
+            request,
+            grid=self.model.grid,
+            codebook_size=self.model.codebook_size,
+            num_classes=len(self.model.classes),
+            any_order="order" in self.model.settings,
+        )
+        drawing = Drawing.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
+        need, there = drawing.pages(self.config.page_size), self._scheduler.pages.total
+        if need > there:
+            raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
+        return drawing
+
+
+def _rotary(loaded: LoadedModel, grid: tuple[int, int], extension: Extension) -> torch.Tensor:
+    return loaded.network.rotary(grid, loaded.card.grid, extension)
+
+
+def _affordable_rows(bytes_per_row: int, device: torch.device, share: float) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * share) // bytes_per_row
+    return CPU_CACHE_BYTES // bytes_per_row

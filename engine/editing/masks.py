@@ -1,0 +1,83 @@
+"""Masks and fitting: the user's mask decides pixels, the mask snapped to tokens decides tokens.
+
+Which tokens of a picture a variation of it keeps."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image
+
+from engine.editing.blending import seamless
+from engine.noise import permutation
+
+REACH = 1 / 64
+"""Of a picture's shorter side: the depth of a seamless correction, a quarter of a token of a 16×16 grid. What reaches
+deeper takes its colours from whatever is new there (measured: the demo's model card)."""
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched where its shape
+    is another."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def token_mask(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """bool (rows, cols) of a pixel mask bool (H, W) of any size: a token is redrawn if any masked pixel touches
+    its cell, so that every masked pixel is covered."""
+    return _any_in_cells(_any_in_cells(mask, grid[0]).T, grid[1]).T
+
+
+def known_tokens(tokens: np.ndarray, redrawn: np.ndarray) -> dict[int, int]:
+    """Grid position → token of what a token mask bool (rows, cols) leaves of tokens (rows, cols)."""
+    flat = tokens.ravel()
+    return {int(position): int(flat[position]) for position in np.flatnonzero(~redrawn.ravel())}
+
+
+def composite(
+    original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0, *, smooth: bool = False
+) -> np.ndarray:
+    """drawn uint8 (h, w, 3), resized, where mask bool (H, W) holds; original uint8 (H, W, 3) elsewhere, to the bit.
+
+    feather: pixels over which the border is blended, inside the mask: the n-th from the border, counted along
+    rows and columns, is n / (feather + 1) drawn. smooth: what is drawn is shifted to meet the original there.
+    """
+    fitted = fit(drawn, original.shape[:2])
+    if smooth:
+        fitted = seamless(original, fitted, mask, REACH * min(mask.shape))
+    result = np.where(mask[..., None], fitted, original)
+    if feather:
+        depth = _depth(mask)
+        border = mask & (depth <= feather)
+        weight = depth[border, None] / (feather + 1)
+        result[border] = np.rint(weight * result[border] + (1 - weight) * original[border])
+    return result
+
+
+def _any_in_cells(mask: np.ndarray, cells: int) -> np.ndarray:
+    """Reduce the first axis to cells: cell i covers the pixels that [i, i + 1) · len / cells touches."""
+    n = len(mask)
+    starts = [i * n // cells for i in range(cells)]
+    ends = [-(-(i + 1) * n // cells) for i in range(cells)]
+    return np.stack([mask[start:end].any(0) for start, end in zip(starts, ends, strict=True)])
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    """Distance float32 (H, W) of each masked pixel to the nearest unmasked one, in steps along rows and columns."""
+    depth = np.where(mask, np.float32(np.inf), np.float32(0))
+    for lines in (depth, depth[::-1], depth.T, depth.T[::-1]):
+        for previous, line in pairwise(lines):
+            np.minimum(line, previous + 1, out=line)
+    return depth
+
+
+def kept(seed: int, share: float, grid: tuple[int, int]) -> np.ndarray:
+    """bool (rows, cols): as many as the share of them (0 … 1) says, but never all and never none."""
+    positions = grid[0] * grid[1]
+    count = min(max(1, round(share * positions)), positions - 1)
+    keep = np.zeros(grid, dtype=bool)
+    keep.flat[list(permutation(seed, "keep", range(positions))[:count])] = True
+    return keep

@@ -1,0 +1,181 @@
+"""Outpainting: where a picture lies on a larger canvas of tokens, and its pixels among those drawn around them.
+
+A picture of any size gets a token grid of its own: its short side as many tokens as the model's side, its long side as
+many whole tokens as keep its shape best. What is added is counted in tokens of that scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from engine.core.sequence import UNKNOWN
+from engine.editing.blending import seamless
+from engine.editing.masks import fit
+from engine.request import RequestError
+
+Side = Literal["left", "right", "up", "down"]
+SIDES: tuple[Side, ...] = get_args(Side)
+ALONG: tuple[tuple[Side, Side], ...] = (("up", "down"), ("left", "right"))
+"""The sides before and after the picture, along rows and along columns."""
+
+REACH = 2
+"""Tokens around the picture over which the colours of what is drawn come from its own to those of the picture."""
+
+LARGEST = 4
+"""A canvas has at most so many times the model's rows, its columns, and its positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padding:
+    """How much is added on each side."""
+
+    left: int = 0
+    right: int = 0
+    up: int = 0
+    down: int = 0
+
+    def __getitem__(self, side: Side) -> int:
+        amount: int = getattr(self, side)
+        return amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """A picture and what is drawn around it.
+
+    picture: the original's height and width in pixels; cells: its token rows and columns. margin: what is added, in
+    tokens; padding: the same in the original's pixels, rounded down, yet no less than was asked for. stride: pixels a
+    token side, as the model draws it.
+    """
+
+    picture: tuple[int, int]
+    cells: tuple[int, int]
+    margin: Padding
+    padding: Padding
+    stride: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Token rows and columns of the canvas."""
+        return _padded(self.cells, self.margin)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the result, in pixels."""
+        return _padded(self.picture, self.padding)
+
+    @property
+    def fitted(self) -> tuple[int, int]:
+        """Height and width that the original is resized to, to become tokens."""
+        return self.cells[0] * self.stride, self.cells[1] * self.stride
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool (grid): True where the original lies."""
+        known = np.zeros(self.grid, dtype=bool)
+        known[_inside(self.cells, self.margin)] = True
+        return known
+
+    def canvas(self, tokens: np.ndarray) -> np.ndarray:
+        """int32 (grid): the original's tokens (cells) in their place, UNKNOWN around them."""
+        canvas = np.full(self.grid, UNKNOWN, dtype=np.int32)
+        canvas[_inside(self.cells, self.margin)] = tokens
+        return canvas
+
+
+def extend(picture: tuple[int, int], asked: Padding, *, grid: tuple[int, int], stride: int) -> Extension:
+    """The canvas for a picture of so many pixels (height, width) and what is asked for around it, in its pixels;
+    grid and stride are the model's.
+
+    Raises RequestError: its field is the side at fault, or "image" where the picture alone leaves no room.
+    """
+    for side in SIDES:
+        if asked[side] < 0:
+            raise RequestError(side, f"must be 0 or more pixels, got {asked[side]}")
+    if not any(asked[side] for side in SIDES):
+        raise RequestError("left", "left, right, up and down are all 0: there is nothing to draw")
+    cells = cells_of(picture, grid)
+    if cells[0] * cells[1] >= LARGEST * grid[0] * grid[1]:
+        raise RequestError("image", f"{picture[1]}×{picture[0]} pixels: so long a strip leaves no room around it")
+    margin, padding = {}, {}
+    for pixels, tokens, sides in zip(picture, cells, ALONG, strict=True):
+        for side in sides:
+            margin[side] = -(-asked[side] * tokens // pixels)
+            padding[side] = margin[side] * pixels // tokens
+    extension = Extension(
+        picture=picture, cells=cells, margin=Padding(**margin), padding=Padding(**padding), stride=stride
+    )
+    _check(extension, grid)
+    return extension
+
+
+def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """Token rows and columns of a picture (height, width): at least the grid, at most LARGEST times it along either
+    side, and else as near to the picture's shape as whole tokens come."""
+    a_token = min(picture[0] / grid[0], picture[1] / grid[1])  # in pixels
+    rows, cols = (
+        min(max(side, round(pixels / a_token)), LARGEST * side) for pixels, side in zip(picture, grid, strict=True)
+    )
+    return rows, cols
+
+
+def assemble(original: np.ndarray, drawn: np.ndarray, extension: Extension, *, smooth: bool = False) -> np.ndarray:
+    """uint8 (*size, 3): the original's pixels to the bit; around them the drawn canvas uint8 (grid · stride, 3),
+    resized so that what it shows of the original lies exactly beneath it. smooth: what is drawn is shifted to meet the
+    original, at the size at which it is drawn."""
+    if smooth:
+        drawn = _meeting(fit(original, extension.fitted), drawn, extension)
+    (top, bottom), (left, right) = _shown(extension, 0), _shown(extension, 1)
+    height, width = extension.size
+    canvas = Image.fromarray(drawn).resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    result = np.array(canvas)
+    result[_inside(extension.picture, extension.padding)] = original
+    return result
+
+
+def _meeting(fitted: np.ndarray, drawn: np.ndarray, extension: Extension) -> np.ndarray:
+    known = extension.known.repeat(extension.stride, 0).repeat(extension.stride, 1)
+    original = drawn.copy()
+    original[known] = fitted.reshape(-1, 3)
+    return seamless(original, drawn, ~known, REACH * extension.stride)
+
+
+def _check(extension: Extension, grid: tuple[int, int]) -> None:
+    """Raises RequestError with the side that adds most to a canvas that is too large."""
+    canvas = extension.grid
+    guilty = [side for axis, sides in enumerate(ALONG) if canvas[axis] > LARGEST * grid[axis] for side in sides]
+    if not guilty and canvas[0] * canvas[1] > LARGEST * grid[0] * grid[1]:
+        guilty = list(SIDES)
+    if guilty:
+        rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
+        raise RequestError(
+            max(guilty, key=lambda side: extension.margin[side]),
+            f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
+            f"there may be {rows} rows, {cols} columns, and {most} tokens in all",
+        )
+
+
+def _padded(inner: tuple[int, int], padding: Padding) -> tuple[int, int]:
+    rows, cols = (
+        padding[before] + length + padding[after] for length, (before, after) in zip(inner, ALONG, strict=True)
+    )
+    return rows, cols
+
+
+def _inside(inner: tuple[int, int], padding: Padding) -> tuple[slice, slice]:
+    return slice(padding.up, padding.up + inner[0]), slice(padding.left, padding.left + inner[1])
+
+
+def _shown(extension: Extension, axis: int) -> tuple[float, float]:
+    """From where to where along an axis the drawn canvas is shown, in its own pixels: all but a fraction of a pixel
+    of the result, at either end."""
+    before, after = ALONG[axis]
+    scale = extension.fitted[axis] / extension.picture[axis]
+    begins = extension.margin[before] * extension.stride  # the original
+    ends = begins + extension.fitted[axis]
+    first, last = begins - extension.padding[before] * scale, ends + extension.padding[after] * scale
+    return max(first, 0.0), min(last, float(extension.grid[axis] * extension.stride))

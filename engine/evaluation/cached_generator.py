@@ -1,0 +1,82 @@
+"""Requests drawn once: their token maps are kept on disk, by what was asked and which weights drew it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from engine.core.engine import Engine
+from engine.core.sequence import UNKNOWN
+from engine.editing.windows import Painting, paint, windows_over
+from engine.evaluation.samples import AT_ONCE, DECODE, drawing_model
+from engine.request import Request
+
+
+class Artist:
+    """A model folder that draws. Pictures are uint8 (n, H, W, 3), token maps int32 (n, rows, cols)."""
+
+    def __init__(self, model: Path, kept: Path, device: str | None = None) -> None:
+        self.engine = Engine.load(model, device=device)
+        self._model = drawing_model(model)
+        self._kept = kept
+
+    def draw(self, requests: Sequence[Request]) -> np.ndarray:
+        """Token maps of requests for one grid."""
+
+        def draw() -> np.ndarray:
+            starts = tqdm(range(0, len(requests), AT_ONCE), desc="draw", unit=f"×{AT_ONCE}", leave=False)
+            return np.stack([tokens for at in starts for tokens in self.engine.generate(requests[at : at + AT_ONCE])])
+
+        return self.once([_plain(request) for request in requests], draw)
+
+    def paint(self, templates: Sequence[Request], canvases: np.ndarray) -> np.ndarray:
+        """Canvases (n, rows, cols), filled up window by window where they are UNKNOWN, which is the same in all."""
+        size = self.engine.model.grid
+        windows = windows_over(canvases[0] != UNKNOWN, size)
+
+        def draw() -> np.ndarray:
+            paintings = [Painting(*each, windows, size) for each in zip(templates, canvases, strict=True)]
+            starts = tqdm(range(0, len(paintings), AT_ONCE), desc="paint", unit=f"×{AT_ONCE}", leave=False)
+            for at in starts:
+                paint(self.engine, paintings[at : at + AT_ONCE])
+            return np.stack([painting.tokens for painting in paintings])
+
+        places = [_plain(window) for window in windows]
+        return self.once([places, canvases.tolist(), [_plain(request) for request in templates]], draw)
+
+    def once(self, what: Any, draw: Callable[[], np.ndarray]) -> np.ndarray:
+        """The token maps that `draw` drew the first time that this model was asked for `what`, which is plain data."""
+        asked = json.dumps([*self._model, what], sort_keys=True)
+        path = self._kept / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, draw().astype(np.int16))
+            partial.replace(path)
+        return np.load(path).astype(np.int32)
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        parts = (pictures[at : at + DECODE] for at in range(0, len(pictures), DECODE))
+        return np.stack([tokens for part in parts for tokens in self.engine.codec.encode_many(list(part))])
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        parts = (tokens[at : at + DECODE] for at in range(0, len(tokens), DECODE))
+        return np.stack([picture for part in parts for picture in self.engine.codec.decode_many(list(part))])
+
+    def settings(self, **chosen: Any) -> dict[str, Any]:
+        """Sampling settings: the model's defaults, but for what is chosen."""
+        return asdict(self.engine.model.defaults) | chosen
+
+
+def _plain(value: Any) -> Any:
+    """A request with all its fields, as JSON has it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return sorted(value.items()) if isinstance(value, Mapping) else value

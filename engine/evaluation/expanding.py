@@ -1,0 +1,130 @@
+"""Classes drawn on grids larger than the trained one, at once or window by window, and what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from engine.core.sequence import UNKNOWN
+from engine.editing.masks import fit
+from engine.editing.windows import windows_over
+from engine.evaluation.cached_generator import Artist
+from engine.evaluation.editing import Renders, window_areas, window_seams
+from engine.evaluation.metrics import frechet
+from engine.request import Extension, Request, Window
+from engine.training.classifier import Judge, Looks, look
+
+Grid = tuple[int, int]
+WINDOWED, OUTPAINTED = "windowed", "outpainted"
+METHODS = (*get_args(Extension), WINDOWED, OUTPAINTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """tokens int32 (n, rows, cols), pictures uint8 (n, H, W, 3).
+
+    whole: share recognised when the picture is squeezed into the model's size; crops: share of crops of the model's
+    size in which the class is recognised; frechet: that of the crops to as many test renders. borders: for each window
+    but the first, how much harder its border is than the lines between tokens elsewhere, the mean over the pictures.
+    """
+
+    tokens: np.ndarray
+    pictures: np.ndarray
+    whole: float
+    crops: float
+    frechet: float
+    windows: tuple[Window, ...]
+    borders: np.ndarray
+
+
+def expand(
+    grid: Grid, method: str, artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+) -> Expanded:
+    """As many pictures as there are renders, picture i of its class and from seed i. OUTPAINTED has the render itself
+    in the middle."""
+    tokens, known = _draw(grid, method, artist, renders, settings)
+    pictures = artist.decode(tokens)
+    size = renders.size
+    squeezed = np.stack([fit(picture, (size, size)) for picture in pictures])
+    cut = crops(pictures, size)
+    labels = torch.from_numpy(renders.labels)
+    looks = _look(judge, cut)
+    there = min(len(cut), len(renders.looks.features))
+    windows = () if known is None else windows_over(known, artist.engine.model.grid)
+    areas = np.zeros(grid, int) if known is None else window_areas(windows, known, artist.engine.model.grid)
+    return Expanded(
+        tokens=tokens,
+        pictures=pictures,
+        whole=_look(judge, squeezed).share(labels),
+        crops=looks.share(labels.repeat_interleave(len(cut) // len(labels))),
+        frechet=frechet(looks.features[:there], renders.looks.features[:there]),
+        windows=windows,
+        borders=np.stack([window_seams(picture, areas) for picture in pictures]).mean(0),
+    )
+
+
+def crops(pictures: np.ndarray, size: int) -> np.ndarray:
+    """Squares (n · k, size, size, 3), picture by picture, evenly spread; as few as hold all of a picture."""
+    tops, lefts = (_evenly(length, size) for length in pictures.shape[1:3])
+    return np.stack([p[top : top + size, left : left + size] for p in pictures for top in tops for left in lefts])
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Share of cells in which two token maps agree: neighbouring windows of one picture, and independent samples of one
+    class; means, and the standard deviation over pairs of samples."""
+
+    neighbours: float
+    independent: float
+    deviation: float
+
+    @property
+    def bound(self) -> float:
+        return self.independent + 2 * self.deviation
+
+
+def agreement(expanded: Expanded, artist: Artist, labels: np.ndarray, settings: Mapping[str, Any]) -> Agreement:
+    """Windows that shared their noise would agree more than strangers do. Neighbours overlap or touch."""
+    rows, cols = artist.engine.model.grid
+    pairs = [
+        (a, b)
+        for a, b in combinations(expanded.windows, 2)
+        if abs(a.row - b.row) <= rows and abs(a.col - b.col) <= cols
+    ]
+    inside = [[expanded.tokens[:, w.row : w.row + rows, w.col : w.col + cols] for w in pair] for pair in pairs]
+    neighbours = np.array([(a == b).mean((1, 2)) for a, b in inside])
+    twice = enumerate([*labels, *labels])
+    samples = artist.draw([Request(class_label=int(label), seed=seed, **settings) for seed, label in twice])
+    strangers = (samples[: len(labels)] == samples[len(labels) :]).mean((1, 2))
+    return Agreement(float(neighbours.mean()), float(strangers.mean()), float(strangers.std()))
+
+
+def _draw(
+    grid: Grid, method: str, artist: Artist, renders: Renders, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Token maps; what was known of each canvas, bool (rows, cols), where it was drawn in windows."""
+    at_once = {"grid": grid, "extension": method} if method in get_args(Extension) else {}
+    fixed = {"task": "outpaint" if method == OUTPAINTED else "expand", **at_once, **settings}
+    requests = [Request(class_label=int(label), seed=seed, **fixed) for seed, label in enumerate(renders.labels)]
+    if at_once:
+        return artist.draw(requests), None
+    canvases = np.full((len(requests), *grid), UNKNOWN, np.int32)
+    if method == OUTPAINTED:
+        rows, cols = renders.tokens.shape[1:]
+        top, left = (grid[0] - rows) // 2, (grid[1] - cols) // 2
+        canvases[:, top : top + rows, left : left + cols] = renders.tokens
+    return artist.paint(requests, canvases), canvases[0] != UNKNOWN
+
+
+def _look(judge: Judge, pictures: np.ndarray) -> Looks:
+    return look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+
+
+def _evenly(length: int, size: int) -> list[int]:
+    count = -(-length // size)
+    return [round(i * (length - size) / max(1, count - 1)) for i in range(count)]

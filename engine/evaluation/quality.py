@@ -1,0 +1,124 @@
+"""What samples are worth: recognised, distributed like the real ones, and not copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.core.engine import Engine
+from engine.evaluation.metrics import frechet, most_agreeing, nearest, precision_recall
+from engine.evaluation.samples import Samples, reconstruct
+from engine.training.classifier import Judge, Looks, look
+from engine.training.world.renders import load_split
+
+NEAR = 0.01
+"""A sample is near a training picture when fewer than this share of unseen renders are as near to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Renders that no training saw, and what the judge makes of them. test is what everything is compared with;
+    validation stands for a perfect model: it says what a distance of this many pictures is when nothing is wrong."""
+
+    pictures: Tensor
+    labels: Tensor
+    test: Looks
+    validation: Looks
+
+    @classmethod
+    def load(cls, world: Path, judge: Judge, count: int) -> Reference:
+        pictures, labels = load_split(world, "test", limit=count)
+        validation, _ = load_split(world, "validation", limit=count)
+        return cls(pictures, labels, look(judge, pictures), look(judge, validation))
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Of one set of pictures against the test renders. accuracy: share recognised as what was asked for."""
+
+    pictures: int
+    accuracy: float
+    by_class: dict[str, float]
+    frechet: float
+    precision: float
+    recall: float
+
+
+def measure(looks: Looks, labels: Tensor, reference: Looks) -> Quality:
+    """The reference is cut to as many pictures: the Fréchet distance depends on how many there are."""
+    real = reference.features[: len(labels)]
+    precision, recall = precision_recall(real, looks.features)
+    return Quality(
+        pictures=len(labels),
+        accuracy=looks.share(labels),
+        by_class=looks.share_by_class(labels),
+        frechet=frechet(looks.features, real),
+        precision=precision,
+        recall=recall,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """The tokenizer alone, on the test renders. psnr in dB, the mean over pictures; used: share of the codes."""
+
+    quality: Quality
+    psnr: float
+    used: float
+
+
+def measure_tokenizer(engine: Engine, judge: Judge, reference: Reference) -> Tokenizer:
+    tokens, decoded = reconstruct(engine, reference.pictures)
+    error = (decoded.float() - reference.pictures.float()).square().mean((1, 2, 3))
+    return Tokenizer(
+        quality=measure(look(judge, decoded), reference.labels, reference.test),
+        psnr=(10 * torch.log10(255**2 / error)).mean().item(),
+        used=len(tokens.unique()) / engine.model.codebook_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """How near pictures come to the nearest training render or its mirror image: distances in the judge's features
+    (n,), and the share of the token map that agrees (n,)."""
+
+    distances: Tensor
+    agreement: Tensor
+
+    def share_nearer(self, than: Copying) -> float:
+        """Share of these that are nearer than all but NEAR of those, in features."""
+        return (self.distances < than.distances.quantile(NEAR)).double().mean().item()
+
+    def share_agreeing(self, more_than: Copying) -> float:
+        """Share of these whose tokens agree more than all but NEAR of those."""
+        return (self.agreement > more_than.agreement.quantile(1 - NEAR)).double().mean().item()
+
+
+@dataclass(frozen=True, slots=True)
+class CopyCheck:
+    """samples beside unseen renders, which can't be copies, and beside reconstructed training renders, which are."""
+
+    samples: Copying
+    unseen: Copying
+    copies: Copying
+
+
+def check_copying(engine: Engine, judge: Judge, world: Path, codes: Tensor, samples: Samples) -> CopyCheck:
+    """codes (2n, positions): the token maps of the training renders in index order, then of their mirror images."""
+    count = len(samples.labels)
+    train, _ = load_split(world, "train", limit=len(codes) // 2)
+    seen = torch.cat([look(judge, train).features, look(judge, train.flip(-1)).features])
+
+    def compare(tokens: Tensor, pictures: Tensor) -> Copying:
+        distances, _ = nearest(look(judge, pictures).features, seen)
+        return Copying(distances, most_agreeing(tokens.flatten(1).short(), codes))
+
+    unseen, _ = load_split(world, "test", limit=count)
+    return CopyCheck(
+        samples=compare(samples.tokens, samples.pictures),
+        unseen=compare(reconstruct(engine, unseen)[0], unseen),
+        copies=compare(*reconstruct(engine, train[:count])),
+    )

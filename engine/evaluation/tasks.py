@@ -1,0 +1,187 @@
+"""The commands that judge what goes beyond generating; their tables are printed and kept beside the plots."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from engine.evaluation.cached_generator import Artist
+from engine.evaluation.editing import (
+    GIVEN,
+    HARD,
+    WITHHELD,
+    Edited,
+    Renders,
+    complete,
+    completions,
+    exchanges,
+    measure_edit,
+)
+from engine.evaluation.expanding import METHODS, Expanded, Grid, agreement, expand
+from engine.evaluation.figures import contact_sheet
+from engine.evaluation.masks import MASKS, masks
+from engine.request import Prefill
+from engine.training.classifier import Judge, load_judge
+from engine.training.demos import JUDGE
+from engine.training.world.shapes import THINGS
+
+FIGURES = ("recognised", "Fréchet", "seam", "hardness")
+GUIDANCES = (("constant", True), ("linear", True), ("linear", False))
+
+
+def editing(options: argparse.Namespace) -> None:
+    """Completions behind every kind of mask, and objects exchanged for others."""
+    artist, judge, renders = _studio(options)
+    sheets: dict[str, dict[str, np.ndarray]] = {}
+    note = f"{options.count} test renders a row; the Fréchet distance is to the same renders, untouched"
+    head = ("mask", "filled by", *FIGURES)
+    with _table(options.figures / "editing.md", head, note) as table:
+        for mask in options.masks:
+            found = {edited.name: edited for edited in completions(mask, artist, renders, judge, artist.settings())}
+            for edited in found.values():
+                table.row(mask, edited.name, *figures(edited))
+            shown = {
+                name.strip("*"): found[name].pictures for name in (GIVEN, HARD, WITHHELD, "mean colour", "diffusion")
+            }
+            sheets[mask] = {"render": renders.pictures, "mask": renders.behind(found[GIVEN].masks)} | shown
+    sheets["exchange"] = {"render": renders.pictures}
+    note = f"{options.count} test renders a row; recognised: as the new class; Fréchet distance to the old renders"
+    with _table(options.figures / "editing-exchange.md", ("mask", *FIGURES), note) as table:
+        for edited in exchanges(artist, renders, judge, artist.settings()):
+            table.row(edited.name, *figures(edited))
+            mask = {edited.name: renders.behind(edited.masks)} if "hard" not in edited.name else {}
+            sheets["exchange"] |= mask | {f"by {edited.name}": edited.pictures}
+    for name, columns in sheets.items():
+        _sheet(options, f"editing-{name}", columns)
+
+
+def prefill(options: argparse.Namespace) -> None:
+    """Ways in which known tokens enter the cache and count in the guidance, the class given."""
+    artist, judge, renders = _studio(options)
+    note = (
+        f"{options.count} test renders a row, the class given; the Fréchet distance is to the same renders, untouched"
+    )
+    head = ("mask", "prefill", "guidance", "known tokens counted", *FIGURES)
+    with _table(options.figures / "prefill.md", head, note) as table:
+        for mask, way, guidance in product(options.masks, get_args(Prefill), GUIDANCES):
+            schedule, counted = guidance
+            scale = options.linear if schedule == "linear" else options.constant
+            settings = artist.settings(guidance_scale=scale, guidance_schedule=schedule)
+            settings |= {"prefill": way, "guide_known": counted}
+            hidden = masks(mask, len(renders.labels), renders.size)
+            drawn = complete(artist, renders, hidden, renders.labels.tolist(), settings)
+            edited = measure_edit(way, drawn, hidden, renders.labels, renders, judge, smooth=True)
+            told = "-" if schedule == "constant" else "yes" if counted else "no"
+            table.row(mask, way, f"{schedule} {scale:g}", told, *figures(edited))
+
+
+def expanding(options: argparse.Namespace) -> None:
+    """Grids larger than the trained one, by every way of reaching beyond it."""
+    artist, judge, renders = _studio(options)
+    found: dict[Grid, dict[str, Expanded]] = {grid: {} for grid in options.grids}
+    note = (
+        f"{options.count} pictures a row; crops of the model's size; seams in levels of 255, the mean over the borders"
+    )
+    head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "at each border")
+    with _table(options.figures / "expand.md", head, note) as table:
+        for grid, method in product(options.grids, options.methods):
+            one = found[grid][method] = expand(grid, method, artist, renders, judge, artist.settings())
+            each = " ".join(f"{border:+.1f}" for border in one.borders)
+            seam = (f"{one.borders.mean():+.2f}", each) if each else ("-", "-")
+            table.row(_size(grid), method, f"{one.whole:.3f}", f"{one.crops:.3f}", f"{one.frechet:.2f}", *seam)
+    note = "share of tokens that agree; independent: samples of one class, with the deviation of a pair"
+    compared = ("tokens", "method", "neighbouring windows", "independent", "bound: mean + 2σ")
+    with _table(options.figures / "expand-agreement.md", compared, note) as table:
+        for grid, method in product(options.grids, options.methods):
+            if len(found[grid][method].windows) > 1:
+                share = agreement(found[grid][method], artist, renders.labels, artist.settings())
+                strangers = f"{share.independent:.4f} ± {share.deviation:.4f}"
+                table.row(_size(grid), method, f"{share.neighbours:.4f}", strangers, f"{share.bound:.4f}")
+    for grid, methods in found.items():
+        _sheet(options, f"expand-{_size(grid)}", {method: one.pictures for method, one in methods.items()})
+
+
+class Table:
+    """Markdown, printed row by row as it comes."""
+
+    def __init__(self, head: Sequence[str]) -> None:
+        self.lines: list[str] = []
+        self.row(*head)
+        self.say(f"|{'---|' * len(head)}")
+
+    def row(self, *cells: object) -> None:
+        self.say(f"| {' | '.join(map(str, cells))} |")
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+
+@contextmanager
+def _table(path: Path, head: Sequence[str], note: str) -> Iterator[Table]:
+    """A table that is kept as a file once it is full, with a note below it."""
+    table = Table(head)
+    yield table
+    table.say(f"\n{note}\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(table.lines), encoding="utf-8")
+    print(path)
+
+
+def figures(edited: Edited) -> tuple[str, str, str, str]:
+    """As FIGURES names them."""
+    return f"{edited.recognised:.3f}", f"{edited.frechet:.2f}", f"{edited.seam:.2f}", f"{edited.hardness:+.2f}"
+
+
+def _sheet(options: argparse.Namespace, name: str, columns: Mapping[str, np.ndarray]) -> None:
+    """A line an example, of as many classes as there are lines."""
+    there = len(next(iter(columns.values())))
+    count = min(options.examples, there)
+    apart = max(1, min(there, len(THINGS)) // count)
+    tiles = [column[i * apart] for i in range(count) for column in columns.values()]
+    path = options.figures / f"{name}.webp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(tiles, len(columns), list(columns)).save(path, quality=90)
+    print(path)
+
+
+def _size(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+def _studio(options: argparse.Namespace) -> tuple[Artist, Judge, Renders]:
+    artist = Artist(options.model, options.runs / "samples", options.device)
+    judge = load_judge(options.model / JUDGE, torch.device("cpu"))
+    return artist, judge, Renders.load(options.runs / "world", artist, judge, options.count)
+
+
+COMMANDS = {"editing": editing, "prefill": prefill, "expand": expanding}
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    edits = commands.add_parser("editing", help="completions and exchanged objects, against means that know nothing")
+    edits.add_argument("--count", type=int, default=320, help="test renders")
+    edits.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS))
+    edits.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
+    fills = commands.add_parser("prefill", help="ways in which known tokens enter the cache and count in the guidance")
+    fills.add_argument("--count", type=int, default=160, help="test renders")
+    fills.add_argument("--masks", nargs="+", choices=MASKS, default=["half", "centre"])
+    fills.add_argument("--constant", type=float, default=1.5, help="guidance scale of the constant schedule")
+    fills.add_argument("--linear", type=float, default=4.0, help="guidance scale of the linear schedule")
+    grids = commands.add_parser("expand", help="grids larger than the trained one, by every way of reaching beyond it")
+    grids.add_argument("--count", type=int, default=64, help="pictures a row of the table")
+    grids.add_argument("--grids", nargs="+", type=_grid, default=[(24, 24), (32, 32), (16, 64)], metavar="ROWSxCOLS")
+    grids.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    grids.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
+
+
+def _grid(text: str) -> Grid:
+    rows, cols = text.split("x")
+    return int(rows), int(cols)

@@ -1,0 +1,69 @@
+"""The models that go by a name: those shipped, and the public ones whose weights lie on the Hugging Face Hub.
+
+Each is a model folder under weights/; of a public one it holds the model.json alone. Read without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+HUB = "hub:"
+# Owner, name, revision, path: hub:owner/name/folder/file.pt, hub:owner/name@v1/file.pt.
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+REFERENCE = re.compile(rf"{HUB}({NAME}/{NAME})(?:@({NAME}))?/({NAME}(?:/{NAME})*)")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository on the hub; revision is a branch, a tag or a commit, None: main."""
+
+    repository: str
+    path: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, reference: str) -> HubFile:
+        """Raises ValueError unless it reads hub:owner/name/file or hub:owner/name@revision/file."""
+        found = REFERENCE.fullmatch(reference)
+        if found is None:
+            raise ValueError(f"{reference!r} does not read hub:owner/name/file or hub:owner/name@revision/file")
+        return cls(found[1], found[3], found[2])
+
+    def __str__(self) -> str:
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"{HUB}{self.repository}{revision}/{self.path}"
+
+
+def weights_of(folder: Path, entry: Mapping[str, Any]) -> HubFile | Path:
+    """What "weights" of a model.json, or of its tokenizer, names: a file on the hub, or one in the folder."""
+    reference = entry["weights"]
+    return HubFile.parse(reference) if reference.startswith(HUB) else folder / reference
+
+
+def on_disk(weights: HubFile | Path) -> Path | None:
+    """Where the file lies now, without asking the network; None where it would have to be fetched, or is missing."""
+    if isinstance(weights, Path):
+        return weights if weights.is_file() else None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ModuleNotFoundError:
+        return None
+    found = try_to_load_from_cache(weights.repository, weights.path, revision=weights.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def known_folders() -> dict[str, Path]:
+    """Name → model folder."""
+    return {path.parent.name: path.parent for path in sorted(WEIGHTS.glob("*/model.json"))}
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """The folder's model.json. Raises OSError or ValueError where there is none that can be read."""
+    data: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return data

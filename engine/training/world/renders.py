@@ -1,0 +1,71 @@
+"""Renders cached on disk: shards of 256 pictures a file, so that an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from engine.training.world.shapes import THINGS
+from engine.training.world.world import render, scene
+
+SHARD = 256
+
+
+def shard_path(folder: Path, split: str, shard: int) -> Path:
+    return folder / f"{split}-{shard:04d}.npy"
+
+
+def render_split(folder: Path, split: str, count: int, workers: int) -> None:
+    """Render the missing shards of the first `count` scenes of a split (rounded up to whole shards)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [
+        (folder, split, shard)
+        for shard in range((count + SHARD - 1) // SHARD)
+        if not shard_path(folder, split, shard).exists()
+    ]
+    if not missing:
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(missing))) as pool:
+        done = pool.imap_unordered(_render_shard, missing)
+        for _ in tqdm(done, total=len(missing), desc=f"render {split}", unit="shard"):
+            pass
+
+
+def _render_shard(job: tuple[Path, str, int]) -> None:
+    folder, split, shard = job
+    torch.set_num_threads(1)
+    pictures = render([scene(split, shard * SHARD + i) for i in range(SHARD)])
+    path = shard_path(folder, split, shard)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, pictures)
+    os.replace(partial, path)
+
+
+def load_split(folder: Path, split: str, limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 (n, 3, 128, 128) pictures and int64 (n,) labels of the shards on disk, in index order from 0."""
+    shards: list[np.ndarray] = []
+    while shard_path(folder, split, len(shards)).exists():
+        if limit is not None and len(shards) * SHARD >= limit:
+            break
+        shards.append(np.load(shard_path(folder, split, len(shards))))
+    if not shards:
+        raise FileNotFoundError(f"no renders of split {split!r} in {folder}: run `arpg train render`")
+    pictures = torch.from_numpy(np.concatenate(shards)).permute(0, 3, 1, 2)
+    labels = torch.arange(len(pictures)) % len(THINGS)
+    return (pictures, labels) if limit is None else (pictures[:limit], labels[:limit])
+
+
+def to_signed(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 to float in [-1, 1], as the tokenizer wants it."""
+    return pictures.float() / 127.5 - 1.0
+
+
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Float in [-1, 1] to uint8, by the published rule 127.5 x + 128."""
+    return (images.float() * 127.5 + 128.0).clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,115 @@
+"""The body of a request that starts from a picture, JSON or multipart, down to pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import anyio.to_thread
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from service.api.problems import from_validation
+from service.errors import Problem
+from service.services import Services
+from service.tasks.fields import GenerateRequest, Pictured, Source
+from service.tasks.images import ImageError
+
+Schema = TypeVar("Schema", bound=BaseModel)
+Fields = TypeVar("Fields", bound=GenerateRequest)
+Result = TypeVar("Result")
+
+# Text fields of a form: there are some twenty, the largest an explicit order.
+MAX_FIELDS = 40
+MAX_TEXT = 2**19
+
+
+@dataclass(frozen=True, slots=True)
+class Body(Generic[Fields]):
+    """fields as checked; image and mask as the client sent them: bytes of a file, or base64 text. There is an image or
+    a source."""
+
+    fields: Fields
+    image: bytes | str | None
+    mask: bytes | str | None
+    source: Source | None
+
+    def digest(self) -> str:
+        """Tells whether a repeated request is the same."""
+        said = hashlib.sha256(self.fields.model_dump_json(exclude={"image", "mask"}).encode())
+        for picture in (self.image, self.mask):
+            said.update(b"\0" + (picture.encode() if isinstance(picture, str) else picture or b""))
+        return said.hexdigest()
+
+
+async def read_body(
+    request: Request, fields: type[Fields], in_json: type[Fields], files: tuple[str, ...]
+) -> Body[Fields]:
+    """fields: what a form has beside its files; in_json: the same with the pictures. Raises Problem."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _form(request, fields, files)
+    if kind != "application/json":
+        detail = "send multipart/form-data (curl -F image=@picture.png) or application/json (curl --json)"
+        raise Problem(415, "unsupported_media_type", detail)
+    given = checked(in_json.model_validate_json, await request.body())
+    assert isinstance(given, Pictured)
+    if given.image is None and given.source is None:
+        raise Problem.field("image", "is needed: PNG, JPEG or WebP; or a source", "missing")
+    if given.image is not None and given.source is not None:
+        raise Problem.field("source", "send an image or a source, not both", "two_pictures")
+    return Body(given, given.image, getattr(given, "mask", None), given.source)
+
+
+def checked(validate: Callable[[Any], Schema], data: Any) -> Schema:
+    """A body that a route reads for itself, or the problem with it."""
+    try:
+        return validate(data)
+    except ValidationError as error:
+        raise from_validation(error.errors(include_url=False), place="body") from None
+
+
+async def in_thread(services: Services, work: Callable[..., Result], *arguments: Any) -> Result:
+    """Pixel work, off the event loop, so many at a time; an unusable picture becomes a Problem."""
+    try:
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=services.pixels)
+    except ImageError as error:
+        raise Problem.field(error.field, error.message, error.code, status=error.status) from None
+
+
+async def _form(request: Request, schema: type[Fields], names: tuple[str, ...]) -> Body[Fields]:
+    async with request.form(max_files=len(names), max_fields=MAX_FIELDS, max_part_size=MAX_TEXT) as form:
+        texts: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
+        for name, value in form.multi_items():
+            if name in texts or name in files:
+                raise Problem.field(name, "is there twice", "repeated")
+            if isinstance(value, UploadFile):
+                if name not in names:
+                    message = f"is not a file; what may be one: {' and '.join(names)}"
+                    raise Problem.field(name, message, "unexpected_file")
+                files[name] = await value.read()
+            elif name in names:
+                raise Problem.field(name, f"send a file, as in curl -F {name}=@{name}.png", "file_needed")
+            elif value != "":  # a browser sends what was left blank
+                texts[name] = _value(name, value)
+    fields = checked(schema.model_validate, texts)
+    if "image" not in files:
+        raise Problem.field("image", "is needed: PNG, JPEG or WebP", "missing")
+    return Body(fields, files["image"], files.get("mask"), None)
+
+
+def _value(name: str, text: str) -> Any:
+    """A form knows only text: numbers are read as JSON has them, order as numbers with commas."""
+    if name in ("model", "class"):
+        return text
+    if name == "order" and not text.startswith("["):
+        text = f"[{text}]"
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # the latter from brackets in brackets, thousands deep
+        return text

@@ -1,0 +1,163 @@
+"""Jobs and their pictures, by id; or the problem with them.
+
+A finished picture as a response, in the format asked for.
+
+Stopping a job, and counting it.
+
+Whether there is a place for a job: looked at before the work that a request makes, and told in one way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import Any
+
+from fastapi.responses import Response
+from redis.exceptions import RedisError
+
+from service.api.bodies import in_thread
+from service.auth.keys import Client
+from service.errors import Problem
+from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagged, QueueFull, QuotaFull, cancelled
+from service.jobs.messages import Canceled
+from service.services import Services
+from service.tasks import images
+from service.tasks.images import MEDIA_TYPES, Format
+
+log = logging.getLogger(__name__)
+
+WATCH_AGAIN_SECONDS = 0.5
+
+
+async def find_job(services: Services, client: Client, id: str) -> Job:
+    """Raises Problem: 404 where there never was one, 410 where there is none any more. Another client's is as if there
+    were none."""
+    job = await services.queue.job(id)
+    if job is not None and job.client == client.name:
+        return job
+    if expired(id, services.queue.config.result_ttl_seconds):
+        raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
+    raise Problem(404, "unknown_job", "there is no job with this id")
+
+
+async def find_picture(services: Services, job: Job, index: int) -> tuple[dict[str, Any], bytes]:
+    """What the job's result says of a picture, and the picture as PNG. Raises Problem where the job has no such picture
+    (yet, or any more)."""
+    must_have_succeeded(job)
+    made = {image["index"]: image for image in (job.result or {})["images"]}
+    if index not in made:
+        raise Problem(404, "no_such_image", f"the job has {len(made)} pictures, counted from 0")
+    png = await services.blobs.get(made[index]["blob"])
+    if png is None:
+        raise Problem(410, "expired", "the picture is no longer kept")
+    return made[index], png
+
+
+def must_have_succeeded(job: Job) -> None:
+    """Raises Problem."""
+    if job.state == "failed":
+        error = job.error or {"code": "failed", "message": "no reason was given"}
+        raise Problem(409, error["code"], f"the job failed: {error['message']}")
+    if job.state == "canceled":
+        raise Problem(409, "canceled", "the job was cancelled; it has no picture")
+    if job.state != "succeeded":
+        headers = {"Retry-After": "1"}
+        raise Problem(409, "not_done_yet", f"the job is {job.state}; its picture is not there yet", headers=headers)
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9]+")
+
+
+async def picture_response(services: Services, job: Job, index: int, format: Format) -> Response:
+    """Raises Problem when the job has no such picture (yet, or any more)."""
+    made, png = await find_picture(services, job, index)
+    quality = job.payload["quality"]
+    data = png if format == "png" else await in_thread(services, images.transcode, png, format, quality)
+    return Response(
+        data,
+        media_type=MEDIA_TYPES[format],
+        headers={
+            # What a URL shows never changes, but it expires with its job.
+            "Cache-Control": "private, max-age=3600",
+            "Vary": "Accept",
+            "Content-Disposition": f'inline; filename="{_name(job, made["seed"], format)}"',
+            "X-Job-ID": job.id,
+            "X-Seed": str(made["seed"]),
+        },
+    )
+
+
+def _name(job: Job, seed: int, format: Format) -> str:
+    parts = (job.model, job.payload["class_name"] or job.payload["task"], str(seed))
+    return "-".join(_UNSAFE.sub("_", part) for part in parts) + "." + {"jpeg": "jpg"}.get(format, format)
+
+
+async def cancel_job(services: Services, job: Job) -> Canceled:
+    """Harmless when it has ended meanwhile."""
+    said = await services.queue.cancel(job.id)
+    if said == "canceled" and job.state not in FINAL_STATES:
+        # It never reached a worker, or its worker is gone: nobody else counts it.
+        services.metrics.requests.labels(job.payload["task"], "canceled").inc()
+    return said
+
+
+async def check_room(services: Services, client: Client, model: str) -> None:
+    """A look before pictures are decoded and stored; the queue itself is the judge, later. Raises Problem."""
+    if client.quota is not None and await services.queue.unfinished(client.name) >= client.quota:
+        raise no_room(services, QuotaFull(client.quota))
+    waiting = await services.queue.depth(model)
+    if waiting >= services.settings.max_queued:
+        raise no_room(services, QueueFull(f"{waiting} jobs wait for {model} already"))
+
+
+def no_room(services: Services, full: QuotaFull | QueueFull | BlobStoreFull) -> Problem:
+    headers = {"Retry-After": str(services.settings.retry_after)}
+    if isinstance(full, QuotaFull):
+        return Problem(429, "quota_exceeded", f"{full}: wait until some of them are done", headers=headers)
+    code = "queue_full" if isinstance(full, QueueFull) else "storage_full"
+    return Problem(503, code, f"there is no room at the moment: {full}", headers=headers)
+
+
+async def until_finished(services: Services, job: Job, seconds: float, left: asyncio.Future[None] | None = None) -> Job:
+    """The job as it is when it ends, or after so many seconds, or when this server closes, or nobody is left."""
+    if job.state in FINAL_STATES:
+        return job
+
+    async def watched() -> None:
+        after = None
+        while True:
+            try:
+                async for event in services.hub.watch(job.id, after):
+                    after = event.id
+                return  # that was the terminal event
+            except (Gone, HubClosed):
+                return
+            except (Lagged, RedisError, OSError) as error:
+                log.warning("waiting for job %s: %s; watching again", job.id, error)
+                await asyncio.sleep(WATCH_AGAIN_SECONDS)
+
+    tasks: set[asyncio.Future[Any]] = {
+        asyncio.ensure_future(watched()),
+        asyncio.ensure_future(services.lifecycle.closing.wait()),
+    }
+    try:
+        await asyncio.wait(tasks | {left} if left else tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancelled(*tasks)
+    return await services.queue.job(job.id) or job
+
+
+def expired(job_id: str, ttl_seconds: float) -> bool:
+    """Whether a job that is not there was there once: its id carries when it was made."""
+    made = made_at(job_id)
+    return made is not None and made <= time.time() and made + ttl_seconds < time.time()
+
+
+def made_at(job_id: str) -> float | None:
+    """Unix seconds, from an id made by `new_job_id`."""
+    stamp, dash, _ = job_id.partition("-")
+    if not dash or len(stamp) != 8 or not set(stamp) <= set("0123456789abcdef"):
+        return None
+    return float(int(stamp, 16))

@@ -1,0 +1,173 @@
+"""Every error as RFC 9457 problem+json: what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from service.errors import FieldError, Problem, queue_unavailable
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+TOO_LARGE = "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)"
+
+# Codes for what the framework itself refuses.
+_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "too_slow",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+# A union reports one error a member, with the member's type as a step of the path.
+_UNION_MEMBERS = frozenset({"int", "str", "constrained-str"})
+
+
+class ProblemDocument(BaseModel):
+    """What every error answers with (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[dict[str, str]] | None = None
+
+
+_CONTENT = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description of a route: the errors that it may answer with, which all have this one shape."""
+    return {status: {"description": HTTPStatus(status).phrase, "content": _CONTENT} for status in statuses}
+
+
+# What any route may answer.
+RESPONSES = described(401, 403, 429, 500, 503) | {
+    "default": {"description": "A problem (RFC 9457)", "content": _CONTENT}
+}
+
+
+def document(request: Request, problem: Problem) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": request.url.path,
+        "code": problem.code,
+        "request_id": getattr(request.state, "request_id", ""),
+    }
+    if problem.errors:
+        body["errors"] = [error.to_json() for error in problem.errors]
+    return body
+
+
+def respond(request: Request, problem: Problem) -> JSONResponse:
+    return JSONResponse(
+        document(request, problem), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+    )
+
+
+def from_validation(errors: Sequence[Any], *, place: str | None = None) -> Problem:
+    """Pydantic's errors as one problem. The offending input is never repeated back."""
+    found = _merged(_field_error(error, place) for error in errors)
+    detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in found[:3])
+    if len(found) > 3:
+        detail += f"; and {len(found) - 3} more"
+    malformed = any(error.code == "json_invalid" for error in found)
+    return Problem(400 if malformed else 422, "invalid_json" if malformed else "invalid", detail, errors=found)
+
+
+def _merged(errors: Iterable[FieldError]) -> list[FieldError]:
+    """A field of several types is refused once for each: that is one error."""
+    found: dict[tuple[str, str], FieldError] = {}
+    for error in errors:
+        key = (error.place, error.field)
+        if key in found and error.message not in found[key].message:
+            error = replace(found[key], message=f"{found[key].message}, or {error.message}")
+        found[key] = error
+    return list(found.values())
+
+
+def _field_error(error: Mapping[str, Any], place: str | None) -> FieldError:
+    location = list(error["loc"])
+    if place is None:
+        place = str(location.pop(0)) if location else "body"
+    if error["type"] == "json_invalid":
+        reason = error.get("ctx", {}).get("error", "")
+        return FieldError("", f"the body is not JSON: {reason}", "json_invalid", place)
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step not in _UNION_MEMBERS:
+            path += f".{step}" if path else str(step)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such field"
+    return FieldError(path, message[:1].lower() + message[1:], error["type"], place)
+
+
+def install(app: FastAPI, *, retry_after: int) -> None:
+    """Renders whatever is raised in the app as a problem."""
+
+    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Problem)
+        return respond(request, error)
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return respond(request, from_validation(error.errors()))
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = _CODES.get(error.status_code, "error")
+        headers = dict(error.headers or {})
+        detail = error.detail
+        if error.status_code == 404:
+            detail = f"there is nothing at {request.url.path}"
+        elif error.status_code == 413:
+            detail = TOO_LARGE
+        elif error.status_code == 405:
+            detail = f"{request.method} is not allowed here; allowed: {headers.get('Allow', 'see /docs')}"
+        return respond(request, Problem(error.status_code, code, detail, headers=headers))
+
+    async def on_redis(request: Request, error: Exception) -> JSONResponse:
+        return respond(request, queue_unavailable(error, retry_after))
+
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        # The server logs the trace; the client gets the id to ask about.
+        identity = getattr(request.state, "request_id", "")
+        log.error("request %s failed: %s", identity, type(error).__name__)
+        detail = f"something went wrong here, not in your request; ask about request {identity}"
+        # The server drops the connection after an exception: a client must not send its next request there.
+        return respond(request, Problem(500, "internal_error", detail, headers={"Connection": "close"}))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RedisError, on_redis)
+    app.add_exception_handler(Exception, on_anything)

@@ -1,0 +1,84 @@
+"""Models: what the workers alive can draw."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from service.api.problems import described
+from service.api.schemas import ClassList, ClassObject, ModelList, ModelObject, Palette
+from service.errors import Problem
+from service.jobs.catalogue import Served
+from service.services import ServicesDep
+
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=described(404, 422))
+
+ModelId = Annotated[str, Path(max_length=200)]
+
+
+@router.get("")
+async def models(request: Request, services: ServicesDep) -> ModelList:
+    """The models that can be asked for now."""
+    served = await services.catalogue.models()
+    return ModelList(models=[_model(served[name], request) for name in sorted(served)])
+
+
+@router.get("/{model}")
+async def model(model: ModelId, request: Request, services: ServicesDep) -> ModelObject:
+    return _model(await services.catalogue.one(model), request)
+
+
+@router.get("/{model}/classes")
+async def classes(
+    model: ModelId,
+    services: ServicesDep,
+    q: Annotated[str, Query(max_length=200, description="Part of a name or synonym, or a label")] = "",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> ClassList:
+    """The classes that a model was trained on."""
+    served = await services.catalogue.one(model)
+    text = q.casefold().strip()
+    found = [
+        c
+        for c in served.card.classes
+        if text == str(c.label) or any(text in name.casefold() for name in (c.name, *c.synonyms))
+    ]
+    shown = [ClassObject(label=c.label, name=c.name, synonyms=list(c.synonyms)) for c in found[:limit]]
+    return ClassList(classes=shown, total=len(found))
+
+
+@router.get("/{model}/palette")
+async def palette(model: ModelId, response: Response, services: ServicesDep) -> Palette:
+    """What every token looks like, 4×4 pixels: paints a live picture from token events alone."""
+    served = await services.catalogue.one(model)
+    raw = await services.catalogue.palette(model)
+    if raw is None:
+        detail = "the model's worker is still making its palette"
+        raise Problem(503, "no_palette", detail, headers={"Retry-After": str(services.settings.retry_after)})
+    response.headers["Cache-Control"] = "private, max-age=300"
+    return Palette(codes=served.card.codebook_size, rgb=base64.b64encode(raw).decode())
+
+
+def _model(served: Served, request: Request) -> ModelObject:
+    card = served.card
+    own = f"{request.scope.get('root_path', '')}/v1/models/{card.name}"
+    return ModelObject(
+        id=card.name,
+        family=card.family,
+        description=card.description,
+        licence=card.licence,
+        tasks=list(card.tasks),
+        grid=card.grid,
+        width=card.width,
+        height=card.height,
+        codebook_size=card.codebook_size,
+        classes=len(card.classes),
+        settings=list(card.settings),
+        steps=card.steps,
+        defaults={name: value for name, value in asdict(card.defaults).items() if name in card.settings},
+        workers=served.workers,
+        urls={"self": own, "classes": f"{own}/classes", "palette": f"{own}/palette"},
+    )

@@ -1,0 +1,69 @@
+"""For browsers, which can't put a key into every address: a session's cookie, and addresses that are signed."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.job_access import find_job
+from service.api.presenter import job_url, root_of
+from service.api.problems import described
+from service.api.routes.jobs import JobId
+from service.api.schemas import Links, Session
+from service.auth.sessions import COOKIE, SESSION, key_of, link_to
+from service.errors import unauthorized
+from service.services import ClientDep, ServicesDep
+
+router = APIRouter(prefix="/v1", tags=["sessions"])
+
+
+@router.post("/session")
+async def open_session(request: Request, response: Response, services: ServicesDep, client: ClientDep) -> Session:
+    """With a key in a header: a cookie that stands for it for a while. A page sends its key once, and keeps none."""
+    if not client.key_id:
+        return Session(client=client.name, expires_at=None)
+    if key_of(request.headers) is None:
+        raise unauthorized("key_needed", "a session is opened with a key, not with another session")
+    life = int(services.settings.session_life)
+    expires = int(time.time()) + life
+    response.set_cookie(
+        COOKIE,
+        await services.signer.sign(SESSION, client.key_id, expires),
+        max_age=life,
+        path=root_of(request) or "/",
+        httponly=True,
+        samesite="strict",
+        secure=_secure(request),
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return Session(client=client.name, expires_at=datetime.fromtimestamp(expires, UTC))
+
+
+@router.delete("/session", status_code=204)
+async def close_session(request: Request, response: Response) -> None:
+    """Forget the cookie."""
+    response.delete_cookie(COOKIE, path=root_of(request) or "/", httponly=True, samesite="strict")
+
+
+@router.post("/jobs/{id}/links", tags=["jobs"], responses=described(404, 410, 422))
+async def links(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Links:
+    """Addresses of a job's events and pictures that need no key for a while: for whoever can't send one."""
+    job = await find_job(services, client, id)
+    own = job_url(root_of(request), job.id)
+    events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(job.payload["n"])]
+    if not client.key_id:
+        return Links(events=events, images=images, expires_at=None)
+    expires = int(time.time() + services.settings.link_life)
+    token = await services.signer.sign(link_to(job.id), client.key_id, expires)
+    return Links(
+        events=f"{events}?token={token}",
+        images=[f"{image}?token={token}" for image in images],
+        expires_at=datetime.fromtimestamp(expires, UTC),
+    )
+
+
+def _secure(request: Request) -> bool:
+    """Whether the browser speaks TLS, to us or to the proxy before us."""
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))

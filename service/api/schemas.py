@@ -1,0 +1,179 @@
+"""What a client gets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from service.tasks.fields import Method, Source
+from service.tasks.images import Format, MaskMode
+
+Task = Literal["generate", "expand", "inpaint", "outpaint", "vary"]
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class ResolvedRequest(BaseModel):
+    """The request with every default filled in: sent again, it draws the same pictures. Null: does not apply to the
+    model, or is as when left out."""
+
+    model: str
+    class_: int | None = Field(alias="class")
+    n: int
+    seed: int
+    steps: int | None
+    schedule: str | None
+    guidance_scale: float | None
+    guidance_schedule: str | None
+    guidance_interval: int | None = None
+    content_attention: str | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    order: list[int] | None
+    previews: int
+    format: Format
+    quality: int
+    mask_mode: MaskMode | None = Field(None, exclude_if=_absent)
+    feather: int | None = Field(None, exclude_if=_absent)
+    seamless: bool | None = Field(None, exclude_if=_absent)
+    left: int | None = Field(None, exclude_if=_absent)
+    right: int | None = Field(None, exclude_if=_absent)
+    up: int | None = Field(None, exclude_if=_absent)
+    down: int | None = Field(None, exclude_if=_absent)
+    keep: float | None = Field(None, exclude_if=_absent)
+    keep_seed: int | None = Field(None, exclude_if=_absent)
+    width: int | None = Field(None, exclude_if=_absent)
+    height: int | None = Field(None, exclude_if=_absent)
+    method: Method | None = Field(None, exclude_if=_absent)
+    source: Source | None = Field(None, exclude_if=_absent)
+
+
+class Fork(BaseModel):
+    """Where a job's pictures branch off: they share the first steps of another's."""
+
+    job: str
+    image: int
+    step: int
+
+
+class PaddingObject(BaseModel):
+    """Pixels that are added around a picture: what was asked for, rounded up to whole tokens."""
+
+    left: int
+    right: int
+    up: int
+    down: int
+
+
+class JobImage(BaseModel):
+    url: str
+    seed: int = Field(description="Draws this picture alone, as n=1")
+    width: int
+    height: int
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+
+
+class JobUrls(BaseModel):
+    self: str
+    events: str
+    cancel: str
+
+
+class JobObject(BaseModel):
+    """A job, from its acceptance until it expires."""
+
+    id: str
+    task: Task
+    status: Status
+    position: int | None = Field(description="Jobs ahead of it; null when it is not queued")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None = Field(description="When the job, its events and its pictures are forgotten")
+    model: str
+    class_name: str | None
+    request: ResolvedRequest
+    width: int = Field(description="Of its pictures, in pixels")
+    height: int
+    padding: PaddingObject | None = Field(None, exclude_if=_absent, description="Outpainting: what is added")
+    fork: Fork | None = Field(None, exclude_if=_absent)
+    images: list[JobImage]
+    mask_tokens: list[list[int]] | None = Field(
+        None,
+        exclude_if=_absent,
+        description="Which tokens are drawn (1), where others are given: of an inpainting, "
+        "the mask snapped to the token grid",
+    )
+    error: JobError | None
+    urls: JobUrls
+    timings: dict[str, float]
+    usage: dict[str, int]
+
+
+class ClassObject(BaseModel):
+    label: int
+    name: str
+    synonyms: list[str]
+
+
+class ModelObject(BaseModel):
+    """A model that a live worker serves."""
+
+    id: str
+    family: str
+    description: str
+    licence: str
+    tasks: list[str]
+    grid: tuple[int, int] = Field(description="Rows and columns of tokens")
+    width: int
+    height: int
+    codebook_size: int
+    classes: int = Field(description="How many; their names are at urls.classes")
+    settings: list[str] = Field(description="The sampling fields that it honours; another one is refused")
+    steps: int | None = Field(description="How many a picture takes; null where the request says")
+    defaults: dict[str, Any]
+    workers: int
+    urls: dict[str, str]
+
+
+class ModelList(BaseModel):
+    models: list[ModelObject]
+
+
+class ClassList(BaseModel):
+    classes: list[ClassObject]
+    total: int = Field(description="How many there are in all, or match q")
+
+
+class Palette(BaseModel):
+    """What every token looks like: paints a live picture from token events alone."""
+
+    codes: int
+    height: int = 4
+    width: int = 4
+    rgb: str = Field(description="base64 of uint8 [codes][height][width][3]")
+
+
+class Session(BaseModel):
+    """Who the browser is from now on."""
+
+    client: str
+    expires_at: datetime | None = Field(description="Null: no key is needed here, and there is no session")
+
+
+class Links(BaseModel):
+    """Addresses that are good by themselves for a while."""
+
+    events: str
+    images: list[str]
+    expires_at: datetime | None = Field(description="Null: no key is needed here, and they are the plain ones")

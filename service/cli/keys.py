@@ -1,0 +1,54 @@
+"""`arpg keys`: make, show and take back."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, get_args
+
+from service.auth import keys
+from service.settings import Settings
+
+
+def add(commands: Any) -> None:
+    """commands: the subparsers."""
+    command = commands.add_parser(
+        "keys",
+        help="API keys: add, list, revoke",
+        description="As soon as there is a file of keys, every request needs one. Servers see a change at once.",
+    )
+    actions = command.add_subparsers(dest="action", required=True, metavar="action")
+    new = actions.add_parser("add", help="make a key, and print it: it is kept nowhere")
+    new.add_argument("name", help="whose it is: jobs belong to the name, also with the next key of this name")
+    new.add_argument("--scope", action="append", dest="scopes", choices=get_args(keys.Scope), help="default: draw")
+    new.add_argument("--weight", type=float, default=1.0, help="share of the workers against others (1)")
+    new.add_argument("--quota", type=int, help="jobs that it may have queued or running; default: no limit")
+    new.add_argument("--rate", type=int, help="requests a minute, 0: no limit; default: ARPG_RATE, or 600")
+    new.add_argument("--priority", choices=keys.PRIORITIES, default="normal", help="its highest (normal)")
+    listing = actions.add_parser("list", help="the keys, without what is secret of them")
+    old = actions.add_parser("revoke", help="take a key back, its sessions and addresses too; open streams live out")
+    old.add_argument("name")
+    for action in (new, listing, old):
+        action.add_argument("--keys-file", type=Path, help="default: keys.jsonl in the data folder (ARPG_KEYS_FILE)")
+        action.add_argument("--data-dir", type=Path, help="default: ./var")
+
+
+def run(parsed: Namespace, settings: Settings) -> int:
+    path = settings.keys_path
+    if parsed.action == "add":
+        limits = {name: getattr(parsed, name) for name in ("weight", "quota", "rate", "priority")}
+        text, key = keys.make(parsed.name, scopes=tuple(parsed.scopes or ("draw",)), **limits)
+        keys.add(path, key)
+        print(f"{key.name}, kept in {path} as its hash; the key is told only now:", file=sys.stderr)
+        print(text)
+    elif parsed.action == "revoke":
+        keys.revoke(path, parsed.name)
+        print(f"{parsed.name} is revoked", file=sys.stderr)
+    else:
+        print(f"{'name':20} {'id':8} {'scopes':14} {'weight':>6} {'quota':>6} {'rate':>6} priority")
+        for key in keys.read(path) if path.exists() else ():
+            quota, rate = ("-" if number is None else number for number in (key.quota, key.rate))
+            scopes = ",".join(key.scopes)
+            print(f"{key.name:20} {key.id:8} {scopes:14} {key.weight:>6g} {quota:>6} {rate:>6} {key.priority}")
+    return 0

@@ -1,0 +1,75 @@
+"""Errors that clients see, whatever the route: a status, a code, and the fields at fault. Knows no web framework."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+NEAREST = 5
+"""Suggestions that an error lists at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field that is wrong: its path, such as `order[3]`, and its place: body, query, path or header."""
+
+    field: str
+    message: str
+    code: str = "invalid"
+    place: str = "body"
+
+    def to_json(self) -> dict[str, str]:
+        return {"in": self.place, "field": self.field, "message": self.message, "code": self.code}
+
+
+class Problem(Exception):
+    """An answer other than success. Raised anywhere before a response has started."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def field(cls, field: str, message: str, code: str = "invalid", *, status: int = 422) -> Problem:
+        """One field of the body is wrong."""
+        return cls(status, code, f"{field}: {message}", errors=[FieldError(field, message, code)])
+
+
+def queue_unavailable(error: Exception, retry_after: int) -> Problem:
+    """Redis is away."""
+    log.warning("redis: %s: %s", type(error).__name__, error)
+    headers = {"Retry-After": str(retry_after)}
+    return Problem(503, "queue_unavailable", "the queue can't be reached at the moment", headers=headers)
+
+
+def draining(retry_after: int, more: str = "", headers: Mapping[str, str] | None = None) -> Problem:
+    """A server that goes away: its clients had better ask elsewhere. more: what becomes of what they asked for."""
+    said = {"Retry-After": str(retry_after), "Connection": "close", **(headers or {})}
+    return Problem(503, "draining", f"this server is shutting down{more and '; '}{more}", headers=said)
+
+
+def unauthorized(code: str, detail: str) -> Problem:
+    return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def did_you_mean(text: str, names: Iterable[str]) -> list[str]:
+    """Names that contain a text or look like it, the best first; some may be there twice."""
+    names = list(names)
+    near = [name for name in names if len(text) > 2 and text in name]
+    return near + difflib.get_close_matches(text, names, n=2 * NEAREST, cutoff=0.5)

@@ -1,0 +1,60 @@
+"""The contract between front end and workers, kept in Redis or Valkey."""
+
+from service.jobs.blobs import BlobConfig, Blobs
+from service.jobs.connection import ServerReport, ServerUnsuitable, cancelled, check_server, connect
+from service.jobs.event_hub import EventHub
+from service.jobs.messages import (
+    FINAL_STATES,
+    TERMINAL_EVENTS,
+    BlobStoreFull,
+    Claim,
+    Claims,
+    Ended,
+    Event,
+    Gone,
+    HubClosed,
+    Job,
+    Lagged,
+    ModelLoad,
+    NewJob,
+    Publication,
+    QueueConfig,
+    QueueFull,
+    QuotaFull,
+    Submitted,
+    WatchEnded,
+)
+from service.jobs.queue import Queue
+from service.jobs.worker_cards import Cards
+
+__all__ = [
+    "FINAL_STATES",
+    "TERMINAL_EVENTS",
+    "BlobConfig",
+    "BlobStoreFull",
+    "Blobs",
+    "Cards",
+    "Claim",
+    "Claims",
+    "Ended",
+    "Event",
+    "EventHub",
+    "Gone",
+    "HubClosed",
+    "Job",
+    "Lagged",
+    "ModelLoad",
+    "NewJob",
+    "Publication",
+    "Queue",
+    "QueueConfig",
+    "QueueFull",
+    "QuotaFull",
+    "ServerReport",
+    "ServerUnsuitable",
+    "Submitted",
+    "WatchEnded",
+    "cancelled",
+    "check_server",
+    "connect",
+]

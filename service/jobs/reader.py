@@ -1,0 +1,73 @@
+"""What a queue holds, as anybody may ask."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import cast
+
+from redis.asyncio import Redis
+
+from service.jobs.messages import Job, ModelLoad, QueueConfig, State
+from service.jobs.scripts import text
+
+
+class Reading:
+    """Changes nothing."""
+
+    def __init__(self, redis: Redis, config: QueueConfig) -> None:
+        self.redis = redis
+        self.config = config
+
+    def _key(self, name: str) -> str:
+        return self.config.prefix + name
+
+    async def job(self, job_id: str) -> Job | None:
+        fields = await self.redis.hgetall(self._key(f"job:{job_id}"))
+        if not fields:
+            return None
+        held = {text(name): text(value) for name, value in fields.items()}
+        position: int | None = None
+        if held["state"] == "queued":
+            for places in ("ready", "suspects"):
+                place = await self.redis.zrank(self._key(f"{places}:{held['model']}"), job_id)
+                position = position if place is None else cast(int, place)
+
+        def seconds(name: str) -> float | None:
+            return int(held[name]) / 1000 if name in held else None
+
+        return Job(
+            id=job_id,
+            model=held["model"],
+            client=held["client"],
+            state=cast(State, held["state"]),
+            attempt=int(held["attempt"]),
+            cost=int(held["cost"]),
+            payload=json.loads(held["payload"]),
+            result=json.loads(held["result"]) if "result" in held else None,
+            error=json.loads(held["error"]) if "error" in held else None,
+            created_at=seconds("created_at") or math.nan,
+            started_at=seconds("started_at"),
+            finished_at=seconds("finished_at"),
+            expires_at=seconds("expires_at"),
+            position=position,
+        )
+
+    async def depth(self, model: str) -> int:
+        """Jobs that wait for a worker of the model."""
+        ready, suspects = self._key(f"ready:{model}"), self._key(f"suspects:{model}")
+        return int(await self.redis.zcard(ready)) + int(await self.redis.zcard(suspects))
+
+    async def unfinished(self, client: str) -> int:
+        """Jobs of a client that have not ended, of all models: what its quota counts."""
+        return int(await self.redis.hget(self._key("unfinished"), client) or 0)
+
+    async def stats(self) -> dict[str, ModelLoad]:
+        """Waiting and leased jobs of every model that ever had one."""
+        models = sorted(text(name) for name in await self.redis.smembers(self._key("models")))
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for model in models:
+                for places in ("ready", "suspects", "leases"):
+                    pipe.zcard(self._key(f"{places}:{model}"))
+            counts = iter(await pipe.execute())
+        return {model: ModelLoad(queued=next(counts) + next(counts), running=next(counts)) for model in models}

@@ -1,0 +1,77 @@
+"""Worker cards: who is there and what it can draw, so that the front end needs no torch.
+
+A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}]}`, the
+model cards as `ModelCard.to_json()` gives them; it lives as long as its heartbeat.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from service.jobs.messages import QueueConfig
+from service.jobs.scripts import dump, text
+
+
+class Cards:
+    def __init__(self, redis: Redis, config: QueueConfig, ttl_seconds: float = 15.0) -> None:
+        self.redis = redis
+        self.ttl_ms = max(1, round(ttl_seconds * 1000))
+        self._prefix = config.prefix
+
+    def _card(self, worker: str) -> str:
+        return f"{self._prefix}card:{worker}"
+
+    def _palette(self, model: str) -> str:
+        return f"{self._prefix}palette:{model}"
+
+    async def put(self, worker: str, card: dict[str, Any]) -> None:
+        """The heartbeat: repeat it well within the time to live."""
+        async with self.redis.pipeline() as pipe:
+            pipe.set(self._card(worker), dump(card), px=self.ttl_ms)
+            pipe.sadd(f"{self._prefix}workers", worker)
+            await pipe.execute()
+
+    async def remove(self, worker: str) -> None:
+        """A worker that leaves in order is not waited for."""
+        async with self.redis.pipeline() as pipe:
+            pipe.delete(self._card(worker))
+            pipe.srem(f"{self._prefix}workers", worker)
+            await pipe.execute()
+
+    async def all(self) -> list[dict[str, Any]]:
+        """The cards of the workers alive, in the order of their names."""
+        workers = sorted(text(name) for name in await self.redis.smembers(f"{self._prefix}workers"))
+        if not workers:
+            return []
+        held = await self.redis.mget([self._card(worker) for worker in workers])
+        gone = [worker for worker, card in zip(workers, held, strict=True) if card is None]
+        if gone:
+            # One that comes back with its next heartbeat enters its name again.
+            await self.redis.srem(f"{self._prefix}workers", *gone)
+        return [json.loads(card) for card in held if card is not None]
+
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """Model name → `{"card", "workers": how many serve it, "capacity": the largest among them}`."""
+        models: dict[str, dict[str, Any]] = {}
+        for worker in await self.all():
+            for served in worker["models"]:
+                card = served["card"]
+                known = models.setdefault(card["name"], {"card": card, "workers": 0, "capacity": {}})
+                known["workers"] += 1
+                for what, amount in served["capacity"].items():
+                    known["capacity"][what] = max(known["capacity"].get(what, amount), amount)
+        return models
+
+    async def put_palette(self, model: str, palette: bytes) -> None:
+        """`palette`: uint8 (codes, 4, 4, 3) as raw bytes, row-major. Stays while `keep_palette` is called."""
+        await self.redis.set(self._palette(model), palette, px=self.ttl_ms * 4)
+
+    async def keep_palette(self, model: str) -> bool:
+        """False: it is not there (any more), put it again."""
+        return bool(await self.redis.pexpire(self._palette(model), self.ttl_ms * 4))
+
+    async def palette(self, model: str) -> bytes | None:
+        return cast(bytes | None, await self.redis.get(self._palette(model)))

@@ -1,0 +1,149 @@
+"""The HTTP face, put together. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
+
+from service.api import problems
+from service.api.routes import forks, health, jobs, models, sessions, tasks
+from service.auth.keys import KeyRing, loopback
+from service.auth.rate_limit import Limiter
+from service.auth.signing import Signer
+from service.jobs import Blobs, Cards, Ended, EventHub, Queue, connect
+from service.jobs.catalogue import Catalogue
+from service.metrics import Metrics
+from service.server.auth_middleware import Guard
+from service.server.middleware import Envelope, SlowBodies, cross_origin
+from service.services import Lifecycle, Services, SingleFlight
+from service.settings import Settings
+
+PAGE = Path(__file__).parents[1] / "playground"
+PIXEL_THREADS = 4
+
+DESCRIPTION = """
+Pictures from autoregressive models that draw many tokens at once, in any order.
+
+A `POST` answers at once with a job; `Prefer: wait=30` waits for its end, `Accept: text/event-stream` follows it on
+the same connection, `Accept: image/png` gives the picture itself. Errors are `application/problem+json`.
+"""
+
+
+class Service(FastAPI):
+    """FastAPI inside the envelope that every response travels in, error pages too."""
+
+    metrics: Metrics
+    settings: Settings
+    services: Services | None = None  # once it runs
+
+    def build_middleware_stack(self) -> ASGIApp:
+        settings = self.settings
+        app: ASGIApp = SlowBodies(Guard(super().build_middleware_stack()), settings.body_timeout)
+        if settings.cors_origins:
+            app = cross_origin(app, settings.cors_origins)
+        return Envelope(app, self.metrics, settings.cors_origins)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    redis_url: str | None = None,
+    metrics: Metrics | None = None,
+    lifecycle: Lifecycle | None = None,
+    keys: KeyRing | None = None,
+) -> Service:
+    """The app of one process.
+
+    redis_url: instead of the settings' own, where the server was started for us. metrics, lifecycle and keys: those of
+    the process, where it is more than this app.
+    """
+    url = redis_url or settings.redis_address
+    if url is None:
+        raise ValueError("the API needs a Redis: settings.redis_url, or redis_url")
+    metrics = metrics or Metrics(CollectorRegistry())
+    lifecycle = lifecycle or Lifecycle()
+    keys = keys or KeyRing(settings.keys_path, needed=not loopback(settings.host))
+
+    @asynccontextmanager
+    async def lifespan(app: Service) -> AsyncIterator[dict[str, Any]]:
+        async with _services(settings, url, metrics, lifecycle, keys) as services:
+            app.services = services
+            yield {"services": services}
+
+    app = Service(
+        title="ARPG",
+        description=DESCRIPTION,
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,  # ours: it needs nothing from elsewhere
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+        responses=problems.RESPONSES,
+        generate_unique_id_function=_operation_id,
+    )
+    app.metrics, app.settings = metrics, settings
+    problems.install(app, retry_after=settings.retry_after)
+    for topic in (tasks, forks, jobs, models, sessions, health):
+        app.include_router(topic.router)
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/playground", StaticFiles(directory=PAGE), name="playground")
+    return app
+
+
+@asynccontextmanager
+async def _services(
+    settings: Settings, url: str, metrics: Metrics, lifecycle: Lifecycle, keys: KeyRing
+) -> AsyncIterator[Services]:
+    async with AsyncExitStack() as stack:
+        redis, blocking = connect(url), connect(url, blocking=True)
+        probe = connect(url, timeout=health.PATIENCE, retries=0, max_connections=4)
+        for client in (redis, blocking, probe):
+            stack.push_async_callback(client.aclose)
+        config = settings.queue_config
+
+        def count(ended: Ended) -> None:
+            """A job that no worker will."""
+            metrics.requests.labels(ended.payload["task"], ended.state).inc()
+
+        queue, hub = Queue(redis, config), EventHub(blocking, config, swept=count)
+        await hub.start()
+        stack.push_async_callback(hub.close)
+        canary: SingleFlight[dict[str, dict[str, Any]]] = SingleFlight()
+        stack.push_async_callback(canary.close)
+        yield Services(
+            settings=settings,
+            lifecycle=lifecycle,
+            metrics=metrics,
+            probe=probe,
+            queue=queue,
+            hub=hub,
+            blobs=Blobs(redis, config, settings.blob_config),
+            catalogue=Catalogue(Cards(redis, config), queue, retry_after=settings.retry_after),
+            keys=keys,
+            signer=Signer(redis, config.prefix, settings.signing_secret),
+            limiter=Limiter(redis, config.prefix),
+            canary=canary,
+            pixels=CapacityLimiter(PIXEL_THREADS),
+        )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,252 @@
+"""One model of a worker: its engine, the loop that claims its jobs, and the jobs that it draws."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from service.jobs import Blobs, Claim, Queue, cancelled
+from service.jobs.messages import Answer, Attempt, State
+from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
+from service.worker.engine_metrics import Measures
+from service.worker.engine_thread import EngineThread, StepReport, Ticket
+from service.worker.execution import EngineFailed, Interruption, JobRun
+from service.worker.picture import Canvases, InThread
+from service.worker.publisher import Publisher
+
+if TYPE_CHECKING:
+    from engine.core.engine import Engine
+    from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+CLAIM_PAUSE = 0.03  # s between claims of a busy lane: what a new job may wait while others draw
+
+
+class Lane:
+    """Claims what its own engine has room for: no model waits behind another's backlog, only behind a crash suspect.
+
+    `failed` is called once, with the reason, when the engine is of no further use. hung_seconds: how long a step may
+    take; one that takes longer will not come back.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        worker: str,
+        queue: Queue,
+        blobs: Blobs,
+        publisher: Publisher,
+        metrics: Metrics,
+        in_thread: InThread,
+        quarantine: Quarantine,
+        hung_seconds: float,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.engine = engine
+        self.model = engine.model.name
+        self.has_failed = False
+        self.tasks: set[asyncio.Task[None]] = set()  # of the jobs under way
+        self._queue = queue
+        self._blobs = blobs
+        self._publisher = publisher
+        self._metrics = metrics
+        self._in_thread = in_thread
+        self._quarantine = quarantine
+        self._hung_seconds = hung_seconds
+        self._failed = failed
+        self._claimer = Claimer(queue, self.model, worker, quarantine)
+        self._measures = Measures(metrics, self.model)
+        self._jobs: dict[Attempt, JobRun] = {}
+        self._leaving: set[Attempt] = set()  # have ended, and the engine may draw a last step of them
+        self._tokens_free = engine.tokens_free
+        self._turned = asyncio.Event()  # the engine took a turn, or a job ended
+        loop = asyncio.get_running_loop()
+        self._thread = EngineThread(engine, lambda report: tell(loop, self._absorb, report))
+
+    def served(self) -> dict[str, Any]:
+        """What the worker's card says about the model."""
+        engine = self.engine
+        capacity = {"cache_tokens": engine.tokens_total, "page_size": engine.config.page_size}
+        return {"card": engine.model.to_json(), "capacity": capacity}
+
+    def start(self) -> None:
+        # Series that nobody has moved yet are there all the same.
+        self._measures.take(StepReport(stats=self.engine.stats()))
+        self._thread.start()
+
+    async def claim(self, leaving: asyncio.Event) -> None:
+        """Takes what fits, as soon as it fits, until the worker leaves."""
+        stopping = asyncio.ensure_future(leaving.wait())
+        while not leaving.is_set():
+            self._turned.clear()
+            try:
+                async with self._quarantine.turn:
+                    await self._take_what_fits(stopping)
+            except RedisError as error:  # an answer, but no good one
+                log.warning("claiming for %s: %s; trying again", self.model, error)
+                await asyncio.wait({stopping}, timeout=IDLE_WAIT)
+            else:
+                await self._news(stopping)
+        stopping.cancel()
+
+    async def _take_what_fits(self, stopping: asyncio.Future[Any]) -> None:
+        if not self._quarantine.may_claim(self.model):
+            return
+        pledged = sum(job.unadmitted_cost for job in self._jobs.values())
+        claims = await self._claimer.ask(stopping, budget=self._tokens_free - pledged, alone=not self._jobs)
+        if claims is None:
+            return
+        for ended in claims.ended:
+            self._count(ended.payload, ended.state)
+        for claim in claims:
+            try:
+                await self._take(claim)
+            except (RedisError, OSError) as error:
+                log.warning("job %s is left: its lease will end: %s", claim.id, error)
+
+    async def _news(self, stopping: asyncio.Future[Any]) -> None:
+        """Waits until there may be something to claim, or the worker leaves."""
+        news: asyncio.Future[Any]
+        if not self._quarantine.may_claim(self.model):
+            news = asyncio.ensure_future(self._quarantine.opened())
+        elif self._jobs or self._leaving:
+            await asyncio.sleep(CLAIM_PAUSE)
+            news = asyncio.ensure_future(self._turned.wait())
+        else:
+            news = asyncio.ensure_future(self._claimer.bell())
+        await asyncio.wait({news, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
+        await cancelled(news)  # a bell that is lost with it is heard again within the idle wait
+
+    def answered(self, key: Attempt, answer: Answer) -> None:
+        """What the queue said about a job, if it is one of this lane's."""
+        job = self._jobs.get(key)
+        if job is not None and answer in ("cancel", "lost"):
+            job.interrupt("canceled" if answer == "cancel" else "lost")
+
+    def alive(self) -> bool:
+        """Whether leases may be renewed: not for an engine that hangs."""
+        if self._thread.busy_seconds() < self._hung_seconds:
+            return True
+        self._fail(f"a step has taken more than {self._hung_seconds:.0f} s")
+        return False
+
+    def interrupt(self, why: Interruption) -> None:
+        """All its jobs."""
+        for job in self._jobs.values():
+            job.interrupt(why)
+
+    def close(self) -> None:
+        """Ends the engine's thread after the step under way; does not wait."""
+        self._thread.close()
+
+    def join(self, seconds: float) -> bool:
+        """Waits for the engine's thread, and blocks. False: it still runs."""
+        return self._thread.join(seconds)
+
+    async def _take(self, claim: Claim) -> None:
+        try:
+            canvases = Canvases(
+                claim,
+                card=self.engine.model,
+                codec=self.engine.codec,
+                engine=self._thread,
+                fork=self.engine.fork,
+                blobs=self._blobs,
+                publisher=self._publisher,
+                in_thread=self._in_thread,
+            )
+            job = JobRun(
+                claim,
+                canvases,
+                card=self.engine.model,
+                queue=self._queue,
+                publisher=self._publisher,
+                metrics=self._metrics,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            log.error("job %s is no job", claim.id, exc_info=error)
+            await self._refuse(claim)
+            return
+        for key in [key for key in self._jobs if key[0] == claim.id]:
+            # We lost this job ourselves, and have it again: the old attempt must not speak for it.
+            self._publisher.drop(key)
+            self._jobs[key].interrupt("lost")
+        key = job.key
+        self._jobs[key] = job
+        self._quarantine.hold(key, alone=claim.alone)
+        task = asyncio.create_task(job.run(), name=f"job {claim.id}")
+        self.tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self.tasks.discard(task)
+            del self._jobs[key]
+            self._leaving.add(key)
+            self._thread.leave(key)
+            self._turned.set()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("job %s was left: its lease will end", claim.id, exc_info=error)
+
+        task.add_done_callback(ended)
+
+    async def _refuse(self, claim: Claim) -> None:
+        message = f"the payload of job {claim.id} does not fit this worker, whose log says why"
+        told = {"code": "invalid_payload", "message": message}
+        answer = await self._queue.finish(
+            claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
+        )
+        if answer == "ok":
+            self._count(claim.payload, "failed")
+
+    def _count(self, payload: dict[str, Any], state: State) -> None:
+        """A job that ended before it was drawn here."""
+        task = payload.get("task")
+        known = task in self.engine.model.tasks  # else anything: no label for it
+        self._metrics.requests.labels(task if known else "unknown", state).inc()
+
+    def _absorb(self, report: StepReport) -> None:
+        """A turn of the engine, on the event loop."""
+        self._tokens_free = report.tokens_free
+        self._measures.take(report)
+        self._turned.set()
+        for ticket in report.added:
+            if job := self._job(ticket):
+                job.admitted()
+        for ticket, error in report.refused:
+            if job := self._job(ticket):
+                job.refused(ticket, error)
+        for ticket, update in report.updates:
+            if job := self._job(ticket):
+                job.update(ticket, update)
+        if report.fatal is not None:  # whoever was there is blamed as the worker leaves
+            self._fail(f"{type(report.fatal).__name__}: {report.fatal}")
+            return
+        # Who ended during the step is still held: it may have been the reason.
+        failed = EngineFailed(report.failure, alone=self._quarantine.lonely)
+        for ticket in report.failed:
+            if job := self._job(ticket):
+                job.refused(ticket, failed)
+        for key in report.left:
+            self._leaving.discard(key)
+            self._quarantine.leave(key)
+
+    def _job(self, ticket: Ticket) -> JobRun | None:
+        return self._jobs.get((ticket.job_id, ticket.attempt))
+
+    def _fail(self, why: str) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            self._failed(f"the engine of {self.model}: {why}")
+
+
+def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[StepReport], None], report: StepReport) -> None:
+    """From the engine's thread to the event loop, which may have closed meanwhile."""
+    try:
+        loop.call_soon_threadsafe(absorb, report)
+    except RuntimeError:
+        log.debug("a report came after the event loop closed")

@@ -1,0 +1,148 @@
+"""From a request to its job: when others do the same at once, when there is no room, when Redis hiccups."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import redis
+
+from service.jobs import EventHub, NewJob, Queue, QueueFull, Submitted
+from service.settings import Settings
+from service.tasks.images import Limits, decode_image
+from tests.support.api import Api, noise, png, running_api
+
+MASK = np.zeros((24, 24), dtype=np.uint8)
+MASK[:, 12:] = 255
+
+
+def inpaint(api: Api, key: str, picture: np.ndarray, **fields: str) -> httpx.Response:
+    files = {"image": png(picture), "mask": png(MASK)}
+    return api.client.post("/v1/inpaint", data=fields, files=files, headers={"Idempotency-Key": key})
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch, second: Callable[..., Any] | None = None) -> None:
+    """Two submissions meet when the uploads of both are stored; the second one to come may find something else."""
+    real, arrived, both = Queue.submit, [], asyncio.Event()
+
+    async def submit(self: Queue, job: NewJob) -> Submitted:
+        arrived.append(job)
+        if len(arrived) == 2:
+            both.set()
+            if second is not None:
+                await asyncio.sleep(0.2)
+                return second()
+        await both.wait()
+        return await real(self, job)
+
+    monkeypatch.setattr(Queue, "submit", submit)
+
+
+def post_both(api: Api, key: str, pictures: list[np.ndarray]) -> list[httpx.Response]:
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda picture: inpaint(api, key, picture), pictures))
+
+
+def stored(api: Api) -> int:
+    return api.queue(lambda _, __, blobs: blobs.bytes_used())
+
+
+def full() -> Submitted:
+    raise QueueFull("1000 jobs wait already")
+
+
+@pytest.mark.parametrize(("second", "refusal"), [(None, (422, "key_reused")), (full, (503, "queue_full"))])
+def test_two_requests_with_one_key_never_mix(
+    api: Api, monkeypatch: pytest.MonkeyPatch, second: Callable[..., Any] | None, refusal: tuple[int, str]
+) -> None:
+    before = stored(api)
+    pictures = [noise(24, 24, seed=seed) for seed in (1, 2)]
+    at_once(monkeypatch, second)
+    responses = post_both(api, f"mixed-{refusal[1]}", pictures)
+    [winner] = [i for i, response in enumerate(responses) if response.status_code == 202]
+    lost = responses[1 - winner]
+    assert (lost.status_code, lost.json()["code"]) == refusal
+
+    claim = api.claim()
+    image, mask = (api.queue(lambda _, __, blobs, n=name: blobs.get(claim.payload[n])) for name in ("image", "mask"))
+    assert image is not None
+    assert mask is not None
+    assert np.array_equal(decode_image(image, "image", Limits(10**6, 10**4)), pictures[winner])
+    assert stored(api) - before == len(image) + len(mask)
+    api.queue(lambda q, _, __: q.finish(claim.id, 1, 1, state="failed", event="failed", data={}))
+    assert stored(api) == before
+
+
+def test_the_same_request_twice_at_once_is_one_job(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stored(api)
+    at_once(monkeypatch)
+    first, second = post_both(api, "same", [noise(24, 24)] * 2)
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] == second.json()["id"]
+    claim = api.claim()
+    uploads = [api.queue(lambda _, __, blobs, n=name: blobs.get(claim.payload[n])) for name in ("image", "mask")]
+    assert stored(api) - before == sum(len(upload or b"") for upload in uploads)
+    api.draw(claim)
+
+
+def test_a_submission_sent_twice_keeps_its_uploads(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Queue.submit
+
+    async def reply_lost(self: Queue, job: NewJob) -> Submitted:
+        await real(self, job)
+        return await real(self, job)  # as redis-py does
+
+    monkeypatch.setattr(Queue, "submit", reply_lost)
+    assert inpaint(api, "twice", noise(24, 24)).status_code == 202
+    claim = api.claim()
+    assert api.queue(lambda _, __, blobs: blobs.get(claim.payload["image"])) is not None
+    api.draw(claim)
+
+
+def test_results_that_would_fill_the_store_are_refused_by_field(redis_socket: Path) -> None:
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace="small", blob_bytes=2**20, max_body_bytes=2**21, _env_file=None
+    )
+    with running_api(settings) as api:
+        api.show_card()
+
+        def post(side: int, n: int) -> httpx.Response:
+            mask = np.zeros((side, side), dtype=np.uint8)
+            mask[1:, 1:] = 255
+            mask[0:9, 0:9] = 0
+            files = {"image": png(np.zeros((side, side, 3), dtype=np.uint8)), "mask": png(mask)}
+            return api.client.post("/v1/inpaint", data={"n": str(n)}, files=files)
+
+        assert post(200, 2).status_code == 202  # 240 kB of 262 kB
+        for side, n, status, field in ((200, 3, 422, "n"), (300, 1, 413, "image")):
+            response = post(side, n)
+            [error] = response.json()["errors"]
+            assert (response.status_code, error["field"], error["code"]) == (status, field, "too_large")
+        assert api.queue(lambda q, _, __: q.depth("hand")) == 1
+        api.empty()
+
+
+def test_a_wait_outlasts_a_hiccup_of_redis(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, hiccup = EventHub.watch, threading.Event()
+
+    async def watch(self: EventHub, job_id: str, after: str | None = None) -> AsyncIterator[Any]:
+        async for event in real(self, job_id, after):
+            yield event
+            if not hiccup.is_set():
+                hiccup.set()
+                raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(EventHub, "watch", watch)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(api.client.post, "/v1/generate", json={}, headers={"Accept": "image/png"})
+        assert hiccup.wait(30)
+        api.draw(api.claim())
+        response = waiting.result(30)
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")

@@ -1,0 +1,121 @@
+"""The file of keys: what is in it, who may read it, and that it counts as soon as it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.auth import keys
+from tests.support.keys import new_key
+
+
+def test_the_file_holds_hashes_for_its_owners_eyes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "keys.jsonl"
+    text = new_key(path, "ann", rate=5)
+    assert text not in path.read_text()
+    assert hashlib.sha256(text.encode()).hexdigest() in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    ring = keys.KeyRing(path, needed=False)
+    found = ring.find(text)
+    assert found is not None
+    assert (found.name, found.rate, found.priority, found.scopes) == ("ann", 5, "normal", frozenset({"draw"}))
+
+
+def test_the_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, owner, given = tmp_path / "keys.jsonl", os.getuid() + 1, []
+    new_key(path, "ann")
+    monkeypatch.setattr(keys.os, "fchown", lambda _, *whose: given.append(whose))
+    new_key(path, "bob")
+    assert given == []
+    real = Path.stat
+
+    def stat(self: Path, **more: Any) -> os.stat_result:
+        told = real(self, **more)
+        return os.stat_result((*told[:4], owner, *told[5:])) if self == path else told
+
+    monkeypatch.setattr(Path, "stat", stat)
+    new_key(path, "cy")
+    assert given == [(owner, os.getgid())]
+
+
+def test_keys_that_cannot_be_looked_at_stay_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keys.KeyRing, "REREAD_SECONDS", 0.0)
+    path = tmp_path / "keys.jsonl"
+    text = new_key(path, "ann")
+    ring = keys.KeyRing(path, needed=False)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys.Path, "stat", denied)
+        assert ring.needed
+        assert ring.find(text)
+        assert caplog.text.count("the keys stay as they were") == 1
+        with pytest.raises(keys.KeysError, match="can't be looked at"):
+            keys.KeyRing(path, needed=False)
+    keys.revoke(path, "ann")
+    assert ring.find(text) is None
+
+
+def test_once_there_is_a_file_a_key_is_needed_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys.KeyRing, "REREAD_SECONDS", 0.0)
+    path = tmp_path / "keys.jsonl"
+    ring = keys.KeyRing(path, needed=False)
+    assert not ring.needed
+    text = new_key(path, "ann")
+    assert ring.needed
+    assert ring.find(text)
+    keys.revoke(path, "ann")
+    assert ring.needed
+    assert ring.find(text) is None
+    new = new_key(path, "ann")
+    path.write_text(path.read_text() + "nonsense\n")
+    assert ring.find(new) is None  # it stays as it was
+    path.write_text(path.read_text().replace("nonsense\n", ""))
+    assert ring.find(new)
+    path.unlink()
+    assert ring.needed
+    assert ring.find(new) is None
+
+
+@pytest.mark.parametrize("line", ["{", '{"name": "a"}', "[]", '{"name":"a","id":"00000000","sha256":"x"}', "\x00"])
+def test_a_damaged_file_is_refused_by_line_and_not_repeated(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "keys.jsonl"
+    new_key(path, "ann")
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(keys.KeysError, match="line 2") as raised:
+        keys.KeyRing(path, needed=False)
+    assert path.read_text().split('"sha256":"')[1][:64] not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["local", "canary", "", "a b", "a/b", "a" * 65, "é"])
+def test_a_name_is_a_plain_word_and_nobody_elses(tmp_path: Path, name: str) -> None:
+    with pytest.raises(keys.KeysError):
+        keys.make(name)
+    path = tmp_path / "keys.jsonl"
+    new_key(path, "ann")
+    with pytest.raises(keys.KeysError, match="already"):
+        new_key(path, "ann")
+
+
+def test_comparing_takes_as_long_for_a_key_that_is_nearly_right(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, compared = tmp_path / "keys.jsonl", []
+    text = new_key(path, "ann")
+    real = keys.hmac.compare_digest
+    monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    ring = keys.KeyRing(path, needed=True)
+    assert ring.find(text)
+    assert ring.find(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
+    assert ring.find("arpg_00000000_" + "A" * 43) is None
+    assert ring.find("nonsense") is None
+    assert len(compared) == 4  # an unknown key is compared, too
+    assert all(len(a) == len(b) == 64 for a, b in compared)

@@ -1,0 +1,88 @@
+"""The commands that need no server, and what any of them says when it is asked wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.cli.main import main
+from tests.support.api import half_mask, noise, png
+
+
+def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.png"
+    common = ["--model", str(model), "--device", "cpu", "--seed", "3", "--steps", "8"]
+    assert main(["generate", "class 1", *common, "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}  seed 3\n"
+    assert Image.open(out).size == (16, 16)
+
+    image, mask = tmp_path / "i.webp", tmp_path / "m.png"
+    Image.fromarray(noise(30, 40)).save(image, lossless=True)
+    mask.write_bytes(png(half_mask(30, 40)))
+    assert main(["inpaint", str(image), str(mask), *common, "-n", "2", "-o", str(tmp_path / "b.png")]) == 0
+    for index in (0, 1):
+        painted = np.asarray(Image.open(tmp_path / f"b-{index}.png"))
+        assert np.array_equal(painted[:, 20:], noise(30, 40)[:, 20:])
+
+
+def test_a_model_of_a_fixed_order_without_a_server(
+    raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, common = tmp_path / "a.png", ["--model", str(raster), "--device", "cpu"]
+    options = ["--guidance-interval", "4", "--top-k", "8", "--seed", "3", "-o", str(out)]
+    assert main(["generate", "class 1", *common, *options]) == 0
+    assert Image.open(out).size == (8, 8)
+    capsys.readouterr()
+    for asked, says in (
+        (["generate", "--steps", "8", "--content-attention", "causal"], "steps, content_attention: raster draws in a"),
+        (["inpaint", str(out), str(out)], "model: raster can't inpaint: it draws in a fixed order; it can generate"),
+    ):
+        if asked[0] == "inpaint":
+            out.write_bytes(png(half_mask(8, 8), "RGB"))
+        assert main([*asked, *common]) == 1
+        assert capsys.readouterr().err.startswith(f"arpg: {says}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["generate", "--port", "1"], 2, "unrecognized arguments"),
+        (["serve", "--port", "99999"], 2, "less than or equal to 65535"),
+        (["api"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
+        (["worker"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
+        (["inpaint", "nowhere.png", "mask.png"], 1, "nowhere.png"),
+        (["inpaint", "photo.jpg"], 2, "arpg inpaint: error: a mask is needed, unless --mask-mode is alpha"),
+        (["inpaint", "photo.jpg", "--mask-mode", "black"], 2, "a mask is needed"),
+        (["inpaint", "nowhere.png", "--mask-mode", "alpha"], 1, "nowhere.png"),
+        (["inpaint", "p.png", "m.png", "--feather", "257"], 2, "argument --feather: Input should be less"),
+        (["inpaint", "p.png", "m.png", "--feather", "-1"], 2, "argument --feather: Input should be greater"),
+        (["generate", "-n", "17"], 2, "arpg generate: error: argument -n: Input should be less"),
+        (["generate", "-n", "0"], 2, "argument -n: Input should be greater"),
+        (["generate", "--guidance-scale", "nan"], 2, "argument --guidance-scale: Input should be"),
+        (["generate", "--model", "a", "--model", "b"], 1, "arpg: model: say which: a, b"),
+        (["generate", "--guidance-interval", "-1"], 2, "argument --guidance-interval: Input should be greater"),
+        (["--help"], 0, "arpg serve"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_a_line(
+    arguments: list[str],
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("ARPG_REDIS_URL", raising=False)
+    monkeypatch.setenv("ARPG_DATA_DIR", str(tmp_path))
+    try:
+        ended: Any = main(arguments)
+    except SystemExit as exit:
+        ended = exit.code
+    said = capfd.readouterr()
+    assert ended == status
+    assert says in said.err + said.out
+    assert "Traceback" not in said.err

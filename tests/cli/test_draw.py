@@ -1,0 +1,107 @@
+"""The commands that draw without a server: outpaint, expand and vary, with recipes that draw the files again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.cli.main import main
+from service.tasks import recipe
+from tests.support.api import noise, png
+from tests.support.tiny import random_folder
+
+PICTURE = noise(20, 26)  # 2.5 pixels a token: 8×10 tokens
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(png(PICTURE))
+    return path
+
+
+def run(model: Path, out: Path, *arguments: str) -> np.ndarray:
+    common = ["--model", str(model), "--device", "cpu", "--seed", "3", "--steps", "5", "-o", str(out)]
+    assert main([*arguments, *common]) == 0
+    return np.asarray(Image.open(out))
+
+
+def verified(model: Path, out: Path) -> bool:
+    return main(["verify", str(out), "--model", str(model)]) == 0
+
+
+def test_outpainting_keeps_the_pictures_pixels(model: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wide.png"
+    shown = run(model, out, "outpaint", str(picture), "--class", "class 1", "--left", "1", "--right", "6")
+    assert shown.shape == (20, 2 + 26 + 7, 3)
+    assert np.array_equal(shown[:, 2:28], PICTURE)
+    assert verified(model, out)
+
+
+@pytest.mark.parametrize("method", ["ntk", "windowed"])
+def test_an_expansion_has_the_size_asked_for(model: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "large.png"
+    shown = run(model, out, "expand", "class 1", "--width", "40", "--height", "16", "--method", method)
+    assert shown.shape == (16, 40, 3)
+    assert bool(recipe.read(recipe.text_of(out.read_bytes())).windows) == (method == "windowed")
+    assert verified(model, out)
+
+
+def test_variations_keep_the_same_tokens(model: Path, picture: Path, tmp_path: Path) -> None:
+    main(["vary", str(picture), "--model", str(model), "--device", "cpu", "--keep", "0.5", "--steps", "5", "-n", "2",
+          "--seed", "3", "-o", str(tmp_path / "v.png")])  # fmt: skip
+    told = [recipe.read(recipe.text_of((tmp_path / f"v-{index}.png").read_bytes())) for index in (0, 1)]
+    assert np.array_equal(told[0].known, told[1].known)
+    assert told[0].known.sum() == 32
+    assert told[0].composited, "at another size, its pixels are resized"
+    assert np.array_equal(told[0].tokens[told[0].known], told[1].tokens[told[1].known])
+    assert not np.array_equal(told[0].tokens, told[1].tokens)
+    # The second one alone, by its own seed.
+    seed, out = str(told[1].request.seed), tmp_path / "alone.png"
+    arguments = ["--keep", "0.5", "--keep-seed", "3", "--steps", "5", "--seed", seed, "-o", str(out)]
+    assert main(["vary", str(picture), "--model", str(model), "--device", "cpu", *arguments]) == 0
+    assert np.array_equal(Image.open(out), Image.open(tmp_path / "v-1.png"))
+    assert verified(model, out)
+
+
+def test_what_was_drawn_is_edited_by_its_own_tokens(model: Path, tmp_path: Path) -> None:
+    first, out = tmp_path / "first.png", tmp_path / "second.png"
+    run(model, first, "generate", "class 1")
+    run(model, out, "vary", str(first), "--keep", "0.5")
+    theirs, ours = (recipe.read(recipe.text_of(path.read_bytes())) for path in (first, out))
+    assert np.array_equal(ours.tokens[ours.known], theirs.tokens[ours.known])
+    assert not ours.composited, "of the model's own size, its pixels are its tokens'"
+    assert verified(model, out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["outpaint", "PICTURE"], 1, "left: left, right, up and down are all 0"),
+        (["outpaint", "PICTURE", "--right", "500"], 1, "right: the canvas would have"),
+        (["outpaint", "PICTURE", "--left", "-3"], 2, "argument --left: Input should be greater"),
+        (["expand", "--width", "33", "--height", "16"], 1, "width: must be whole tokens of 2 pixels; the nearest are"),
+        (["expand", "--width", "32"], 2, "--height"),
+        (["vary", "PICTURE", "--keep", "1"], 2, "argument --keep: Input should be less"),
+        (["vary", "nowhere.png"], 1, "nowhere.png"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_a_line(
+    model: Path, picture: Path, arguments: list[str], status: int, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(picture) if argument == "PICTURE" else argument for argument in arguments]
+    try:
+        ended: int | str | None = main([*given, "--model", str(model), "--device", "cpu"])
+    except SystemExit as exit:
+        ended = exit.code
+    said = capfd.readouterr().err
+    assert (ended, says in said) == (status, True), said
+    assert "Traceback" not in said

@@ -1,0 +1,208 @@
+"""`arpg serve` as its user meets it: one process, a real model, a real Valkey; and how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.cli.main import main
+from service.jobs import Queue, connect
+from service.server.embedded import EmbeddedServer
+from service.settings import Settings
+from tests.support.api import frames, half_mask, noise, png, running_api
+from tests.support.serve import arpg, serving
+from tests.support.waiting import PATIENCE, eventually
+
+
+def test_from_the_first_picture_to_the_last_process(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "var"
+    with serving(data, model) as server:
+        client = server.client
+
+        # A picture from one command; the same seed draws the same again, another seed another.
+        def picture(seed: int) -> bytes:
+            body = {"class": 1, "seed": seed, "steps": 8}
+            response = client.post("/v1/generate", json=body, headers={"Accept": "image/png"})
+            assert response.status_code == 200, response.text
+            assert response.headers["x-seed"] == str(seed)
+            return response.content
+
+        first = picture(1)
+        assert Image.open(io.BytesIO(first)).size == (16, 16)
+        assert picture(1) == first
+        assert picture(2) != first
+
+        # Several pictures, followed live, every token of each told once; resumed in the middle.
+        with client.stream(
+            "POST", "/v1/generate", json={"class": 2, "n": 3, "steps": 16}, headers={"Accept": "text/event-stream"}
+        ) as response:
+            events = list(frames(response.iter_lines()))
+            url = response.headers["location"]
+        drawn: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        for event in events:
+            if event["event"] == "tokens":
+                drawn[event["data"]["image_index"]] += event["data"]["positions"]
+        assert [sorted(positions) for positions in drawn.values()] == [list(range(64))] * 3
+        middle = events[len(events) // 2]["id"]
+        resumed = client.get(f"{url}/events", headers={"Last-Event-ID": middle})
+        told = [event["id"] for event in frames(iter(resumed.text.split("\n")))]
+        assert told == [event["id"] for event in events[len(events) // 2 + 1 :]]
+
+        # Inpainting a picture of the user's own: outside the mask not a bit changes.
+        image, mask = noise(50, 70), half_mask(50, 70)
+        response = client.post(
+            "/v1/inpaint", files={"image": png(image), "mask": png(mask)}, headers={"Accept": "image/png"}
+        )
+        assert response.status_code == 200, response.text
+        painted = np.asarray(Image.open(io.BytesIO(response.content)))
+        assert np.array_equal(painted[mask == 0], image[mask == 0])
+        assert not np.array_equal(painted[mask > 0], image[mask > 0])
+        job = client.get(response.headers["location"]).json()
+        assert job["mask_tokens"] == [[1, 1, 1, 1, 0, 0, 0, 0]] * 8
+        assert job["usage"] == {"steps": 32, "tokens_drawn": 32, "tokens_known": 32}
+
+        # One scrape tells all, once the last end is counted.
+        inpainted = 'arpg_requests_total{outcome="succeeded",task="inpaint"} 1.0'
+        assert eventually(lambda: inpainted in client.get("/metrics").text)
+        scraped = client.get("/metrics").text
+        for series in (
+            'arpg_requests_total{outcome="succeeded",task="generate"} 4.0',
+            'arpg_images_total{model="random"} 7.0',
+            'arpg_tokens_total{model="random"} 416.0',
+            'arpg_kv_pages_used{model="random"} 0.0',
+            'arpg_queue_depth{model="random"} 0.0',
+            "process_resident_memory_bytes",
+        ):
+            assert series in scraped, series
+
+        # Ctrl-C while a long job runs: it may finish, its watcher sees the end, then all are gone.
+        valkeys = server.valkeys()
+        assert len(valkeys) >= 1
+        long = client.post("/v1/generate", json={"steps": 64, "n": 16}).json()
+        with client.stream("GET", long["urls"]["events"]) as response:
+            watching = frames(response.iter_lines())
+            assert next(e for e in watching if e["event"] == "tokens")
+            server.process.send_signal(signal.SIGINT)
+            with httpx.Client(base_url=client.base_url) as other:
+                assert eventually(lambda: other.get("/readyz").status_code != 200), "it says it is ready, and drains"
+                assert other.post("/v1/generate", json={}).json()["code"] == "draining"
+            assert list(watching)[-1]["event"] == "completed"
+        assert server.process.wait(PATIENCE) == 0
+        assert server.valkeys() == []
+        assert not any(Path(f"/proc/{pid}").exists() for pid in valkeys)
+
+    # What was accepted outlives the process; this one is told to stop at once, before it has loaded its model.
+    with serving(data, model, wait=False) as server:
+        assert server.client.get("/readyz").json()["reasons"] == ["no worker has shown itself yet"]
+        assert server.client.get(job["urls"]["self"]).json()["status"] == "succeeded"
+        assert server.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
+        assert main(["serve", "--port", str(server.client.base_url.port)]) == 1
+        assert "is in use: stop what listens there, or set PORT" in capfd.readouterr().err
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        assert server.valkeys() == []
+
+
+def test_a_second_signal_stops_at_once_and_what_ran_is_not_lost(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "var"
+    with serving(data, model) as server:
+        jobs = [server.client.post("/v1/generate", json={"steps": 64, "n": 16}).json() for _ in range(8)]
+        with server.client.stream("GET", jobs[0]["urls"]["events"]) as response:
+            watching = frames(response.iter_lines())
+            assert next(event for event in watching if event["event"] == "tokens")
+            server.process.send_signal(signal.SIGTERM)
+            with httpx.Client(base_url=server.client.base_url) as other:
+                assert eventually(lambda: other.get("/readyz").status_code != 200), "the first signal does nothing"
+                began = time.monotonic()
+                server.process.send_signal(signal.SIGTERM)
+                end = list(watching)[-1]
+        assert (end["event"], end["data"]["code"]) == ("error", "shutting_down")
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 25  # of 30 s of grace
+        assert server.valkeys() == []
+    with EmbeddedServer(data / "valkey") as url:
+        states = asyncio.run(states_of([job["id"] for job in jobs], url))
+    assert set(states) <= {"queued", "running", "succeeded"}
+    assert states[-1] != "succeeded"
+
+
+async def states_of(ids: list[str], url: str) -> list[str]:
+    redis = connect(url)
+    queue = Queue(redis, Settings(_env_file=None).queue_config)
+    jobs = [await queue.job(id) for id in ids]
+    await redis.aclose()
+    return [job.state if job else "lost" for job in jobs]
+
+
+def test_an_api_and_a_worker_of_its_own_with_two_models(redis_socket: Path, model: Path, raster: Path) -> None:
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="apart", _env_file=None)
+    command = ["worker", "--model", str(model), "--model", str(raster)]
+    command += ["--redis-url", f"unix://{redis_socket}", "--metrics-port", "0"]
+    with (
+        running_api(settings) as api,
+        arpg(command, ARPG_NAMESPACE="apart", ARPG_ALLOW_UNSAFE_REDIS="1") as (process, metrics),
+    ):
+        assert eventually(lambda: api.client.get("/readyz").status_code == 200), "not ready in time"
+        assert api.client.get("/readyz").json()["models"] == ["random", "raster"]
+        for body in ({"model": "random", "steps": 4}, {"model": "raster"}):
+            response = api.client.post("/v1/generate", json=body, headers={"Accept": "image/webp"})
+            assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
+        counted = [f'arpg_images_total{{model="{name}"}} 1.0' for name in ("random", "raster")]
+        assert eventually(lambda: all(series in httpx.get(f"{metrics}/metrics").text for series in counted))
+        unnamed = api.client.post("/v1/generate", json={}).json()
+        assert unnamed["detail"] == "model: say which: random, raster"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        time.sleep(1.1)  # the catalogue is fresh for a second
+        assert api.client.post("/v1/generate", json={"model": "raster"}).json()["code"] == "no_worker"
+
+
+def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "var"
+    folder = ["--data-dir", str(data)]
+    with (
+        serving(data, model) as server,
+        arpg(["api", *folder], PORT="0", ARPG_ROOT_PATH="/art") as (api, url),
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
+        job = client.post("/v1/generate", json={"steps": 4}, headers={"Prefer": "wait=10"}).json()
+        assert job["status"] == "succeeded"
+        # Each tells the URLs that its own clients can use.
+        own = job["urls"]["self"].removeprefix("/art")
+        [image] = server.client.get(own).json()["images"]
+        assert job["images"] == [image | {"url": f"/art{image['url']}"}]
+        # A worker gets as far as its model.
+        assert main(["worker", "--model", "nobody", "--metrics-port", "0", *folder]) == 1
+        assert "nobody: neither a shipped model" in caplog.text
+        api.send_signal(signal.SIGTERM)
+        assert api.wait(PATIENCE) == 0
+        assert server.stop() == 0
+
+
+def test_a_second_worker_on_a_host_is_told_of_the_port(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["worker", "--redis-url", "redis://127.0.0.1:1", "--metrics-port", str(port)]) == 1
+    said = capfd.readouterr().err
+    assert said == f"arpg: port {port} is in use: stop what listens there, or set ARPG_METRICS_PORT to another\n"
+
+
+def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["serve", "--model", "nobody", "--data-dir", str(tmp_path / "var"), "--port", "0"]) == 1
+    assert "nobody: neither a shipped model" in caplog.text

@@ -1,0 +1,247 @@
+"""LlamaGen and PAR at any size, against a plain forward pass written here: the whole sequence, an explicit mask."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from engine import Engine, EngineConfig, Request, RequestError
+from engine.card import SETTINGS, ModelCard
+from engine.core.runner import StepLogits
+from engine.models.families import FAMILIES
+from tests.support.tiny import random_folder
+
+CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What a family makes of a whole token map: its rows in order. ids of embeddings per row, the cell that each
+    stands at (-1: nowhere), the block it belongs to, and the cell that its logits decide."""
+
+    embeddings: torch.Tensor
+    cells: torch.Tensor
+    blocks: torch.Tensor
+    targets: torch.Tensor
+
+
+def raster(state: dict[str, torch.Tensor], tokens: torch.Tensor, label: int) -> Sequence:
+    cells = torch.arange(len(tokens))
+    embeddings = [state["cls_embedding.embedding_table.weight"][[label]], state["tok_embeddings.weight"][tokens[:-1]]]
+    return Sequence(torch.cat(embeddings), cells - 1, cells, cells)
+
+
+def side_by_side(
+    state: dict[str, torch.Tensor], tokens: torch.Tensor, label: int, grid: tuple[int, int], regions: int
+) -> Sequence:
+    side = round(regions**0.5)
+    cells = torch.arange(len(tokens)).view(side, grid[0] // side, side, grid[1] // side).permute(1, 3, 0, 2).flatten()
+    fed = cells[:regions] if len(cells) > regions else cells[: regions - 1]
+    drawn = state["tok_embeddings.weight"][tokens]
+    nowhere = -torch.ones(1, dtype=torch.long)
+    rows = [state["cls_embedding.embedding_table.weight"][[label]], drawn[fed]]
+    places = [nowhere, fed]
+    if len(cells) > regions:
+        rows += [state["spe_tok_embeddings.special_embeddings.weight"], drawn[cells[regions:-regions]]]
+        places += [nowhere.expand(regions - 1), cells[regions:-regions]]
+    index = torch.arange(len(cells))
+    blocks = torch.where(index < regions, index, regions - 1 + index // regions)
+    return Sequence(torch.cat(rows), torch.cat(places), blocks, cells)
+
+
+def plain_logits(
+    state: dict[str, torch.Tensor], sequence: Sequence, grid: tuple[int, int], heads: int
+) -> dict[int, torch.Tensor]:
+    """Logits by the cell that they decide."""
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"]
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turns).flatten(-2)
+
+    x = sequence.embeddings
+    quarter = x.shape[-1] // heads // 4
+    frequencies = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, cols = sequence.cells // grid[1], sequence.cells % grid[1]
+    angles = torch.cat([rows[:, None] * frequencies, cols[:, None] * frequencies], dim=-1)
+    turns = torch.polar((sequence.cells >= 0).double()[:, None].expand_as(angles), angles)
+    mask = sequence.blocks[:, None] >= sequence.blocks
+    for layer in range(sum(name.endswith("wo.weight") for name in state)):
+        own = f"layers.{layer}."
+        h = norm(x, f"{own}attention_norm") @ state[f"{own}attention.wqkv.weight"].T
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(0, 1) for part in h.chunk(3, dim=-1))
+        scores = turned(q) @ turned(k).transpose(-1, -2) / q.shape[-1] ** 0.5
+        attended = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+        x = x + attended.transpose(0, 1).flatten(-2) @ state[f"{own}attention.wo.weight"].T
+        h = norm(x, f"{own}ffn_norm")
+        w1, w2, w3 = (state[f"{own}feed_forward.w{i}.weight"].T for i in (1, 2, 3))
+        x = x + (torch.nn.functional.silu(h @ w1) * (h @ w3)) @ w2
+    logits = norm(x, "norm") @ state["output.weight"].T
+    return dict(zip(sequence.targets.tolist(), logits, strict=True))
+
+
+@dataclass(frozen=True)
+class Case:
+    family: str
+    grid: tuple[int, int]
+    regions: int
+    heads: int
+    head_dim: int
+    layers: int
+    config: EngineConfig
+    requests: tuple[Request, ...]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    family = draw(st.sampled_from(["llamagen", "par", "par"]))
+    regions = draw(st.sampled_from([4, 9, 16])) if family == "par" else 1
+    side = round(regions**0.5)
+    rows, cols = draw(st.integers(1, 12 // side)), draw(st.integers(1, 8 // side))
+    request = st.builds(
+        Request,
+        class_label=st.none() | st.integers(0, CLASSES - 1),
+        guidance_scale=st.sampled_from([1, 1.75, 3]),
+        guidance_interval=st.sampled_from([None, None, 0, 1, 5, 20]),
+        temperature=st.just(0),
+    )
+    return Case(
+        family,
+        (rows * side, cols * side),
+        regions,
+        heads=draw(st.integers(1, 3)),
+        head_dim=draw(st.sampled_from([4, 12, 16, 20, 100])),
+        layers=draw(st.integers(1, 3)),
+        config=EngineConfig(
+            page_size=draw(st.sampled_from([1, 4, 16])),
+            cache_tokens=2048,
+            max_rows=draw(st.sampled_from([20, 2048])),
+            batch_invariant=draw(st.booleans()),
+            check_every_step=True,
+        ),
+        requests=tuple(draw(st.lists(request, min_size=1, max_size=5))),
+    )
+
+
+@settings(max_examples=40)
+@given(cases())
+def test_every_step_has_the_logits_of_the_plain_forward_pass(case: Case) -> None:
+    """Whatever the grid, the regions, the sizes and the company; and the guided logits decide the token."""
+    logits: dict[int, list[torch.Tensor]] = defaultdict(list)
+    drawn: dict[int, dict[int, int]] = defaultdict(dict)
+
+    def watch(step: StepLogits) -> None:
+        logits[step.id].append(step.logits)
+
+    with TemporaryDirectory() as folder:
+        random_folder(
+            Path(folder),
+            family=case.family,
+            grid=case.grid,
+            regions=case.regions,
+            dim=case.heads * case.head_dim,
+            n_head=case.heads,
+            n_layer=case.layers,
+            num_classes=CLASSES,
+        )
+        state = {k: v.double() for k, v in load_file(Path(folder) / f"{case.family}.safetensors").items()}
+        engine = Engine.load(folder, device="cpu", config=case.config, watch_logits=watch)
+    pending, ids = list(case.requests), []
+    while pending or not engine.idle:
+        if pending:
+            ids.append(engine.add(pending.pop()))
+        for update in engine.step():
+            drawn[update.id] |= dict(zip(update.positions, update.tokens, strict=True))
+
+    for number, request in zip(ids, reversed(case.requests), strict=True):
+        tokens = torch.tensor([drawn[number][cell] for cell in range(engine.model.positions)])
+        guided = request.class_label is not None and request.guidance_scale != 1 and request.guidance_interval != 0
+        label = CLASSES if request.class_label is None else request.class_label
+        references = []
+        for branch in (label, CLASSES) if guided else (label,):
+            if case.family == "par":
+                sequence = side_by_side(state, tokens, branch, case.grid, case.regions)
+            else:
+                sequence = raster(state, tokens, branch)
+            references.append(plain_logits(state, sequence, case.grid, case.heads))
+        order = sequence.targets.tolist()
+        assert list(drawn[number]) == order
+        ours = torch.cat(logits[number], dim=1)
+        reference = torch.stack([torch.stack([one[cell] for cell in order]) for one in references])
+        assert (ours - reference).abs().max() <= 1e-4 * reference.abs().max()
+
+        begun = 0  # tokens drawn when the step began
+        for step in logits[number]:
+            always = request.guidance_interval is None or begun < request.guidance_interval
+            scale = request.guidance_scale if guided and always else 1
+            decided = (step[-1] + (step[0] - step[-1]) * scale).argmax(-1)
+            assert decided.tolist() == tokens[order[begun : begun + len(decided)]].tolist()
+            begun += len(decided)
+
+
+def model(folder: Path, family: str, **sizes: Any) -> Engine:
+    return Engine.load(random_folder(folder / family, family=family, **sizes), device="cpu")
+
+
+@pytest.mark.parametrize(("family", "steps"), [("llamagen", 64), ("par", 19)])
+def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, family: str, steps: int) -> None:
+    engine = model(tmp_path, family)
+    card = engine.model
+    assert card.steps == steps
+    assert card.tasks == ("generate", "fork")
+    assert card.settings == ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
+    assert ModelCard.from_json(card.to_json()) == card
+    with pytest.raises(RequestError) as known:
+        engine.add(Request(class_label=0, known={0: 1}))
+    with pytest.raises(RequestError) as order:
+        engine.add(Request(class_label=0, order=tuple(range(64))))
+    assert (known.value.field, order.value.field) == ("known", "order")
+    assert engine.idle
+    engine.add(Request(class_label=0))
+    updates = [update for _ in range(steps) for update in engine.step()]
+    assert engine.idle
+    assert [update.step for update in updates] == list(range(1, steps + 1))
+    assert {update.steps for update in updates} == {steps}
+
+
+def test_any_order_honours_all_settings(tmp_path: Path) -> None:
+    card = model(tmp_path, "arpg").model
+    tasks = ("generate", "inpaint", "vary", "outpaint", "expand", "fork")
+    assert (card.settings, card.steps, card.tasks) == (SETTINGS, None, tasks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_picture_caches_more_rows_than_its_grid_has_cells(tmp_path: Path, family: str) -> None:
+    """What the queue charges for a picture, whatever its family."""
+    engine = model(tmp_path, family, grid=(6, 6))
+    assert engine.cost(Request(class_label=0, steps=36)) == 2 * engine.cost(Request(steps=36)) == 2 * 48
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "millions"),
+    [
+        ("llamagen", "B", 110.888448),
+        ("llamagen", "L", 342.910976),
+        ("llamagen", "XL", 774.699520),
+        ("llamagen", "XXL", 1410.972672),
+        ("llamagen", "XXXL", 3893.027840),
+        ("llamagen", "3B", 3096.659200),
+        ("par", "XL", 774.699520 + 3 * 1280 / 1e6),
+        ("par", "3B", 3096.659200 + 3 * 3200 / 1e6),
+    ],
+)
+def test_published_sizes_have_the_published_parameter_counts(family: str, size: str, millions: float) -> None:
+    with torch.device("meta"):
+        network = FAMILIES[family]({"transformer": size, "regions": 4}, (24, 24)).network
+    assert sum(p.numel() for p in network.parameters()) == round(millions * 1e6)
+    assert network.rotary((24, 24)).shape == (577, network.kv_shape.head_dim // 2, 2)

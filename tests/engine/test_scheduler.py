@@ -1,0 +1,215 @@
+"""Promises of pages and scheduler, by the thousand and without a model."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.core.pages import IntegrityError, OutOfPages, PageAllocator
+from engine.core.scheduler import Scheduler
+from engine.core.sequence import UNKNOWN, Drawing
+from engine.plans import CONDITION, Plan, cell_of
+from engine.plans.arpg import plan_arpg
+from engine.request import Request
+
+GRID = (2, 8)
+POSITIONS = 16
+
+
+def drawing(number: int, request: Request) -> Drawing:
+    label = 100 + (request.class_label or 0)
+    plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
+    return Drawing.begin(number, request, plan, GRID)
+
+
+def planned(request: Request) -> Plan:
+    return drawing(0, replace(request, drawn={})).plan
+
+
+def picture(seed: int, size: int) -> dict[int, int]:
+    """Some of a picture's tokens; few pictures, so that requests often start from the same."""
+    return {cell: (cell * 7 + seed) % 10 for cell in range(size)}
+
+
+drawable = st.builds(
+    Request,
+    class_label=st.none() | st.integers(0, 1),
+    seed=st.integers(0, 99),
+    steps=st.integers(1, 20),
+    guidance_scale=st.sampled_from([1.0, 3.0]),
+    known=st.builds(picture, st.integers(0, 1), st.sampled_from([0, 3, 11, POSITIONS - 1]))
+    | st.dictionaries(st.integers(0, POSITIONS - 1), st.integers(0, 9), max_size=POSITIONS - 1),
+    prefill=st.sampled_from(["causal", "chunked", "block"]),
+)
+
+
+class Serving(RuleBasedStateMachine):
+    """Any sequence of add, step and abort."""
+
+    @initialize(page_size=st.sampled_from([1, 4, 16]), room=st.integers(1, 4), max_rows=st.integers(1, 60))
+    def start(self, page_size: int, room: int, max_rows: int) -> None:
+        # Room for at least one request of any kind.
+        pages = room * 2 * -(-(POSITIONS + 1) // page_size)
+        self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows)
+        self.known: dict[int, Drawing] = {}
+        self.gone: set[int] = set()
+        self.slots: dict[int, object] = {}  # what the steps wrote into the cache
+
+    @rule(request=drawable)
+    def add(self, request: Request) -> None:
+        number = len(self.known)
+        self.known[number] = drawing(number, request)
+        self.scheduler.add(self.known[number])
+
+    @precondition(lambda self: any(d.drawn for d in self.known.values() if not d.finished))
+    @rule(data=st.data(), seed=st.integers(0, 99))
+    def fork(self, data: st.DataObject, seed: int) -> None:
+        parents = [number for number, d in self.known.items() if d.drawn and not d.finished]
+        parent = self.known[data.draw(st.sampled_from(parents))]
+        order = tuple(cell for step in planned(parent.request).steps for cell in step.targets)
+        drawn = {cell: parent.tokens[cell] for cell in order if parent.tokens[cell] != UNKNOWN}
+        self.add(replace(parent.request, seed=seed, order=order, drawn=drawn))
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), twice=st.booleans())
+    def abort(self, data: st.DataObject, twice: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        for _ in range(1 + twice):
+            self.scheduler.abort(number)
+        self.gone.add(number)
+
+    @rule()
+    def step(self) -> None:
+        turn = self.scheduler.schedule()
+        assert not {d.id for d in turn} & self.gone, "an aborted or finished request was scheduled"
+        rows = sum(d.rows for d in turn)
+        assert rows <= self.scheduler.max_rows or len(turn) == 1
+        size = self.scheduler.page_size
+        for source, target in self.scheduler.copies:
+            for offset in range(size):
+                self.slots[target * size + offset] = self.slots.get(source * size + offset)
+        self.scheduler.copies.clear()
+        for each in turn:
+            self.write(each)
+            for table in each.tables:
+                cached = each.cached + sum(row.cached for row in each.step.rows)
+                assert cached <= len(table) * self.scheduler.page_size, "a row without a slot"
+            each.advance([(each.id + cell) % 10 for cell in each.step.targets])
+            if each.finished:
+                self.scheduler.retire(each)
+                self.gone.add(each.id)
+
+    def write(self, each: Drawing) -> None:
+        for condition, table in zip(each.plan.conditions, each.tables, strict=True):
+            for index, row in enumerate((row for row in each.step.rows if row.cached), start=each.cached):
+                assert row.visible <= each.cached + sum(row.cached for row in each.step.rows)
+                content = each.tokens[cell_of(row.source)] if row.source < CONDITION else row.source
+                self.slots[self.slot(table, index)] = (condition, content, row.position, row.visible)
+
+    def slot(self, table: list[int], index: int) -> int:
+        page, offset = divmod(index, self.scheduler.page_size)
+        return table[page] * self.scheduler.page_size + offset
+
+    @invariant()
+    def books_add_up(self) -> None:
+        pages = self.scheduler.pages
+        assert pages.free + len({page for d in self.scheduler for table in d.tables for page in table}) == pages.total
+        self.scheduler.check_integrity()
+
+    @invariant()
+    def everybody_finds_the_rows_that_are_theirs(self) -> None:
+        """Shared, copied or written: what a drawing's pages hold is what it would have written itself."""
+        for each in self.scheduler:
+            rows = [row for key in each.trail for row in struct.iter_unpack("3q", key.content)]
+            assert len(rows) == each.cached
+            expected = [row for step in planned(each.request).steps for row in step.rows if row.cached][: len(rows)]
+            assert [(row.position, row.visible) for row in expected] == [row[1:] for row in rows]
+            for condition, table in zip(each.plan.conditions, each.tables, strict=False):
+                assert [self.slots[self.slot(table, i)] for i in range(len(rows))] == [
+                    (condition, *row) for row in rows
+                ]
+
+    def teardown(self) -> None:
+        """Everything that was accepted ends, and every page comes back."""
+        for _ in range(2000):
+            if not self.scheduler.schedule() and self.scheduler.idle:
+                break
+            self.step()
+        assert self.scheduler.idle
+        assert self.scheduler.pages.used == 0
+        assert all(d.finished or d.id in self.gone for d in self.known.values())
+
+
+TestServing = Serving.TestCase
+TestServing.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+@given(st.lists(st.sampled_from(["allocate", "share", "release"]), max_size=60), st.randoms())
+def test_shared_pages_are_free_when_the_last_holder_is_gone(verbs: list[str], random: object) -> None:
+    pages = PageAllocator(12)
+    tables: list[list[int]] = []
+    for verb in verbs:
+        if verb == "allocate" and pages.free >= 3:
+            tables.append(pages.allocate(3))
+        elif verb == "share" and tables:
+            tables.append(list(random.choice(tables)))  # type: ignore[attr-defined]
+            pages.share(tables[-1])
+        elif verb == "release" and tables:
+            pages.release(tables.pop(random.randrange(len(tables))))  # type: ignore[attr-defined]
+        assert pages.used == len({page for table in tables for page in table})
+        pages.check_integrity(tables)
+
+
+def test_an_allocation_that_does_not_fit_takes_nothing() -> None:
+    pages = PageAllocator(4)
+    pages.allocate(3)
+    with pytest.raises(OutOfPages, match="2 pages asked for, 1 of 4 free"):
+        pages.allocate(2)
+    assert pages.free == 1
+
+
+def test_whoever_stood_back_goes_first_next_time() -> None:
+    scheduler = Scheduler(PageAllocator(1000), page_size=4, max_rows=14)
+    for number in range(6):
+        scheduler.add(drawing(number, Request(class_label=0, seed=number, steps=16)))
+    turns: dict[int, int] = dict.fromkeys(range(6), 0)
+    for _ in range(18):
+        for each in scheduler.schedule():
+            each.advance([(each.id + cell) % 10 for cell in each.step.targets])
+            turns[each.id] += 1
+    assert max(turns.values()) - min(turns.values()) <= 1
+
+
+def test_a_request_larger_than_the_row_budget_runs_alone() -> None:
+    scheduler = Scheduler(PageAllocator(1000), page_size=4, max_rows=8)
+    scheduler.add(drawing(0, Request(class_label=0, steps=1)))
+    scheduler.add(drawing(1, Request(class_label=0, steps=16)))
+    assert [d.id for d in scheduler.schedule()] == [0]
+
+
+@pytest.mark.parametrize("damage", ["stolen", "twice", "lost", "freed", "outside", "miscounted"])
+def test_a_corrupted_table_makes_the_integrity_check_fire(damage: str) -> None:
+    scheduler = Scheduler(PageAllocator(64), page_size=4, max_rows=100)
+    for number in range(2):
+        scheduler.add(drawing(number, Request(class_label=0, seed=number)))
+    one, other = scheduler.schedule()
+    scheduler.check_integrity()
+    if damage == "stolen":
+        one.tables[0][0] = other.tables[0][0]
+    elif damage == "twice":
+        one.tables[0][1] = one.tables[0][0]
+    elif damage == "lost":
+        one.tables[0].pop()
+    elif damage == "freed":
+        scheduler.pages.release(other.tables[1])
+    elif damage == "outside":
+        one.tables[1][0] = 64
+    elif damage == "miscounted":
+        scheduler.pages.share(one.tables[0])
+    with pytest.raises(IntegrityError):
+        scheduler.check_integrity()

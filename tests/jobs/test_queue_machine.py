@@ -1,0 +1,320 @@
+"""Any sequence of verbs, by owners and by zombies, once or twice, against a model of what must hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from service.jobs import Blobs, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
+from tests.support.queue_model import SHARES, TERMINAL, Known, Model
+
+T = TypeVar("T")
+IDS = ["a", "b", "c", "d", "e", "f"]
+PICK = st.integers(0, 59)
+AGE = st.sampled_from([0, 0, 0, 1, 2])
+DATA = b"picture"
+# A lease ends, and a suspect has waited too long, when a rule says so, not when the machine is slow.
+PATIENT = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, suspect_seconds=1000)
+HASTY = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, suspect_seconds=0)
+
+
+class Verbs(RuleBasedStateMachine):
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.redis = connect(self.url)
+        self.queue, self.hasty = Queue(self.redis, PATIENT), Queue(self.redis, HASTY)
+        self.blobs = Blobs(self.redis, PATIENT)
+        self.model = Model(PATIENT.max_lost)
+        self.jobs = self.model.jobs
+
+    def do(self, call: Awaitable[T]) -> T:
+        async def wrapped() -> T:
+            return await call
+
+        return self.runner.run(wrapped())
+
+    @initialize()
+    def empty(self) -> None:
+        self.do(self.redis.flushall())
+        for job_id in IDS[:3]:
+            self.submit(job_id, job_id, "normal", None, 3, 1.0)
+
+    def teardown(self) -> None:
+        """Whatever happened, every job can come to its end, and nothing is left of any."""
+        for job_id in sorted(self.model.in_state("running")):
+            self.expire(job_id)
+        while self.model.in_state("queued") | self.model.in_state("running"):
+            for job_id in self.granted(9, 1, True, True, "last", False):
+                self.end(job_id, self.jobs[job_id].attempt, "succeeded", set())
+        self.sets_and_streams_are_the_states()
+        assert self.do(self.redis.hgetall(f"{PATIENT.prefix}unfinished")) == {}
+        self.do(self.redis.aclose())
+        self.runner.close()
+
+    def mostly(self, state: str, pick: int) -> str:
+        """A job in this state, if there is one; one pick in six is any job, known or not."""
+        fitting = sorted(self.model.in_state(state))
+        choices = fitting if fitting and pick % 6 else IDS
+        return choices[pick % len(choices)]
+
+    def by(self, job_id: str, age: int) -> tuple[Known | None, int, bool]:
+        """Who speaks: the job, the attempt, and whether it is the job's owner."""
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        return job, attempt, job is not None and job.owned_by(attempt)
+
+    @rule(
+        job_id=st.sampled_from(IDS),
+        client=st.sampled_from("xyz"),
+        priority=st.sampled_from(sorted(SHARES)),
+        quota=st.sampled_from([None, None, 0, 1, 2]),
+        cost=st.integers(1, 9),
+        weight=st.floats(0.5, 4),
+    )
+    def submit(self, job_id: str, client: str, priority: Any, quota: int | None, cost: int, weight: float) -> None:
+        upload = f"{job_id}/image"
+        new = NewJob(
+            id=job_id, model="m", client=client, cost=cost, weight=weight, priority=priority, quota=quota,
+            payload={"id": job_id}, blobs=(upload,),
+        )  # fmt: skip
+        refused: type[Exception] | None = None
+        if job_id not in self.jobs:
+            self.do(self.blobs.put(upload, DATA))
+            if quota is not None and self.model.unfinished().get(client, 0) >= quota:
+                refused = QuotaFull
+            elif len(self.model.in_state("queued")) >= PATIENT.max_queued:
+                refused = QueueFull
+        if refused is not None:
+            with pytest.raises(refused):
+                self.do(self.queue.submit(new))
+            assert self.do(self.blobs.delete(upload))
+            return
+        answer = self.do(self.queue.submit(new))
+        assert answer.created == (job_id not in self.jobs)
+        if answer.created:
+            self.model.submit(job_id, client, priority, cost, weight).held = {upload}
+        assert answer.state == self.jobs[job_id].state
+
+    @precondition(lambda self: any(job.state == "queued" or job.expired for job in self.jobs.values()))
+    @rule(
+        budget=st.integers(0, 30),
+        limit=st.integers(1, 4),
+        alone=st.booleans(),
+        empty=st.booleans(),
+        worker=st.sampled_from("vw"),
+        hasty=st.booleans(),
+    )
+    def claim(self, budget: int, limit: int, alone: bool, empty: bool, worker: str, hasty: bool) -> None:
+        self.granted(budget, limit, alone, empty, worker, hasty)
+
+    def granted(self, budget: int, limit: int, alone: bool, empty: bool, worker: str, hasty: bool) -> list[str]:
+        model, queue = self.model, self.hasty if hasty else self.queue
+        ended = model.reap()
+        claims = self.do(queue.claim("m", worker, budget=budget, limit=limit, alone=alone, empty=empty))
+        assert {(job.id, job.state, job.payload["id"]) for job in claims.ended} == {
+            (job_id, self.jobs[job_id].state, job_id) for job_id in ended
+        }
+        ids, suspects = [claim.id for claim in claims], model.suspects()
+        if suspects and empty:
+            assert len(ids) == 1
+            assert ids[0] in suspects
+            self.is_oldest(ids[0])
+        elif suspects and hasty and model.emptying in (None, worker):
+            model.emptying = worker
+            assert claims.become_empty
+            assert ids == []
+        else:
+            assert ids == model.fitting(budget, limit, alone)
+        assert claims.become_empty == (suspects != set() and not empty and hasty and model.emptying == worker)
+        for claim in claims:
+            job = self.jobs[claim.id]
+            assert claim.alone == (claim.id in suspects)
+            model.grant(claim.id, claim.alone)
+            assert (claim.attempt, claim.cost) == (job.attempt, job.cost)
+            assert {picture["index"] for picture in claim.pictures} == job.pictures
+        return ids
+
+    def is_oldest(self, job_id: str) -> None:
+        """Of the suspects."""
+        since = self.do(self.redis.hget(f"{PATIENT.prefix}job:{job_id}", "suspected_at"))
+        oldest = self.do(self.redis.zrange(f"{PATIENT.prefix}suspects:m", 0, 0, withscores=True))
+        assert all(int(since or 0) <= int(place[1]) for place in oldest)
+
+    @rule(pick=PICK, age=AGE, again=st.booleans(), event=st.sampled_from(["tokens", None]))
+    def publish(self, pick: int, age: int, again: bool, event: str | None) -> None:
+        job_id = self.mostly("running", pick)
+        job, attempt, owner = self.by(job_id, age)
+        sequence = 1 + (job.sequence if job and owner else 0)
+        said = Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data={})
+        answer = self.do(self.queue.publish([said]))[job_id, attempt]
+        if job is None or not owner:
+            assert answer == "lost"
+            if job is not None:
+                job.absolve(attempt)
+            return
+        job.expired = False
+        assert answer == ("cancel" if job.cancel else "ok")
+        if event is not None:
+            job.sequence = sequence
+            job.published.append(f"{attempt}-{sequence}")
+            if again:
+                assert self.do(self.queue.publish([said]))[job_id, attempt] == ("cancel" if job.cancel else "dup")
+
+    @rule(pick=PICK, age=AGE, again=st.booleans(), state=st.sampled_from(sorted(TERMINAL)))
+    def finish(self, pick: int, age: int, again: bool, state: Any) -> None:
+        job_id = self.mostly("running", pick)
+        job, attempt, owner = self.by(job_id, age)
+        kept = {f"{job_id}/result/{attempt}"}
+        ended = job is not None and job.ended and job.attempt == attempt
+        assert self.end(job_id, attempt, state, kept) == ("ok" if owner else "already" if ended else "lost")
+        if again:
+            assert self.end(job_id, attempt, state, kept) == ("already" if owner or ended else "lost")
+
+    def end(self, job_id: str, attempt: int, state: Any, kept: set[str]) -> str:
+        job, keep = self.jobs.get(job_id), kept if state == "succeeded" else ()
+        said = self.queue.finish(job_id, attempt, 99, state=state, event=TERMINAL[state], data={}, keep=keep)
+        answer = self.do(said)
+        if answer == "ok" and job is not None:
+            job.state, job.kept = state, kept & job.held if keep else set()
+        elif answer == "lost" and job is not None:
+            job.stay_blamed(attempt) if state == "failed" else job.absolve(attempt)
+        return answer
+
+    @rule(pick=PICK, age=AGE, again=st.booleans(), index=st.sampled_from([None, 0, 1]))
+    def store(self, pick: int, age: int, again: bool, index: int | None) -> None:
+        """A result, which another attempt's worker can't store."""
+        job_id = self.mostly("running", pick)
+        job, attempt, owner = self.by(job_id, age)
+        result, picture = f"{job_id}/result/{attempt}", None if index is None else {"index": index}
+        for _ in range(1 + again):
+            assert self.do(self.blobs.put(result, DATA, job=(job_id, attempt), picture=picture)) == owner
+        if owner and job is not None:
+            job.held.add(result)
+            job.pictures |= set() if index is None else {index}
+
+    @rule(pick=PICK, age=AGE, again=st.booleans(), blamed=st.booleans())
+    def give_back(self, pick: int, age: int, again: bool, blamed: bool) -> None:
+        """In order, or because the engine failed over it."""
+        job_id = self.mostly("running", pick)
+        job, attempt, owner = self.by(job_id, age)
+        expected = "already" if job is not None and job.attempt == attempt else "lost"
+        if owner and job is not None:
+            if blamed and not job.cancel:
+                job.blame()
+            job.come_back(PATIENT.max_lost if blamed else 10**9)
+            expected = {"queued": "ok"}.get(job.state, job.state) if blamed else "ok"
+        elif job is not None:
+            job.stay_blamed(attempt) if blamed else job.absolve(attempt)
+        for _ in range(1 + again):
+            said = self.queue.suspect(job_id, attempt, "engine_failed", "") if blamed else None
+            answer = self.do(said or self.queue.release(job_id, attempt))
+            assert answer == expected
+            expected = "already" if owner else expected
+
+    @rule(pick=PICK, again=st.booleans())
+    def cancel(self, pick: int, again: bool) -> None:
+        job_id = self.mostly("running" if pick % 2 else "queued", pick)
+        expected = self.model.cancel(job_id)
+        for _ in range(1 + again):
+            assert self.do(self.queue.cancel(job_id)) == expected
+            expected = "finished" if expected == "canceled" else expected
+
+    @rule(pick=PICK)
+    def worker_dies(self, pick: int) -> None:
+        job_id = self.mostly("running", pick)
+        if job_id in self.model.in_state("running"):
+            self.expire(job_id)
+
+    def expire(self, job_id: str) -> None:
+        self.jobs[job_id].expired = True
+        self.do(self.redis.zadd(f"{PATIENT.prefix}leases:m", {job_id: 1}))
+
+    @rule(pick=PICK)
+    def overtaken(self, pick: int) -> None:
+        self.worker_dies(pick)
+        self.claim(30, 4, True, True, "w", False)
+
+    @precondition(lambda self: any(j.state == "running" and j.attempt > 1 for j in self.jobs.values()))
+    @rule(pick=PICK)
+    def zombie_returns(self, pick: int) -> None:
+        heirs = sorted(i for i, job in self.jobs.items() if job.state == "running" and job.attempt > 1)
+        job_id = heirs[pick % len(heirs)]
+        job, old = self.jobs[job_id], self.jobs[job_id].attempt - 1
+        job.absolve(old)
+        for event in ("tokens", None):
+            said = Publication(job_id=job_id, attempt=old, sequence=50, event=event, data={})
+            assert self.do(self.queue.publish([said])) == {(job_id, old): "lost"}
+        assert self.end(job_id, old, "succeeded", set()) == "lost"
+        assert self.do(self.queue.release(job_id, old)) == "lost"
+        assert self.do(self.queue.suspect(job_id, old, "engine_failed", "")) == "lost"
+
+    @invariant()
+    def sets_and_streams_are_the_states(self) -> None:
+        prefix, ids = PATIENT.prefix, sorted(self.jobs)
+
+        async def read() -> list[Any]:
+            async with self.redis.pipeline() as pipe:
+                for places in ("ready", "suspects", "leases"):
+                    pipe.zrange(f"{prefix}{places}:m", 0, -1)
+                pipe.hkeys(f"{prefix}blob_sizes")
+                pipe.get(f"{prefix}blob_bytes")
+                pipe.hgetall(f"{prefix}unfinished")
+                pipe.zrange(f"{prefix}unended", 0, -1)
+                for job_id in ids:
+                    pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt", "blames", "lost")
+                    pipe.xrange(f"{prefix}events:{job_id}")
+                    pipe.hkeys(f"{prefix}pictures:{job_id}")
+                return await pipe.execute()
+
+        ready, suspects, leased, stored, stored_bytes, unfinished, unended, *held = self.do(read())
+        blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
+        assert {name.decode() for name in stored} == blobs
+        assert int(stored_bytes or 0) == len(DATA) * len(blobs)
+        assert {i.decode() for i in unended} == {i for i, job in self.jobs.items() if not job.ended}
+        assert [i.decode() for i in ready] == self.model.ready()
+        assert {i.decode() for i in suspects} == self.model.suspects()
+        assert {i.decode() for i in leased} == self.model.in_state("running")
+        assert {client.decode(): int(count) for client, count in unfinished.items()} == self.model.unfinished()
+        for index, job_id in enumerate(ids):
+            job = self.jobs[job_id]
+            (state, attempt, blames, lost), entries, pictures = held[3 * index : 3 * index + 3]
+            assert (state.decode(), int(attempt)) == (job.state, job.attempt)
+            assert (int(blames or 0), int(lost)) == (job.blames, job.lost)
+            assert {int(picture) for picture in pictures} == (set() if job.ended else job.pictures)
+            numbers = [tuple(map(int, entry_id.split(b"-"))) for entry_id, _ in entries]
+            assert numbers == sorted(set(numbers))
+            told = [i.decode() for i, fields in entries if fields[b"event"] == b"tokens"]
+            assert told == job.published
+            names = [fields[b"event"].decode() for _, fields in entries]
+            ends = [name for name in names if name in TERMINAL.values()]
+            assert ends == ([TERMINAL[job.state]] if job.ended else [])
+            assert not ends or names[-1] == ends[0]
+
+
+def test_verbs_under_any_sequence(redis_url: str) -> None:
+    Verbs.url = redis_url
+    run_state_machine_as_test(
+        Verbs,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,214 @@
+"""Connections: how many there may be, and how slowly heads and bodies may come."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.server.app import create_app
+from service.server.http_server import HTTPServer, http_server
+from service.settings import Settings
+from tests.support.api import Api, frames, running_api
+from tests.support.waiting import PATIENCE, eventually
+
+
+@pytest.fixture(scope="module")
+def hasty(redis_socket: Path) -> Iterator[Api]:
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace="impatient", header_timeout=0.5, body_timeout=0.5, keep_alive=2,
+        heartbeat=0.2, _env_file=None,
+    )  # fmt: skip
+    with running_api(settings) as api:
+        api.client.headers["Connection"] = "close"  # one that is idle is hung up on, here soon
+        api.show_card()
+        yield api
+
+
+@pytest.fixture
+def impatient(hasty: Api) -> Iterator[Api]:
+    yield hasty
+    hasty.empty()
+
+
+@pytest.fixture
+def crowded(redis_socket: Path) -> Iterator[Api]:
+    """It lets ten in at once."""
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace="crowded", max_connections=10, heartbeat=0.2, header_timeout=60,
+        _env_file=None,
+    )  # fmt: skip
+    with running_api(settings) as api:
+        api.show_card()
+        yield api
+        api.empty()
+
+
+def connect(api: Api) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=PATIENCE)
+
+
+def hung_up(connection: socket.socket, seconds: float = PATIENCE) -> bool:
+    connection.settimeout(seconds)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_idle_strangers_make_room_for_who_comes_and_shut_nobody_out(crowded: Api) -> None:
+    job = crowded.generate()
+    with crowded.client.stream("GET", job["urls"]["events"]) as stream, ExitStack() as stack:
+        events = frames(stream.iter_lines())
+        assert next(events)["event"] == "queued"
+        regular = stack.enter_context(httpx.Client(base_url=crowded.url))
+        assert regular.get("/healthz").status_code == 200
+        idle = []
+        for _ in range(30):
+            idle.append(stack.enter_context(connect(crowded)))
+            # On the connection that it has: it asked, and they never did.
+            assert regular.get("/healthz").status_code == 200
+        assert all(hung_up(one) for one in idle[:20])  # the oldest first
+        assert not hung_up(idle[-1], 0.2)
+        assert httpx.get(f"{crowded.url}/healthz").status_code == 200  # who comes now is let in
+        assert next(events)["event"] == "heartbeat"
+
+
+def test_where_all_are_busy_the_newcomer_goes_and_nobody_else(crowded: Api) -> None:
+    job = crowded.generate()
+    request = f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    crowded.client.close()
+    with ExitStack() as stack:
+        busy = [stack.enter_context(connect(crowded)) for _ in range(10)]
+        for one in busy:
+            one.sendall(request)
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+        with connect(crowded) as late:
+            assert hung_up(late)
+        assert not any(hung_up(one, 0.5) for one in busy)  # a heartbeat has come
+
+    def served() -> bool:
+        try:
+            return httpx.get(f"{crowded.url}/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    assert eventually(served), "who left still counts"
+
+
+# ---- slowness ------------------------------------------------------------------------------------------------------
+
+
+def closed_after(connection: socket.socket, trickle: bytes) -> float:
+    """Seconds until the server hangs up, while a byte comes now and then."""
+    began = time.monotonic()
+    connection.settimeout(0.1)
+    while time.monotonic() - began < PATIENCE:
+        try:
+            connection.sendall(trickle)
+            if connection.recv(4096) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"]
+)
+def test_a_head_that_never_ends_is_hung_up_on(impatient: Api, start: bytes) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(start)
+        assert closed_after(connection, b"" if not start else b"x") < PATIENCE
+    assert httpx.get(f"{impatient.url}/healthz").status_code == 200
+
+
+def answered(connection: socket.socket) -> bool:
+    said = b""
+    while not said.endswith(b"}"):
+        part = connection.recv(4096)
+        assert part, "it was hung up on"
+        said += part
+    return said.startswith(b"HTTP/1.1 200")
+
+
+def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_time(redis_socket: Path) -> None:
+    """So that it is the client who hangs up: else a request may cross with our going away."""
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="kept", header_timeout=2, _env_file=None)
+    first_half, second_half = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"\r\n"
+    with running_api(settings) as api, ExitStack() as stack:
+        connections = [stack.enter_context(connect(api)) for _ in range(12)]
+        for connection in connections:
+            connection.sendall(first_half + second_half)
+            assert answered(connection)
+        time.sleep(3)  # longer than a head may take
+        for tick in range(14):  # there are halves of heads at every moment of more than a second: who looks then?
+            if tick < 12:
+                connections[tick].sendall(first_half)
+            if tick >= 2:
+                connections[tick - 2].sendall(second_half)
+            time.sleep(0.1)
+        assert all(answered(connection) for connection in connections)
+
+
+def test_a_connection_that_asks_no_more_is_hung_up_on_when_its_time_is_over(impatient: Api) -> None:
+    settings = impatient.settings
+    with connect(impatient) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(connection)
+        began = time.monotonic()
+        assert hung_up(connection)
+        assert time.monotonic() - began > settings.keep_alive - 0.5
+    assert http_server(create_app(settings), settings).config.timeout_keep_alive == settings.keep_alive
+
+
+def test_a_head_that_came_while_the_server_stood_still_is_read(impatient: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_tick, still = HTTPServer.on_tick, threading.Event()
+
+    async def standing_still(server: HTTPServer, counter: int) -> bool:
+        there = {one.transport.get_extra_info("peername") for one in server.server_state.connections}
+        if connection.getsockname() in there and not still.is_set():
+            still.set()
+            time.sleep(2)  # noqa: ASYNC251 — four times what a head may take
+            counter = 0  # and before anything is read it looks who is silent
+        return await on_tick(server, counter)
+
+    monkeypatch.setattr("service.server.http_server.AWAY_SECONDS", 1.5)
+    with connect(impatient) as connection:
+        monkeypatch.setattr(HTTPServer, "on_tick", standing_still)
+        assert still.wait(PATIENCE)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(connection)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("generate", "application/json"), ("inpaint", "multipart/form-data; boundary=x")]
+)
+def test_a_body_that_never_ends_is_a_408(impatient: Api, path: str, kind: str) -> None:
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+    with connect(impatient) as connection:
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n--x".encode())
+        said = b""
+        while part := connection.recv(4096):  # until it hangs up
+            said += part
+    assert said.startswith(b"HTTP/1.1 408")
+    assert b'"code":"too_slow"' in said
+    assert b"connection: close" in said.lower()
+
+
+def test_a_stream_outlives_the_patience_with_bodies_and_heads(impatient: Api) -> None:
+    with impatient.client.stream("POST", "/v1/generate", json={}, headers={"Accept": "text/event-stream"}) as response:
+        events, began = frames(response.iter_lines()), time.monotonic()
+        assert next(events)["event"] == "queued"
+        while time.monotonic() - began < 2.5:
+            assert next(events)["event"] == "heartbeat"

@@ -1,0 +1,230 @@
+"""What the API's tests share: a real uvicorn over a real Valkey, and a worker that a test drives by hand.
+
+The hand-driven worker speaks the queue's own verbs, so that a test decides what happens when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+from PIL import Image
+from prometheus_client import CollectorRegistry
+
+from engine.card import ClassLabel, Defaults, ModelCard
+from service.jobs import Blobs, Cards, Claim, Publication, Queue, connect
+from service.metrics import Metrics
+from service.server.app import create_app
+from service.server.http_server import http_server
+from service.server.listen import listen
+from service.services import Lifecycle
+from service.settings import Settings
+from tests.support.waiting import PATIENCE, eventually
+
+T = TypeVar("T")
+
+NAMES = ["sphere", "cube", "torus", "cone", "mushroom", "table", "tree", "house"]
+
+CARD = ModelCard(
+    name="hand",
+    family="arpg",
+    grid=(4, 4),
+    stride=8,
+    codebook_size=8,
+    classes=tuple(ClassLabel(i, name, ("ball",) if name == "sphere" else ()) for i, name in enumerate(NAMES)),
+    tasks=("generate", "inpaint", "vary", "outpaint", "expand", "fork"),
+    defaults=Defaults(steps=8, guidance_scale=3.0),
+    licence="Apache-2.0",
+    description="Driven by hand",
+    tokenizer="t" * 16,
+)
+CAPACITY = {"cache_tokens": 4096, "page_size": 16}
+
+
+@dataclass
+class Api:
+    """A running server and the means to be its worker."""
+
+    url: str
+    settings: Settings
+    lifecycle: Lifecycle
+    metrics: Metrics
+    client: httpx.Client
+    loop: asyncio.AbstractEventLoop  # the server's
+
+    def queue(self, work: Callable[[Queue, Cards, Blobs], Awaitable[T]]) -> T:
+        """Runs `work` over clients of its own."""
+
+        async def run() -> T:
+            redis = connect(self.settings.redis_address or "")
+            config = self.settings.queue_config
+            try:
+                cards = Cards(redis, config, ttl_seconds=300)  # nobody renews it
+                return await work(Queue(redis, config), cards, Blobs(redis, config))
+            finally:
+                await redis.aclose()
+
+        return asyncio.run(run())
+
+    def show_card(self, *models: ModelCard, worker: str = "hand-1") -> None:
+        """That of a worker that serves these models; CARD alone where none is given."""
+        models = models or (CARD,)
+
+        async def put(_: Queue, cards: Cards, __: Blobs) -> None:
+            served = [{"card": card.to_json(), "capacity": CAPACITY} for card in models]
+            await cards.put(worker, {"worker": worker, "models": served})
+            for card in models:
+                await cards.put_palette(card.name, np.arange(8 * 48, dtype=np.uint8).tobytes())
+
+        self.queue(put)
+        self.wait_for_models(lambda served: served >= {card.name for card in models})
+
+    def withdraw_card(self, worker: str) -> None:
+        shown = {model["id"] for model in self.client.get("/v1/models").json()["models"]}
+        self.queue(lambda _, cards, __: cards.remove(worker))
+        self.wait_for_models(lambda served: served < shown)
+
+    def wait_for_models(self, condition: Callable[[set[str]], bool]) -> None:
+        def served() -> set[str]:
+            return {model["id"] for model in self.client.get("/v1/models").json()["models"]}
+
+        assert eventually(lambda: condition(served())), f"{served()} are served"
+
+    def empty(self) -> None:
+        """Cancels whatever waits or runs."""
+
+        async def cancel_all(queue: Queue, _: Cards, __: Blobs) -> None:
+            prefix = self.settings.queue_config.prefix
+            sets = [f"{prefix}{name}:{model}" for name in ("ready", "leases") for model in await queue.stats()]
+            for key in sets:
+                for job in await queue.redis.zrange(key, 0, -1):
+                    if await queue.cancel(job.decode()) == "requested":
+                        attempt = (await queue.job(job.decode())).attempt  # type: ignore[union-attr]
+                        ended = {"state": "canceled", "event": "canceled", "data": {}}
+                        await queue.finish(job.decode(), attempt, 10**6, **ended)  # type: ignore[arg-type]
+
+        self.queue(cancel_all)
+
+    def claim(self, model: str = "hand") -> Claim:
+        claims = self.queue(lambda q, _, __: q.claim(model, "hand-1", budget=10**6, limit=1, alone=True))
+        assert len(claims) == 1, "there was no job to claim"
+        return claims[0]
+
+    def publish(self, claim: Claim, sequence: int, event: str | None, data: dict[str, Any]) -> str:
+        publication = Publication(job_id=claim.id, attempt=claim.attempt, sequence=sequence, event=event, data=data)
+        return self.queue(lambda q, _, __: q.publish([publication]))[claim.id, claim.attempt]
+
+    def draw(self, claim: Claim, *, steps: int = 2, tokenizer: str = CARD.tokenizer) -> None:
+        """A whole job, as the real worker tells it: started, tokens, completed."""
+        n, seeds = claim.payload["n"], claim.payload["seeds"]
+        self.publish(
+            claim, 1, "started", {"attempt": claim.attempt, "images": n, "grid": [4, 4], "steps": steps, "known": 0}
+        )
+        sequence, per_step = 2, 16 // steps
+        for step in range(1, steps + 1):
+            for index in range(n):
+                positions = list(range((step - 1) * per_step, step * per_step))
+                done = {"n_done": step * per_step, "n_total": 16}
+                data = {"image_index": index, "step": step, "steps": steps, "positions": positions}
+                self.publish(claim, sequence, "tokens", data | {"tokens": [p % 8 for p in positions]} | done)
+                sequence += 1
+        self.finish(claim, sequence, seeds, tokenizer)
+
+    def finish(self, claim: Claim, sequence: int, seeds: list[int], tokenizer: str = CARD.tokenizer) -> None:
+        (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
+        tokens = (np.arange(rows * cols) % 8).reshape(rows, cols).tolist()
+        made = {"width": width, "height": height, "tokens": tokens}
+        images = [{"index": i, "seed": seed, "blob": f"{claim.id}/result/{i}"} | made for i, seed in enumerate(seeds)]
+        timings = {"queue_seconds": 0.1, "draw_seconds": 0.2}
+        usage = {"steps": 2, "tokens_drawn": rows * cols, "tokens_known": 0}
+        about = {"grid": [rows, cols], "tokenizer": tokenizer, "timings": timings, "usage": usage}
+        result = {"images": images} | about
+
+        async def done(queue: Queue, _: Cards, blobs: Blobs) -> str:
+            for image in images:
+                await blobs.put(image["blob"], png(noise(height, width, seed=image["index"])))
+            data = {"images": images, "timings": timings, "usage": usage}
+            return await queue.finish(
+                claim.id, claim.attempt, sequence, state="succeeded", event="completed", data=data, result=result
+            )
+
+        assert self.queue(done) == "ok"
+
+    def generate(self, **fields: Any) -> dict[str, Any]:
+        response = self.client.post("/v1/generate", json=fields)
+        assert response.status_code == 202, response.text
+        job: dict[str, Any] = response.json()
+        return job
+
+
+@contextmanager
+def running_api(settings: Settings, key: str = "") -> Iterator[Api]:
+    """The app under a real uvicorn on a port of its own, in a thread. key: what the harness's own client asks with."""
+    lifecycle, metrics = Lifecycle(), Metrics(CollectorRegistry())
+    app = create_app(settings, metrics=metrics, lifecycle=lifecycle)
+    listener = listen("127.0.0.1", 0, stalled=settings.stalled_timeout)
+    server = http_server(app, settings)
+    server.config.timeout_graceful_shutdown = 3
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(sockets=[listener]),))
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=url, timeout=PATIENCE, headers=headers) as client:
+            yield Api(url, settings, lifecycle, metrics, client, loop)
+    finally:
+        loop.call_soon_threadsafe(lifecycle.closing.set)
+        server.should_exit = True
+        thread.join(PATIENCE)
+        listener.close()
+        loop.close()
+    assert not thread.is_alive(), "the server did not stop"
+
+
+def frames(lines: Iterator[str], seconds: float = PATIENCE) -> Iterator[dict[str, Any]]:
+    """Server-sent events as a browser reads them: event, id, retry, and data as JSON."""
+    frame: dict[str, Any] = {}
+    deadline = time.monotonic() + seconds
+    for line in lines:
+        assert time.monotonic() < deadline, "the stream has not ended"
+        if line == "":
+            if "data" in frame:
+                frame["data"] = json.loads(frame["data"])
+                yield frame
+            frame = {}
+        elif not line.startswith(":"):
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            frame[name] = f"{frame[name]}\n{value}" if name == "data" and name in frame else value
+
+
+def png(image: np.ndarray, mode: str | None = None) -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(image)
+    (picture.convert(mode) if mode else picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def noise(height: int, width: int, *, seed: int = 0, channels: int = 3) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def half_mask(height: int, width: int) -> np.ndarray:
+    """The left half is to be drawn."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[:, : width // 2] = 255
+    return mask

@@ -1,0 +1,64 @@
+"""What the tests of API keys share: a server that needs them, and three keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.auth import keys
+from service.settings import Settings
+from tests.support.api import Api, running_api
+from tests.support.waiting import PATIENCE
+
+
+class Keyed:
+    """The server, the file of its keys, and the keys by whose they are."""
+
+    def __init__(self, api: Api, path: Path, texts: dict[str, str]) -> None:
+        self.api, self.path, self.texts = api, path, texts
+
+    def ask(self, who: str | None, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.texts[who]}"} if who else {}
+        with httpx.Client(base_url=self.api.url, timeout=PATIENCE) as client:
+            return client.request(method, path, headers=headers | more.pop("headers", {}), **more)
+
+    def finished(self, who: str) -> dict[str, Any]:
+        response = self.ask(who, "POST", "/v1/generate", json={})
+        assert response.status_code == 202, response.text
+        self.api.draw(self.api.claim())
+        job: dict[str, Any] = response.json()
+        return job
+
+
+def new_key(path: Path, name: str, **limits: Any) -> str:
+    text, key = keys.make(name, **limits)
+    keys.add(path, key)
+    return text
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["code"]
+
+
+@pytest.fixture(scope="module")
+def keyed_server(redis_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    path = tmp_path_factory.mktemp("keys") / "keys.jsonl"
+    texts = {
+        "ann": new_key(path, "ann", priority="high", weight=2.0, quota=7),
+        "bob": new_key(path, "bob"),
+        "ops": new_key(path, "ops", scopes=("metrics",)),
+    }
+    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="keyed", keys_file=path, _env_file=None)
+    with running_api(settings, texts["ann"]) as api:
+        api.show_card()
+        yield Keyed(api, path, texts)
+
+
+@pytest.fixture
+def keyed(keyed_server: Keyed) -> Iterator[Keyed]:
+    yield keyed_server
+    keyed_server.api.empty()

@@ -1,0 +1,70 @@
+"""A queue on a real server, and short words for what its tests do. Loaded as a plugin: see conftest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service.jobs import NewJob, Publication, Queue, QueueConfig, connect
+
+CONFIG = QueueConfig(lease_seconds=100, max_queued=100)  # leases end when a test says so, not when the machine is slow
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def queue(redis: Redis) -> Queue:
+    return Queue(redis, CONFIG)
+
+
+def new(job_id: str, client: str = "local", *, cost: int = 10, model: str = "m", **more: Any) -> NewJob:
+    return NewJob(id=job_id, model=model, client=client, cost=cost, payload={"n": job_id}, **more)
+
+
+def said(job_id: str, attempt: int, sequence: int, event: str | None = "tokens", **data: Any) -> Publication:
+    return Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data=data)
+
+
+async def take(
+    queue: Queue, limit: int = 1, *, budget: int = 10_000, worker: str = "w", empty: bool = False
+) -> list[str]:
+    claims = await queue.claim("m", worker, budget=budget, limit=limit, alone=False, empty=empty)
+    return [claim.id for claim in claims]
+
+
+async def events(queue: Queue, job_id: str) -> list[tuple[str, str]]:
+    entries = await queue.redis.xrange(f"{CONFIG.prefix}events:{job_id}")
+    return [(entry_id.decode(), fields[b"event"].decode()) for entry_id, fields in entries]
+
+
+async def lose_leases(queue: Queue) -> None:
+    """Of all who hold one now: it has ended."""
+    leases = f"{CONFIG.prefix}leases:m"
+    for job_id in await queue.redis.zrange(leases, 0, -1):
+        await queue.redis.zadd(leases, {job_id: 1})
+
+
+async def waiting(queue: Queue) -> tuple[list[str], list[str]]:
+    """The ready and the suspects."""
+    sets = [await queue.redis.zrange(f"{CONFIG.prefix}{name}:m", 0, -1) for name in ("ready", "suspects")]
+    ready, suspects = ([job_id.decode() for job_id in ids] for ids in sets)
+    return ready, suspects
+
+
+async def unfinished(queue: Queue) -> dict[str, int]:
+    """Jobs queued or running, by client."""
+    counts = await queue.redis.hgetall(f"{CONFIG.prefix}unfinished")
+    return {client.decode(): int(count) for client, count in counts.items()}

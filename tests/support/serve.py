@@ -1,0 +1,99 @@
+"""Processes of the `arpg` command, as its user starts them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+
+from tests.support.processes import die_with_parent
+from tests.support.tiny import random_folder
+from tests.support.waiting import PATIENCE
+
+
+class Server:
+    """A process of `arpg serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, data: Path) -> None:
+        self.process = process
+        self.data = data
+        self.client = httpx.Client(base_url=url, timeout=PATIENCE)
+
+    def valkeys(self) -> list[int]:
+        """Processes that run over the data folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if str(self.data).encode() in command and b"valkey" in command:
+                    found.append(int(entry.name))
+        return found
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+def read_url(stderr: IO[str]) -> str:
+    said = ""
+    for line in stderr:
+        said += line
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found[0]
+    raise AssertionError(f"it never said where it listens: {said}")
+
+
+@contextmanager
+def arpg(arguments: list[str], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of the command, and the address that it says it listens at."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    assert process.stderr is not None
+    try:
+        yield process, read_url(process.stderr)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+@contextmanager
+def serving(data: Path, *models: Path, wait: bool = True, ready_seconds: float = PATIENCE) -> Iterator[Server]:
+    """`arpg serve` with these models; `wait`: until it is ready."""
+    began = time.monotonic()
+    command = ["serve", "--data-dir", str(data), *(part for model in models for part in ("--model", str(model)))]
+    with arpg(command, PORT="0") as (process, url):
+        server = Server(process, url, data)
+        while wait and server.client.get("/readyz").status_code != 200:
+            assert time.monotonic() - began < ready_seconds, "not ready in time"
+            time.sleep(0.1)
+        yield server
+        server.client.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
+
+
+@pytest.fixture(scope="module")
+def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("model"), family="llamagen", name="raster", grid=(4, 4))

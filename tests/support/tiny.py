@@ -1,0 +1,139 @@
+"""Small models for tests: a folder around the golden weights, and one of any size with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.codec.vq import VQConfig, VQModel
+from engine.models.families import FAMILIES
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden(name: str) -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN / f"{name}.safetensors")
+
+
+def golden_config(name: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+SIZES = ("dim", "n_layer", "n_head", "multiple_of", "vocab_size", "num_classes")
+
+
+def golden_transformer(name: str) -> dict[str, Any]:
+    config = golden_config(name)["config"]
+    return {size: config[size] for size in SIZES}
+
+
+GOLDEN_TRANSFORMER = golden_transformer("arpg_tiny")
+GOLDEN_TOKENIZER = {
+    "codebook_size": 48,
+    "codebook_dim": 8,
+    "channels": 32,
+    "channel_mult": [1, 2, 2],
+    "z_channels": 32,
+    "encoder_res_blocks": 1,
+    "decoder_res_blocks": 1,
+}
+
+
+def write_folder(
+    folder: Path,
+    *,
+    transformer: dict[str, Any],
+    tokenizer: dict[str, Any],
+    grid: tuple[int, int],
+    name: str,
+    family: str = "arpg",
+    regions: int | None = None,
+) -> dict[str, Any]:
+    """model.json of a folder whose weights are FAMILY.safetensors and vq.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = [{"label": label, "name": f"class {label}"} for label in range(transformer["num_classes"])]
+    description = {
+        "name": name,
+        "family": family,
+        "weights": f"{family}.safetensors",
+        "transformer": transformer,
+        "grid": grid,
+        "tokenizer": {"weights": "vq.safetensors", **tokenizer},
+        "classes": classes,
+    }
+    if regions:
+        description["regions"] = regions
+    (folder / "model.json").write_text(json.dumps(description))
+    return description
+
+
+def golden_folder(folder: Path, name: str = "arpg_tiny") -> Path:
+    """A golden transformer (48 codes; ARPG on a 4×4 grid, the others on 8×8) and the golden VQ (4 pixels a token)
+    as one model."""
+    family, grid, regions = {
+        "arpg_tiny": ("arpg", (4, 4), None),
+        "llamagen_tiny": ("llamagen", (8, 8), None),
+        "par4_tiny": ("par", (8, 8), 4),
+    }[name]
+    write_folder(
+        folder,
+        transformer=golden_transformer(name),
+        tokenizer=GOLDEN_TOKENIZER,
+        grid=grid,
+        name="golden",
+        family=family,
+        regions=regions,
+    )
+    for link, weights in ((f"{family}.safetensors", name), ("vq.safetensors", "vq_tiny")):
+        (folder / link).symlink_to(GOLDEN / f"{weights}.weights.safetensors")
+    return folder
+
+
+def random_folder(
+    folder: Path,
+    *,
+    family: str = "arpg",
+    name: str = "random",
+    regions: int = 4,
+    dim: int = 64,
+    n_layer: int = 4,
+    n_head: int = 2,
+    codes: int = 64,
+    num_classes: int = 4,
+    grid: tuple[int, int] = (8, 8),
+) -> Path:
+    """A model with random weights, spread enough that its distributions are neither flat nor certain. regions:
+    of PAR alone."""
+    transformer = {
+        "dim": dim, "n_layer": n_layer, "n_head": n_head, "multiple_of": 32,
+        "vocab_size": codes, "num_classes": num_classes,
+    }  # fmt: skip
+    tokenizer = {
+        "codebook_size": codes, "codebook_dim": 8, "channels": 32, "channel_mult": [1, 1],
+        "z_channels": 32, "encoder_res_blocks": 1, "decoder_res_blocks": 1,
+    }  # fmt: skip
+    description = write_folder(
+        folder,
+        transformer=transformer,
+        tokenizer=tokenizer,
+        grid=grid,
+        name=name,
+        family=family,
+        regions=regions if family == "par" else None,
+    )
+    generator = torch.Generator().manual_seed(0)
+    network = FAMILIES[family](description, grid).network
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5, generator=generator)
+    head = network.get_parameter("head.weight" if family == "arpg" else "output.weight")
+    torch.nn.init.normal_(head, std=1.5 * dim**-0.5, generator=generator)
+    save_file(network.state_dict(), folder / f"{family}.safetensors")
+    torch.manual_seed(0)
+    tokenizer_config = {k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer.items()}
+    save_file(VQModel(VQConfig(**tokenizer_config)).state_dict(), folder / "vq.safetensors")
+    return folder

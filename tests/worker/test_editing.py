@@ -1,0 +1,232 @@
+"""Variations, outpaintings and expansions through the worker: what is kept, what is told, and in which coordinates."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.core.engine import Engine, EngineConfig
+from engine.core.sequence import UNKNOWN
+from engine.editing.masks import fit, kept
+from engine.editing.outpainting import Padding, assemble, extend
+from engine.editing.windows import Painting, windows_over
+from service.tasks import recipe
+from service.tasks.inputs import request_of
+from tests.support.waiting import PATIENCE, soon
+from tests.support.worker import Service, alone, job, pixels, png
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
+SIZE = (8, 8)
+
+
+def painted(folder: Path, payload: dict[str, Any], canvas: np.ndarray) -> list[np.ndarray]:
+    """Window after window, picture after picture, as the library draws them."""
+    engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
+    pictures = []
+    for index in range(payload["n"]):
+        painting = Painting(request_of(payload, index, {}), canvas, windows_over(canvas != UNKNOWN, SIZE), SIZE)
+        while (request := painting.next_request()) is not None:
+            engine.add(request)
+            while not engine.idle:
+                for update in engine.step():
+                    painting.take(update)
+        pictures.append(painting.tokens)
+    return pictures
+
+
+async def told(service: Service, job_id: str, image: int, known: np.ndarray) -> np.ndarray:
+    """The canvas as a watcher paints it, having checked that the steps and counts add up."""
+    canvas, done, step = known.copy(), 0, 0
+    for event in await service.events(job_id):
+        if event.name == "tokens" and event.data["image_index"] == image:
+            assert (canvas.flat[event.data["positions"]] == UNKNOWN).all()
+            canvas.flat[event.data["positions"]] = event.data["tokens"]
+            done += len(event.data["positions"])
+            assert step < event.data["step"] <= event.data["steps"]
+            step = event.data["step"]
+            assert (event.data["n_done"], event.data["n_total"]) == (done, (known == UNKNOWN).sum())
+    steps = (await service.seen(job_id, "started")).data["steps"]
+    assert (step, done) == (steps, (known == UNKNOWN).sum())
+    return canvas
+
+
+@pytest.mark.anyio
+async def test_a_variation_keeps_its_tokens_its_size_and_none_of_its_pixels(
+    service: Service, folder: Path, engine: Engine
+) -> None:
+    await service.blobs.put("a/image", png(IMAGE))
+    fields = {"task": "vary", "image": "a/image", "keep": 0.4, "keep_seed": 9, "n": 2, "steps": 5}
+    await service.submit("a", **fields)
+    result = await service.result("a")
+    keep = kept(9, 0.4, SIZE)
+    theirs = engine.codec.encode(fit(IMAGE, (16, 16)))
+    known = {int(cell): int(theirs.flat[cell]) for cell in np.flatnonzero(keep)}
+    canvas = np.where(keep, theirs, UNKNOWN)
+    for made, expected in zip(result["images"], alone(folder, job(**fields), known), strict=True):
+        tokens = np.array(made["tokens"])
+        assert np.array_equal(tokens, expected)
+        assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
+        assert (made["width"], made["height"]) == (26, 20)
+        shown = pixels(await service.blobs.get(made["blob"]))
+        assert np.array_equal(shown, fit(engine.codec.decode(tokens), (20, 26)))
+    assert np.array_equal(np.array(result["token_mask"], dtype=bool), ~keep)
+    assert result["usage"] == {"steps": 5, "tokens_drawn": 2 * (~keep).sum(), "tokens_known": 2 * keep.sum()}
+    # The images of a job keep the same, and compute it once.
+    assert engine.stats().rows_shared_total > 0
+
+
+@pytest.mark.anyio
+async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates(
+    service: Service, folder: Path, engine: Engine, slowly: None
+) -> None:
+    await service.blobs.put("a/image", png(IMAGE))
+    asked = Padding(left=3, right=30)
+    extension = extend((20, 26), asked, grid=SIZE, stride=2)
+    fields = {
+        "task": "outpaint", "image": "a/image", "left": 3, "right": 30, "up": 0, "down": 0, "n": 2, "steps": 4,
+        "grid": list(extension.grid), "windowed": True, "previews": 3,
+    }  # fmt: skip
+    await service.submit("a", **fields)
+    assert await service.seen("a", "preview")  # none is kept once the job has ended
+    result = await service.result("a")
+    canvas = extension.canvas(engine.codec.encode(fit(IMAGE, extension.fitted)))
+    windows = windows_over(canvas != UNKNOWN, SIZE)
+    assert len(windows) > 2
+    for made, expected in zip(result["images"], painted(folder, job(**fields), canvas), strict=True):
+        tokens = np.array(made["tokens"])
+        assert np.array_equal(tokens, expected)
+        assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
+        assert (made["height"], made["width"]) == extension.size
+        png_ = await service.blobs.get(made["blob"])
+        shown = pixels(png_)
+        padding = extension.padding
+        assert np.array_equal(shown[:, padding.left : padding.left + 26], IMAGE)
+        assert np.array_equal(shown, assemble(IMAGE, engine.codec.decode(tokens), extension, smooth=True))
+        said = recipe.read(recipe.text_of(png_ or b""))
+        assert said.windows == tuple((window.row, window.col) for window in windows)
+    started = await service.seen("a", "started")
+    unknown = int((canvas == UNKNOWN).sum())
+    assert started.data == {
+        "attempt": 1, "images": 2, "grid": list(extension.grid), "steps": result["usage"]["steps"],
+        "known": canvas.size - unknown, "kept": [],
+    }  # fmt: skip
+    assert result["usage"]["tokens_drawn"] == 2 * unknown
+    assert result["usage"]["tokens_known"] == 2 * (canvas.size - unknown)
+    assert await service.blobs.get("a/image") is None  # nothing forks it
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("extension", ["extrapolate", "interpolate", "ntk", None])
+async def test_an_expansion_is_drawn_at_once_or_in_windows(
+    service: Service, folder: Path, engine: Engine, extension: str | None
+) -> None:
+    fields: dict[str, Any] = {"task": "expand", "grid": [8, 12], "steps": 5, "windowed": extension is None}
+    fields |= {"extension": extension} if extension else {}
+    await service.submit("a", **fields)
+    result = await service.result("a")
+    [made] = result["images"]
+    tokens, empty = np.array(made["tokens"]), np.full((8, 12), UNKNOWN)
+    assert np.array_equal(tokens, await told(service, "a", 0, empty))
+    if extension is None:
+        [expected] = painted(folder, job(**fields), empty.astype(np.int32))
+    else:
+        [expected] = engine.generate([request_of(job(**fields), 0, {})])
+    assert np.array_equal(tokens, expected)
+    assert (made["width"], made["height"], result["grid"]) == (24, 16, [8, 12])
+
+
+@pytest.mark.anyio
+async def test_what_is_given_as_tokens_is_not_encoded(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a source, or of an upload that tells them."""
+    await service.submit("a", steps=4)
+    [first] = (await service.result("a"))["images"]
+    file = await service.blobs.get(first["blob"])
+    assert file is not None
+    encoded: list[Any] = []
+    encode = engine.codec.encode
+    monkeypatch.setattr(engine.codec, "encode", lambda image: encoded.append(image) or encode(image))
+    strangers = [[5] * 8] * 8
+    for name, tokens in (("upload", None), ("source", strangers)):
+        await service.blobs.put(f"{name}/image", file)
+        fields = {"task": "vary", "image": f"{name}/image", "keep": 0.5, "keep_seed": 1, "steps": 3}
+        await service.submit(name, **fields, tokens=tokens)
+        [made] = (await service.result(name))["images"]
+        keep = kept(1, 0.5, SIZE)
+        assert np.array_equal(np.array(made["tokens"])[keep], np.array(tokens or first["tokens"])[keep])
+    assert not encoded
+
+
+@pytest.mark.anyio
+async def test_a_source_of_a_larger_grid_is_edited_on_it(service: Service, engine: Engine) -> None:
+    rng = np.random.default_rng(3)
+    image, mask = rng.integers(0, 256, (16, 40, 3), dtype=np.uint8), np.zeros((16, 40), dtype=bool)
+    mask[4:9, 6:31] = True
+    tokens = rng.integers(0, 64, (8, 20))
+    await service.blobs.put("a/image", png(image))
+    await service.blobs.put("a/mask", png(mask))
+    fields = {"task": "inpaint", "image": "a/image", "mask": "a/mask", "grid": [8, 20], "windowed": True}
+    await service.submit("a", **fields, tokens=tokens.tolist(), steps=4, seamless=False)
+    result = await service.result("a")
+    [made] = result["images"]
+    drawn = np.array(result["token_mask"], dtype=bool)
+    assert drawn.shape == (8, 20)
+    assert np.array_equal(np.array(made["tokens"])[~drawn], tokens[~drawn])
+    shown = pixels(await service.blobs.get(made["blob"]))
+    assert np.array_equal(shown[~mask], image[~mask])
+    decoded = engine.codec.decode(np.array(made["tokens"]))
+    assert np.array_equal(shown[mask], decoded[mask])
+
+
+@pytest.mark.anyio
+async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
+    service: Service, engine: Engine, slowly: None
+) -> None:
+    await service.submit("a", task="expand", grid=[8, 32], windowed=True, n=2, steps=64)
+    await service.seen("a", "tokens")
+    [run] = service.worker._lanes[0]._jobs.values()
+    async with asyncio.timeout(PATIENCE):
+        while service.sample("tokens_total", model="random") < 140:
+            # The cache that a picture waits for between two windows is pledged to it; else none is.
+            assert 0 <= run.unadmitted_cost <= run.claim.cost
+            await asyncio.sleep(0.005)
+    assert await service.queue.cancel("a") == "requested"
+    assert [event.name for event in await service.events("a")][-1] == "canceled"
+    assert await soon(lambda: engine.idle and not engine.stats().pages_used)
+    assert service.sample("tokens_total", model="random") < 512
+    await service.submit("b")
+    assert len((await service.result("b"))["images"]) == 1
+
+
+@pytest.mark.anyio
+async def test_jobs_in_windows_and_others_share_the_cache_without_harm(service: Service, folder: Path) -> None:
+    """More of both than the cache holds at once."""
+    wide = {f"w{i}": job(task="expand", grid=[8, 14], windowed=True, seed=i, steps=6, n=2) for i in range(3)}
+    plain = {f"p{i}": job(seed=10 + i, steps=9, n=1 + i % 2) for i in range(4)}
+    for job_id, payload in (wide | plain).items():
+        await service.submit(job_id, **payload)
+    empty = np.full((8, 14), UNKNOWN, dtype=np.int32)
+    for job_id, payload in (wide | plain).items():
+        images = (await service.result(job_id))["images"]
+        expected = painted(folder, payload, empty) if job_id in wide else alone(folder, payload)
+        assert [image["tokens"] for image in images] == [tokens.tolist() for tokens in expected]
+
+
+@pytest.mark.anyio
+async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
+    service: Service, folder: Path, slowly: None
+) -> None:
+    fields = {"task": "expand", "grid": [8, 20], "windowed": True, "steps": 16}
+    await service.submit("a", **fields)
+    assert await soon(lambda: service.sample("tokens_total", model="random") >= 70)  # in the second window
+    assert await service.queue.release("a", 1) == "ok"
+    [made] = (await service.result("a"))["images"]
+    [expected] = painted(folder, job(**fields), np.full((8, 20), UNKNOWN, dtype=np.int32))
+    assert made["tokens"] == expected.tolist()
+    attempts = {event.id.partition("-")[0] for event in await service.events("a") if event.name == "tokens"}
+    assert attempts == {"1", "2"}

@@ -1,0 +1,210 @@
+"""What goes wrong in a worker fails whom it concerns, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from engine.core.engine import Engine
+from engine.request import Request
+from service.jobs import NewJob, Queue, connect
+from tests.support.processes import REPOSITORY
+from tests.support.waiting import soon
+from tests.support.worker import CONFIG, Service, job, png, serving
+
+
+@pytest.mark.anyio
+async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine: Engine, slowly: None) -> None:
+    await service.submit("a", steps=256, n=3)
+    await service.seen("a", "tokens")
+    assert engine.stats().pages_used > 0
+    assert await service.queue.cancel("a") == "requested"
+    events = await service.events("a")
+    assert [event.name for event in events][-1] == "canceled"
+    assert sum(len(e.data["positions"]) for e in events if e.name == "tokens") < 3 * 64
+    assert await soon(lambda: not engine.stats().pages_used)
+    assert engine.stats().steps_total < 50  # it would have taken 64
+    await service.submit("b")
+    assert len((await service.result("b"))["images"]) == 1
+    assert await service.counted(1, "requests_total", task="generate", outcome="canceled")
+
+
+@pytest.mark.anyio
+async def test_a_job_stopped_while_its_upload_is_encoded_draws_nothing(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, encoding, go_on = engine.codec.encode, threading.Event(), threading.Event()
+
+    def slow(image: np.ndarray) -> np.ndarray:
+        encoding.set()
+        go_on.wait(10)
+        return encode(image)
+
+    finish = service.queue.finish
+
+    async def late(*arguments: Any, **more: Any) -> Any:
+        go_on.set()
+        await asyncio.sleep(0.3)  # time enough to go on drawing
+        return await finish(*arguments, **more)
+
+    monkeypatch.setattr(engine.codec, "encode", slow)
+    monkeypatch.setattr(service.queue, "finish", late)
+    await service.blobs.put("a/image", png(np.zeros((16, 16, 3), dtype=np.uint8)))
+    await service.blobs.put("a/mask", png(np.ones((16, 16), dtype=bool)))
+    await service.submit("a", task="inpaint", image="a/image", mask="a/mask", n=3, steps=64)
+    assert await asyncio.to_thread(encoding.wait, 10)
+    assert await service.queue.cancel("a") == "requested"
+    assert (await service.events("a"))[-1].name == "canceled"
+    assert engine.stats().steps_total == 0
+    assert engine.idle
+
+
+@pytest.mark.anyio
+async def test_a_job_that_cannot_be_refused_now_holds_up_no_other(
+    redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, away = Queue.finish, []
+
+    async def failing(self: Queue, job_id: str, *arguments: Any, **more: Any) -> Any:
+        if job_id == "nonsense" and not away:
+            away.append(job_id)
+            raise redis.ConnectionError("away")
+        return await finish(self, job_id, *arguments, **more)
+
+    monkeypatch.setattr(Queue, "finish", failing)
+    client = connect(redis_url)
+    nonsense = {"n": "x", "task": "generate", "path": "/somewhere"}
+    await Queue(client, CONFIG).submit(NewJob(id="nonsense", model="random", cost=64, payload=nonsense))
+    await Queue(client, CONFIG).submit(NewJob(id="good", model="random", cost=64, payload=job()))
+    await client.aclose()
+    async with serving(redis_url, engine, grace=5) as service:
+        assert await service.result("good")
+        found = await service.queue.job("good")
+        assert found is not None
+        assert found.attempt == 1
+        error = (await service.events("nonsense"))[-1].data["error"]
+        assert error["code"] == "invalid_payload"
+        assert "TypeError" not in error["message"]
+        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
+
+
+@pytest.mark.anyio
+async def test_the_engines_series_are_there_from_the_start(redis_url: str, engine: Engine) -> None:
+    async with serving(redis_url, engine, grace=5) as service:
+        await asyncio.sleep(0.05)
+        names = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiting")
+        held = [service.metrics.registry.get_sample_value(f"arpg_{name}", {"model": "random"}) for name in names]
+        assert held == [0, 24, 0, 0]
+
+
+@pytest.mark.anyio
+async def test_failing_jobs_fail_alone(service: Service) -> None:
+    await service.submit("good", steps=32)
+    await service.submit("missing", task="inpaint", image="missing/image", mask="missing/mask")
+    await service.blobs.put("damaged/image", b"no picture")
+    await service.blobs.put("damaged/mask", png(np.ones((4, 4), dtype=bool)))
+    await service.submit("damaged", task="inpaint", image="damaged/image", mask="damaged/mask")
+    await service.queue.submit(NewJob(id="strange", model="random", cost=64, payload=job(class_label=99)))
+    await service.queue.submit(NewJob(id="nonsense", model="random", cost=64, payload={"n": "x"}))
+    codes = {}
+    for job_id in ("missing", "damaged", "strange", "nonsense"):
+        end = (await service.events(job_id))[-1]
+        found = await service.queue.job(job_id)
+        assert found is not None
+        assert (end.name, found.state) == ("failed", "failed")
+        assert end.data["error"] == found.error
+        codes[job_id] = end.data["error"]["code"]
+    assert codes == {
+        "missing": "upload_missing",
+        "damaged": "upload_damaged",
+        "strange": "invalid_request",
+        "nonsense": "invalid_payload",
+    }
+    assert await service.result("good")
+
+
+LEAVING_A_HUNG_CODEC = """
+import asyncio, sys, threading
+from pathlib import Path
+from engine.core.engine import Engine, EngineConfig
+from engine.core.pages import IntegrityError
+from service.worker.worker import WorkerFailed
+from tests.support.worker import serving
+
+async def main():
+    engine = Engine.load(Path(sys.argv[1]), device="cpu", config=EngineConfig(cache_tokens=2048))
+    decoding = threading.Event()
+
+    def hang(tokens):
+        decoding.set()
+        threading.Event().wait()
+
+    def broken(drawings):
+        raise IntegrityError("page 3 is held twice")
+
+    engine.codec.decode = hang
+    async with serving(sys.argv[2], engine, grace=5) as service:
+        await service.submit("a", steps=1)
+        assert await asyncio.to_thread(decoding.wait, 10)
+        engine._runner.run = broken
+        await service.submit("b")
+        try:
+            await service.running
+        except WorkerFailed:
+            print("failed", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_hung_codec_does_not_keep_the_process(redis_url: str, folder: Path) -> None:
+    command = [sys.executable, "-c", LEAVING_A_HUNG_CODEC, str(folder), redis_url]
+    ended = subprocess.run(command, cwd=REPOSITORY, timeout=60, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "failed\n"), ended.stderr
+
+
+@pytest.mark.anyio
+async def test_a_request_that_the_engine_trips_over_fails_alone(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = engine.add
+
+    def tripping(request: Request) -> int:
+        if request.seed == 13:
+            raise KeyError("/somewhere/on/disk")
+        return add(request)
+
+    monkeypatch.setattr(engine, "add", tripping)
+    await service.submit("a", seed=13)
+    await service.submit("b")
+    error = (await service.events("a"))[-1].data["error"]
+    assert (error["code"], "job a" in error["message"], "disk" in error["message"]) == ("internal_error", True, False)
+    assert await service.result("b")
+
+
+@pytest.mark.anyio
+async def test_a_job_that_had_ended_otherwise_is_not_counted_as_drawn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, answers = service.queue.finish, []
+
+    async def late(job_id: str, attempt: int, sequence: int, **end: Any) -> Any:
+        await finish(job_id, attempt, sequence, state="canceled", event="canceled", data={})
+        answers.append(await finish(job_id, attempt, sequence, **end))
+        return answers[-1]
+
+    monkeypatch.setattr(service.queue, "finish", late)
+    await service.submit("a")
+    assert (await service.events("a"))[-1].name == "canceled"
+    assert await soon(lambda: not service.worker._tasks())
+    assert answers == ["already"]
+    assert service.sample("requests_total", task="generate", outcome="succeeded") == 0
+    assert service.sample("images_total", model="random") == 0

@@ -1,0 +1,130 @@
+"""Pictures that an attempt finished are kept: the next one draws what is missing, and the result is that of a run
+without faults."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from engine.core.engine import Engine, EngineConfig
+from service.jobs import connect
+from service.worker import worker
+from tests.support.waiting import soon
+from tests.support.worker import CONFIG, Service, alone, job, pixels, serving
+
+FIELDS = {"n": 7, "steps": 12, "seed": 3}  # of which the cache holds three at once
+
+
+async def stored(redis: Redis, at_least: int) -> set[int]:
+    """The finished pictures of the job, as soon as there are so many."""
+
+    async def enough() -> list[bytes]:
+        found = await redis.hkeys(f"{CONFIG.prefix}pictures:a")
+        return found if len(found) >= at_least else []
+
+    return {int(index) for index in await soon(enough)}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("goes", ["without a word", "in order"])
+async def test_finished_pictures_outlive_their_worker(
+    redis_url: str, engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, goes: str
+) -> None:
+    redis = connect(redis_url)
+    async with serving(redis_url, engine, grace=0) as service:
+        await service.submit("a", **FIELDS)
+        await stored(redis, 2)
+        if goes == "without a word":
+            monkeypatch.setattr(worker, "LEAVING_SECONDS", 0.2)
+            monkeypatch.setattr(service.queue, "release", cut_off)
+        service.stop.set()
+        await asyncio.wait_for(service.running, 30)
+        left = await service.queue.job("a")
+        assert left is not None
+        assert left.state == ("running" if goes == "without a word" else "queued")
+    kept = await stored(redis, 2)
+    assert len(kept) < FIELDS["n"]
+    other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
+    asked: list[int] = []
+    add = other.add
+    monkeypatch.setattr(other, "add", lambda request: asked.append(request.seed) or add(request))
+    async with serving(redis_url, other, grace=5) as service:
+        result = await service.result("a")
+        payload = job(**FIELDS)
+        assert sorted(asked) == sorted(payload["seeds"][index] for index in set(range(7)) - kept)
+        images = result["images"]
+        assert [(image["index"], image["seed"]) for image in images] == list(enumerate(payload["seeds"]))
+        for image, expected in zip(images, alone(folder, payload), strict=True):
+            assert image["tokens"] == expected.tolist()
+            assert image["blob"].split("/")[2] == ("1" if image["index"] in kept else "2")
+            assert (pixels(await service.blobs.get(image["blob"])) == engine.codec.decode(expected)).all()
+        assert result["usage"] == {"steps": 12, "tokens_drawn": 7 * 64, "tokens_known": 0}
+        await told_whole(service, kept, images)
+        held = [await service.blobs.get(image["blob"]) for image in images]
+        assert await service.blobs.bytes_used() == sum(len(png or b"") for png in held)
+        assert not await redis.exists(f"{CONFIG.prefix}pictures:a")
+    await redis.aclose()
+
+
+async def cut_off(*_: Any) -> Any:
+    raise ConnectionError("away")
+
+
+async def told_whole(service: Service, kept: set[int], images: list[dict[str, Any]]) -> None:
+    """Who watches the second attempt alone sees every picture whole."""
+    second = [event for event in await service.events("a") if event.id.startswith("2-")]
+    assert second[0].name == "started"
+    assert (second[0].data["attempt"], second[0].data["kept"]) == (2, sorted(kept))
+    for image in images:
+        told = [e.data for e in second if e.name == "tokens" and e.data["image_index"] == image["index"]]
+        cells = [pair for data in told for pair in zip(data["positions"], data["tokens"], strict=True)]
+        assert sorted(cells) == list(enumerate(token for row in image["tokens"] for token in row))
+        assert (told[-1]["step"], told[-1]["n_done"], told[-1]["n_total"]) == (12, 64, 64)
+        assert len(told) == 1 or image["index"] not in kept
+
+
+def released_before_its_end(service: Service, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, when all its pictures are there."""
+    finish = service.queue.finish
+
+    async def late(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(service.queue, "finish", finish)
+        await service.queue.release(job_id, 1)
+        return await finish(*arguments, **more)
+
+    monkeypatch.setattr(service.queue, "finish", late)
+
+
+@pytest.mark.anyio
+async def test_a_job_whose_pictures_are_all_kept_needs_only_its_end(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released_before_its_end(service, "a", monkeypatch)
+    await service.submit("a", n=2, steps=8)
+    result = await service.result("a")
+    assert [image["blob"].split("/")[2] for image in result["images"]] == ["1", "1"]
+    assert result["usage"] == {"steps": 8, "tokens_drawn": 2 * 64, "tokens_known": 0}
+    assert (await service.seen("a", "completed")).id.startswith("2-")
+    assert engine.stats().steps_total <= 2 * 8
+
+
+@pytest.mark.anyio
+async def test_a_fork_keeps_its_pictures_and_counts_what_it_drew_itself(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.submit("parent", steps=8, seed=1)
+    [parent] = (await service.result("parent"))["images"]
+    fields = {"n": 2, "steps": 8, "seed": 2, "forks": [[4, 1]], "drawn": parent["tokens"]}
+    await service.submit("undisturbed", **fields)
+    expected = await service.result("undisturbed")
+    released_before_its_end(service, "a", monkeypatch)
+    await service.submit("a", **fields)
+    result = await service.result("a")
+    assert (await service.seen("a", "completed")).id.startswith("2-")
+    assert [image["tokens"] for image in result["images"]] == [image["tokens"] for image in expected["images"]]
+    assert result["usage"] == expected["usage"]
+    assert 0 < result["usage"]["tokens_drawn"] < 2 * 64
