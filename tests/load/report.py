@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .growth import Growth
 from .record import Record
-from .trend import Trend
 from .verdict import OF_CAPACITY, OF_FAIR_SHARE, TEN_MINUTES, Phase, Rate, Verdict
 from .watch import GENERATOR
 
@@ -54,6 +54,8 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
             f"minutes, after {about['capacity_minutes']:g} that warmed the service up and twice as many that measured "
             f"the capacity; {about['machine']}. `make load` writes this.",
             "",
+            "Growth of memory: the difference between the medians of the first and the last third of the samples.",
+            "",
             "![Throughput, latency, memory, KV cache, shares, processors](plots.webp)",
             "",
             "| promise | kept | measured |",
@@ -66,9 +68,9 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
             "|---|" + "---|" * len(PERCENTILES),
             *(f"| {task} | " + " | ".join(f"{each:.1f}" for each in took) + " |" for task, took in latencies.items()),
             "",
-            "| process | memory, MiB | grows in 10 minutes | at most | cores busy |",
-            "|---|---|---|---|---|",
-            *(f"| {name} | {_growth(verdict.trends.get(name))} | {cores:.2f} |" for name, cores in verdict.cpu.items()),
+            "| process | memory, MiB | grows in 10 minutes | cores busy |",
+            "|---|---|---|---|",
+            *(f"| {name} | {_growth(verdict.memory.get(name))} | {cores:.2f} |" for name, cores in verdict.cpu.items()),
             "",
             "| client | of its fair share |",
             "|---|---|",
@@ -82,10 +84,8 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
     )
 
 
-def _growth(found: Trend | None) -> str:
-    if found is None:
-        return "- | - | -"
-    return f"{found.level / 2**20:.0f} | {found.growth(TEN_MINUTES):+.2%} | {found.growth_bound(TEN_MINUTES):+.2%}"
+def _growth(found: Growth | None) -> str:
+    return "- | -" if found is None else f"{found.level / 2**20:.0f} | {found.share(TEN_MINUTES):+.2%}"
 
 
 def _rate(rate: Rate) -> str:

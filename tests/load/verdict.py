@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .growth import Growth, growth
 from .record import JobNote, Record, Sample
 from .shares import of_fair_share
-from .trend import Trend, trend
 from .watch import GENERATOR
 
 OF_CAPACITY = 0.8
 OF_FAIR_SHARE = 0.5
-GROWTH = 0.01
+MAX_GROWTH = 0.01
 TEN_MINUTES = 600.0
 A_LITTLE = 2**16
 """Bytes by which the store's keys may have grown in the end: names of clients and models, nothing of each job."""
@@ -73,7 +73,7 @@ class Verdict:
     capacity: Rate
     reached: Rate
     shares: dict[str, float]
-    trends: dict[str, Trend]
+    memory: dict[str, Growth]
     cpu: dict[str, float]
     promises: tuple[Promise, ...]
 
@@ -99,13 +99,13 @@ def judge(
     able = max((_reached(record, phase) for phase in capacities), key=lambda rate: rate.cost)
     reached = _reached(record, load)
     shares = _shares(record, load, samples, weights)
-    trends, cores = _trends(samples), _cores(samples)
+    memory, cores = _memory(samples), _cores(samples)
     promises = (
         _no_errors(record),
         _throughput(able, reached),
         _fairness(shares, weights),
         _evenness(record, load),
-        *(_no_leak(name, found) for name, found in trends.items() if name != GENERATOR),
+        *(_no_leak(name, found) for name, found in memory.items() if name != GENERATOR),
         _streams(record),
         _all_ended(record),
         _clients_idle(cores),
@@ -114,7 +114,7 @@ def judge(
         Promise("the store holds what it held before", left.held < A_LITTLE, f"{left.held / 1024:+.0f} KiB"),
         Promise("the service left as it was asked to", exit_status == 0, f"exit status {exit_status}"),
     )
-    return Verdict(able, reached, shares, trends, cores, promises)
+    return Verdict(able, reached, shares, memory, cores, promises)
 
 
 def _reached(record: Record, phase: Phase) -> Rate:
@@ -128,11 +128,11 @@ def _shares(record: Record, load: Phase, samples: list[Sample], weights: Mapping
     return of_fair_share(got, weights, [sample.waiting.keys() & weights.keys() for sample in samples])
 
 
-def _trends(samples: list[Sample]) -> dict[str, Trend]:
+def _memory(samples: list[Sample]) -> dict[str, Growth]:
     if len(samples) < 10:
         return {}
     times = [sample.time for sample in samples]
-    return {name: trend(times, [sample.rss[name] for sample in samples]) for name in samples[0].rss}
+    return {name: growth(times, [sample.rss[name] for sample in samples]) for name in samples[0].rss}
 
 
 def _cores(samples: list[Sample]) -> dict[str, float]:
@@ -186,10 +186,10 @@ def _evenness(record: Record, load: Phase) -> Promise:
     return Promise(name, min(shares) >= OF_FAIR_SHARE, f"lowest {min(shares):.0%} of {len(shares)} customers")
 
 
-def _no_leak(process: str, found: Trend) -> Promise:
-    bound = found.growth_bound(TEN_MINUTES)
-    measured = f"{found.growth(TEN_MINUTES):+.2%}, at most {bound:+.2%}, of {found.level / 2**20:.0f} MiB"
-    return Promise(f"memory of {process} grows less than {GROWTH:.0%} in 10 minutes", bound < GROWTH, measured)
+def _no_leak(process: str, found: Growth) -> Promise:
+    share = found.share(TEN_MINUTES)
+    name = f"memory of {process} grows less than {MAX_GROWTH:.0%} in 10 minutes"
+    return Promise(name, share < MAX_GROWTH, f"{share:+.2%} of {found.level / 2**20:.0f} MiB")
 
 
 def _streams(record: Record) -> Promise:
