@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, get_args
 
-from service.auth import keys
+from service.auth import key_store, keys
 from service.settings import Settings
 
 
@@ -39,15 +39,15 @@ def run(parsed: Namespace, settings: Settings) -> int:
     if parsed.action == "add":
         limits = {name: getattr(parsed, name) for name in ("weight", "quota", "rate", "priority")}
         text, key = keys.make(parsed.name, scopes=tuple(parsed.scopes or ("draw",)), **limits)
-        keys.add(path, key)
+        key_store.add(path, key)
         print(f"{key.name}, kept in {path} as its hash; the key is told only now:", file=sys.stderr)
         print(text)
     elif parsed.action == "revoke":
-        keys.revoke(path, parsed.name)
+        key_store.revoke(path, parsed.name)
         print(f"{parsed.name} is revoked", file=sys.stderr)
     else:
         print(f"{'name':20} {'id':8} {'scopes':14} {'weight':>6} {'quota':>6} {'rate':>6} priority")
-        for key in keys.read(path) if path.exists() else ():
+        for key in key_store.read(path) if path.exists() else ():
             quota, rate = ("-" if number is None else number for number in (key.quota, key.rate))
             scopes = ",".join(key.scopes)
             print(f"{key.name:20} {key.id:8} {scopes:14} {key.weight:>6g} {quota:>6} {rate:>6} {key.priority}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterator
 
@@ -16,6 +17,13 @@ class CannotListen(Exception):
 
 class PortInUse(CannotListen):
     """Another process listens there."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address that a server listens at."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 @contextlib.contextmanager

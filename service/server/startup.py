@@ -10,9 +10,10 @@ import sys
 
 from redis.exceptions import RedisError
 
-from service.auth import keys
-from service.auth.keys import KeyRing, loopback
+from service.auth import key_store, keys
+from service.auth.key_store import KeyStore
 from service.jobs import check_server, connect
+from service.server.listen import is_loopback
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,11 +26,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def door_keys(settings: Settings, listener: socket.socket) -> KeyRing:
+def door_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     """The keys that open the API: needed where there is a file of them, and wherever more than this machine can reach
     it. Where there is none then, one is made, and told this once."""
-    far = not loopback(listener.getsockname()[0])
-    ring = KeyRing(settings.keys_path, needed=far)
+    far = not is_loopback(listener.getsockname()[0])
+    ring = KeyStore(settings.keys_path, needed=far)
     if not (ring.needed and ring.empty()):
         return ring
     if not far:
@@ -37,13 +38,13 @@ def door_keys(settings: Settings, listener: socket.socket) -> KeyRing:
         return ring
     text, key = keys.make(keys.FIRST, scopes=("draw", "metrics"), priority="high")
     try:
-        made = keys.add(settings.keys_path, key, only_first=True)
-        ring = KeyRing(settings.keys_path, needed=far)
+        made = key_store.add(settings.keys_path, key, only_first=True)
+        ring = KeyStore(settings.keys_path, needed=far)
         if not made:  # another process was quicker
             return ring
         kept = f"kept in {settings.keys_path} as its hash"
     except OSError as error:
-        ring.hold(key)
+        ring.add_in_memory(key)
         kept = f"good until this process ends, as {settings.keys_path} can't be written ({error.strerror})"
     say(f"this server listens beyond loopback, so it needs a key. One was made, and is told only now: {text}  ({kept})")
     return ring

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.auth import keys
+from service.auth import key_store, keys
 from tests.support.keys import new_key
 
 
@@ -19,7 +19,7 @@ def test_the_file_holds_hashes_for_its_owners_eyes_alone(tmp_path: Path) -> None
     assert text not in path.read_text()
     assert hashlib.sha256(text.encode()).hexdigest() in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
-    ring = keys.KeyRing(path, needed=False)
+    ring = key_store.KeyStore(path, needed=False)
     found = ring.find(text)
     assert found is not None
     assert (found.name, found.rate, found.priority, found.scopes) == ("ann", 5, "normal", frozenset({"draw"}))
@@ -28,7 +28,7 @@ def test_the_file_holds_hashes_for_its_owners_eyes_alone(tmp_path: Path) -> None
 def test_the_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, owner, given = tmp_path / "keys.jsonl", os.getuid() + 1, []
     new_key(path, "ann")
-    monkeypatch.setattr(keys.os, "fchown", lambda _, *whose: given.append(whose))
+    monkeypatch.setattr(key_store.os, "fchown", lambda _, *whose: given.append(whose))
     new_key(path, "bob")
     assert given == []
     real = Path.stat
@@ -45,34 +45,34 @@ def test_the_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatc
 def test_keys_that_cannot_be_looked_at_stay_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(keys.KeyRing, "REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(key_store.KeyStore, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.jsonl"
     text = new_key(path, "ann")
-    ring = keys.KeyRing(path, needed=False)
+    ring = key_store.KeyStore(path, needed=False)
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keys.Path, "stat", denied)
+        patch.setattr(key_store.Path, "stat", denied)
         assert ring.needed
         assert ring.find(text)
         assert caplog.text.count("the keys stay as they were") == 1
-        with pytest.raises(keys.KeysError, match="can't be looked at"):
-            keys.KeyRing(path, needed=False)
-    keys.revoke(path, "ann")
+        with pytest.raises(keys.KeysError, match="can't stat"):
+            key_store.KeyStore(path, needed=False)
+    key_store.revoke(path, "ann")
     assert ring.find(text) is None
 
 
 def test_once_there_is_a_file_a_key_is_needed_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys.KeyRing, "REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(key_store.KeyStore, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.jsonl"
-    ring = keys.KeyRing(path, needed=False)
+    ring = key_store.KeyStore(path, needed=False)
     assert not ring.needed
     text = new_key(path, "ann")
     assert ring.needed
     assert ring.find(text)
-    keys.revoke(path, "ann")
+    key_store.revoke(path, "ann")
     assert ring.needed
     assert ring.find(text) is None
     new = new_key(path, "ann")
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_refused_by_line_and_not_repeated(tmp_path: Path, line
     new_key(path, "ann")
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(keys.KeysError, match="line 2") as raised:
-        keys.KeyRing(path, needed=False)
+        key_store.KeyStore(path, needed=False)
     assert path.read_text().split('"sha256":"')[1][:64] not in str(raised.value)
 
 
@@ -110,9 +110,9 @@ def test_comparing_takes_as_long_for_a_key_that_is_nearly_right(
 ) -> None:
     path, compared = tmp_path / "keys.jsonl", []
     text = new_key(path, "ann")
-    real = keys.hmac.compare_digest
-    monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
-    ring = keys.KeyRing(path, needed=True)
+    real = key_store.hmac.compare_digest
+    monkeypatch.setattr(key_store.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    ring = key_store.KeyStore(path, needed=True)
     assert ring.find(text)
     assert ring.find(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
     assert ring.find("arpg_00000000_" + "A" * 43) is None

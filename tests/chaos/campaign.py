@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from service.auth import keys
+from service.auth import key_store, keys
 from tests.chaos import cluster, truth
 from tests.chaos.checker import check
 from tests.chaos.children import Setup
@@ -130,7 +130,7 @@ def hand_out_keys(folder: Path, names: Sequence[str], quota: int) -> dict[str, d
     headers = {}
     for name in names:
         text, key = keys.make(name, quota=quota, rate=0)
-        keys.add(file, key)
+        key_store.add(file, key)
         headers[name] = {"Authorization": f"Bearer {text}"}
     return headers
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.auth import keys
+from service.auth import key_store, keys
 from service.settings import Settings
 from tests.support.api import Api, running_api
 from tests.support.browser import Page, browser, chromium
@@ -22,7 +22,7 @@ REFUSED = "(w => w.hidden ? '' : w.textContent)(document.getElementById('wrong-k
 @pytest.fixture
 def text(tmp_path: Path) -> str:
     told, key = keys.make("ann")
-    keys.add(tmp_path / "keys.jsonl", key)
+    key_store.add(tmp_path / "keys.jsonl", key)
     return told
 
 

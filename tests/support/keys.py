@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.auth import keys
+from service.auth import key_store, keys
 from service.settings import Settings
 from tests.support.api import Api, running_api
 from tests.support.waiting import PATIENCE
@@ -36,7 +36,7 @@ class Keyed:
 
 def new_key(path: Path, name: str, **limits: Any) -> str:
     text, key = keys.make(name, **limits)
-    keys.add(path, key)
+    key_store.add(path, key)
     return text
 
 
