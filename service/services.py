@@ -1,19 +1,16 @@
-"""What the routes work with, handed to them by dependency.
-
-Work that is done once for all who ask while it is under way."""
+"""What the routes work with: one `Services` for each running app."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter
-from fastapi import Depends, Request
 from redis.asyncio import Redis
 
-from service.auth.keys import Client, KeyRing
+from service.auth.key_store import KeyStore
 from service.auth.rate_limit import Limiter
 from service.auth.signing import Signer
 from service.jobs import Blobs, EventHub, Queue, cancelled
@@ -22,10 +19,12 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks.images import Limits
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Lifecycle:
-    """How a server goes away: it takes no new work (draining), then lets go of whoever listens (closing)."""
+    """How a server shuts down. draining: it accepts no new jobs. closing: it ends the event streams that are open."""
 
     draining: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,7 +40,7 @@ class Services:
     hub: EventHub
     blobs: Blobs
     catalogue: Catalogue
-    keys: KeyRing
+    keys: KeyStore
     signer: Signer
     limiter: Limiter
     canary: SingleFlight[dict[str, dict[str, Any]]]
@@ -52,37 +51,14 @@ class Services:
         return Limits(self.settings.max_pixels, self.settings.max_side)
 
 
-def _services(request: Request) -> Services:
-    services: Services = request.state.services
-    return services
-
-
-def _stranger(request: Request) -> Client | None:
-    client: Client | None = request.state.client
-    return client
-
-
-def _client(request: Request) -> Client:
-    client: Client = request.state.client
-    return client
-
-
-ServicesDep = Annotated[Services, Depends(_services)]
-ClientDep = Annotated[Client, Depends(_client)]
-
-StrangerDep = Annotated[Client | None, Depends(_stranger)]
-"""Of the routes that are open: None is who has no key and would need one elsewhere."""
-
-
-T = TypeVar("T")
-
-
 class SingleFlight(Generic[T]):
+    """Runs one piece of work at a time; callers that come meanwhile share its result."""
+
     def __init__(self) -> None:
         self._work: asyncio.Future[T] | None = None
 
     async def result(self, begin: Callable[[], Awaitable[T]]) -> T:
-        """Of the work under way; where there is none, it begins. It goes on when who began it goes away."""
+        """The result of the work under way; starts the work if there is none. It goes on if its caller is cancelled."""
         if self._work is None or self._work.done():
             self._work = asyncio.ensure_future(begin())
         return await asyncio.shield(self._work)

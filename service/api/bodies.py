@@ -8,20 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import anyio.to_thread
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from service.api.problems import from_validation
 from service.errors import Problem
-from service.services import Services
 from service.tasks.fields import GenerateRequest, Pictured, Source
-from service.tasks.images import ImageError
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Fields = TypeVar("Fields", bound=GenerateRequest)
-Result = TypeVar("Result")
 
 # Text fields of a form: there are some twenty, the largest an explicit order.
 MAX_FIELDS = 40
@@ -71,14 +67,6 @@ def checked(validate: Callable[[Any], Schema], data: Any) -> Schema:
         return validate(data)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False), place="body") from None
-
-
-async def in_thread(services: Services, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Pixel work, off the event loop, so many at a time; an unusable picture becomes a Problem."""
-    try:
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=services.pixels)
-    except ImageError as error:
-        raise Problem.field(error.field, error.message, error.code, status=error.status) from None
 
 
 async def _form(request: Request, schema: type[Fields], names: tuple[str, ...]) -> Body[Fields]:

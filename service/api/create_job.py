@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
+from service.api.dependencies import ClientDep, ServicesDep
 from service.api.job_access import no_room
 from service.api.presenter import Wish, answer
 from service.auth.keys import Client
 from service.errors import FieldError, Problem
 from service.jobs import BlobStoreFull, Job, NewJob, QueueFull, QuotaFull
-from service.services import ClientDep, Services, ServicesDep
+from service.services import Services
 from service.tasks.fields import ForkRequest, GenerateRequest
 from service.tasks.images import Format
 

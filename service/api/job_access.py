@@ -17,7 +17,7 @@ from typing import Any
 from fastapi.responses import Response
 from redis.exceptions import RedisError
 
-from service.api.bodies import in_thread
+from service.api.dependencies import in_thread
 from service.auth.keys import Client
 from service.errors import Problem
 from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagged, QueueFull, QuotaFull, cancelled

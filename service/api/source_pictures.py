@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from engine.card import ModelCard
-from service.api.bodies import Body, in_thread
+from service.api.bodies import Body
+from service.api.dependencies import choose_model, in_thread
 from service.api.job_access import check_room, find_job, find_picture
 from service.auth.keys import Client
 from service.errors import Problem
@@ -45,12 +46,12 @@ async def picture_of(services: Services, client: Client, body: Body[Any], task: 
     """Raises Problem: a field of the body is wrong, or what it names is not there (any more)."""
     if body.source is None:
         assert body.image is not None
-        served = await services.catalogue.choose(body.fields.model, task)
+        served = await choose_model(services, body.fields.model, task)
         await check_room(services, client, served.card.name)
         pixels, png = await in_thread(services, read_image, body.image, services.limits)
         return Given(pixels, png, None, served)
     job, made, png = await _stored(services, client, body.source)
-    served = await services.catalogue.choose(body.fields.model or job.model, task)
+    served = await choose_model(services, body.fields.model or job.model, task)
     _check_tokenizer(job, served.card)
     await check_room(services, client, served.card.name)
     pixels = await in_thread(services, images.decode_image, png, "source", services.limits)

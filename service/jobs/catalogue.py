@@ -9,7 +9,6 @@ from typing import Any
 from engine.card import ModelCard
 from service.errors import Problem, did_you_mean
 from service.jobs import Cards, Queue
-from service.tasks.sampling import check_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +37,16 @@ class Catalogue:
             self._read_at = time.monotonic()
         return self._models
 
-    async def choose(self, name: str | None, task: str) -> Served:
-        """The model that a request names, or the only one, if it can do the task.
+    async def choose(self, name: str | None) -> Served:
+        """The model that a request names, or the only one.
 
-        Raises Problem: 422 when there are several and none is named, when the name is unknown, or when the model can't
-        do the task; 503 when nobody serves it now.
+        Raises Problem: 422 if several are served and the request names none, or if the name is unknown; 503 if no
+        worker serves the model now.
         """
         models = await self.models()
         if name is None and len(models) == 1:
             [name] = models
         if name is not None and name in models:
-            check_task(task, models[name].card)
             return models[name]
         served = ", ".join(sorted(models))
         if models and name is None:

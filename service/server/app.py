@@ -17,13 +17,14 @@ from starlette.types import ASGIApp
 
 from service.api import problems
 from service.api.routes import forks, health, jobs, models, sessions, tasks
-from service.auth.keys import KeyRing, loopback
+from service.auth.key_store import KeyStore
 from service.auth.rate_limit import Limiter
 from service.auth.signing import Signer
 from service.jobs import Blobs, Cards, Ended, EventHub, Queue, connect
 from service.jobs.catalogue import Catalogue
 from service.metrics import Metrics
 from service.server.auth_middleware import Guard
+from service.server.listen import is_loopback
 from service.server.middleware import Envelope, SlowBodies, cross_origin
 from service.services import Lifecycle, Services, SingleFlight
 from service.settings import Settings
@@ -60,7 +61,7 @@ def create_app(
     redis_url: str | None = None,
     metrics: Metrics | None = None,
     lifecycle: Lifecycle | None = None,
-    keys: KeyRing | None = None,
+    keys: KeyStore | None = None,
 ) -> Service:
     """The app of one process.
 
@@ -72,7 +73,7 @@ def create_app(
         raise ValueError("the API needs a Redis: settings.redis_url, or redis_url")
     metrics = metrics or Metrics(CollectorRegistry())
     lifecycle = lifecycle or Lifecycle()
-    keys = keys or KeyRing(settings.keys_path, needed=not loopback(settings.host))
+    keys = keys or KeyStore(settings.keys_path, needed=not is_loopback(settings.host))
 
     @asynccontextmanager
     async def lifespan(app: Service) -> AsyncIterator[dict[str, Any]]:
@@ -110,7 +111,7 @@ def create_app(
 
 @asynccontextmanager
 async def _services(
-    settings: Settings, url: str, metrics: Metrics, lifecycle: Lifecycle, keys: KeyRing
+    settings: Settings, url: str, metrics: Metrics, lifecycle: Lifecycle, keys: KeyStore
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         redis, blocking = connect(url), connect(url, blocking=True)

@@ -16,6 +16,7 @@ from engine.card import ModelCard
 from engine.core.sequence import UNKNOWN
 from engine.request import MAX_SEED
 from service.api.create_job import Draft, Submission, SubmissionDep, check_results_fit
+from service.api.dependencies import choose_model
 from service.api.job_access import check_room, find_job, find_picture, must_have_succeeded
 from service.api.problems import described
 from service.api.routes.jobs import JobId
@@ -68,7 +69,7 @@ async def fork(
 
 async def _draft(submission: Submission, parent: Job, fields: ForkRequest) -> Draft:
     services = submission.services
-    served = await services.catalogue.choose(parent.model, "fork")
+    served = await choose_model(services, parent.model, "fork")
     _check(parent, fields)
     _check_same_model(parent, served.card)
     await check_room(services, submission.client, served.card.name)

@@ -11,8 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from service.api.canary import sing
+from service.api.dependencies import OptionalClientDep, ServicesDep
 from service.api.problems import described
-from service.services import Services, ServicesDep, StrangerDep
+from service.services import Services
 
 router = APIRouter(tags=["health"])
 
@@ -29,7 +30,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", responses=described(422) | {503: {"description": "Not ready, and why"}})
 async def readyz(
     services: ServicesDep,
-    client: StrangerDep,
+    client: OptionalClientDep,
     canary: Annotated[bool, Query(description="Draw a picture with each model (scope `metrics`)")] = False,
 ) -> JSONResponse:
     """A picture could be drawn now: Redis answers, and a worker has shown its card."""

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.api import sse
+from service.api.dependencies import ClientDep, ServicesDep
 from service.api.job_access import cancel_job, find_job, picture_response
 from service.api.negotiation import FORMATS, negotiate
 from service.api.presenter import event_stream, job_object, root_of
@@ -15,7 +16,7 @@ from service.api.problems import described
 from service.api.schemas import JobObject
 from service.errors import Problem
 from service.jobs import FINAL_STATES, Gone, Job
-from service.services import ClientDep, Services, ServicesDep
+from service.services import Services
 from service.tasks.images import MEDIA_TYPES, Format
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], responses=described(404, 410, 422))

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from service.api.dependencies import ServicesDep
 from service.api.problems import described
 from service.api.schemas import ClassList, ClassObject, ModelList, ModelObject, Palette
 from service.errors import Problem
 from service.jobs.catalogue import Served
-from service.services import ServicesDep
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=described(404, 422))
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.dependencies import ClientDep, ServicesDep
 from service.api.job_access import find_job
 from service.api.presenter import job_url, root_of
 from service.api.problems import described
@@ -14,7 +15,6 @@ from service.api.routes.jobs import JobId
 from service.api.schemas import Links, Session
 from service.auth.sessions import COOKIE, SESSION, key_of, link_to
 from service.errors import unauthorized
-from service.services import ClientDep, ServicesDep
 
 router = APIRouter(prefix="/v1", tags=["sessions"])
 

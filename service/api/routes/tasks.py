@@ -16,13 +16,14 @@ from pydantic import BaseModel
 from engine.editing.masks import token_mask
 from service import errors
 from service.api import sse
-from service.api.bodies import Body, in_thread, read_body
+from service.api.bodies import Body, read_body
 from service.api.create_job import Draft, Drafting, Submission, SubmissionDep, check_results_fit
+from service.api.dependencies import ServicesDep, choose_model, in_thread
 from service.api.problems import described
 from service.api.schemas import JobObject
 from service.api.source_pictures import Given, picture_of
 from service.errors import Problem
-from service.services import Services, ServicesDep
+from service.services import Services
 from service.tasks.canvas import Canvas, expanded, outpainted, redrawn, varied
 from service.tasks.fields import (
     ExpandRequest,
@@ -96,7 +97,7 @@ async def generate(
     """Draw n pictures of a class."""
 
     async def draft() -> Draft:
-        served = await submission.services.catalogue.choose(fields.model, "generate")
+        served = await choose_model(submission.services, fields.model, "generate")
         payload = resolve(fields, served.card, "generate")
         return Draft(payload, cost(payload, served.card, served.capacity))
 
@@ -110,7 +111,7 @@ async def expand(
     """Draw n pictures of a class on a grid larger than the model was trained on, up to 4 times its tokens."""
 
     async def draft() -> Draft:
-        served = await submission.services.catalogue.choose(fields.model, "expand")
+        served = await choose_model(submission.services, fields.model, "expand")
         canvas = expanded(fields, served.card)
         check_results_fit(submission.services, fields.n, canvas.size, "width")
         payload = resolve(fields, served.card, "expand", canvas)
