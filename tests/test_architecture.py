@@ -1,0 +1,129 @@
+"""The order of the packages, the size of files and folders, and the API without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tests.support.processes import REPOSITORY
+
+# A package of service/ imports only from itself and from what stands to its right.
+ORDER = ("cli", "server", "api", "services", "tasks", "auth", "settings", "jobs")
+BELOW_ALL = ("errors", "metrics")
+"""Every package may import these; they import nothing of the project but each other."""
+WORKER_RUNS_IN = ("cli", "server")
+"""The only packages that import service.worker, which imports from tasks on."""
+
+MAX_LINES = 300
+STILL_TOO_LONG = {"tests/e2e/test_wire.py", "tests/jobs/test_queue.py", "tests/jobs/test_queue_machine.py"}
+"""To be split; nothing may be added here."""
+
+MAX_ENTRIES = 14
+NOT_COUNTED = ("engine/weights", "service/playground", "tests/golden")
+"""Data and a web page: their files follow other rules."""
+
+MORE_ENTRIES = {
+    "tests": 17,  # a folder for each package that is tested, and what all of them share
+    "tests/api": 16,  # a file for each route or rule of the API
+    "tests/chaos": 17,  # the cluster, its faults, and the checker are one program
+    "tests/engine": 23,  # a file for each subject of the engine, whose packages hold 60 modules
+    "engine/training": 15,  # a file for each stage of the training
+}
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
+
+
+def tracked() -> list[PurePosixPath]:
+    """The files that git knows; without git, such as in an unpacked archive, the test is skipped."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout")
+    return [PurePosixPath(name) for name in listed.stdout.split("\0") if name]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports, also inside functions and for type checking."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package(dotted: str) -> tuple[str, str]:
+    """(`service` or `engine` …, the package or module in it)."""
+    root, _, rest = dotted.partition(".")
+    return root, rest.partition(".")[0]
+
+
+def may_import(importer: str, target: str) -> bool:
+    """Both are packages of service/."""
+    if importer == target or target in BELOW_ALL:
+        return True
+    if importer in BELOW_ALL:
+        return False
+    if target == "worker":
+        return importer in WORKER_RUNS_IN
+    first = ORDER.index("tasks") if importer == "worker" else ORDER.index(importer) + 1
+    return target in ORDER[first:]
+
+
+def test_a_package_imports_only_what_stands_below_it() -> None:
+    upwards = []
+    for path in python_files("service"):
+        name = path.relative_to(REPOSITORY / "service").parts[0].removesuffix(".py")
+        for dotted in imported(path):
+            root, target = package(dotted)
+            if root == "service" and name != "__init__" and not may_import(name, target):
+                upwards.append(f"{path.relative_to(REPOSITORY)}: {dotted}")
+            if root == "engine" and name in BELOW_ALL:
+                upwards.append(f"{path.relative_to(REPOSITORY)}: {dotted}")
+    assert upwards == []
+
+
+def test_the_engine_knows_nothing_of_the_service_and_neither_knows_the_tests() -> None:
+    known = [
+        f"{path.relative_to(REPOSITORY)}: {dotted}"
+        for folder, forbidden in (("engine", ("service", "tests")), ("service", ("tests",)))
+        for path in python_files(folder)
+        for dotted in imported(path)
+        if package(dotted)[0] in forbidden
+    ]
+    assert known == []
+
+
+def test_no_file_is_longer_than_a_reader_can_follow() -> None:
+    files = {str(path.relative_to(REPOSITORY)): path for path in python_files("service", "engine", "tests")}
+    lines = {name: len(path.read_text().splitlines()) for name, path in files.items() if name not in STILL_TOO_LONG}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_no_folder_shows_more_than_a_reader_takes_in_at_once() -> None:
+    shown: dict[str, set[str]] = defaultdict(set)
+    for path in tracked():
+        for entry, folder in zip((path, *path.parents), path.parents, strict=False):
+            if not entry.name.startswith(".") and entry.name != "__init__.py":
+                shown[str(folder)].add(entry.name)
+    crowded = {
+        folder: len(entries)
+        for folder, entries in shown.items()
+        if len(entries) > MORE_ENTRIES.get(folder, MAX_ENTRIES) and not folder.startswith(NOT_COUNTED)
+    }
+    assert crowded == {}
+
+
+@pytest.mark.parametrize("name", ["service.server.app", "service.server.run", "engine.models.model_index"])
+def test_the_api_process_imports_no_torch(name: str) -> None:
+    tasks = [f"service.tasks.{path.stem}" for path in (REPOSITORY / "service/tasks").glob("[!_]*.py")]
+    script = f"import sys, {', '.join([name, *tasks])}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY).returncode == 0
