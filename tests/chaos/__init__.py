@@ -1,2 +1,4 @@
-"""The chaos suite: real worker processes, real front ends and a real server, while things are killed, frozen and cut;
-and a checker of what clients were promised. `make chaos` runs all of it."""
+"""The chaos suite: real workers, real API replicas and a real Valkey, while a schedule kills, freezes and cuts them.
+
+A checker compares what clients saw with what they were promised. `make chaos` runs all of it.
+"""

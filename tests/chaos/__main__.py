@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: every run, a table of what happened, and the same as JSON."""
+"""`python -m tests.chaos`: runs every plan, prints a table of results, and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 where every run kept its promises, and every mutant was caught."""
+    """Returns the exit status: 0 if every run kept its promises and every mutant was caught."""
     parsed = parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         logs = parsed.logs or Path(scratch)
@@ -95,11 +95,13 @@ def table(reports: Sequence[Report]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("chaos", description=__doc__)
-    made.add_argument("--only", action="append", help="storm, real, mutants, smoke or a mutant's name; all but smoke")
+    made.add_argument(
+        "--only", action="append", help="storm, real, mutants, smoke or a mutant's name; default: all but smoke"
+    )
     made.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     made.add_argument("--jobs", type=int, default=300)
-    made.add_argument("--json", type=Path, help="where to write the figures")
-    made.add_argument("--logs", type=Path, help="where to keep the processes' logs")
+    made.add_argument("--json", type=Path, help="file for the results")
+    made.add_argument("--logs", type=Path, help="folder in which to keep the processes' logs")
     made.add_argument("--show", type=int, default=20, help="how many violations of a run to print")
     return made
 

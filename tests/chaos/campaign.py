@@ -1,4 +1,4 @@
-"""One run: jobs through a cluster while things go wrong, and the history that it leaves."""
+"""One run: sends jobs through a cluster while faults happen, and records the history."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from tests.chaos.mutants import MUTANTS
 from tests.chaos.server import Server
 
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
-"""For the server's files. In memory: a process that is killed loses nothing that it has written, wherever that is, and
-another program's slow disk is no fault of ours."""
+"""Folder of Valkey's files, in memory: a killed process loses no completed write on any file system, and a disk that
+another program slows down would look like a fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """patience: seconds after the last fault within which all has to end."""
+    """patience: seconds after the last fault within which every job must end."""
 
     name: str
     seed: int
     load: Workload
     rates: Mapping[str, float]
     lease: float = 0.8
-    max_lost: int = 4  # so many random kills in a row are no accident
+    max_lost: int = 4  # random kills rarely hit one job this often in a row
     max_queued: int = 80
-    quota: int = 40  # jobs of one client that have not ended
+    quota: int = 40  # unfinished jobs of one client
     patience: float = 120.0
-    folder: Path | None = None  # of a model that the real engine draws with
+    folder: Path | None = None  # the real engine's model folder
     mutant: str | None = None
 
 
@@ -68,7 +68,7 @@ class Report:
 
 
 async def campaign(plan: Plan, logs: Path) -> Report:
-    """The run without faults, then the one with them, judged by it."""
+    """Runs the jobs without faults, then with faults, and compares the two."""
     began = time.monotonic()
     report = Report(plan.name, plan.seed, plan.mutant, logs=str(logs))
     jobs = jobs_of(plan.seed, plan.load)
@@ -83,7 +83,7 @@ async def campaign(plan: Plan, logs: Path) -> Report:
 
 
 def calm(jobs: Sequence[Job]) -> list[Job]:
-    """The same pictures, at once: nobody reads, nobody cancels, and there is no poison."""
+    """The same pictures, all sent at once, without readers, cancellations and poison."""
     quiet: dict[str, Any] = {"at": 0.0, "together": 1, "cancel_after": None, "by_post": False, "readings": ()}
     return [replace(job, **quiet) for job in jobs if job.poison is None]
 
@@ -123,10 +123,10 @@ async def run(
 
 
 def hand_out_keys(folder: Path, names: Sequence[str], quota: int) -> dict[str, dict[str, str]]:
-    """Each client's headers."""
+    """Makes a key for each client. Returns each client's headers."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "keys.jsonl"
-    file.unlink(missing_ok=True)  # of an earlier run with the same logs
+    file.unlink(missing_ok=True)  # left by an earlier run with the same logs
     headers = {}
     for name in names:
         text, key = keys.make(name, quota=quota, rate=0)
@@ -143,7 +143,7 @@ def write_schedule(logs: Path, faults: Sequence[Fault]) -> None:
 async def storm(
     plan: Plan, jobs: Sequence[Job], faults: Sequence[Fault], them: Cluster, clients: Clients, history: History
 ) -> Counter[str]:
-    """Until every client knows how its job ended, or patience ends."""
+    """Runs clients and faults until every client knows how its job ended, or until patience runs out."""
     began = time.monotonic()
     lives = {asyncio.create_task(clients.live(job), name=job.key): job for job in jobs}
     if faults:
@@ -162,7 +162,7 @@ async def storm(
 
 
 async def ready(them: Cluster, models: Sequence[str], headers: dict[str, str], seconds: float = 60.0) -> None:
-    """Every front end answers, and knows of workers that serve all the models."""
+    """Waits until every API replica is ready and lists all models."""
     deadline = time.monotonic() + seconds
     async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
         for url in them.urls:

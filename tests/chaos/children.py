@@ -1,7 +1,7 @@
-"""What runs inside the forked processes: the real worker, the real front end, the proxy.
+"""Code of the forked processes: the real worker, the real API replica, the proxy.
 
-They are forked from a process that has imported all they need, so that one more costs milliseconds; and the kernel ends
-them when that one dies, which dies with the driver.
+A forkserver that has already imported their modules forks them, so a new process costs milliseconds. The kernel kills
+them when the forkserver dies, and the forkserver dies with the driver.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FOR_THE_REAL_ENGINE = ["engine.core.engine"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What all processes of a run share. folder: of the real engine's model; None: the stand-in."""
+    """What all processes of a run share. folder: the real engine's model folder; None: ChaosEngine."""
 
     logs: Path
     namespace: str
@@ -92,7 +92,7 @@ def proxy(setup: Setup, server: str, armed: Any, lost: Any, told: Connection) ->
 
 
 def real_engine(settings: Settings, model: str, **_: Any) -> Any:
-    """One that holds a few pictures, so that there is always a queue and a crowd."""
+    """An engine with room for a few pictures, so that requests share steps and others wait."""
     import torch
 
     from engine.core.engine import Engine, EngineConfig
@@ -103,7 +103,7 @@ def real_engine(settings: Settings, model: str, **_: Any) -> Any:
 
 
 def begin(setup: Setup, name: str) -> None:
-    """The child's own log, its tether, and the mutation that the run is about."""
+    """Sets up a child: its log, its death with the parent, and the run's mutation."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
     driver = multiprocessing.parent_process()

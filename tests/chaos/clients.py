@@ -1,4 +1,4 @@
-"""Clients that don't give up: they send again with the same key, and readers go on from the last event they have."""
+"""Clients that repeat requests with the same idempotency key, and readers that resume after their last event."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tests.chaos.jobs import Job, Reading
 
 STREAM = {"Accept": "text/event-stream"}
 FRAME_PATIENCE = 20.0
-"""Seconds between two frames, heartbeats among them, after which a reader tries another replica."""
+"""Seconds without a frame, heartbeats included, after which a reader tries another replica."""
 
 
 @dataclass(slots=True)
 class Figures:
-    """What the run was like for clients; not judged."""
+    """Counts and times as clients saw them; no rule judges them."""
 
     answers: Counter[int] = field(default_factory=Counter)
     unreachable: int = 0
     streams: int = 0
     errors_told: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)  # from sending to the end, of jobs with a reader
+    seconds: list[float] = field(default_factory=list)  # from submission to end, for jobs with a reader
 
 
 class Clients:
-    """All of them. replicas: base URLs of the front ends. headers: of each client, by its name."""
+    """All clients. replicas: base URLs of the API replicas. headers: by client name."""
 
     def __init__(self, replicas: Sequence[str], history: History, *, headers: dict[str, dict[str, str]]) -> None:
         self.figures = Figures()
@@ -48,7 +48,7 @@ class Clients:
         await self._http.aclose()
 
     async def live(self, job: Job) -> None:
-        """Everything that the client of one job does, until it knows how it ended."""
+        """Does everything that the client of one job does, until the client knows how the job ended."""
         await asyncio.sleep(job.at)
         began = time.monotonic()
         self._history.asked[job.key] = job.asked
@@ -68,7 +68,7 @@ class Clients:
             self.figures.seconds.append(time.monotonic() - began)
 
     async def get(self, job: Job, path: str) -> httpx.Response:
-        """Until somebody answers it."""
+        """Repeats the request until a replica answers."""
         return await self._asked("GET", path, job, random.Random(path))
 
     async def _submit(self, job: Job, chance: random.Random) -> str:
@@ -87,7 +87,9 @@ class Clients:
         if job.cancel_drawn:
             await self._left_the_queue(job, id)
         await asyncio.sleep(job.cancel_after)
-        told = self._history.cancels.setdefault(id, [])  # from here on it may be heard, whatever comes back
+        told = self._history.cancels.setdefault(
+            id, []
+        )  # from here on the cancel may take effect, whatever the response
         answer = await self._asked("DELETE", f"/v1/jobs/{id}", job, chance)
         if answer.status_code in (200, 202):
             told.append(answer.json()["status"])
@@ -101,7 +103,7 @@ class Clients:
             await asyncio.sleep(0.02)
 
     async def _trespass(self, job: Job, id: str, chance: random.Random) -> None:
-        """Another client's job is none that there is."""
+        """Asks for the job as another client, which must get 404."""
         stranger = replace(job, client=chance.choice([name for name in self._headers if name != job.client]))
         method, path = chance.choice((("GET", ""), ("GET", "/events"), ("GET", "/images/0"), ("DELETE", "")))
         answer = await self._asked(method, f"/v1/jobs/{id}{path}", stranger, chance, expected=404)
@@ -115,7 +117,7 @@ class Clients:
         await self._read_on(job, view, list(reading.hops), chance)
 
     async def _follow_post(self, job: Job, chance: random.Random) -> None:
-        """The response to the POST itself is the first connection; it may well never come."""
+        """Reads the stream from the response to the POST; a fault may prevent that response."""
         headers = STREAM | {"Idempotency-Key": job.key} | self._headers[job.client]
         view: View | None = None
         with contextlib.suppress(httpx.HTTPError):
@@ -148,7 +150,7 @@ class Clients:
                 await asyncio.sleep(chance.uniform(0.05, 0.2))
 
     async def _take(self, view: View, answer: httpx.Response, most: int | None) -> None:
-        """Reads a connection until its end, or for so many events."""
+        """Reads a connection until it ends, or until `most` events."""
         self.figures.streams += 1
         view.connections += 1
         async for name, id, data in frames(answer):
@@ -166,7 +168,7 @@ class Clients:
     async def _asked(
         self, method: str, path: str, job: Job, chance: random.Random, *, expected: int = 200, **more: Any
     ) -> httpx.Response:
-        """The first answer that is one: again where nobody is there, or all is full."""
+        """Returns the first final response; repeats after connection errors, 429, 503 and other server errors."""
         headers = self._headers[job.client] | more.pop("headers", {})
         while True:
             try:
@@ -184,7 +186,7 @@ class Clients:
         if answer.status_code in (429, 503):
             if not answer.headers.get("Retry-After", "").isdecimal():
                 self._complain(f"{answer.request.url.path}: {answer.status_code} without Retry-After")
-            await asyncio.sleep(chance.uniform(0.1, 0.4))  # not as long as it asks for: that is none of our business
+            await asyncio.sleep(chance.uniform(0.1, 0.4))  # shorter than Retry-After: the test saves time
             return True
         await answer.aread()
         where = f"{answer.request.method} {answer.request.url.path}"
@@ -204,11 +206,11 @@ class Clients:
 
 
 class Refused(Exception):
-    """A request that is in order was refused for good."""
+    """A valid request was rejected for good."""
 
 
 async def frames(answer: httpx.Response) -> AsyncIterator[tuple[str, str | None, dict[str, Any]]]:
-    """Server-sent events: name, id and data. What the connection's end cuts off is none."""
+    """Yields server-sent events: name, id and data. Drops an event that the end of the connection cut off."""
     name, id, data = "message", None, ""
     async for line in answer.aiter_lines():
         field_name, _, value = line.partition(": ")

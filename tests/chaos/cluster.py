@@ -1,4 +1,4 @@
-"""The processes of one run: they are started again when they end, and things are done to them."""
+"""The processes of one run: restarts those that end, and applies faults to them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LEAVING_SECONDS = 10.0
 
 
 def preload(*, real_engine: bool) -> None:
-    """What every child will find imported. Before the first of them: there is one process that forks them all."""
+    """Sets the modules that the forkserver imports. Call it before the first child starts."""
     more = children.FOR_THE_REAL_ENGINE if real_engine else []
     multiprocessing.get_context("forkserver").set_forkserver_preload([*children.PRELOADED, *more])
 
 
 class Place:
-    """Where there is always a process, under a new name each time."""
+    """Keeps one process running; each new one gets a new name."""
 
     def __init__(self, name: str, start: Callable[[str], BaseProcess]) -> None:
         self.name = name
@@ -50,14 +50,14 @@ class Place:
             os.kill(self.process.pid, number)
 
     def renew(self) -> None:
-        """Another one, if this one has ended."""
+        """Starts another process if this one has ended."""
         if not self.process.is_alive():
             self.ends[self.process.exitcode] += 1
             self.process = self._begin()
 
 
 class Cluster:
-    """Three workers and two front ends over one server, behind a proxy."""
+    """Three workers and two API replicas on one Valkey behind a proxy."""
 
     def __init__(self, setup: Setup, server: Server) -> None:
         self.server = server
@@ -98,7 +98,7 @@ class Cluster:
         self._spawn(self._watch())
 
     async def stop(self) -> list[str]:
-        """In order, the workers first. What did not leave as it should, in words."""
+        """Stops the workers, then the replicas. Returns a complaint for each process that did not exit cleanly."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -110,23 +110,23 @@ class Cluster:
             for place in places:
                 await asyncio.to_thread(place.process.join, LEAVING_SECONDS)
                 if place.process.is_alive():
-                    complaints.append(f"{place.name} did not leave within {LEAVING_SECONDS:g} s of SIGTERM")
+                    complaints.append(f"{place.name} did not exit within {LEAVING_SECONDS:g} s of SIGTERM")
                     place.process.kill()
                     place.process.join()
                 elif place.process.exitcode != 0:
-                    complaints.append(f"{place.name} left with status {place.process.exitcode}")
+                    complaints.append(f"{place.name} exited with status {place.process.exitcode}")
         self._proxy.kill()
         self._proxy.join()
         return complaints
 
     def starved(self) -> float:
-        """Seconds that the processes under way could have run and no core was free: how busy the machine is besides."""
+        """Seconds that the current processes waited for a free core: how busy the machine is."""
         with contextlib.suppress(OSError):
             stats = [Path(f"/proc/{place.process.pid}/schedstat") for place in (*self.workers, *self.front_ends)]
             return round(sum(int(stat.read_text().split()[1]) for stat in stats) / 1e9, 1)
         return 0.0
 
-    # What faults do.
+    # Faults.
 
     def kill_worker(self, among: int) -> None:
         self.workers[among % WORKERS].send(signal.SIGKILL)
@@ -175,7 +175,7 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running(setup: Setup, server: Server) -> AsyncIterator[Cluster]:
-    """A cluster with everybody in place; killed on the way out where it was not stopped."""
+    """Starts a cluster, and kills what is left of it on exit."""
     cluster = Cluster(setup, server)
     cluster.start()
     try:

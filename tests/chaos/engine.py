@@ -1,6 +1,6 @@
-"""An engine without a model: the worker's side of the engine, whose tokens are a hash of seed and position.
+"""An engine without a model: it has the engine's interface, and its tokens are hashes of seed and position.
 
-Some of its classes are poison: who draws one ends the process, or makes the step fail for everybody in it.
+Some classes are poison: drawing one ends the process, or makes the step fail for every request in it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ GRID = (8, 8)
 STRIDE = 2
 CODES = 256
 PAGE = 16
-PICTURES = 10  # that the cache holds, without guidance
+PICTURES = 10  # room in the cache, for pictures without guidance
 STEP_SECONDS = 0.004
-POISON_STEP = 2  # of its own: others are under way beside it by then
+POISON_STEP = 2  # of the poison job itself: by then others share its steps
 
 HARMLESS = ("sphere", "cube", "torus", "cone")
 EXITS, RAISES, RUNS_OUT = "exits", "raises", "runs out of memory"
@@ -33,7 +33,7 @@ CLASSES = (*HARMLESS, *POISONS)
 
 
 class OutOfMemoryError(RuntimeError):
-    """Known by its name, as torch's."""
+    """The worker recognises torch's error by this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ class _Books:
 
 
 class ChaosEngine:
-    """Admits in order while pages are free; every step draws something of each picture that was admitted."""
+    """Admits requests in order while pages are free; every step draws tokens of each admitted picture."""
 
     def __init__(self, name: str) -> None:
         self.model = ModelCard(

@@ -1,4 +1,4 @@
-"""What goes wrong and when: from the seed, so that a run can be had again."""
+"""Which fault happens when: derived from the seed, so that a run can be repeated."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ EVERYTHING = {
     API_KILL: 0.2,
     LOST_REPLIES: 1.5,
 }
-"""How often a second."""
+"""Faults per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """seconds: how long it lasts, where it lasts. among: a number that picks who it happens to."""
+    """seconds: duration, 0 for faults without one. among: a number that selects the process."""
 
     at: float
     kind: str
@@ -47,7 +47,7 @@ class Victims(Protocol):
 
 
 def schedule(seed: int, seconds: float, rates: Mapping[str, float], *, lease: float) -> list[Fault]:
-    """At least one of each kind that has a rate."""
+    """Returns faults in order of time, at least one of each kind in rates."""
     chance = random.Random(f"faults {seed}")
     lasting = {FREEZE: (0.9 * lease, 1.6 * lease), SERVER_KILL: (0.05, 0.6), SERVER_STALL: (0.2, 1.2 * lease)}
     faults = []
@@ -59,7 +59,7 @@ def schedule(seed: int, seconds: float, rates: Mapping[str, float], *, lease: fl
 
 
 async def inflict(faults: Sequence[Fault], victims: Victims) -> Counter[str]:
-    """As scheduled; how often each kind happened."""
+    """Applies the faults on schedule. Returns how often each kind happened."""
     began, done = time.monotonic(), Counter[str]()
     for fault in faults:
         await asyncio.sleep(max(0.0, began + fault.at - time.monotonic()))

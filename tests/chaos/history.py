@@ -1,4 +1,4 @@
-"""What a run leaves to be judged: plain data, from no particular service."""
+"""What the checker judges: plain data, independent of the service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Event:
 
 @dataclass(slots=True)
 class View:
-    """What one reader saw, over all its connections. ended: it was told of the end, or was sent home after it."""
+    """What one reader saw over all its connections. ended: it received the terminal event, or 204 after it."""
 
     job: str
     events: list[Event] = field(default_factory=list)
@@ -28,7 +28,7 @@ class View:
 
 @dataclass(slots=True)
 class Outcome:
-    """A job as the server has it at the end. pictures: index → digest of the bytes a client gets; tokens likewise."""
+    """A job as Valkey holds it at the end. tokens: by index. pictures: digests of the bytes that a client gets."""
 
     state: str
     error: str | None = None
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a client wanted of one idempotency key. poison: the error codes that it may end with; None: harmless."""
+    """The request behind one idempotency key. poison: the error codes it may end with; None: harmless."""
 
     key: str
     images: int
@@ -47,9 +47,12 @@ class Asked:
 
 @dataclass(slots=True)
 class History:
-    """accepted: key → the id of each answer that accepted it. cancels: id → the states that the answers to a cancel
-    told. streams: id → all its events. leftovers: what a quiet service should not hold, with its amount. complaints:
-    answers that no client should get, as they came."""
+    """Everything that happened in a run.
+
+    accepted: key → the job id of each response that accepted it. cancels: id → the states that responses to a cancel
+    gave. streams: id → all its events. leftovers: name → amount of what an idle service should not hold. complaints:
+    responses that no client should get.
+    """
 
     asked: dict[str, Asked] = field(default_factory=dict)
     accepted: dict[str, list[str]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What clients will ask for, and how they will behave: all of it from the seed."""
+"""What clients request and how they behave: all derived from the seed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ENDS = {
     RAISES: frozenset({"engine_failed", "worker_lost"}),
     RUNS_OUT: frozenset({"out_of_memory", "worker_lost"}),
 }
-"""How a poison job may fail. Its worker may be killed beside it, so that it is lost before it can fail by itself."""
+"""Error codes of poison jobs. A fault may kill the worker first, so each may also end as `worker_lost`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reader of one job. hops: after so many events it leaves and comes back elsewhere; then it stays."""
+    """One reader of one job. hops: numbers of events after which it reconnects to another replica; then it stays."""
 
     delay: float
     hops: tuple[int, ...]
@@ -32,9 +32,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One client's wish. at: seconds after the start; together: how often it is sent at once; cancel_after: seconds
-    after its acceptance, or with cancel_drawn after it was seen to be drawn; by_post: the first reader follows the
-    POST's own response."""
+    """One client's request.
+
+    at: seconds after the start. together: how many copies are sent at once. cancel_after: seconds after acceptance, or
+    with cancel_drawn after the job left the queue. by_post: one more reader follows the response to a POST.
+    """
 
     key: str
     client: str
@@ -57,7 +59,7 @@ class Job:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     jobs: int
-    seconds: float  # over which they arrive
+    seconds: float  # in which all jobs arrive
     models: tuple[str, ...]
     poisons: tuple[str, ...] = ()
     classes: tuple[str, ...] = HARMLESS
@@ -89,7 +91,7 @@ def job_of(chance: random.Random, key: str, load: Workload, poison: str | None) 
         body |= {"image": picture(chance), "mask": mask(chance)}
     cancelled, drawn = poison is None and chance.random() < load.cancels, chance.random() < 0.5
     if cancelled and drawn:
-        body |= {"n": 4, "steps": max(load.steps)}  # long enough to be met
+        body |= {"n": 4, "steps": max(load.steps)}  # long enough to be running when the cancel arrives
     return Job(
         key=key,
         client=chance.choice(load.clients),
@@ -114,7 +116,7 @@ def picture(chance: random.Random) -> str:
 
 
 def mask(chance: random.Random) -> str:
-    """The left or the right half is drawn anew."""
+    """Selects the left or the right half."""
     shown = np.zeros((GRID[0] * STRIDE, GRID[1] * STRIDE), dtype=np.uint8)
     half = shown.shape[1] // 2
     shown[:, :half] = chance.choice((0, 255))

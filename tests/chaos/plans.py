@@ -1,4 +1,4 @@
-"""The runs that the suite is made of."""
+"""The plans of the suite."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REAL_CLASSES = tuple(f"class {label}" for label in range(4))
 
 
 def storms(seeds: Sequence[int], *, jobs: int = 300) -> list[Plan]:
-    """Everything at once."""
+    """All kinds of faults together."""
     poisons = (EXITS, EXITS, EXITS, RAISES, RAISES, RUNS_OUT)
     load = Workload(jobs=jobs, seconds=jobs / 10, models=MODELS, poisons=poisons)
     return [Plan(name="storm", seed=seed, load=load, rates=EVERYTHING) for seed in seeds]
 
 
 def smoke(seed: int) -> Plan:
-    """Each kind of fault at least once, in a few seconds."""
+    """Each kind of fault at least once, within seconds."""
     load = Workload(jobs=60, seconds=7, models=MODELS, poisons=(EXITS, RAISES))
     return Plan(name="smoke", seed=seed, load=load, rates=EVERYTHING)
 
@@ -38,7 +38,7 @@ def real(seed: int, folder: Path) -> Plan:
 
 
 def mutants(seed: int, names: Sequence[str]) -> list[Plan]:
-    """names: of mutants; `mutants` is all of them."""
+    """names: mutants; `mutants` selects all."""
     faults = {
         "no-fence": {FREEZE: 2.0},
         "no-dedup": {LOST_REPLIES: 2.0, API_KILL: 0.2},

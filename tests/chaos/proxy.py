@@ -1,4 +1,4 @@
-"""A TCP proxy before the server that loses replies: what was asked is done, and nobody hears of it."""
+"""A TCP proxy in front of Valkey that drops replies: the command takes effect, but its reply is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Side(asyncio.Protocol):
         self, received: Callable[[bytes], None], ended: Callable[[], None], made: Callable[[], None] = lambda: None
     ) -> None:
         self.transport: Any = None
-        self.pending: list[bytes] = []  # what came before the other side was there
+        self.pending: list[bytes] = []  # data that arrived before the other side connected
         self._received = received
         self._ended = ended
         self._made = made
@@ -33,8 +33,10 @@ class Side(asyncio.Protocol):
 
 
 class Proxy:
-    """From a TCP port to the server's Unix socket. `armed` and `lost` are shared counters: so many replies to verbs
-    are to be lost, and so many were."""
+    """Forwards a TCP port to the server's Unix socket.
+
+    armed, lost: shared counters of replies to verbs that are to be dropped, and that were dropped.
+    """
 
     def __init__(self, server: str, armed: Any, lost: Any) -> None:
         self._server = server
@@ -90,7 +92,7 @@ class Proxy:
                 cut()
 
         def begin() -> None:
-            # Not before the client's side is there: it has to hear at once of a server that is not.
+            # The client's side must exist first: it is cut at once if the server is down.
             task = asyncio.create_task(connect())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

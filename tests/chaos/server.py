@@ -1,4 +1,4 @@
-"""A server that can be killed and comes back with what it had on disk."""
+"""A Valkey or Redis that can be killed, and restarts with what it has on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def die_with_parent() -> None:
 
 
 class Server:
-    """Valkey or Redis on a Unix socket, as the service starts its own: append-only file, fsync every second."""
+    """Valkey or Redis on a Unix socket, set up as the embedded server: append-only file, fsync every second."""
 
     def __init__(self, folder: Path, *, appendonly: bool = True) -> None:
         self.socket = folder / "s"
@@ -46,7 +46,7 @@ class Server:
         self.answering.set()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # Called in the main thread, which stays: the kernel binds a child to its thread.
+        # Called in the main thread: the kernel sends the death signal when the thread that forked ends.
         with (self._folder / "server.log").open("ab") as log:
             return subprocess.Popen(self._command, stdout=log, stderr=log, preexec_fn=die_with_parent)
 

@@ -1,4 +1,4 @@
-"""The chaos suite's checker passes a good history, and sees each kind of violation."""
+"""The checker passes a good history and reports each kind of violation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def tokens(step: int, *, image: int = 0) -> dict[str, Any]:
 
 
 def good() -> History:
-    """One job that was drawn by its second attempt, and watched by a reader that came back; one that was cancelled;
-    one that is poison."""
+    """A job whose second attempt finished it, with a reader that reconnected; a cancelled job; a poison job."""
     drawn = [
         Event("0-1", "queued", {"position": 0}),
         Event("1-1", "started", {"attempt": 1, "images": 1}),
@@ -108,7 +107,7 @@ def never_tell_the_end(history: History) -> None:
 
 
 def finish_early(history: History) -> None:
-    """As a zombie would that is believed: the attempt under way has not drawn all of it."""
+    """As if a late write of an old attempt ended the job: the current attempt has not drawn all tokens."""
     del history.streams["A"][6], history.views[0].events[6]
 
 
@@ -136,7 +135,7 @@ def draw_something_else(history: History) -> None:
 
 
 def draw_other_tokens(history: History) -> None:
-    """Consistently: only the run without faults shows it."""
+    """Events and result agree, so only the run without faults shows the violation."""
     history.outcomes["A"].tokens = {0: [[5, 5], [5, 5]]}
     for events in (history.streams["A"], history.views[0].events):
         events[5] = Event("2-2", "tokens", tokens(1) | {"tokens": [5, 5]})
@@ -148,7 +147,7 @@ def cancel_unasked(history: History) -> None:
 
 
 def cancel_in_vain(history: History) -> None:
-    """The client was told that it is cancelled, and it was drawn."""
+    """The client was told that the job is cancelled, but the job succeeded."""
     history.cancels["A"] = ["canceled"]
 
 

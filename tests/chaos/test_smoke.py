@@ -1,5 +1,5 @@
-"""A short run of the chaos suite with every kind of fault keeps every promise; its schedule is the seed's, and its
-mutations still find what they break."""
+"""A short run of the chaos suite with every kind of fault keeps every promise. Schedules repeat by seed, and the
+mutants' patterns still match the Lua verbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chaos.jobs import Workload, jobs_of
 from tests.chaos.mutants import check_edits
 from tests.support.processes import REPOSITORY, die_with_parent
 
-SMOKE_SECONDS = 400  # on a busy machine; alone it takes some 30
+SMOKE_SECONDS = 400  # on a busy machine; about 30 on an idle one
 
 
 def test_a_run_can_be_had_again() -> None:

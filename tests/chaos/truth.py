@@ -1,4 +1,4 @@
-"""How it ended, by the server's own books and by what a client gets now."""
+"""Reads the outcome of a run from Valkey, and what clients get afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chaos.history import TERMINAL, Event, History, Outcome
 from tests.chaos.jobs import Job
 
 EMPTY_AT_THE_END = ("ready:", "leases:", "suspects:", "unfinished", "blobs:", "pictures:", "previews:", "unended")
-"""Sets, lists and counters of what is under way, by the start of their names."""
+"""Prefixes of the keys that hold unfinished work."""
 
 
 @contextlib.asynccontextmanager
@@ -33,12 +33,12 @@ async def looking(url: str) -> AsyncIterator[Redis]:
 
 
 async def quiet(url: str, seconds: float) -> None:
-    """Waits until nothing is ready or leased, for a while."""
+    """Waits until no job is ready or leased, at most this many seconds."""
     await until(url, seconds, lambda loads: not any(load.queued or load.running for load in loads))
 
 
 async def drawing(url: str, seconds: float) -> None:
-    """Waits until something is leased, for a while: before that there is nothing to harm."""
+    """Waits until a job is leased, at most this many seconds: earlier faults would hit no job."""
     await until(url, seconds, lambda loads: any(load.running for load in loads))
 
 
@@ -54,7 +54,7 @@ async def until(url: str, seconds: float, true: Callable[[Collection[ModelLoad]]
 
 
 async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: str, settings: Settings) -> None:
-    """Into the history: streams, outcomes and leftovers."""
+    """Adds streams, outcomes and leftovers to the history."""
     prefix = settings.queue_config.prefix
     by_key = {job.key: job for job in jobs}
     owner = {id: by_key[key] for key, ids in history.accepted.items() for id in ids}
@@ -77,10 +77,10 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
 
 
 async def as_shown(history: History, clients: Clients, job: Job, id: str, outcome: Outcome) -> None:
-    """What the client gets of its job: the same state, and every picture."""
+    """Fetches the job and its pictures as its client; adds a complaint if the state differs."""
     told = (await clients.get(job, f"/v1/jobs/{id}")).json()
     if told.get("status") != outcome.state:
-        history.complaints.append(f"job {id} is shown as {told.get('status')} and is {outcome.state}")
+        history.complaints.append(f"job {id} is shown as {told.get('status')} but is {outcome.state}")
     if outcome.state not in TERMINAL.values():
         return
     for index in outcome.tokens:
@@ -118,7 +118,7 @@ async def amount(redis: Redis, name: bytes) -> float:
 
 
 def _amount(value: bytes) -> float:
-    """A count, or whatever else should not be there."""
+    """The absolute count; 1 for any other value."""
     try:
         return abs(float(value))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Load: many clients of the real service at once, for a long time, and what may be said of it afterwards.
+"""The load test: many clients use the real service for a long time; a verdict and a report follow.
 
 `make load` or `python -m tests.load`.
 """

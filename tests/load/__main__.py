@@ -1,4 +1,4 @@
-"""`python -m tests.load`: starts the service, measures what it can do, loads it, and writes the report."""
+"""`python -m tests.load`: starts the service, measures its capacity, loads it, and writes the report."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .watch import Watch
 from .web import PATIENCE, Web
 
 WEIGHTS = {"ann": 1.0, "ben": 1.0, "cleo": 1.0, "dora": 2.0, "emil": 2.0, "fay": 4.0}
-"""The keys, among which the clients are shared out evenly."""
+"""The keys with their weights. Customers are spread evenly over the keys."""
 
-SETTLING = 300.0  # s of the load that are not judged; of a short trial the first quarter
+SETTLING = 300.0  # s at the start of each phase that are not judged; at most a quarter of the phase
 WARMING = 200
-"""Clients that never think, and upload photographs. After them the processes have more memory than the load needs, so
-that what they take from then on is a leak, and not the busiest minute yet of a machine whose speed varies: allocators
-keep the most that was ever needed. What is smaller than that room, the store's end must show (`Leftovers`)."""
+"""Customers of the warm-up, who never pause and who upload photographs. Allocators keep the most memory that was ever
+needed, and the warm-up needs more than the load does. So growth after it is a leak, not a new peak. Smaller leaks must
+show in what the store holds at the end (`Leftovers`)."""
 SATURATING = (64, 200)
-"""Clients that never think, while the capacity is measured: few, and as many as the load will have."""
-THINK = 3.0  # s, the mean
+"""Customers who never pause, while the capacity is measured: few, then as many as the load has."""
+THINK = 3.0  # s, mean pause between two requests of a customer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 where every promise was kept."""
+    """Returns the exit status: 0 if every promise was kept."""
     options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="arpg-load-") as folder:
         verdict = _Run(options, Path(folder)).run()
@@ -50,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("load", description=__doc__)
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of load")
-    parser.add_argument("--capacity-minutes", type=float, default=5.0, help="of warming up, and twice of capacity")
+    parser.add_argument("--minutes", type=float, default=20.0, help="duration of the load")
+    parser.add_argument(
+        "--capacity-minutes", type=float, default=5.0, help="duration of the warm-up and of each of two capacity phases"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("deploy/load-report"))
     return parser
@@ -105,9 +107,11 @@ class _Run:
                 await watching
                 left_over = await watch.left_over(patience=30)
                 await watch.settle()
-                print("load: waiting until what is kept of it has expired", flush=True)
+                print("load: waiting until its jobs have expired", flush=True)
                 kept = await watch.left_for_good(patience=RESULT_TTL + 30)
-                await self._pictures(service, http)  # the same few again: what they leave is counted on both sides
+                await self._pictures(
+                    service, http
+                )  # the same pictures as at the start, so that both counts include them
                 return capacities, load, Leftovers(left_over, kept, await watch.held() - held)
             finally:
                 await watch.close()
@@ -123,19 +127,18 @@ class _Run:
         *,
         think: float,
     ) -> Phase:
-        """So many clients at once; what is under way at its end is waited for."""
+        """Runs this many customers at once, then waits for their last requests."""
         stop, begin = asyncio.Event(), time.time()
         customers = [Customer(self._web(service, http, i, name), pictures, think=think) for i in range(clients)]
         running = [asyncio.ensure_future(customer.run(stop)) for customer in customers]
-        print(f"{name}: {clients} clients for {minutes:g} minutes", flush=True)
+        print(f"{name}: {clients} customers for {minutes:g} minutes", flush=True)
         ended, _ = await asyncio.wait(running, timeout=60 * minutes, return_when=asyncio.FIRST_EXCEPTION)
         end = time.time()
         stop.set()
         await asyncio.gather(*running)
-        assert not ended, "a client left early"
-        print(
-            f"{name}: all is drawn {time.time() - end:.0f} s later; failures so far {sum(self._record.failed.values())}"
-        )
+        assert not ended, "a customer stopped early"
+        failures = sum(self._record.failed.values())
+        print(f"{name}: the last job ended {time.time() - end:.0f} s later; failures so far: {failures}")
         return Phase(begin, begin + min(SETTLING, (end - begin) / 4), end)
 
     def _web(self, service: Service, http: httpx.AsyncClient, index: int, phase: str) -> Web:
@@ -145,7 +148,7 @@ class _Run:
         return Web(http, client, f"{phase} {index}", service.keys.get(client, ""), self._record, random)
 
     async def _pictures(self, service: Service, http: httpx.AsyncClient) -> tasks.Pictures:
-        """What is uploaded later: the service's own, of several classes."""
+        """Draws the pictures that customers upload later, of several classes."""
         web = self._web(service, http, 0, "pictures")
         drawn = []
         for label in range(0, tasks.CLASSES, 4):

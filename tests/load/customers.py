@@ -1,4 +1,4 @@
-"""The clients: each asks for something, waits for it as it likes to, thinks, and asks again."""
+"""The customers: each sends a request, waits for the result in one of several ways, pauses, and repeats."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .web import Refused, Web
 
 FINAL = frozenset({"succeeded", "failed", "canceled"})
 SOURCE_SECONDS = 30.0
-"""How long after its end a job is used for others: well before it is forgotten."""
+"""How long after its end a job may be another's source: well below its lifetime in the store."""
 
 
 class Customer:
-    """A closed loop. think: the mean of what passes between two requests, seconds; 0: nothing."""
+    """A closed loop. think: mean pause between two requests, in seconds; 0: none."""
 
     def __init__(self, web: Web, pictures: tasks.Pictures, *, think: float) -> None:
         self._web = web
@@ -38,13 +38,13 @@ class Customer:
         }
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until it is told to stop; what is under way is finished."""
+        """Sends requests until `stop` is set, and finishes the last one."""
         await asyncio.sleep(self._random.random() * self._think)
         while not stop.is_set():
             try:
                 await self._once()
             except Refused:
-                await asyncio.sleep(1)  # on the record; and no storm of failures
+                await asyncio.sleep(1)  # already recorded; the pause prevents a storm of failures
             if self._think:
                 await _pause(self._random.expovariate(1 / self._think), stop)
 
@@ -80,7 +80,7 @@ class Customer:
             self._done.popleft()
         return self._random.choice(self._done)[1] if self._done else None
 
-    # How an answer is waited for. Each returns the job, which has succeeded.
+    # The ways to wait for a result. Each returns the id of a job that succeeded.
 
     async def _poll(self, task: str, asked: dict[str, Any]) -> str:
         return await self._until_done(task, (await self._submit(task, asked))["id"])
@@ -115,7 +115,7 @@ class Customer:
         self._web.accepted(job, task)
         return job
 
-    # What else a client does.
+    # Other requests.
 
     async def _cancel(self, asked: dict[str, Any]) -> None:
         job = (await self._submit("cancel", asked))["id"]
@@ -126,7 +126,7 @@ class Customer:
             self._record.fails(f"a cancelled job is {state}", job)
 
     async def _again(self, asked: dict[str, Any]) -> str:
-        """Three times at once with the same key: one job."""
+        """Sends three copies at once with one idempotency key; they must make one job."""
         asked["headers"]["Idempotency-Key"] = f"load-{self._random.getrandbits(64):x}"
         answers = await asyncio.gather(*(self._submit("again", dict(asked)) for _ in range(3)), return_exceptions=True)
         for answer in answers:
@@ -161,7 +161,7 @@ class Customer:
             pause = min(5.0, pause * 1.5)
 
     async def _succeeded(self, task: str, job: str) -> str:
-        """Has a look at what it got. Raises Refused."""
+        """Checks the job and one of its pictures. Raises Refused."""
         told = (await self._web.send("GET job", "GET", f"/v1/jobs/{job}", expected=(200,))).json()
         if told["status"] != "succeeded":
             self._record.fails(f"{task}: {told['status']}", f"{job}: {told['error']}")

@@ -1,4 +1,4 @@
-"""What happened, as it happened. Moments are seconds since the epoch."""
+"""Records what happened. Times are seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ KEPT_FAILURES = 200
 
 @dataclass(slots=True)
 class JobNote:
-    """A job that the service has accepted. What the queue says of it is filled in when it has ended. client: whose key
-    it was sent with; customer: who of the many that share this key."""
+    """An accepted job. The queue's figures are filled in after its end.
+
+    client: the key's owner. customer: one of the many that share the key.
+    """
 
     client: str
     task: str
@@ -29,7 +31,7 @@ class JobNote:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at everything. rss (bytes) and cpu (seconds so far) by process; waiting: jobs of each client that wait."""
+    """One look at the service. rss (bytes) and cpu (seconds so far): by process. waiting: queued jobs by client."""
 
     time: float
     rss: dict[str, int]
@@ -40,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that must not be: an answer, a stream or a job."""
+    """A response, a stream or a job that breaks a promise."""
 
     time: float
     what: str
@@ -49,8 +51,11 @@ class Failure:
 
 @dataclass(slots=True)
 class Record:
-    """answers: by task or route, and status. latencies: (when it was done, seconds) of each task; streams: what was
-    done with them, and how they ended."""
+    """Everything that happened in a run.
+
+    answers: responses by task or route and status. latencies: (time of completion, seconds) by task. streams: how
+    streams ended.
+    """
 
     jobs: dict[str, JobNote] = field(default_factory=dict)
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -75,13 +80,13 @@ class Record:
         return [id for id, job in self.jobs.items() if not job.state]
 
     def drawn(self, begin: float, end: float) -> Iterator[JobNote]:
-        """The jobs that succeeded in this time."""
+        """Yields the jobs that succeeded in this time."""
         for job in self.jobs.values():
             if job.state == "succeeded" and begin <= job.finished < end:
                 yield job
 
     def to_json(self) -> dict[str, Any]:
-        """Without the jobs one by one."""
+        """Counts; single jobs are left out."""
         return {
             "jobs": dict(Counter(f"{job.task} {job.state or 'unknown'}" for job in self.jobs.values())),
             "answers": {f"{what} {status}": count for (what, status), count in sorted(self.answers.items())},

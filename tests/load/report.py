@@ -1,4 +1,4 @@
-"""The report: what was measured as JSON, for people as Markdown, and one sheet of plots."""
+"""The report: JSON, Markdown and one sheet of plots."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(folder: Path, about: Mapping[str, Any], record: Record, load: Phase, v
 
 
 def percentiles(record: Record, load: Phase) -> dict[str, list[float]]:
-    """Seconds from asking to having, by task, of those that were done in the time that is judged."""
+    """Seconds from request to result by task, for requests that ended in the judged time."""
     found = {}
     for task, took in sorted(record.latencies.items()):
         seconds = [each for when, each in took if load.settled <= when < load.end]
@@ -51,8 +51,8 @@ def _text(about: Mapping[str, Any], record: Record, latencies: Mapping[str, Sequ
             "# Load report",
             "",
             f"{about['clients']} customers, of {about['keys']} clients with a key each, for {about['minutes']:g} "
-            f"minutes, after {about['capacity_minutes']:g} that warmed the service up and twice as many that measured "
-            f"the capacity; {about['machine']}. `make load` writes this.",
+            f"minutes, after {about['capacity_minutes']:g} minutes of warm-up and twice as many to measure the "
+            f"capacity; {about['machine']}. `make load` writes this.",
             "",
             "Growth of memory: the difference between the medians of the first and the last third of the samples.",
             "",
@@ -121,7 +121,7 @@ def _latency(axes: Axes, latencies: Mapping[str, Sequence[float]]) -> None:
     for index, percent in enumerate(PERCENTILES):
         took = [each[index] for each in latencies.values()]
         axes.barh(places + 0.27 * (index - 1), took, 0.25, label=f"{percent} %")
-    axes.set(title="seconds from asking to having", yticks=places, yticklabels=list(latencies))
+    axes.set(title="seconds from request to result", yticks=places, yticklabels=list(latencies))
     axes.invert_yaxis()
     axes.legend(fontsize="small")
 
@@ -152,7 +152,7 @@ def _shares(axes: Axes, verdict: Verdict) -> None:
     axes.bar(clients, [verdict.shares[client] for client in clients])
     axes.axhline(1, color="tab:green")
     axes.axhline(OF_FAIR_SHARE, color="tab:red", linestyle="--")
-    axes.set(title="share, in units of the fair one", ylim=(0, None))
+    axes.set(title="share of the fair share", ylim=(0, None))
     axes.tick_params(axis="x", labelrotation=30)
 
 

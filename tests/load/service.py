@@ -1,4 +1,4 @@
-"""The service under load: `arpg serve` as its user starts it, with keys, and what can be seen of it from outside."""
+"""The service under load: starts `arpg serve` with keys, and measures its processes from outside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.server.embedded import running_in
 
 READY_SECONDS = 120.0
 RESULT_TTL = 120
-"""Seconds: short, so that what is kept of finished jobs stops growing before the measuring begins."""
+"""Seconds. Short, so that the store of finished jobs stops growing before the measurement begins."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICK = os.sysconf("SC_CLK_TCK")
@@ -28,14 +28,14 @@ TICK = os.sysconf("SC_CLK_TCK")
 ENVIRONMENT = {
     "PORT": "0",
     "ARPG_RESULT_TTL": str(RESULT_TTL),
-    # Whoever waits for a picture itself waits as long as the queue is: that is no error.
+    # A POST that accepts only a picture waits as long as the queue is; a timeout would count as an error.
     "ARPG_PICTURE_WAIT": "600",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running one. keys: the secret of each client's, empty where the service has no keys yet."""
+    """A running service. keys: client → key; empty if the service has no keys."""
 
     process: subprocess.Popen[str]
     url: str
@@ -49,7 +49,7 @@ class Service:
         return address
 
     def processes(self) -> dict[str, int]:
-        """The pid of each of its processes."""
+        """Returns name → pid of each of its processes."""
         found = {"arpg": self.process.pid}
         for pid in descendants(self.process.pid):
             name = "valkey" if b"valkey" in command_of(pid) or b"redis" in command_of(pid) else f"child {pid}"
@@ -57,14 +57,14 @@ class Service:
         return found
 
     def stop(self) -> int:
-        """The exit status."""
+        """Sends SIGTERM. Returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(90)
 
 
 @contextmanager
 def serving(data: Path, weights: Mapping[str, float]) -> Iterator[Service]:
-    """`arpg serve` in a folder of its own, with a key for each of these clients, and one that may read the metrics."""
+    """Runs `arpg serve` in its own folder, with a key for each client and one that may read the metrics."""
     keys = {name: key for name, weight in weights.items() if (key := _key(data, name, "--weight", f"{weight:g}"))}
     if keys:
         keys["monitor"] = _key(data, "monitor", "--scope", "metrics", "--scope", "draw")
@@ -84,7 +84,7 @@ def serving(data: Path, weights: Mapping[str, float]) -> Iterator[Service]:
 
 
 def _key(data: Path, name: str, *options: str) -> str:
-    """A new one; empty where this service knows no keys."""
+    """Returns a new key; empty if this service has no keys."""
     command = [sys.executable, "-m", "service.cli", "keys", "add", name, "--data-dir", str(data), *options]
     made = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if made.returncode and "invalid choice" in made.stderr:
@@ -100,8 +100,8 @@ def _url(process: subprocess.Popen[str], log: Path) -> str:
         found = re.search(r"http://127\.0\.0\.1:\d+", said)
         if found and _ready(found[0]):
             return found[0]
-        assert process.poll() is None, f"it ended: {said}"
-        assert time.monotonic() < deadline, f"not ready in time: {said}"
+        assert process.poll() is None, f"the service ended: {said}"
+        assert time.monotonic() < deadline, f"the service was not ready in time: {said}"
         time.sleep(0.2)
 
 
@@ -113,7 +113,7 @@ def _ready(url: str) -> bool:
 
 
 def die_with_parent() -> None:
-    """In a child, before exec: the kernel ends it when this process dies, however it dies."""
+    """Runs in a child before exec: the kernel then ends the child when this process dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
@@ -143,12 +143,12 @@ def command_of(pid: int) -> bytes:
 
 
 def rss_of(pid: int) -> int:
-    """Bytes."""
+    """Resident memory, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
 def stolen() -> float:
-    """Seconds so far that the machine's host gave to others, of all cores together."""
+    """Seconds so far that the host gave to other machines, summed over all cores."""
     try:
         return int(Path("/proc/stat").read_text().split()[8]) / TICK
     except OSError:
@@ -156,6 +156,6 @@ def stolen() -> float:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds so far, user and system."""
+    """CPU seconds so far, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK

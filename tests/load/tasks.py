@@ -1,4 +1,4 @@
-"""What is asked of the service: the mix of tasks, and the requests that they are."""
+"""The mix of tasks, and their requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIDE = 128
-"""Pixels of the demo's pictures."""
+"""Height and width of the demo model's pictures, in pixels."""
 PHOTO_SIDE = 192
 
 CLASSES = 16
@@ -25,23 +25,23 @@ MIX: Mapping[str, float] = {
     "vary": 10,
     "fork": 8,
     "expand": 2,
-    "again": 4,  # the same request several times at once, with an idempotency key
+    "again": 4,  # several copies at once with one idempotency key
     "cancel": 8,
-    "wrong": 5,  # what has to be refused
-    "look": 4,  # no task: models, classes, readiness
+    "wrong": 5,  # requests that must be rejected
+    "look": 4,  # reads models, classes and health
 }
 
 WAYS: Mapping[str, float] = {
     "poll": 28,
-    "events": 27,  # a reader that hangs up and comes back
-    "stream": 10,  # the answer to the POST is the stream
+    "events": 27,  # a reader that disconnects and resumes
+    "stream": 10,  # the response to the POST is the stream
     "wait": 18,  # Prefer: wait
     "picture": 11,  # Accept: image/png
-    "slow": 6,  # a reader of previews that takes its time
+    "slow": 6,  # a slow reader of previews
 }
 
 SOURCES = frozenset({"generate", "again", "inpaint", "vary"})
-"""Tasks whose pictures others may start from: drawn at once, in the model's own size."""
+"""Tasks whose pictures may be sources and may be forked: drawn in one window at the model's size."""
 
 WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/generate", {"n": 0}),
@@ -56,7 +56,7 @@ WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What uploads are made of: pictures, and masks of their size, as PNG."""
+    """What customers upload: pictures, and masks of the same size, as PNG."""
 
     drawn: tuple[bytes, ...]
     masks: tuple[bytes, ...]
@@ -74,7 +74,7 @@ def masks(side: int = SIDE) -> tuple[bytes, ...]:
 
 
 def photos(pictures: Pictures, random: Random) -> Pictures:
-    """The same things as a camera sees them: larger, and with a grain that no format makes small."""
+    """Larger versions with noise, as a camera would take them: they don't compress well."""
     grain = np.random.default_rng(random.getrandbits(64))
     taken = []
     for drawn in pictures.drawn:
@@ -95,7 +95,7 @@ def pick(weights: Mapping[str, float], random: Random) -> str:
 
 
 def drawing(random: Random) -> dict[str, Any]:
-    """Fields that every task has."""
+    """Returns fields that every task has."""
     fields: dict[str, Any] = {"class": random.randrange(CLASSES), "steps": random.choice((8, 16, 16, 32))}
     if random.random() < 0.2:
         fields["guidance_scale"] = 1.0
@@ -107,7 +107,7 @@ def drawing(random: Random) -> dict[str, Any]:
 
 
 def request(task: str, random: Random, pictures: Pictures, source: str | None) -> dict[str, Any] | None:
-    """Arguments of a POST. source: a job of the client's whose picture may be used. None: that takes a source."""
+    """Returns arguments of a POST; None if the task needs a source and there is none. source: a job of the client."""
     fields = drawing(random)
     if task in ("generate", "again", "cancel"):
         return {"path": "/v1/generate", "json": fields}
@@ -136,12 +136,12 @@ def request(task: str, random: Random, pictures: Pictures, source: str | None) -
 
 
 def one_picture(asked: dict[str, Any]) -> None:
-    """Makes of a request one for a single picture."""
+    """Changes the request to one for a single picture."""
     asked.get("json", asked.get("data", {})).pop("n", None)
 
 
 def with_previews(asked: dict[str, Any], random: Random) -> None:
-    """Makes its stream long: a preview at every other step."""
+    """Makes the stream long: a preview at every second step."""
     fields = asked.get("json", asked.get("data", {}))
     if "step" not in fields:
         fields["previews"] = 2 if "json" in asked else "2"

@@ -1,4 +1,4 @@
-"""What the load test is judged by, on series, streams and records whose truth is known."""
+"""The load test's verdict, on series, streams and records with known results."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_who_paused_has_no_claim() -> None:
 
 
 def told(*events: str) -> Reader:
-    """A reader of one connection; each event as `id name`, or a name alone."""
+    """Returns a reader of one connection. Each event is `id name` or a name alone."""
     reader = Reader()
     for event in events:
         id, _, name = event.rpartition(" ")
@@ -115,7 +115,7 @@ def test_an_event_after_the_end_shows(last: str) -> None:
 def test_a_stream_that_stops_without_a_word_shows() -> None:
     reader = told("1-1 started")
     reader.leave()
-    assert reader.wrong == "a stream stopped without a word"
+    assert reader.wrong == "a stream ended without an announcement"
 
 
 @pytest.mark.parametrize("word", ["reconnect", "error"])
@@ -144,9 +144,9 @@ def recorded(
     leak: float = 0.0,
     customers: tuple[int, ...] = (0, 1),
 ) -> Record:
-    """A well-behaved run: a job of each client every 10 s at best. Until the load has settled nothing is drawn, and
-    the memory fills; that is not judged. every: seconds between jobs then.
-    less_of_b: one job of b for so many of a.
+    """A good run: in the better capacity phase each client has a job every 10 s. Before the load has settled
+    nothing is drawn and the memory fills; that is not judged. every: seconds between jobs afterwards.
+    less_of_b: jobs of a for each job of b.
     leak: of the service's memory, in 10 minutes. customers: of each client, in turn."""
     record = Record()
 
@@ -193,21 +193,21 @@ def test_what_is_broken_is_named() -> None:
     assert "no customer below" in names(recorded(customers=(0, 0, 0, 0, 1)))
     assert names(recorded(leak=0.03)) == "memory of arpg grows less than 1% in 10 minutes"
     assert names(recorded(), Leftovers(queue={"leases": 1})) == "queue empty at the end"
-    assert names(recorded(), Leftovers(store={"job keys": 1})) == "nothing is kept longer than it should be"
-    assert names(recorded(), Leftovers(held=2**20)) == "the store holds what it held before"
-    assert "left as it was asked" in names(recorded(), status=1)
+    assert names(recorded(), Leftovers(store={"job keys": 1})) == "every key expires on time"
+    assert names(recorded(), Leftovers(held=2**20)) == "the store does not grow"
+    assert "stopped on SIGTERM" in names(recorded(), status=1)
 
     failing, lost, busy, cheap = recorded(), recorded(), recorded(), recorded()
     for job in cheap.jobs.values():
-        job.cost //= 1 if job.finished < LOAD.begin else 2  # as many pictures, and half the work
+        job.cost //= 1 if job.finished < LOAD.begin else 2  # the same number of pictures, half the cost
     assert "completed rate" in names(cheap)
-    failing.fails("events of vary: a stream stopped without a word", "")
+    failing.fails("events of vary: a stream ended without an announcement", "")
     assert "no error" in names(failing)
     assert "every stream" in names(failing)
     lost.accepted("lost", "a", "generate")
     assert names(lost) == "every accepted job has ended"
     busy.samples = [Sample(s.time, s.rss, {**s.cpu, GENERATOR: s.time}, s.waiting, {}) for s in busy.samples]
-    assert "clients take less" in names(busy)
+    assert "generator takes less" in names(busy)
 
 
 def test_without_keys_nothing_is_said_of_shares() -> None:

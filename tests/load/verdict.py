@@ -1,4 +1,4 @@
-"""What the load test promises, against what was recorded."""
+"""Compares what was recorded with what the load test promises."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OF_FAIR_SHARE = 0.5
 MAX_GROWTH = 0.01
 TEN_MINUTES = 600.0
 A_LITTLE = 2**16
-"""Bytes by which the store's keys may have grown in the end: names of clients and models, nothing of each job."""
+"""Bytes by which the store may have grown at the end: names of clients and models, but nothing for each job."""
 OF_A_CORE = 0.5
-"""What the clients may take: one that is busy itself measures nothing but itself."""
+"""Share of a core that the clients may use: a busy load generator would measure itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """In a second: KV tokens of the jobs that succeeded (what a job weighs in the queue), and their pictures."""
+    """Per second, of the jobs that succeeded: KV tokens (a job's cost in the queue), pictures, jobs."""
 
     cost: float
     pictures: float
@@ -33,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """kept: None where it could not be measured."""
+    """kept: None if it could not be measured."""
 
     name: str
     kept: bool | None
@@ -42,7 +42,7 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From begin on to end, of which the time from settled on is judged. Seconds since the epoch."""
+    """From begin to end; the time from settled to end is judged. Seconds since the epoch."""
 
     begin: float
     settled: float
@@ -51,8 +51,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What is there that should not be, and how much of it: in the queue when all jobs have ended, and in the store
-    when what is kept of them has expired. held: bytes that its keys take then, more than at the start."""
+    """What should be gone at the end, by name and amount.
+
+    queue: after all jobs have ended. store: after all jobs have expired. held: bytes that the keys then take, less
+    those at the start.
+    """
 
     queue: Mapping[str, float] = field(default_factory=dict)
     store: Mapping[str, float] = field(default_factory=dict)
@@ -67,8 +70,7 @@ def rate(jobs: Iterable[JobNote], seconds: float) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """shares: of each client that always had work waiting, in units of its fair share. cpu: cores that each process
-    kept busy."""
+    """shares: of each client that always had jobs waiting, in units of its fair share. cpu: cores busy by process."""
 
     capacity: Rate
     reached: Rate
@@ -93,8 +95,7 @@ def judge(
     left: Leftovers,
     exit_status: int,
 ) -> Verdict:
-    """capacities: phases of as much work as could be done, of which the best counts. weights: of the clients that the
-    service can tell apart; none where it has no keys."""
+    """capacities: phases that saturate the service; the best one counts. weights: by client; empty without keys."""
     samples = [sample for sample in record.samples if load.settled <= sample.time < load.end]
     able = max((_reached(record, phase) for phase in capacities), key=lambda rate: rate.cost)
     reached = _reached(record, load)
@@ -110,9 +111,9 @@ def judge(
         _all_ended(record),
         _clients_idle(cores),
         Promise("queue empty at the end", not left.queue, _listed(left.queue) or "nothing left"),
-        Promise("nothing is kept longer than it should be", not left.store, _listed(left.store) or "no key is left"),
-        Promise("the store holds what it held before", left.held < A_LITTLE, f"{left.held / 1024:+.0f} KiB"),
-        Promise("the service left as it was asked to", exit_status == 0, f"exit status {exit_status}"),
+        Promise("every key expires on time", not left.store, _listed(left.store) or "no key is left"),
+        Promise("the store does not grow", left.held < A_LITTLE, f"{left.held / 1024:+.0f} KiB"),
+        Promise("the service stopped on SIGTERM", exit_status == 0, f"exit status {exit_status}"),
     )
     return Verdict(able, reached, shares, memory, cores, promises)
 
@@ -161,18 +162,18 @@ def _throughput(able: Rate, reached: Rate) -> Promise:
 def _fairness(shares: Mapping[str, float], weights: Mapping[str, float]) -> Promise:
     name = f"no client below {OF_FAIR_SHARE:.0%} of its fair share"
     if not weights:
-        return Promise(name, None, "the service has no keys: it can't tell its clients apart")
+        return Promise(name, None, "the service has no keys and cannot tell clients apart")
     if len(shares) < 2:
-        return Promise(name, None, "fewer than two clients always had work waiting")
-    measured = f"lowest {min(shares.values()):.0%}, of {len(shares)} clients that always had work waiting"
+        return Promise(name, None, "fewer than two clients always had jobs waiting")
+    measured = f"lowest {min(shares.values()):.0%}, of {len(shares)} clients that always had jobs waiting"
     return Promise(name, min(shares.values()) >= OF_FAIR_SHARE, measured)
 
 
 def _evenness(record: Record, load: Phase) -> Promise:
-    """Within a client nobody is left behind: all have the same patience and the same mix of tasks."""
+    """Compares the customers of one client, who all have the same mix of tasks and the same pauses."""
     of_client: dict[str, Counter[str]] = {}
     for job in record.jobs.values():
-        if job.created >= load.begin:  # who got nothing has asked all the same
+        if job.created >= load.begin:  # counts customers without a result, too
             drawn = job.state == "succeeded" and load.settled <= job.finished < load.end
             of_client.setdefault(job.client, Counter())[job.customer] += drawn
     name = f"no customer below {OF_FAIR_SHARE:.0%} of what the others of its client got"
@@ -182,7 +183,7 @@ def _evenness(record: Record, load: Phase) -> Promise:
         for count in each.values()
     ]
     if not shares:
-        return Promise(name, None, "nobody asked for anything")
+        return Promise(name, None, "no customer sent a request")
     return Promise(name, min(shares) >= OF_FAIR_SHARE, f"lowest {min(shares):.0%} of {len(shares)} customers")
 
 
@@ -205,7 +206,7 @@ def _all_ended(record: Record) -> Promise:
 
 def _clients_idle(cores: Mapping[str, float]) -> Promise:
     busy = cores.get(GENERATOR)
-    name = f"the clients take less than {OF_A_CORE:.0%} of a core"
+    name = f"the load generator takes less than {OF_A_CORE:.0%} of a core"
     return Promise(name, None if busy is None else busy < OF_A_CORE, "too short" if busy is None else f"{busy:.0%}")
 
 

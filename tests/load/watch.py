@@ -1,4 +1,4 @@
-"""Looks at the service from outside, every few seconds: memory, processor, queue, metrics; and at its end for leaks."""
+"""Samples the service from outside every few seconds (memory, CPU, queue, metrics); finds leftovers at the end."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .record import Record, Sample
 from .service import Service, cpu_of, rss_of, stolen
 
 EVERY = 5.0  # s
-GENERATOR = "generator"  # ourselves
-STOLEN = "stolen"  # by others on the same host
+GENERATOR = "generator"  # this process
+STOLEN = "stolen"  # CPU time that other machines took on the same host
 SERIES = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiting", "http_streams", "queue_depth")
 
 _SERIES = re.compile(rf"^arpg_({'|'.join(SERIES)})(?:{{[^}}]*}})? (\S+)$", re.MULTILINE)
 _FIELDS = ("state", "client", "cost", "created_at", "started_at", "finished_at", "result")
 _ENDED = frozenset({"succeeded", "failed", "canceled"})
-_WAITING = ("ready", "suspects")  # sorted sets, one a model
+_WAITING = ("ready", "suspects")  # sorted sets, one per model
 _HELD = (*_WAITING, "leases")
-_KEPT = ("job", "events", "blob", "blobs", "pictures", "previews", "rate")  # keys of jobs and clients, that expire
+_KEPT = ("job", "events", "blob", "blobs", "pictures", "previews", "rate")  # keys of jobs and clients, which expire
 
 
 class Watch:
-    """Fills the record's samples, and what became of its jobs."""
+    """Adds samples to the record, and fills in how its jobs ended."""
 
     def __init__(self, service: Service, record: Record, http: httpx.AsyncClient) -> None:
         self._service = service
@@ -57,7 +57,7 @@ class Watch:
         await self._redis.aclose()
 
     async def settle(self) -> None:
-        """Asks what became of the jobs that had not ended."""
+        """Reads how the unfinished jobs ended."""
         ids = self._record.unfinished()
         async with self._redis.pipeline(transaction=False) as pipe:
             for id in ids:
@@ -74,7 +74,7 @@ class Watch:
                 job.images = (found["result"] or "").count('"seed"')
 
     async def held(self) -> int:
-        """Bytes of all keys together."""
+        """Bytes of all keys."""
         keys = [key async for key in self._redis.scan_iter(count=1000)]
         async with self._redis.pipeline(transaction=False) as pipe:
             for key in keys:
@@ -82,11 +82,11 @@ class Watch:
             return sum(size or 0 for size in await pipe.execute())
 
     async def left_over(self, patience: float) -> dict[str, float]:
-        """What is in the queue when nothing should be: empty is good. Waits a while for it to be."""
+        """Returns what is in the queue after all jobs ended. Waits up to `patience` seconds for an empty result."""
         return await _empty(self._held, patience)
 
     async def left_for_good(self, patience: float) -> dict[str, float]:
-        """What is still kept when all should have expired, as exact as memory is not."""
+        """Returns keys that should have expired. Waits up to `patience` seconds for an empty result."""
         return await _empty(self._kept, patience)
 
     async def _held(self) -> dict[str, float]:
@@ -116,7 +116,7 @@ class Watch:
         return Sample(time.time(), rss, cpu, await self._waiting(), await self._series())
 
     async def _waiting(self) -> dict[str, int]:
-        """Jobs that nobody draws yet, by client."""
+        """Counts queued jobs by client."""
         ids: list[str] = []
         for name in _WAITING:
             for key in await self._keys(name):
@@ -127,7 +127,7 @@ class Watch:
             return dict(Counter(await pipe.execute()))
 
     async def _keys(self, name: str) -> list[str]:
-        """Of each model."""
+        """Keys of this name, one per model."""
         models: Any = await cast(Awaitable[set[str]], self._redis.smembers(f"{self._prefix}models"))
         return [f"{self._prefix}{name}:{model}" for model in models]
 
@@ -142,7 +142,7 @@ class Watch:
 
 
 async def _empty(look: Callable[[], Awaitable[dict[str, float]]], patience: float) -> dict[str, float]:
-    """The last look: as soon as it finds nothing, or when patience ends."""
+    """Looks until nothing is found or patience runs out. Returns the last result."""
     deadline = time.monotonic() + patience
     while True:
         found = await look()

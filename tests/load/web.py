@@ -1,4 +1,4 @@
-"""One client's way to the service: requests that back off as they are told, and streams that are held to their word."""
+"""A customer's HTTP client: honours Retry-After, and checks that streams keep their promises."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ID = re.compile(r"(\d+)-(\d+)")
 
 
 class Refused(Exception):
-    """The service's answer was not what it should be; it is on the record."""
+    """The response broke a promise; the record has it."""
 
 
 class Web:
-    """Requests of one customer in the name of a client, all on the record."""
+    """Sends one customer's requests with its client's key, and records every response."""
 
     def __init__(
         self, http: httpx.AsyncClient, client: str, customer: str, key: str, record: Record, random: Random
@@ -45,7 +45,7 @@ class Web:
         headers: Mapping[str, str] | None = None,
         **body: Any,
     ) -> httpx.Response:
-        """The answer, when it is one of those expected. Raises Refused."""
+        """Returns a response with one of the expected statuses. Raises Refused."""
         async with self.open(what, method, path, expected=expected, headers=headers, **body) as response:
             await response.aread()
             return response
@@ -64,7 +64,7 @@ class Web:
         headers: Mapping[str, str] | None = None,
         **body: Any,
     ) -> AsyncIterator[httpx.Response]:
-        """The answer, its body still to come. Raises Refused."""
+        """Like send, but the body is still to be read. Raises Refused."""
         headers = {**self._headers, **(headers or {})}
         while True:
             try:
@@ -80,7 +80,7 @@ class Web:
             await asyncio.sleep(pause * (1 + 0.25 * self.random.random()))
 
     async def _pause(self, what: str, response: httpx.Response) -> float:
-        """Seconds until it may be tried again. Raises Refused where it said no for good."""
+        """Returns seconds until the next try. Raises Refused for a final error."""
         said = response.headers.get("retry-after", "")
         if response.status_code in (429, 503) and said.isdigit():
             return float(said)
@@ -98,9 +98,11 @@ class Web:
         post: Mapping[str, Any] | None = None,
         task: str = "",
     ) -> str:
-        """A job's events to their end: its id. cuts: how often to hang up on the way, and come back. pause: seconds
-        between reads, for a slow reader. post: the request that makes the job, where its answer is the stream. Raises
-        Refused where the stream is not as it should be."""
+        """Reads a job's events to the end. Returns the job's id.
+
+        cuts: how often to disconnect and resume. pause: seconds between reads, for a slow reader. post: the request
+        that makes the job, if its response is the stream. Raises Refused if the stream breaks a promise.
+        """
         reader = Reader()
         while not reader.ended:
             if job is None:
@@ -115,7 +117,7 @@ class Web:
                 if job is None:
                     job = response.headers["x-job-id"]
                     self.accepted(job, task)
-                # A cut comes after some of the events, or at once.
+                # Disconnect after 0 to 11 events.
                 cut_after = self.random.randrange(12) if cuts > 0 else None
                 cuts -= 1
                 async for chunk in response.aiter_raw(4096 if pause else None):
@@ -140,7 +142,7 @@ class Web:
 
 
 class Reader:
-    """What a stream has said so far, over all of its connections."""
+    """Checks a stream over all its connections."""
 
     def __init__(self) -> None:
         self.last = ""
@@ -161,19 +163,19 @@ class Reader:
             self._event(frame)
 
     def hang_up(self) -> None:
-        """The connection is over, in the middle of an event perhaps."""
+        """Forgets the connection, and an event that it cut off."""
         self._said, self._rest, self.events = "", b"", 0
 
     def leave(self) -> str:
-        """The service closed the connection; how."""
+        """Called when the service closes the connection. Returns how it closed."""
         said = self._said
         self.hang_up()
         if self.terminals:
             return "closed after the end"
         if said not in ("reconnect", "error"):
-            # Whoever is cut off must be told so, and may then come back.
-            self.wrong = "a stream stopped without a word"
-        return f"closed by the server: {said or 'without a word'}"
+            # The service must announce a disconnection, so that the reader can resume.
+            self.wrong = "a stream ended without an announcement"
+        return f"closed by the server: {said or 'without an announcement'}"
 
     def _event(self, frame: bytes) -> None:
         name, id = "", ""
