@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from service.auth.key_store import KeyStore
 from service.auth.rate_limit import Limiter
 from service.auth.signing import Signer
-from service.jobs import Blobs, EventHub, Queue, cancelled
+from service.jobs import BlobStore, EventHub, Queue, cancelled
 from service.jobs.catalogue import Catalogue
 from service.metrics import Metrics
 from service.settings import Settings
@@ -38,7 +38,7 @@ class Services:
     probe: Redis  # for /readyz: short timeouts, no retries
     queue: Queue
     hub: EventHub
-    blobs: Blobs
+    blobs: BlobStore
     catalogue: Catalogue
     keys: KeyStore
     signer: Signer

@@ -1,6 +1,6 @@
 """The contract between front end and workers, kept in Redis or Valkey."""
 
-from service.jobs.blobs import BlobConfig, Blobs
+from service.jobs.blobs import BlobConfig, BlobStore
 from service.jobs.connection import ServerReport, ServerUnsuitable, cancelled, check_server, connect
 from service.jobs.event_hub import EventHub
 from service.jobs.messages import (
@@ -9,7 +9,7 @@ from service.jobs.messages import (
     BlobStoreFull,
     Claim,
     Claims,
-    Ended,
+    EndedJob,
     Event,
     Gone,
     HubClosed,
@@ -31,12 +31,12 @@ __all__ = [
     "FINAL_STATES",
     "TERMINAL_EVENTS",
     "BlobConfig",
+    "BlobStore",
     "BlobStoreFull",
-    "Blobs",
     "Cards",
     "Claim",
     "Claims",
-    "Ended",
+    "EndedJob",
     "Event",
     "EventHub",
     "Gone",

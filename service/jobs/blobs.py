@@ -19,7 +19,7 @@ class BlobConfig:
     ttl_seconds: float = 300.0  # of what no job holds: an upload on its way to one
 
 
-class Blobs:
+class BlobStore:
     """Names are `<job>/<what>`. The budget is checked where the bytes are stored, atomically.
 
     Bytes belong to a job: an upload from the moment it is submitted with its name, a result from the start. However

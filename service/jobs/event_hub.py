@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from service.jobs.connection import cancelled
 from service.jobs.messages import (
     ZERO,
-    Ended,
+    EndedJob,
     Event,
     EventId,
     Gone,
@@ -90,7 +90,7 @@ class EventHub:
         config: QueueConfig,
         *,
         buffer: int = 256,
-        swept: Callable[[Ended], None] = lambda _: None,
+        swept: Callable[[EndedJob], None] = lambda _: None,
     ) -> None:
         self.redis = redis
         self.config = config
@@ -163,7 +163,7 @@ class EventHub:
         finally:
             self._detach(key, watcher)
 
-    def told(self, job_id: str) -> AsyncIterator[Event]:
+    def stored_events(self, job_id: str) -> AsyncIterator[Event]:
         """The events that are there already: it does not wait for more."""
         return self._replay(self._events_key(job_id), ZERO, None)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
-Attempt = tuple[str, int]  # job id and attempt
-Answer = Literal["ok", "dup", "lost", "cancel"]
+AttemptKey = tuple[str, int]  # job id and attempt
+PublishStatus = Literal["ok", "dup", "lost", "cancel"]
 Finished = Literal["ok", "already", "lost"]
 Suspected = Literal["ok", "failed", "canceled", "already", "lost"]
 Canceled = Literal["canceled", "requested", "finished", "unknown"]
@@ -131,11 +131,11 @@ class Claim:
     cancel_requested: bool
     queued_seconds: float = 0.0  # from submission to this claim, by the server's clock
     alone: bool = False  # a crash suspect: nothing may be drawn beside it
-    pictures: tuple[dict[str, Any], ...] = ()  # what earlier attempts stored of it: see Blobs.put
+    pictures: tuple[dict[str, Any], ...] = ()  # what earlier attempts stored of it: see BlobStore.put
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class EndedJob:
     """A job that the queue itself brought to its end."""
 
     id: str
@@ -150,7 +150,7 @@ class Claims(list[Claim]):
     ended: jobs whose last worker was lost.
     """
 
-    def __init__(self, claims: Iterable[Claim], *, become_empty: bool, ended: Iterable[Ended]) -> None:
+    def __init__(self, claims: Iterable[Claim], *, become_empty: bool, ended: Iterable[EndedJob]) -> None:
         super().__init__(claims)
         self.become_empty = become_empty
         self.ended = tuple(ended)

@@ -15,15 +15,15 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from service.jobs.messages import (
-    Answer,
-    Attempt,
+    AttemptKey,
     Canceled,
     Claim,
     Claims,
-    Ended,
+    EndedJob,
     Finished,
     NewJob,
     Publication,
+    PublishStatus,
     QueueConfig,
     QueueFull,
     QuotaFull,
@@ -31,14 +31,14 @@ from service.jobs.messages import (
     Submitted,
     Suspected,
 )
-from service.jobs.reader import Reading
+from service.jobs.reader import QueueReader
 from service.jobs.scripts import dump, load_script, text
 
 # When a batch holds several publications of one attempt, the answer that asks most of the worker wins.
-_WEIGHT: dict[Answer, int] = {"dup": 0, "ok": 1, "cancel": 2, "lost": 3}
+_WEIGHT: dict[PublishStatus, int] = {"dup": 0, "ok": 1, "cancel": 2, "lost": 3}
 
 
-class Queue(Reading):
+class Queue(QueueReader):
     """Jobs by model, with fair share between clients, leases, a quarantine and one event stream per job."""
 
     def __init__(self, redis: Redis, config: QueueConfig) -> None:
@@ -127,7 +127,7 @@ class Queue(Reading):
         bells = [self._key(f"bell:{model}") for model in models]
         return await self.redis.blpop(bells, timeout=min(seconds, 4.0)) is not None
 
-    async def publish(self, publications: Sequence[Publication]) -> dict[Attempt, Answer]:
+    async def publish(self, publications: Sequence[Publication]) -> dict[AttemptKey, PublishStatus]:
         """Renews the leases of all jobs named, and appends their events, in one call. An answer is an attempt's.
 
         A `preview` takes the place of the one before of the same `image_index`, and the job's end that of the last:
@@ -142,10 +142,10 @@ class Queue(Reading):
         for p in publications:
             data = "" if p.event is None else dump(p.data or {})
             arguments += [p.job_id, p.attempt, p.sequence, p.event or "", data]
-        answers: dict[Attempt, Answer] = {}
+        answers: dict[AttemptKey, PublishStatus] = {}
         replies = await self._publish([self.config.prefix], arguments)
         for publication, reply in zip(publications, replies, strict=True):
-            answer = cast(Answer, text(reply))
+            answer = cast(PublishStatus, text(reply))
             key = (publication.job_id, publication.attempt)
             held = answers.get(key, "dup")
             answers[key] = max(held, answer, key=_WEIGHT.__getitem__)
@@ -186,15 +186,15 @@ class Queue(Reading):
         this call, so one of many gets it."""
         return cast(Canceled, text(await self._cancel([self.config.prefix], [job_id, self.config.ttl_ms])))
 
-    async def expire(self, limit: int = 8) -> list[Ended]:
+    async def expire(self, limit: int = 8) -> list[EndedJob]:
         """Fails jobs (`expired_waiting`) that nobody has drawn within `held_seconds`, since their blobs are gone by
         then. It needs no worker: of a model that is served no more, nobody claims. EventHub calls it now and then."""
         config = self.config
         return _ended(await self._expire([config.prefix], [limit, config.ttl_ms, f"{config.held_seconds:g}"]))
 
 
-def _ended(told: Iterable[Sequence[Any]]) -> list[Ended]:
+def _ended(told: Iterable[Sequence[Any]]) -> list[EndedJob]:
     return [
-        Ended(id=text(job_id), state=cast(State, text(state)), payload=json.loads(payload))
+        EndedJob(id=text(job_id), state=cast(State, text(state)), payload=json.loads(payload))
         for job_id, state, payload in told
     ]

@@ -12,7 +12,7 @@ from service.jobs.messages import Job, ModelLoad, QueueConfig, State
 from service.jobs.scripts import text
 
 
-class Reading:
+class QueueReader:
     """Changes nothing."""
 
     def __init__(self, redis: Redis, config: QueueConfig) -> None:

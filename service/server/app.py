@@ -20,7 +20,7 @@ from service.api.routes import forks, health, jobs, models, sessions, tasks
 from service.auth.key_store import KeyStore
 from service.auth.rate_limit import Limiter
 from service.auth.signing import Signer
-from service.jobs import Blobs, Cards, Ended, EventHub, Queue, connect
+from service.jobs import BlobStore, Cards, EndedJob, EventHub, Queue, connect
 from service.jobs.catalogue import Catalogue
 from service.metrics import Metrics
 from service.server.auth_middleware import Guard
@@ -120,7 +120,7 @@ async def _services(
             stack.push_async_callback(client.aclose)
         config = settings.queue_config
 
-        def count(ended: Ended) -> None:
+        def count(ended: EndedJob) -> None:
             """A job that no worker will."""
             metrics.requests.labels(ended.payload["task"], ended.state).inc()
 
@@ -136,7 +136,7 @@ async def _services(
             probe=probe,
             queue=queue,
             hub=hub,
-            blobs=Blobs(redis, config, settings.blob_config),
+            blobs=BlobStore(redis, config, settings.blob_config),
             catalogue=Catalogue(Cards(redis, config), queue, retry_after=settings.retry_after),
             keys=keys,
             signer=Signer(redis, config.prefix, settings.signing_secret),

@@ -18,7 +18,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.jobs import Blobs, Cards, Queue, connect
+from service.jobs import BlobStore, Cards, Queue, connect
 from service.metrics import Metrics, serve_metrics
 from service.server.app import Service, create_app
 from service.server.embedded import EmbeddedServer, running_in
@@ -124,7 +124,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
             await Worker(
                 engines,
                 Queue(redis, config),
-                Blobs(redis, config, settings.blob_config),
+                BlobStore(redis, config, settings.blob_config),
                 Cards(redis, config),
                 metrics,
                 settings,

@@ -13,7 +13,7 @@ from typing import Any
 Call = tuple[Future[Any], Callable[[], Any]]
 
 
-class CallThread:
+class BackgroundThread:
     """One call at a time: two at once would only take cores from the steps. A daemon, unlike those of a
     ThreadPoolExecutor: a call that a hung device never ends must not keep the process."""
 

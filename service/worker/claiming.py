@@ -12,7 +12,7 @@ from typing import Any
 from redis.exceptions import ConnectionError, TimeoutError
 
 from service.jobs import Claims, Queue
-from service.jobs.messages import Attempt
+from service.jobs.messages import AttemptKey
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ class Quarantine:
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
-        self._held: set[Attempt] = set()  # until their engine says that nothing of them is left
-        self._suspect: Attempt | None = None
+        self._held: set[AttemptKey] = set()  # until their engine says that nothing of them is left
+        self._suspect: AttemptKey | None = None
         self._emptying: str | None = None  # the model that has a suspect, for which the worker becomes empty
         self._open = asyncio.Event()
         self._open.set()
@@ -93,13 +93,13 @@ class Quarantine:
         self._emptying = model if claims.become_empty else None
         self._show()
 
-    def hold(self, job: Attempt, *, alone: bool) -> None:
+    def hold(self, job: AttemptKey, *, alone: bool) -> None:
         self._held.add(job)
         if alone:
             self._suspect = job
         self._show()
 
-    def leave(self, job: Attempt) -> None:
+    def leave(self, job: AttemptKey) -> None:
         self._held.discard(job)
         if self._suspect == job:
             self._suspect = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from service.worker.engine_thread import StepReport
+from service.worker.engine_thread import EngineReport
 
 if TYPE_CHECKING:
     from engine.core.engine import EngineStats
     from service.metrics import Metrics
 
 
-class Measures:
+class EngineMetrics:
     """Of one engine, turn by turn."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
@@ -20,7 +20,7 @@ class Measures:
         self._model = model
         self._before: EngineStats | None = None
 
-    def take(self, report: StepReport) -> None:
+    def take(self, report: EngineReport) -> None:
         stats, metrics, model = report.stats, self._metrics, self._model
         if stats is None:
             return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.core.pages import IntegrityError
 from engine.request import Request
-from service.jobs.messages import Attempt
+from service.jobs.messages import AttemptKey
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine, EngineStats, Update
@@ -23,7 +23,7 @@ FailureCode = Literal["engine_failed", "out_of_memory"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class ImageKey:
     """One picture of one attempt at a job."""
 
     job_id: str
@@ -32,19 +32,19 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class StepReport:
+class EngineReport:
     """What one turn of the thread did. `tokens_free` counts after it.
 
     failed: those whose cache was lost because a step failed, for whatever reason `failure` is. left: attempts of which
     nothing is in the engine any more.
     """
 
-    added: list[Ticket] = field(default_factory=list)
-    refused: list[tuple[Ticket, Exception]] = field(default_factory=list)
-    updates: list[tuple[Ticket, Update]] = field(default_factory=list)
-    failed: list[Ticket] = field(default_factory=list)
+    added: list[ImageKey] = field(default_factory=list)
+    refused: list[tuple[ImageKey, Exception]] = field(default_factory=list)
+    updates: list[tuple[ImageKey, Update]] = field(default_factory=list)
+    failed: list[ImageKey] = field(default_factory=list)
     failure: FailureCode = "engine_failed"
-    left: list[Attempt] = field(default_factory=list)
+    left: list[AttemptKey] = field(default_factory=list)
     step_seconds: float | None = None  # None: no step was taken
     stats: EngineStats | None = None
     tokens_free: int = 0
@@ -54,27 +54,27 @@ class StepReport:
 class EngineThread:
     """`deliver` is called on this thread with every report; all other methods are for any thread."""
 
-    def __init__(self, engine: Engine, deliver: Callable[[StepReport], None]) -> None:
+    def __init__(self, engine: Engine, deliver: Callable[[EngineReport], None]) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._inbox: list[tuple[Ticket | Attempt, Request | None]] = []  # None: abort, or an attempt that leaves
+        self._inbox: list[tuple[ImageKey | AttemptKey, Request | None]] = []  # None: abort, or an attempt that leaves
         self._wake = threading.Condition()
         self._closing = False
-        self._ids: dict[Ticket, int] = {}
-        self._tickets: dict[int, Ticket] = {}
+        self._ids: dict[ImageKey, int] = {}
+        self._tickets: dict[int, ImageKey] = {}
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, ticket: Ticket, request: Request) -> None:
+    def add(self, ticket: ImageKey, request: Request) -> None:
         self._post(ticket, request)
 
-    def abort(self, ticket: Ticket) -> None:
+    def abort(self, ticket: ImageKey) -> None:
         self._post(ticket, None)
 
-    def leave(self, attempt: Attempt) -> None:
+    def leave(self, attempt: AttemptKey) -> None:
         """After all its aborts: asks for the report that has it among those that `left`."""
         self._post(attempt, None)
 
@@ -93,7 +93,7 @@ class EngineThread:
         began = self._turn_began
         return 0.0 if began is None else time.monotonic() - began
 
-    def _post(self, subject: Ticket | Attempt, request: Request | None) -> None:
+    def _post(self, subject: ImageKey | AttemptKey, request: Request | None) -> None:
         with self._wake:
             self._inbox.append((subject, request))
             self._wake.notify()
@@ -107,7 +107,7 @@ class EngineThread:
                     return
                 inbox, self._inbox = self._inbox, []
             self._turn_began = time.monotonic()
-            report = StepReport()
+            report = EngineReport()
             try:
                 self._turn(inbox, report)
             except Exception as error:
@@ -118,9 +118,9 @@ class EngineThread:
             if report.fatal is not None:
                 return
 
-    def _turn(self, inbox: list[tuple[Ticket | Attempt, Request | None]], report: StepReport) -> None:
+    def _turn(self, inbox: list[tuple[ImageKey | AttemptKey, Request | None]], report: EngineReport) -> None:
         for ticket, request in inbox:
-            if not isinstance(ticket, Ticket):
+            if not isinstance(ticket, ImageKey):
                 report.left.append(ticket)
             elif request is not None:
                 self._admit(ticket, request, report)
@@ -132,7 +132,7 @@ class EngineThread:
         report.stats = self._engine.stats()
         report.tokens_free = self._engine.tokens_free
 
-    def _admit(self, ticket: Ticket, request: Request, report: StepReport) -> None:
+    def _admit(self, ticket: ImageKey, request: Request, report: EngineReport) -> None:
         try:
             request_id = self._engine.add(request)
         except Exception as error:  # whatever is wrong with one request is no reason to drop the others
@@ -141,7 +141,7 @@ class EngineThread:
             self._ids[ticket], self._tickets[request_id] = request_id, ticket
             report.added.append(ticket)
 
-    def _step(self, report: StepReport) -> None:
+    def _step(self, report: EngineReport) -> None:
         began = time.monotonic()
         try:
             updates = self._engine.step()
@@ -161,7 +161,7 @@ class EngineThread:
             if update.finished:
                 del self._tickets[update.id], self._ids[ticket]
 
-    def _drop_all(self, report: StepReport) -> None:
+    def _drop_all(self, report: EngineReport) -> None:
         for ticket, request_id in self._ids.items():
             self._engine.abort(request_id)
             report.failed.append(ticket)

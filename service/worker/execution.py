@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.core.sequence import UNKNOWN
 from engine.request import RequestError
 from service.jobs import BlobStoreFull, Claim, Queue, cancelled
-from service.jobs.messages import Attempt, State
+from service.jobs.messages import AttemptKey, State
 from service.tasks.inputs import BadUpload
 from service.tasks.uploads import needed_to_fork
-from service.worker.engine_thread import FailureCode, Ticket
+from service.worker.engine_thread import FailureCode, ImageKey
 from service.worker.picture import Canvases
 from service.worker.publisher import Publisher
-from service.worker.retry import insist
+from service.worker.retry import retry_transient
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -51,7 +51,7 @@ class JobRun:
         metrics: Metrics,
     ) -> None:
         self.claim = claim
-        self.key: Attempt = (claim.id, claim.attempt)
+        self.key: AttemptKey = (claim.id, claim.attempt)
         self._canvases = canvases
         self._card = card
         self._queue = queue
@@ -73,11 +73,11 @@ class JobRun:
     def admitted(self) -> None:
         self._canvases.admitted()
 
-    def refused(self, ticket: Ticket, error: Exception) -> None:
+    def refused(self, ticket: ImageKey, error: Exception) -> None:
         """The engine does not draw a picture of it, or no longer."""
         self._canvases.refused(ticket.image, error)
 
-    def update(self, ticket: Ticket, update: Update) -> None:
+    def update(self, ticket: ImageKey, update: Update) -> None:
         if self._interrupted.done():
             return
         if self._canvases.first_tokens_at is None:
@@ -90,12 +90,12 @@ class JobRun:
     async def run(self) -> None:
         claim = self.claim
         self._metrics.request_queue_seconds.labels(self._card.name).observe(claim.queued_seconds)
-        self._publisher.hold(self.key)
+        self._publisher.register(self.key)
         if claim.cancel_requested:
             self.interrupt("canceled")
         drawing = self._drawing = asyncio.ensure_future(self._canvases.draw())
         try:
-            await first(drawing, self._interrupted)
+            await wait_first(drawing, self._interrupted)
             if self._interrupted.done():
                 await self._leave(self._interrupted.result())
             elif (error := drawing.exception()) is None:
@@ -104,7 +104,7 @@ class JobRun:
                 await self._fail(error)
         finally:
             await self._stop_drawing()
-            self._publisher.drop(self.key)
+            self._publisher.unregister(self.key)
 
     async def _succeed(self, images: list[dict[str, Any]]) -> None:
         canvases, now = self._canvases, time.monotonic()
@@ -155,7 +155,7 @@ class JobRun:
         if why == "canceled":
             await self._finish("canceled", "canceled", {})
         elif why == "released":
-            await insist("releasing a job", lambda: self._queue.release(*self.key))
+            await retry_transient("releasing a job", lambda: self._queue.release(*self.key))
         elif why == "blamed":
             await self._blame(*error_of(EngineFailed("engine_failed", alone=False), self.claim.id))
         else:
@@ -163,7 +163,7 @@ class JobRun:
 
     async def _blame(self, code: str, message: str) -> None:
         """Back to the queue, as one of those that may be why the engine failed."""
-        answer = await insist("giving a job back", lambda: self._queue.suspect(*self.key, code, message))
+        answer = await retry_transient("giving a job back", lambda: self._queue.suspect(*self.key, code, message))
         log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
         if answer in ("failed", "canceled"):
             self._metrics.requests.labels(self._task, answer).inc()
@@ -175,13 +175,13 @@ class JobRun:
     async def _finish(self, state: State, event: str, data: dict[str, Any], **more: Any) -> bool:
         """The terminal event, after all that was said before it; retried until it is there or not ours to say."""
         arrived = asyncio.ensure_future(self._publisher.last_sequence(self.key))
-        await first(arrived, self._interrupted)
+        await wait_first(arrived, self._interrupted)
         if not arrived.done() and (why := self._interrupted.result()) != "canceled":
             arrived.cancel()
             await self._leave(why)
             return False
         sequence = await arrived
-        answer = await insist(
+        answer = await retry_transient(
             f"finishing job {self.claim.id}",
             lambda: self._queue.finish(*self.key, sequence, state=state, event=event, data=data, **more),
         )
@@ -196,7 +196,7 @@ class JobRun:
         return self.claim.queued_seconds + moment - self._claimed_at
 
 
-async def first(*futures: asyncio.Future[Any]) -> None:
+async def wait_first(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 

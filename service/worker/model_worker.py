@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from service.jobs import Blobs, Claim, Queue, cancelled
-from service.jobs.messages import Answer, Attempt, State
+from service.jobs import BlobStore, Claim, Queue, cancelled
+from service.jobs.messages import AttemptKey, PublishStatus, State
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
-from service.worker.engine_metrics import Measures
-from service.worker.engine_thread import EngineThread, StepReport, Ticket
+from service.worker.engine_metrics import EngineMetrics
+from service.worker.engine_thread import EngineReport, EngineThread, ImageKey
 from service.worker.execution import EngineFailed, Interruption, JobRun
 from service.worker.picture import Canvases, InThread
 from service.worker.publisher import Publisher
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 CLAIM_PAUSE = 0.03  # s between claims of a busy lane: what a new job may wait while others draw
 
 
-class Lane:
+class ModelWorker:
     """Claims what its own engine has room for: no model waits behind another's backlog, only behind a crash suspect.
 
     `failed` is called once, with the reason, when the engine is of no further use. hung_seconds: how long a step may
@@ -40,7 +40,7 @@ class Lane:
         *,
         worker: str,
         queue: Queue,
-        blobs: Blobs,
+        blobs: BlobStore,
         publisher: Publisher,
         metrics: Metrics,
         in_thread: InThread,
@@ -61,9 +61,9 @@ class Lane:
         self._hung_seconds = hung_seconds
         self._failed = failed
         self._claimer = Claimer(queue, self.model, worker, quarantine)
-        self._measures = Measures(metrics, self.model)
-        self._jobs: dict[Attempt, JobRun] = {}
-        self._leaving: set[Attempt] = set()  # have ended, and the engine may draw a last step of them
+        self._measures = EngineMetrics(metrics, self.model)
+        self._jobs: dict[AttemptKey, JobRun] = {}
+        self._leaving: set[AttemptKey] = set()  # have ended, and the engine may draw a last step of them
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
         loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ class Lane:
 
     def start(self) -> None:
         # Series that nobody has moved yet are there all the same.
-        self._measures.take(StepReport(stats=self.engine.stats()))
+        self._measures.take(EngineReport(stats=self.engine.stats()))
         self._thread.start()
 
     async def claim(self, leaving: asyncio.Event) -> None:
@@ -92,7 +92,7 @@ class Lane:
                 log.warning("claiming for %s: %s; trying again", self.model, error)
                 await asyncio.wait({stopping}, timeout=IDLE_WAIT)
             else:
-                await self._news(stopping)
+                await self._wait_for_work(stopping)
         stopping.cancel()
 
     async def _take_what_fits(self, stopping: asyncio.Future[Any]) -> None:
@@ -110,7 +110,7 @@ class Lane:
             except (RedisError, OSError) as error:
                 log.warning("job %s is left: its lease will end: %s", claim.id, error)
 
-    async def _news(self, stopping: asyncio.Future[Any]) -> None:
+    async def _wait_for_work(self, stopping: asyncio.Future[Any]) -> None:
         """Waits until there may be something to claim, or the worker leaves."""
         news: asyncio.Future[Any]
         if not self._quarantine.may_claim(self.model):
@@ -123,7 +123,7 @@ class Lane:
         await asyncio.wait({news, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
         await cancelled(news)  # a bell that is lost with it is heard again within the idle wait
 
-    def answered(self, key: Attempt, answer: Answer) -> None:
+    def answered(self, key: AttemptKey, answer: PublishStatus) -> None:
         """What the queue said about a job, if it is one of this lane's."""
         job = self._jobs.get(key)
         if job is not None and answer in ("cancel", "lost"):
@@ -175,7 +175,7 @@ class Lane:
             return
         for key in [key for key in self._jobs if key[0] == claim.id]:
             # We lost this job ourselves, and have it again: the old attempt must not speak for it.
-            self._publisher.drop(key)
+            self._publisher.unregister(key)
             self._jobs[key].interrupt("lost")
         key = job.key
         self._jobs[key] = job
@@ -209,7 +209,7 @@ class Lane:
         known = task in self.engine.model.tasks  # else anything: no label for it
         self._metrics.requests.labels(task if known else "unknown", state).inc()
 
-    def _absorb(self, report: StepReport) -> None:
+    def _absorb(self, report: EngineReport) -> None:
         """A turn of the engine, on the event loop."""
         self._tokens_free = report.tokens_free
         self._measures.take(report)
@@ -235,7 +235,7 @@ class Lane:
             self._leaving.discard(key)
             self._quarantine.leave(key)
 
-    def _job(self, ticket: Ticket) -> JobRun | None:
+    def _job(self, ticket: ImageKey) -> JobRun | None:
         return self._jobs.get((ticket.job_id, ticket.attempt))
 
     def _fail(self, why: str) -> None:
@@ -244,7 +244,7 @@ class Lane:
             self._failed(f"the engine of {self.model}: {why}")
 
 
-def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[StepReport], None], report: StepReport) -> None:
+def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[EngineReport], None], report: EngineReport) -> None:
     """From the engine's thread to the event loop, which may have closed meanwhile."""
     try:
         loop.call_soon_threadsafe(absorb, report)

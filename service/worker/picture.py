@@ -17,16 +17,16 @@ import numpy as np
 from engine.core.sequence import UNKNOWN, Drawn
 from engine.editing.windows import Painting
 from engine.request import Request
-from service.jobs import Blobs, Claim, cancelled
-from service.jobs.messages import Attempt
+from service.jobs import BlobStore, Claim, cancelled
+from service.jobs.messages import AttemptKey
 from service.tasks import inputs as pictures
 from service.tasks.drawing import Layout, layout_of
 from service.tasks.inputs import Source
 from service.tasks.sources import source_of
 from service.tasks.uploads import uploads_of
-from service.worker.engine_thread import EngineThread, Ticket
+from service.worker.engine_thread import EngineThread, ImageKey
 from service.worker.publisher import Publisher
-from service.worker.retry import insist
+from service.worker.retry import retry_transient
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -66,7 +66,7 @@ class Canvases:
         codec: Codec,
         engine: EngineThread,
         fork: Fork,
-        blobs: Blobs,
+        blobs: BlobStore,
         publisher: Publisher,
         in_thread: InThread,
     ) -> None:
@@ -80,7 +80,7 @@ class Canvases:
         self.last_tokens_at: float | None = None
         self._payload = claim.payload
         self.layout: Layout | None = None
-        self._key: Attempt = (claim.id, claim.attempt)
+        self._key: AttemptKey = (claim.id, claim.attempt)
         self._card = card
         self._codec = codec
         self._engine = engine
@@ -157,7 +157,7 @@ class Canvases:
         """Takes everything out of the engine, and ends what is in the making. Not while `draw` runs: it would put
         more into the engine."""
         for index, canvas in enumerate(self._canvases):
-            self._engine.abort(Ticket(*self._key, index))
+            self._engine.abort(ImageKey(*self._key, index))
             canvas.drawn.cancel()
         await cancelled(*self._parts)
 
@@ -177,7 +177,7 @@ class Canvases:
     def _add(self, index: int) -> None:
         request = self._canvases[index].painting.next_request()
         assert request is not None
-        self._engine.add(Ticket(*self._key, index), request)
+        self._engine.add(ImageKey(*self._key, index), request)
 
     def _tell(self, index: int, painted: Drawn) -> None:
         told = {"image_index": index} | asdict(painted)
@@ -216,7 +216,7 @@ class Canvases:
         self._tell(index, shared)
 
     async def _blob(self, name: str) -> bytes | None:
-        return await insist("reading an upload", partial(self._blobs.get, name))
+        return await retry_transient("reading an upload", partial(self._blobs.get, name))
 
     def _part(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -243,7 +243,7 @@ class Canvases:
             "tokens": tokens.tolist(),
         }
         store = partial(self._blobs.put, picture["blob"], made.png, job=self._key, picture=picture)
-        if not await insist("storing a picture", store):
+        if not await retry_transient("storing a picture", store):
             log.warning("a picture of job %s is not stored: the job is another worker's", job_id)
         return picture
 

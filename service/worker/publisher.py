@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.jobs import Publication, Queue
-from service.jobs.messages import Answer, Attempt
-from service.worker.retry import insist
+from service.jobs.messages import AttemptKey, PublishStatus
+from service.worker.retry import retry_transient
 
 
 @dataclass(slots=True)
@@ -57,49 +57,49 @@ class Publisher:
     def __init__(
         self,
         queue: Queue,
-        answered: Callable[[Attempt, Answer], None],
+        answered: Callable[[AttemptKey, PublishStatus], None],
         may_beat: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._answered = answered
         self._may_beat = may_beat
         self._beat = queue.config.lease_seconds / 5
-        self._jobs: dict[Attempt, Outbox] = {}
+        self._jobs: dict[AttemptKey, Outbox] = {}
         self._wake = asyncio.Event()
         self._said = asyncio.Condition()
         self._in_flight: list[Publication] = []
 
-    def hold(self, job: Attempt) -> None:
+    def register(self, job: AttemptKey) -> None:
         """From here on the job's lease is renewed."""
         self._jobs[job] = Outbox()
 
-    def drop(self, job: Attempt) -> None:
+    def unregister(self, job: AttemptKey) -> None:
         """Nothing more is said for it, and what it still says is ignored."""
         self._jobs.pop(job, None)
 
-    def started(self, job: Attempt, data: dict[str, Any]) -> None:
+    def started(self, job: AttemptKey, data: dict[str, Any]) -> None:
         if outbox := self._jobs.get(job):
             outbox.started = data
             self._wake.set()
 
-    def tokens(self, job: Attempt, data: dict[str, Any]) -> None:
+    def tokens(self, job: AttemptKey, data: dict[str, Any]) -> None:
         if outbox := self._jobs.get(job):
             outbox.add_tokens(data)
             self._wake.set()
 
-    def preview(self, job: Attempt, data: dict[str, Any]) -> None:
+    def preview(self, job: AttemptKey, data: dict[str, Any]) -> None:
         if outbox := self._jobs.get(job):
             outbox.previews[data["image_index"]] = data
             self._wake.set()
 
-    async def last_sequence(self, job: Attempt) -> int:
+    async def last_sequence(self, job: AttemptKey) -> int:
         """Waits until all that the job said has arrived; the sequence for its terminal event."""
         async with self._said:
             await self._said.wait_for(lambda: not self._waiting(job))
         outbox = self._jobs.get(job)
         return 0 if outbox is None else outbox.next_sequence()
 
-    def _waiting(self, job: Attempt) -> bool:
+    def _waiting(self, job: AttemptKey) -> bool:
         outbox = self._jobs.get(job)
         unsaid = outbox is not None and (outbox.started or outbox.tokens or outbox.previews)
         return bool(unsaid) or any((p.job_id, p.attempt) == job for p in self._in_flight)
@@ -131,7 +131,7 @@ class Publisher:
 
     async def _send(self, batch: list[Publication]) -> None:
         """Until it has arrived: the same events with the same ids, so a repeat is harmless."""
-        answers = await insist(f"publishing {len(batch)} events", lambda: self._queue.publish(batch))
+        answers = await retry_transient(f"publishing {len(batch)} events", lambda: self._queue.publish(batch))
         async with self._said:
             self._in_flight = []
             self._said.notify_all()

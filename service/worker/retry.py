@@ -25,7 +25,7 @@ PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, T
 PASSING_CODES = ("BUSY", "MISCONF", "NOREPLICAS")  # that redis-py has no class for
 
 
-async def insist(what: str, call: Callable[[], Awaitable[T]]) -> T:
+async def retry_transient(what: str, call: Callable[[], Awaitable[T]]) -> T:
     """For calls that may be repeated. Raises what the server will always answer: a job that can't be told of must lose
     its lease, not keep it for ever."""
     while True:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from service.jobs import Blobs, Cards, Queue, cancelled
-from service.jobs.messages import Answer, Attempt
-from service.worker.background_thread import CallThread
+from service.jobs import BlobStore, Cards, Queue, cancelled
+from service.jobs.messages import AttemptKey, PublishStatus
+from service.worker.background_thread import BackgroundThread
 from service.worker.claiming import Quarantine
-from service.worker.execution import Interruption, first
-from service.worker.model_worker import Lane
+from service.worker.execution import Interruption, wait_first
+from service.worker.model_worker import ModelWorker
 from service.worker.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Worker:
         self,
         engines: Sequence[Engine],
         queue: Queue,
-        blobs: Blobs,
+        blobs: BlobStore,
         cards: Cards,
         metrics: Metrics,
         settings: Settings,
@@ -55,14 +55,14 @@ class Worker:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._cards = cards
         self._grace = settings.grace
-        self._codec_thread = CallThread("codec")
-        self._palette_thread = CallThread("palettes")
+        self._codec_thread = BackgroundThread("codec")
+        self._palette_thread = BackgroundThread("palettes")
         self._palettes: dict[str, bytes] = {}
         self._palette_made = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
         quarantine = Quarantine()
         self._lanes = [
-            Lane(
+            ModelWorker(
                 engine,
                 worker=self.name,
                 queue=queue,
@@ -114,7 +114,7 @@ class Worker:
 
     async def _watch(self, task: asyncio.Task[Any], *background: asyncio.Task[None]) -> None:
         """Until this task is done. Raises what an engine or anything in the background failed with."""
-        await first(task, self._failure, *background)
+        await wait_first(task, self._failure, *background)
         for ended in (self._failure, *background, task):
             if ended.done():
                 ended.result()
@@ -123,7 +123,7 @@ class Worker:
         if not self._failure.done():
             self._failure.set_exception(WorkerFailed(why))
 
-    def _answered(self, key: Attempt, answer: Answer) -> None:
+    def _answered(self, key: AttemptKey, answer: PublishStatus) -> None:
         for lane in self._lanes:
             lane.answered(key, answer)
 

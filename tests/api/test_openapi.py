@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.api.problems import MEDIA_TYPE
-from service.jobs import Blobs, Claim, Queue, connect
+from service.jobs import BlobStore, Claim, Queue, connect
 from service.server.app import create_app
 from service.settings import Settings
 from tests.support.api import CARD, Api, noise, png, running_api
@@ -59,7 +59,7 @@ class AtOnce:
     async def _work(self) -> None:
         redis = connect(self._settings.redis_address or "")
         queue = Queue(redis, self._settings.queue_config)
-        blobs = Blobs(redis, self._settings.queue_config)
+        blobs = BlobStore(redis, self._settings.queue_config)
         try:
             while not self._leaving.is_set():
                 for claim in await queue.claim(CARD.name, "at-once", budget=10**6, limit=8, alone=True):
@@ -68,7 +68,7 @@ class AtOnce:
         finally:
             await redis.aclose()
 
-    async def _finish(self, claim: Claim, queue: Queue, blobs: Blobs) -> None:
+    async def _finish(self, claim: Claim, queue: Queue, blobs: BlobStore) -> None:
         (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
         picture = png(noise(height, width))
         made = {"width": width, "height": height, "tokens": [[0] * cols] * rows}

@@ -8,14 +8,14 @@ import dataclasses
 import pytest
 from redis.asyncio import Redis
 
-from service.jobs import BlobConfig, Blobs, BlobStoreFull, Cards, Queue
+from service.jobs import BlobConfig, BlobStore, BlobStoreFull, Cards, Queue
 from tests.support.queue import CONFIG, lose_leases, new, take
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
-    blobs = Blobs(redis, CONFIG, BlobConfig(max_bytes=100, uploads_share=1, ttl_seconds=0.2))
+    blobs = BlobStore(redis, CONFIG, BlobConfig(max_bytes=100, uploads_share=1, ttl_seconds=0.2))
     await blobs.put("a/image", b"x" * 60)
     with pytest.raises(BlobStoreFull):
         await blobs.put("b/image", b"y" * 41)
@@ -32,9 +32,9 @@ async def test_blobs_keep_to_the_budget(redis: Redis) -> None:
     assert await blobs.bytes_used() == 100
 
 
-async def held(queue: Queue, job_id: str, *names: str, ttl: float = 0.2) -> Blobs:
+async def held(queue: Queue, job_id: str, *names: str, ttl: float = 0.2) -> BlobStore:
     """A store with these blobs, 10 bytes each, that the job was submitted with."""
-    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100, uploads_share=1, ttl_seconds=ttl))
+    blobs = BlobStore(queue.redis, CONFIG, BlobConfig(max_bytes=100, uploads_share=1, ttl_seconds=ttl))
     for name in names:
         await blobs.put(name, b"0123456789")
     await queue.submit(dataclasses.replace(new(job_id), blobs=names))
@@ -80,7 +80,7 @@ async def test_blobs_wait_for_their_job_and_for_no_other(queue: Queue) -> None:
 
 
 async def test_uploads_leave_room_for_the_pictures_of_the_jobs_that_were_accepted(queue: Queue) -> None:
-    blobs = Blobs(queue.redis, CONFIG, BlobConfig(max_bytes=100))
+    blobs = BlobStore(queue.redis, CONFIG, BlobConfig(max_bytes=100))
     await blobs.put("a/image", b"x" * 50)
     await queue.submit(dataclasses.replace(new("a"), blobs=("a/image",)))
     with pytest.raises(BlobStoreFull, match="50% of it that are for uploads"):

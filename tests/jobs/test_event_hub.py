@@ -275,7 +275,7 @@ async def test_a_reader_need_not_find_the_previews_that_another_saw(hub: EventHu
         shown = {"image_index": 0, "step": sequence}
         await queue.publish([Publication(job_id="a", attempt=1, sequence=sequence, event="preview", data=shown)])
         await asyncio.sleep(0.1)
-    assert ids([event async for event in hub.told("a")]) == ["0-1", "1-2"]
+    assert ids([event async for event in hub.stored_events("a")]) == ["0-1", "1-2"]
     await end(queue, 3)
     assert ids(await asyncio.wait_for(watching, PATIENCE)) == ["0-1", "1-1", "1-2", "1-3"]
     for after in (None, "1-1", "1-2"):  # whose id is not there any more

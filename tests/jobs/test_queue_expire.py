@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from service.jobs import Blobs, EventHub, NewJob, Queue, QueueConfig, connect
+from service.jobs import BlobStore, EventHub, NewJob, Queue, QueueConfig, connect
 from tests.support.queue import CONFIG, events, lose_leases, new, said, take, unfinished, waiting
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ async def age(queue: Queue, *ids: str) -> None:
 
 
 async def test_who_has_waited_too_long_fails_and_gives_back_what_it_held(queue: Queue) -> None:
-    blobs = Blobs(queue.redis, CONFIG)
+    blobs = BlobStore(queue.redis, CONFIG)
     await blobs.put("a/image", b"upload")
     await queue.submit(NewJob(id="a", model="m", cost=1, payload={"n": "a"}, blobs=("a/image",)))
     await queue.submit(new("b"))

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.jobs import Blobs, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
+from service.jobs import BlobStore, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
 from tests.support.queue_model import SHARES, TERMINAL, Known, Model
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Verbs(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.redis = connect(self.url)
         self.queue, self.hasty = Queue(self.redis, PATIENT), Queue(self.redis, HASTY)
-        self.blobs = Blobs(self.redis, PATIENT)
+        self.blobs = BlobStore(self.redis, PATIENT)
         self.model = Model(PATIENT.max_lost)
         self.jobs = self.model.jobs
 

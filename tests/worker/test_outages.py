@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from service.worker import retry as outages
-from service.worker.retry import insist
+from service.worker.retry import retry_transient
 
 OUTAGES = [
     ConnectionError("refused"),
@@ -37,12 +37,12 @@ class Server:
 
 @pytest.mark.anyio
 async def test_what_passes_is_waited_for() -> None:
-    assert await insist("telling", Server(*OUTAGES).call) == "done"
+    assert await retry_transient("telling", Server(*OUTAGES).call) == "done"
 
 
 @pytest.mark.anyio
 async def test_what_the_server_will_always_answer_is_not_asked_again() -> None:
     server = Server(ResponseError("ERR The ID specified in XADD is equal or smaller"), OSError())
     with pytest.raises(ResponseError, match="XADD"):
-        await insist("telling", server.call)
+        await retry_transient("telling", server.call)
     assert len(server.errors) == 1

@@ -139,7 +139,7 @@ async def _progress(services: Services, job: Job, index: int, card: ModelCard) -
     # An attempt may follow another one; each tells the whole picture.
     tokens: dict[int, np.ndarray] = defaultdict(lambda: np.full((rows, cols), UNKNOWN, dtype=np.int32))
     reached: dict[int, tuple[int, int]] = {}
-    async for event in services.hub.told(job.id):
+    async for event in services.hub.stored_events(job.id):
         if event.name == "tokens" and event.data["image_index"] == index:
             attempt, _ = parse_event_id(event.id)
             tokens[attempt].flat[event.data["positions"]] = event.data["tokens"]
