@@ -1,5 +1,5 @@
-# make serve: the service at http://127.0.0.1:8000.   make test: lint, types, tests.   make demo-model: the weights that
-# ship, from nothing.   HOST, PORT, MODELS (names or folders, with commas between), PYTHON, MODEL, RUNS as you like.
+# make serve: the service at http://127.0.0.1:8000.   make test: lint, types, tests.   make demo-model: trains the
+# shipped weights.   Variables: HOST, PORT, MODELS (names or folders, separated by commas), PYTHON, MODEL, RUNS.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -14,23 +14,23 @@ serve: $(VENV)/.serve
 test: lint types
 	$(VENV)/bin/pytest
 
-# The published sizes with random weights, 4 GB on disk for a while.
+# Loads and draws with the published sizes and random weights: 4 GB on disk while it runs.
 full-size: $(VENV)/.test
 	$(VENV)/bin/pytest -m full_size tests/e2e/test_full_size.py
 
-# 200 clients of mixed tasks for 20 minutes, judged; the report is kept. Half an hour, and nothing else beside it.
+# 200 clients with mixed tasks for 20 minutes; writes deploy/load-report. Takes half an hour on an idle machine.
 LOAD ?=
 load: $(VENV)/.test
 	$(VENV)/bin/python -m tests.load $(LOAD)
 
-# Kills, freezes, cuts and restarts, 300 jobs × 5 seeds; the real engine; and services that break a promise on purpose.
-# Ten minutes or so, and nothing else beside it. CHAOS='--only storm --seeds 7 --logs var/chaos' for one of them.
+# Faults against real processes (300 jobs × 5 seeds), the real engine, and mutants that break a promise on purpose.
+# Takes ten minutes on an idle machine. One run alone: CHAOS='--only storm --seeds 7 --logs var/chaos'.
 CHAOS ?=
 chaos: $(VENV)/.test
 	@mkdir -p var
 	$(VENV)/bin/python -m tests.chaos --json var/chaos.json $(CHAOS)
 
-# From nothing in MODEL, the state in RUNS; goes on where it was stopped. Hours on two cores, minutes on a GPU.
+# Trains from nothing into MODEL; keeps its state in RUNS and resumes. Takes hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo
 RUNS ?= runs
 STRIP := rocket house --seed 4
@@ -48,7 +48,7 @@ demo-model: $(VENV)/.test
 	$(JUDGING) sheet samples --out $(MODEL)/sheet.webp
 	$(JUDGING) strip $(STRIP) --out $(MODEL)/strip.png
 
-# The other families on the same tokens.
+# Trains the other families on the same tokens.
 demo-families: $(VENV)/.test
 	for family in llamagen par-4x par-16x; do \
 	  $(TRAINING) $$family --compile --steps 3000 && $(VENV)/bin/arpg train --runs $(RUNS) export $$family || exit 1; \
