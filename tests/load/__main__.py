@@ -15,13 +15,13 @@ from random import Random
 
 import httpx
 
-from . import report, tasks
-from .customers import Customer
-from .record import Record
-from .service import RESULT_TTL, Service, serving
-from .verdict import Leftovers, Phase, Verdict, judge
-from .watch import Watch
-from .web import PATIENCE, Web
+from tests.load import report, tasks
+from tests.load.customers import Customer
+from tests.load.record import Record
+from tests.load.service import RESULT_TTL, Service, serving
+from tests.load.verdict import Leftovers, Phase, Verdict, judge
+from tests.load.watch import Watch
+from tests.load.web import PATIENCE, Web
 
 WEIGHTS = {"ann": 1.0, "ben": 1.0, "cleo": 1.0, "dora": 2.0, "emil": 2.0, "fay": 4.0}
 """The keys with their weights. Customers are spread evenly over the keys."""

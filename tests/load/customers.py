@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
-from . import tasks
-from .record import Record
-from .web import Refused, Web
+from tests.load import tasks
+from tests.load.record import Record
+from tests.load.web import Refused, Web
 
 FINAL = frozenset({"succeeded", "failed", "canceled"})
 SOURCE_SECONDS = 30.0

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .growth import Growth
-from .record import Record
-from .verdict import OF_CAPACITY, OF_FAIR_SHARE, TEN_MINUTES, Phase, Rate, Verdict
-from .watch import GENERATOR
+from tests.load.growth import Growth
+from tests.load.record import Record
+from tests.load.verdict import OF_CAPACITY, OF_FAIR_SHARE, TEN_MINUTES, Phase, Rate, Verdict
+from tests.load.watch import GENERATOR
 
 PERCENTILES = (50, 90, 99)
 BIN = 15.0  # s

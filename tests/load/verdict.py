@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .growth import Growth, growth
-from .record import JobNote, Record, Sample
-from .shares import of_fair_share
-from .watch import GENERATOR
+from tests.load.growth import Growth, growth
+from tests.load.record import JobNote, Record, Sample
+from tests.load.shares import of_fair_share
+from tests.load.watch import GENERATOR
 
 OF_CAPACITY = 0.8
 OF_FAIR_SHARE = 0.5

@@ -14,9 +14,8 @@ import httpx
 from redis.asyncio import Redis
 
 from service.settings import Settings
-
-from .record import Record, Sample
-from .service import Service, cpu_of, rss_of, stolen
+from tests.load.record import Record, Sample
+from tests.load.service import Service, cpu_of, rss_of, stolen
 
 EVERY = 5.0  # s
 GENERATOR = "generator"  # this process

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from .record import Record
+from tests.load.record import Record
 
 TERMINAL = frozenset({"completed", "failed", "canceled"})
 PATIENCE = httpx.Timeout(30.0, read=900.0, pool=None)
