@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,13 @@ from hypothesis import settings as hypothesis_settings
 from tests.support.processes import die_with_parent, server_binary
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from tests.support.api import Api
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")  # not the user's
 os.environ["XDG_CACHE_HOME"] = CACHE.name
-
-pytest_plugins = [f"tests.support.{name}" for name in ("keys", "queue", "serve", "training", "worker")]
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)
@@ -58,6 +58,21 @@ def redis_url(redis_socket: Path) -> str:
     with redis.Redis(unix_socket_path=str(redis_socket)) as client:
         client.flushall()
     return f"unix://{redis_socket}"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of the server, every key gone."""
+    from service.jobs import connect
+
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,8 @@ from PIL import Image
 from service.cli.main import main
 from service.tasks import recipe
 from tests.support.api import noise, png
-from tests.support.tiny import random_folder
 
 PICTURE = noise(20, 26)  # 2.5 pixels a token: 8×10 tokens
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -28,13 +28,8 @@ from engine.evaluation.masks import MASKS, bounding_boxes, masks, outlines
 from engine.training.classifier import Judge, look
 from engine.training.world.shapes import THINGS
 from engine.training.world.world import scene, silhouettes
-from tests.support.evaluation import noise, say
+from tests.support.evaluation import say
 from tests.support.tiny import random_folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def pictures(count: int, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -149,11 +144,6 @@ def test_an_object_becomes_any_other_but_never_itself() -> None:
     assert (new != labels).all()
     assert np.bincount(new[labels == 3], minlength=16).astype(bool).sum() == 15
     assert np.array_equal(new[:32], other_labels(labels)[:32])
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return noise(tmp_path_factory.mktemp("runs"))
 
 
 def test_what_a_mask_leaves_is_known_and_the_class_is_said_or_withheld(

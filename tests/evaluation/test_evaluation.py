@@ -22,13 +22,8 @@ from engine.training.loop import save_half
 from engine.training.world.shapes import THINGS
 from engine.training.world.world import render, scene
 from service.cli.main import main as arpg
-from tests.support.evaluation import noise, say
+from tests.support.evaluation import say
 from tests.support.tiny import random_folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -122,11 +117,6 @@ def test_moments_fill_up_and_end_with_the_picture(tmp_path: Path) -> None:
     assert blank == sorted(blank, reverse=True)
     assert blank[0] > blank[-1] > 0
     assert np.array_equal(frames[-1], engine.codec.decode(engine.generate([request])[0]))
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return noise(tmp_path_factory.mktemp("runs"))
 
 
 def test_every_command_answers(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from engine import Engine, Request
@@ -16,18 +15,8 @@ from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.expanding import OUTPAINTED, WINDOWED, Expanded, agreement, crops, expand
 from engine.request import Window
 from engine.training.classifier import Judge
-from tests.support.evaluation import noise, say
+from tests.support.evaluation import say
 from tests.support.tiny import random_folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return noise(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

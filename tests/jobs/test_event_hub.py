@@ -18,11 +18,6 @@ CONFIG = QueueConfig()
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def queue(redis_url: str) -> AsyncIterator[Queue]:
     client = connect(redis_url)
     queue = Queue(client, CONFIG)

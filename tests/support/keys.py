@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from service.auth import key_store, keys
-from service.settings import Settings
-from tests.support.api import Api, running_api
+from tests.support.api import Api
 from tests.support.waiting import PATIENCE
 
 
@@ -42,23 +39,3 @@ def new_key(path: Path, name: str, **limits: Any) -> str:
 
 def code(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
-
-
-@pytest.fixture(scope="module")
-def keyed_server(redis_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    path = tmp_path_factory.mktemp("keys") / "keys.jsonl"
-    texts = {
-        "ann": new_key(path, "ann", priority="high", weight=2.0, quota=7),
-        "bob": new_key(path, "bob"),
-        "ops": new_key(path, "ops", scopes=("metrics",)),
-    }
-    settings = Settings(redis_url=f"unix://{redis_socket}", namespace="keyed", keys_file=path, _env_file=None)
-    with running_api(settings, texts["ann"]) as api:
-        api.show_card()
-        yield Keyed(api, path, texts)
-
-
-@pytest.fixture
-def keyed(keyed_server: Keyed) -> Iterator[Keyed]:
-    yield keyed_server
-    keyed_server.api.empty()

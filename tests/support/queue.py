@@ -1,33 +1,12 @@
-"""A queue on a real server, and short words for what its tests do. Loaded as a plugin: see conftest."""
+"""A queue on a real server, and short words for what its tests do."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-from redis.asyncio import Redis
-
-from service.jobs import NewJob, Publication, Queue, QueueConfig, connect
+from service.jobs import NewJob, Publication, Queue, QueueConfig
 
 CONFIG = QueueConfig(lease_seconds=100, max_queued=100)  # leases end when a test says so, not when the machine is slow
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-def queue(redis: Redis) -> Queue:
-    return Queue(redis, CONFIG)
 
 
 def new(job_id: str, client: str = "local", *, cost: int = 10, model: str = "m", **more: Any) -> NewJob:

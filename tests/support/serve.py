@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import IO
 
 import httpx
-import pytest
 
 from tests.support.processes import die_with_parent
-from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE
 
 
@@ -87,13 +85,3 @@ def serving(data: Path, *models: Path, wait: bool = True, ready_seconds: float =
             time.sleep(0.1)
         yield server
         server.client.close()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
-
-
-@pytest.fixture(scope="module")
-def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"), family="llamagen", name="raster", grid=(4, 4))

@@ -1,10 +1,9 @@
-"""Small trainings, for the tests of them. Loaded as a plugin: see conftest."""
+"""Small trainings, for the tests of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from engine.codec.vq import VQConfig
@@ -73,8 +72,3 @@ def assert_same(one: Any, other: Any) -> None:
             assert_same(a, b)
     else:
         assert one == other
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)

@@ -13,8 +13,6 @@ from engine.training.loop import shuffled_batch
 from engine.training.transformer import TransformerTrainer, new_network
 from tests.support.training import CPU, GRID, TINY, codes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_batches_are_balanced_and_classes_dropped_at_the_stated_rate() -> None:
     recipe = TransformerRecipe(per_class=4)

@@ -11,8 +11,6 @@ from torch import nn
 from engine.training.loop import AveragedWeights, learning_rate, save_checkpoint
 from engine.training.parallel import Team, run_team
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_average_follows_the_weights_with_its_decay() -> None:
     model = nn.Linear(1, 1, bias=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -15,8 +14,6 @@ from engine.training.group_norm import quicken_group_norm
 from engine.training.loop import load_checkpoint, save_checkpoint
 from engine.training.tokenizer import TokenizerTrainer
 from tests.support.training import CPU, TINY_VQ, VQ_RECIPE, assert_same, tokenizer_run
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_tokenizer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:

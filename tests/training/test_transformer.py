@@ -33,8 +33,6 @@ from tests.support.training import (
     transformer_run,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_transformer_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
     recipe = TransformerRecipe(steps=20, per_class=1, openings=2, opening=3, warm_up=2)

@@ -14,11 +14,6 @@ from engine.training.world.shapes import THINGS, Thing
 from engine.training.world.world import SPLITS, render, scene, silhouettes
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_the_same_scene_is_the_same_picture_alone_and_in_a_batch() -> None:
     scenes = [scene("train", index) for index in (3, 19, 35, 10)]
     together = render(scenes, size=32)
