@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.auth import keys
+from service.auth import key_store
 from service.auth.signing import Signer
 from tests.support.keys import Keyed, code, new_key
 from tests.support.waiting import eventually
@@ -35,7 +35,7 @@ def test_a_session_stands_for_its_key_until_it_is_revoked(keyed: Keyed) -> None:
         assert code(browser.post("/v1/session")) == (401, "key_needed")  # it does not renew itself
         for site in ("same-site", "cross-site"):  # a page on another port has the cookie, too
             assert browser.get("/v1/models", headers={"Sec-Fetch-Site": site}).status_code == 401
-        keys.revoke(keyed.path, "cy")
+        key_store.revoke(keyed.path, "cy")
         assert eventually(lambda: browser.get("/v1/models").status_code != 200), "a revoked key still counts"
         assert code(browser.get("/v1/models")) == (401, "session_ended")
 
