@@ -11,8 +11,12 @@ INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constra
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
 
+# Three processes on two cores, because tests mostly wait. Each process has a Valkey server, ports and folders of its own;
+# a file's tests stay in one process, so that its servers start once. PYTEST='tests/jobs --durations=10': more options.
+PROCESSES ?= 3
+PYTEST ?=
 test: lint types
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 # Loads and draws with the published sizes and random weights: 4 GB on disk while it runs.
 full-size: $(VENV)/.test
