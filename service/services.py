@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 from redis.asyncio import Redis
 
 from service.auth.key_store import KeyStore
-from service.auth.rate_limit import Limiter
+from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
 from service.jobs import BlobStore, EventHub, Queue, cancelled
 from service.jobs.catalogue import Catalogue
@@ -42,7 +42,7 @@ class Services:
     catalogue: Catalogue
     keys: KeyStore
     signer: Signer
-    limiter: Limiter
+    limiter: RateLimiter
     canary: SingleFlight[dict[str, dict[str, Any]]]
     pixels: CapacityLimiter  # threads that decode and encode pictures
 

@@ -11,7 +11,7 @@ from service.api.create_job import job_id
 from service.api.job_access import cancel_job, until_finished
 from service.auth.keys import Client
 from service.jobs import FINAL_STATES, NewJob, QueueFull
-from service.jobs.catalogue import Served
+from service.jobs.catalogue import ServedModel
 from service.services import Services
 from service.tasks.fields import GenerateRequest
 from service.tasks.sampling import cost, resolve
@@ -21,14 +21,14 @@ PATIENCE = 30.0
 """Seconds that a picture may take, its time in the queue included."""
 
 
-async def sing(services: Services) -> dict[str, dict[str, Any]]:
+async def run_canary(services: Services) -> dict[str, dict[str, Any]]:
     """By model: `status` as of a job, or why there was none, and `seconds`."""
     served = await services.catalogue.models()
     sung = await asyncio.gather(*(_sing(services, one) for one in served.values()))
     return dict(zip(served, sung, strict=True))
 
 
-async def _sing(services: Services, served: Served) -> dict[str, Any]:
+async def _sing(services: Services, served: ServedModel) -> dict[str, Any]:
     began, card = time.monotonic(), served.card
     payload = resolve(_smallest(card), card, "generate") | {"digest": ""}
     new = NewJob(

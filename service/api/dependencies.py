@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from service.auth.keys import Client
 from service.errors import Problem
-from service.jobs.catalogue import Served
+from service.jobs.catalogue import ServedModel
 from service.services import Services
 from service.tasks.images import ImageError
 from service.tasks.sampling import check_task
@@ -40,7 +40,7 @@ OptionalClientDep = Annotated[Client | None, Depends(_optional_client)]
 """For the routes that need no key. None: keys are needed elsewhere, and the request has none."""
 
 
-async def choose_model(services: Services, name: str | None, task: str) -> Served:
+async def choose_model(services: Services, name: str | None, task: str) -> ServedModel:
     """The model that a request names, or the only one. Raises Problem, also if the model can't do the task."""
     served = await services.catalogue.choose(name)
     check_task(task, served.card)

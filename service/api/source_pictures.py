@@ -14,7 +14,7 @@ from service.api.job_access import check_room, find_job, find_picture
 from service.auth.keys import Client
 from service.errors import Problem
 from service.jobs import Job
-from service.jobs.catalogue import Served
+from service.jobs.catalogue import ServedModel
 from service.services import Services
 from service.tasks import images
 from service.tasks.fields import Source
@@ -29,7 +29,7 @@ class Given:
     pixels: np.ndarray
     png: bytes
     tokens: list[list[int]] | None
-    served: Served
+    served: ServedModel
 
     @property
     def size(self) -> tuple[int, int]:

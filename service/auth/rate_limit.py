@@ -1,4 +1,4 @@
-"""How often a client may ask: a token bucket each, in Redis, so that all replicas count together."""
+"""How many requests a minute a client may send: a token bucket for each client, in Redis, shared by all replicas."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ POLICY = "requests"
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """allowed: whether there was a token. left: how many more there are now. next_seconds and full_seconds: until there
-    is one, and until they are all back."""
+class RateLimitResult:
+    """allowed: whether a token was left. size: tokens of a full bucket. left: tokens in it now. next_seconds: until
+    there is one; full_seconds: until the bucket is full."""
 
     allowed: bool
     size: int
@@ -24,22 +24,22 @@ class Taken:
     full_seconds: int
 
     def headers(self) -> dict[str, str]:
-        """As in draft-ietf-httpapi-ratelimit-headers-10; a refusal says when to come back."""
-        told = {
+        """As in draft-ietf-httpapi-ratelimit-headers-10; a refusal also says when to retry."""
+        headers = {
             "RateLimit-Policy": f'"{POLICY}";q={self.size};w={WINDOW_SECONDS}',
             "RateLimit": f'"{POLICY}";r={self.left};t={self.full_seconds}',
         }
-        return told if self.allowed else told | {"Retry-After": str(max(1, self.next_seconds))}
+        return headers if self.allowed else headers | {"Retry-After": str(max(1, self.next_seconds))}
 
 
-class Limiter:
+class RateLimiter:
     def __init__(self, redis: Redis, prefix: str) -> None:
         self._prefix = prefix
         self._script = redis.register_script(files("service.auth").joinpath("rate_limit.lua").read_text())
 
-    async def take(self, who: str, size: int) -> Taken:
-        """One token of a bucket that holds `size`, and fills in a minute."""
+    async def take(self, bucket: str, size: int) -> RateLimitResult:
+        """Takes a token of a bucket that holds `size` and fills within a minute."""
         allowed, left, next_ms, full_ms = await self._script(
-            [f"{self._prefix}rate:{who}"], [size, WINDOW_SECONDS * 1000]
+            [f"{self._prefix}rate:{bucket}"], [size, WINDOW_SECONDS * 1000]
         )
-        return Taken(bool(allowed), size, int(left), math.ceil(next_ms / 1000), math.ceil(full_ms / 1000))
+        return RateLimitResult(bool(allowed), size, int(left), math.ceil(next_ms / 1000), math.ceil(full_ms / 1000))

@@ -25,7 +25,7 @@ from service.jobs.messages import (
     WatchEnded,
 )
 from service.jobs.queue import Queue
-from service.jobs.worker_cards import Cards
+from service.jobs.worker_cards import WorkerCards
 
 __all__ = [
     "FINAL_STATES",
@@ -33,7 +33,6 @@ __all__ = [
     "BlobConfig",
     "BlobStore",
     "BlobStoreFull",
-    "Cards",
     "Claim",
     "Claims",
     "EndedJob",
@@ -54,6 +53,7 @@ __all__ = [
     "ServerUnsuitable",
     "Submitted",
     "WatchEnded",
+    "WorkerCards",
     "cancelled",
     "check_server",
     "connect",

@@ -8,11 +8,11 @@ from typing import Any
 
 from engine.card import ModelCard
 from service.errors import Problem, did_you_mean
-from service.jobs import Cards, Queue
+from service.jobs import Queue, WorkerCards
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model with at least one live worker. capacity: the largest among its workers."""
 
     card: ModelCard
@@ -23,21 +23,21 @@ class Served:
 class Catalogue:
     """Reads the cards anew at most once in `fresh_seconds`, however many ask."""
 
-    def __init__(self, cards: Cards, queue: Queue, *, retry_after: int, fresh_seconds: float = 1.0) -> None:
+    def __init__(self, cards: WorkerCards, queue: Queue, *, retry_after: int, fresh_seconds: float = 1.0) -> None:
         self._cards = cards
         self._queue = queue
         self._retry_after = retry_after
         self._fresh_seconds = fresh_seconds
         self._read_at = float("-inf")
-        self._models: dict[str, Served] = {}
+        self._models: dict[str, ServedModel] = {}
 
-    async def models(self) -> dict[str, Served]:
+    async def models(self) -> dict[str, ServedModel]:
         if time.monotonic() - self._read_at > self._fresh_seconds:
             self._models = {name: _served(data) for name, data in (await self._cards.models()).items()}
             self._read_at = time.monotonic()
         return self._models
 
-    async def choose(self, name: str | None) -> Served:
+    async def choose(self, name: str | None) -> ServedModel:
         """The model that a request names, or the only one.
 
         Raises Problem: 422 if several are served and the request names none, or if the name is unknown; 503 if no
@@ -57,7 +57,7 @@ class Catalogue:
             raise Problem.field("model", f"there is no such model; {known}", "unknown_model")
         raise self._nobody_there()
 
-    async def one(self, name: str) -> Served:
+    async def one(self, name: str) -> ServedModel:
         """For a path. Raises Problem: 404 where nobody ever served it, 503 where nobody does now."""
         models = await self.models()
         if name in models:
@@ -75,5 +75,5 @@ class Catalogue:
         return await self._cards.palette(name)
 
 
-def _served(data: dict[str, Any]) -> Served:
-    return Served(ModelCard.from_json(data["card"]), data["capacity"], data["workers"])
+def _served(data: dict[str, Any]) -> ServedModel:
+    return ServedModel(ModelCard.from_json(data["card"]), data["capacity"], data["workers"])

@@ -15,7 +15,7 @@ from service.jobs.messages import QueueConfig
 from service.jobs.scripts import dump, text
 
 
-class Cards:
+class WorkerCards:
     def __init__(self, redis: Redis, config: QueueConfig, ttl_seconds: float = 15.0) -> None:
         self.redis = redis
         self.ttl_ms = max(1, round(ttl_seconds * 1000))

@@ -18,14 +18,14 @@ from starlette.types import ASGIApp
 from service.api import problems
 from service.api.routes import forks, health, jobs, models, sessions, tasks
 from service.auth.key_store import KeyStore
-from service.auth.rate_limit import Limiter
+from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
-from service.jobs import BlobStore, Cards, EndedJob, EventHub, Queue, connect
+from service.jobs import BlobStore, EndedJob, EventHub, Queue, WorkerCards, connect
 from service.jobs.catalogue import Catalogue
 from service.metrics import Metrics
-from service.server.auth_middleware import Guard
+from service.server.auth_middleware import AuthMiddleware
 from service.server.listen import is_loopback
-from service.server.middleware import Envelope, SlowBodies, cross_origin
+from service.server.middleware import BodyTimeoutMiddleware, RequestContextMiddleware, cors_middleware
 from service.services import Lifecycle, Services, SingleFlight
 from service.settings import Settings
 
@@ -49,10 +49,10 @@ class Service(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         settings = self.settings
-        app: ASGIApp = SlowBodies(Guard(super().build_middleware_stack()), settings.body_timeout)
+        app: ASGIApp = BodyTimeoutMiddleware(AuthMiddleware(super().build_middleware_stack()), settings.body_timeout)
         if settings.cors_origins:
-            app = cross_origin(app, settings.cors_origins)
-        return Envelope(app, self.metrics, settings.cors_origins)
+            app = cors_middleware(app, settings.cors_origins)
+        return RequestContextMiddleware(app, self.metrics)
 
 
 def create_app(
@@ -137,10 +137,10 @@ async def _services(
             queue=queue,
             hub=hub,
             blobs=BlobStore(redis, config, settings.blob_config),
-            catalogue=Catalogue(Cards(redis, config), queue, retry_after=settings.retry_after),
+            catalogue=Catalogue(WorkerCards(redis, config), queue, retry_after=settings.retry_after),
             keys=keys,
             signer=Signer(redis, config.prefix, settings.signing_secret),
-            limiter=Limiter(redis, config.prefix),
+            limiter=RateLimiter(redis, config.prefix),
             canary=canary,
             pixels=CapacityLimiter(PIXEL_THREADS),
         )

@@ -1,6 +1,7 @@
-"""Who asks, how often, and how much at once: settled before a byte of a body is read.
+"""Admits a request, before its body is read: it checks the browser's site, the key, the rate and the open requests.
 
-Everything needs a key but what is listed here, so that no new route is open by mistake. Pure ASGI, inside the envelope.
+A route needs a key unless it is listed here, so that no new route is open by mistake. Pure ASGI, inside
+RequestContextMiddleware.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 
 from redis.exceptions import RedisError
-from starlette._utils import get_route_path  # the router's own idea of a path, so that there is one only
-from starlette.datastructures import MutableHeaders
+from starlette._utils import get_route_path  # the router's own idea of a path, so that both always agree
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,18 +24,18 @@ from service.errors import Problem, queue_unavailable, unauthorized
 from service.services import Services
 
 KEY_RATE = 600
-"""Requests a minute that a key has where neither it nor the settings say."""
+"""Requests a minute of a key, if neither the key nor the settings say."""
 
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/playground"})
 _JOB_READ = re.compile(r"/v1/jobs/([^/]+)/(?:events|images/\d+)")
-_SAFE = frozenset({"GET", "HEAD"})
+_READS = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d*)?", re.IGNORECASE)
 
 
-class Guard:
+class AuthMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._now: Counter[str] = Counter()  # requests of each client with a key that are being answered
+        self._open: Counter[str] = Counter()  # open requests by client, for clients with a key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,15 +43,15 @@ class Guard:
             return
         request = Request(scope)
         services: Services = scope["state"]["services"]
-        told: dict[str, str] = {}
+        headers: dict[str, str] = {}
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(told)
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
         try:
-            client, told = await _admitted(services, request)
+            client, headers = await _admit(services, request)
         except Problem as problem:
             await respond(request, problem)(scope, receive, send)
             return
@@ -59,63 +60,65 @@ class Guard:
             return
         scope["state"]["client"] = client
         if client is None or not client.key_id:
-            await self.app(scope, receive, sending)
-        elif self._now[client.name] >= (limit := services.settings.client_requests):
-            full = Problem(429, "too_many_open", f"{limit} requests of this key are open, streams among them")
-            full.headers["Retry-After"] = "1"
-            await respond(request, full)(scope, receive, sending)
+            await self.app(scope, receive, send_with_headers)
+        elif self._open[client.name] >= (limit := services.settings.client_requests):
+            detail = f"{limit} requests of this key are open already, event streams included; close some first"
+            full = Problem(429, "too_many_open", detail, headers={"Retry-After": "1"})
+            await respond(request, full)(scope, receive, send_with_headers)
         else:
-            await self._counted(client.name, self.app(scope, receive, sending))
+            await self._counted(client.name, self.app(scope, receive, send_with_headers))
 
-    async def _counted(self, name: str, answering: Awaitable[None]) -> None:
-        self._now[name] += 1
+    async def _counted(self, name: str, response: Awaitable[None]) -> None:
+        self._open[name] += 1
         try:
-            await answering
+            await response
         finally:
-            self._now[name] -= 1
-            if not self._now[name]:
-                del self._now[name]
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]
 
 
-async def _admitted(services: Services, request: Request) -> tuple[Client | None, dict[str, str]]:
-    """Who asks, and what to tell of its rate. None: a stranger, where strangers may. Raises Problem, RedisError."""
-    path = get_route_path(request.scope)
-    if not services.keys.needed:
-        _check_neighbour(services, request)
-    if (path in _OPEN or path.startswith("/playground/")) and "canary" not in request.query_params:  # which is work
-        # Without a look at Redis: a probe must not wait for it.
-        return (services.keys.find(key_of(request.headers) or "") if services.keys.needed else LOCAL), {}
+async def _admit(services: Services, request: Request) -> tuple[Client | None, dict[str, str]]:
+    """The client, and the headers that tell its rate. None: no valid key, on a route that needs none.
+
+    Raises Problem, RedisError.
+    """
+    path, keys, settings = get_route_path(request.scope), services.keys, services.settings
+    draws = "canary" in request.query_params  # a GET, yet it makes the workers draw
+    if not keys.needed:
+        _check_host(request, settings.host)
+    if draws or request.method not in (*_READS, "OPTIONS"):
+        _check_site(request, settings.cors_origins, compare_origin=not keys.needed)
+    if (path in _OPEN or path.startswith("/playground/")) and not draws:
+        # Without Redis: a health probe must not wait for it.
+        return (keys.find(key_of(request.headers) or "") if keys.needed else LOCAL), {}
     client = await _client(services, request, path)
-    told = await _rate(services, request, client)
+    headers = await _rate_headers(services, request, client)
     needed = "metrics" if path in ("/metrics", "/readyz") else "draw"
     if needed not in client.scopes:
-        raise Problem(403, "scope_needed", f"this key is not for that: it lacks the scope {needed}", headers=told)
-    return client, told
+        raise Problem(403, "scope_needed", f"this key lacks the scope {needed}, which {path} needs", headers=headers)
+    return client, headers
 
 
-def _check_neighbour(services: Services, request: Request) -> None:
-    """Where no key is needed, nobody but this machine reaches us; its browser does too, for any page that it has open.
-    Raises Problem where a page of somebody else asks."""
-    settings, headers = services.settings, request.headers
-    host = headers.get("host")  # only what is no browser sends none
-    if host is not None and not _local_name(host, settings.host):
-        # A name that its owner has let point to this machine: to a browser, what we say would be that page's own.
-        detail = "without keys this server is for its own machine, and goes by localhost, an IP address or ARPG_HOST; "
-        raise Problem(403, "foreign_host", f"{detail}to be asked by another name it needs keys: arpg keys add")
-    work = "canary" in request.query_params
-    if request.method in (*_SAFE, "OPTIONS") and not work:
-        return
-    origin = headers.get("origin")
-    if origin is None:  # so a page asks for what it embeds
-        foreign = work and headers.get("sec-fetch-site") in ("same-site", "cross-site")
-    else:
-        foreign = origin not in (f"http://{host}", f"https://{host}", *settings.cors_origins)
-    if foreign:
-        raise Problem(403, "cross_site", "a page of another site can't ask for this; open this server's own page")
+# ---- browsers -------------------------------------------------------------------------------------------------------
+#
+# A browser sends requests for every page that it has open, to servers on its own machine too. Without keys, being on
+# this machine is all that a client needs; so pages of other sites must be refused.
+
+
+def _check_host(request: Request, own: str) -> None:
+    """Raises Problem if the request names this server by another name than its machine's.
+
+    A site can let its own name point to 127.0.0.1 (DNS rebinding); the browser then takes this server for that site.
+    """
+    host = request.headers.get("host")  # only a client that is no browser sends none
+    if host is not None and not _local_name(host, own):
+        detail = "without keys this server answers only to localhost, an IP address or ARPG_HOST; for another name, "
+        raise Problem(403, "foreign_host", f"{detail}make it need keys first: arpg keys add")
 
 
 def _local_name(host: str, own: str) -> bool:
-    """host: as in the header, with its port."""
+    """host: as in the header, with its port. own: what this server listens at."""
     match = _HOST.fullmatch(host)
     if match is None:
         return False
@@ -129,24 +132,49 @@ def _local_name(host: str, own: str) -> bool:
     return True
 
 
+def _check_site(request: Request, allowed: Container[str], *, compare_origin: bool) -> None:
+    """Raises Problem if a page of another site sent the request.
+
+    allowed: origins of sites that may. compare_origin: also where the browser sends no Sec-Fetch-Site, which it does
+    only over TLS and to localhost. Not with keys: a proxy may change the Host that the origin is compared with.
+    """
+    headers, origin = request.headers, request.headers.get("origin")
+    if origin is not None and origin in allowed:
+        return
+    host = headers.get("host")
+    foreign = compare_origin and origin not in (None, f"http://{host}", f"https://{host}")
+    if foreign or _from_other_site(headers):
+        raise Problem(403, "cross_site", "a page of another site can't do this; use this server's own page")
+
+
+def _from_other_site(headers: Headers) -> bool:
+    """As the browser says: `same-site` is a page on another port or subdomain."""
+    return headers.get("sec-fetch-site") in ("same-site", "cross-site")
+
+
+# ---- keys -----------------------------------------------------------------------------------------------------------
+
+
 async def _client(services: Services, request: Request, path: str) -> Client:
-    """Raises Problem where a key is needed, and there is none or a wrong one; RedisError."""
+    """Raises Problem if a key is needed and the request has none that is valid; RedisError."""
     keys, headers, token = services.keys, request.headers, request.query_params.get("token")
     if not keys.needed:
         return LOCAL
     if text := key_of(headers):
         if found := keys.find(text):
             return found
-        raise unauthorized("key_invalid", "there is no such key, or it was revoked")
-    if token and request.method in _SAFE and (job := _JOB_READ.fullmatch(path)):
+        raise unauthorized("key_invalid", "this key does not exist, or it was revoked")
+    if token and request.method in _READS and (job := _JOB_READ.fullmatch(path)):
         if found := await _signed_by(services, link_to(job[1]), token):
             return found
-        raise unauthorized("link_invalid", "this address is no longer good: ask for another one")
-    # A page of a sibling site sends the cookie too; it may not use it.
-    if (cookie := request.cookies.get(COOKIE)) and headers.get("sec-fetch-site") not in ("same-site", "cross-site"):
+        raise unauthorized(
+            "link_invalid", "this signed address has expired, or it is for another job: request a new one"
+        )
+    # The browser adds the cookie to requests of sibling sites too; such a page must not act for the user.
+    if (cookie := request.cookies.get(COOKIE)) and not _from_other_site(headers):
         if found := await _signed_by(services, SESSION, cookie):
             return found
-        raise unauthorized("session_ended", "the session has ended: POST /v1/session with a key")
+        raise unauthorized("session_ended", "the session has ended: POST /v1/session with a key opens a new one")
     detail = "a key is needed: Authorization: Bearer <key>, or X-API-Key; a browser may POST /v1/session with it"
     raise unauthorized("key_needed", detail)
 
@@ -156,20 +184,21 @@ async def _signed_by(services: Services, purpose: str, token: str) -> Client | N
     return None if key_id is None else services.keys.by_id(key_id)
 
 
-async def _rate(services: Services, request: Request, client: Client) -> dict[str, str]:
-    """What to tell of the client's rate. Raises Problem where it is used up."""
-    who, rate = f"key:{client.name}", client.rate
+async def _rate_headers(services: Services, request: Request, client: Client) -> dict[str, str]:
+    """Takes a request from the client's rate. Raises Problem if none is left."""
+    bucket, rate = f"key:{client.name}", client.rate
     if rate is None:
         rate = services.settings.rate
     if not client.key_id:
-        # Without keys it is off unless it is asked for, and by address.
-        who = f"address:{request.client.host if request.client else ''}"
+        # Without keys a rate counts by address, and only if the settings name one.
+        bucket = f"address:{request.client.host if request.client else ''}"
     elif rate is None:
         rate = KEY_RATE
     if not rate:
         return {}
-    taken = await services.limiter.take(who, rate)
-    if not taken.allowed:
-        detail = f"more than {rate} requests a minute; the next one in {max(1, taken.next_seconds)} s"
-        raise Problem(429, "rate_limited", detail, headers=taken.headers())
-    return taken.headers()
+    result = await services.limiter.take(bucket, rate)
+    if not result.allowed:
+        seconds = max(1, result.next_seconds)
+        detail = f"more than {rate} requests a minute; send the next one in {seconds} s"
+        raise Problem(429, "rate_limited", detail, headers=result.headers())
+    return result.headers()

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 MIN_MAJOR = 7
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's is 108 on Linux, 104 on macOS
-Tether = Literal["kernel", "pipe"]
+ParentDeath = Literal["kernel", "pipe"]
 
 
 class ServerNotFound(Exception):
@@ -77,11 +77,11 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, directory: Path, *, binary: Path | None = None, tether: Tether | None = None, tcp: bool = False
+        self, directory: Path, *, binary: Path | None = None, parent_death: ParentDeath | None = None, tcp: bool = False
     ) -> None:
         self.directory = directory.absolute()
         self.binary = binary or find_binary()
-        self.tether: Tether = tether or ("kernel" if sys.platform.startswith("linux") else "pipe")
+        self.parent_death: ParentDeath = parent_death or ("kernel" if sys.platform.startswith("linux") else "pipe")
         self.url = ""
         self.pid: int | None = None
         self.restarts = 0
@@ -222,7 +222,7 @@ class EmbeddedServer:
         with (self.directory / "server.log").open("ab") as output:
             return subprocess.Popen(
                 # -I -S: a bare interpreter starts in 10 ms and takes nothing from the environment.
-                [sys.executable, "-I", "-S", script, self.tether, str(os.getpid()), str(lock), *command],
+                [sys.executable, "-I", "-S", script, self.parent_death, str(os.getpid()), str(lock), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -232,7 +232,7 @@ class EmbeddedServer:
 
     def _await_answer(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not answers(self.url):
+        while not is_responding(self.url):
             if process.poll() is not None or time.monotonic() > deadline or self._stopping.is_set():
                 what = "ended" if process.returncode is not None else f"did not answer in {seconds:.0f} s"
                 words = (self.directory / "server.log").read_text(errors="replace").splitlines()[-5:]
@@ -257,7 +257,7 @@ def quoted(path: Path) -> str:
     return json.dumps(str(path), ensure_ascii=False)
 
 
-def answers(url: str) -> bool:
+def is_responding(url: str) -> bool:
     """False also while the server still loads its append-only file."""
     try:
         once = Retry(NoBackoff(), 0)
@@ -288,4 +288,4 @@ def running_in(directory: Path) -> str | None:
         url = str(json.loads((directory / "server.json").read_text())["url"])
     except (OSError, ValueError, KeyError):
         return None
-    return url if answers(url) else None
+    return url if is_responding(url) else None

@@ -30,7 +30,7 @@ AWAY_SECONDS = 5.0
 """Between two looks at who is silent: one each second is meant."""
 
 
-class Connection(H11Protocol):
+class BoundedConnection(H11Protocol):
     """One of so many. When another one comes, whoever asks for nothing makes room: first those that were closed and do
     not take what is left for them, then those that never asked, then those between two requests; of each, the one
     silent longest. Where all are busy, it is the newcomer who goes."""
@@ -52,7 +52,9 @@ class Connection(H11Protocol):
         if len(self.connections) <= self._limit:
             return
         # Who is closed already, with nothing left to send, is as good as gone.
-        others = [one for one in self.connections if isinstance(one, Connection) and one is not self and not one._gone]
+        others = [
+            one for one in self.connections if isinstance(one, BoundedConnection) and one is not self and not one._gone
+        ]
         if len(others) < self._limit:
             return
         leaving = [one for one in others if one._place is not None]
@@ -68,7 +70,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     @property
-    def owes_a_head(self) -> bool:
+    def awaiting_request_head(self) -> bool:
         """It has begun with a request, the first or another one, and not said what it wants."""
         return self.silent and (self.cycle is None or bool(self.conn.trailing_data[0]))
 
@@ -110,8 +112,8 @@ class HTTPServer(uvicorn.Server):
         if now - before > AWAY_SECONDS:
             return  # it was we who stood still: what they have said meanwhile is not read yet
         for connection in list(self.server_state.connections):
-            assert isinstance(connection, Connection)
-            if connection.owes_a_head and now - connection.silent_since > self._header_timeout:
+            assert isinstance(connection, BoundedConnection)
+            if connection.awaiting_request_head and now - connection.silent_since > self._header_timeout:
                 connection.transport.close()
 
 
@@ -131,7 +133,7 @@ def http_server(
         log_config=None,
         access_log=False,
         lifespan="on" if lifespan else "off",
-        http=cast(Any, partial(Connection, limit=limit)),  # h11: it bounds what it reads of a head
+        http=cast(Any, partial(BoundedConnection, limit=limit)),  # h11: it bounds what it reads of a head
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=5,

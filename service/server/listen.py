@@ -27,7 +27,7 @@ def is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def taking(host: str, port: int, setting: str) -> Iterator[None]:
+def port_errors(host: str, port: int, setting: str) -> Iterator[None]:
     """Around what binds a port. Raises CannotListen, which names the port; setting: what moves it."""
     try:
         yield
@@ -43,7 +43,7 @@ def listen(host: str, port: int, *, stalled: float | None = None, setting: str =
     """A TCP socket that takes connections, which wait until they are served; port 0 takes a free one. stalled: seconds
     after which a peer that takes nothing of what is sent to it is cut off, where the system can. setting: what moves
     the port."""
-    with taking(host, port, setting):
+    with port_errors(host, port, setting):
         [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # With the protocol named: asyncio sets TCP_NODELAY only on such a socket, and without it every response
     # waits some 40 ms for the client's delayed acknowledgement.
@@ -52,7 +52,7 @@ def listen(host: str, port: int, *, stalled: float | None = None, setting: str =
     if stalled is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stalled * 1000))
     try:
-        with taking(host, port, setting):
+        with port_errors(host, port, setting):
             listener.bind(address)
             listener.listen(BACKLOG)
     except BaseException:

@@ -1,7 +1,6 @@
-"""What every response carries, errors included: a request id, security headers, a place in the metrics; and what
-no browser may send here for another site.
+"""What every request gets: a request id, security headers, metrics, a time limit for its body, CORS.
 
-Pure ASGI, outside everything else: a stream passes through untouched and a disconnect is still seen.
+Pure ASGI: an event stream passes through unbuffered, and the app sees when the client disconnects.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, TOO_LARGE, respond
-from service.errors import Problem
+from service.api.problems import MEDIA_TYPE, TOO_LARGE
 from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -31,31 +28,32 @@ PAGE_POLICY = (
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"})
 
-class Envelope:
-    """Wraps the whole app, its error pages too."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, origins: Sequence[str] = ()) -> None:
+class RequestContextMiddleware:
+    """The outermost: the request id and the headers are in error responses too."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
-        self._origins = frozenset(origins)  # sites whose pages may ask
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        sent = Headers(scope=scope)
-        given = sent.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
         replaced = False
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start":
                 self._observe(scope, message["status"], time.perf_counter() - began)
                 headers = MutableHeaders(scope=message)
+                # The framework's body limit sends plain text before any of our handlers runs.
                 replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
                 body = _too_large(scope, request_id) if replaced else b""
                 if replaced:
@@ -71,10 +69,7 @@ class Envelope:
             elif not replaced:
                 await send(message)
 
-        # A form on any page may post to a server on its reader's own machine; the browser tells us that it does.
-        foreign = sent.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE
-        foreign &= sent.get("origin") not in self._origins
-        await (_refuse_foreign if foreign else self.app)(scope, receive, sending)
+        await self.app(scope, receive, send_with_headers)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -83,8 +78,8 @@ class Envelope:
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
 
 
-class SlowBodies:
-    """A body that does not arrive in time is refused, and its connection closed."""
+class BodyTimeoutMiddleware:
+    """Answers 408 and closes the connection if a body does not arrive in time."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app = app
@@ -94,9 +89,9 @@ class SlowBodies:
         deadline = time.monotonic() + self.seconds
         complete = scope["type"] != "http"
 
-        async def receiving() -> Message:
+        async def receive_in_time() -> Message:
             nonlocal complete
-            if complete:  # what comes now is the client's going away
+            if complete:  # what follows the body is the disconnect, which may come at any time
                 return await receive()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
@@ -107,11 +102,11 @@ class SlowBodies:
             complete = not message.get("more_body", False)
             return message
 
-        await self.app(scope, receiving, send)
+        await self.app(scope, receive_in_time, send)
 
 
-def cross_origin(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Lets pages of these sites ask, with a key: no cookie is theirs to send."""
+def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Lets pages of these sites send requests, with a key in a header. Their cookies are never accepted."""
     return CORSMiddleware(
         app,
         allow_origins=origins,
@@ -129,17 +124,7 @@ def cross_origin(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     )
 
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS = _SAFE | {"POST", "PUT", "DELETE", "PATCH"}
-
-
-async def _refuse_foreign(scope: Scope, receive: Receive, send: Send) -> None:
-    problem = Problem(403, "cross_site", "a page of another site can't ask for this; open this server's own page")
-    await respond(Request(scope), problem)(scope, receive, send)
-
-
 def _too_large(scope: Scope, request_id: str) -> bytes:
-    """The framework's body limit answers in plain text, before any of our handlers is asked."""
     return json.dumps(
         {
             "type": "about:blank",

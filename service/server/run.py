@@ -18,13 +18,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.jobs import BlobStore, Cards, Queue, connect
+from service.jobs import BlobStore, Queue, WorkerCards, connect
 from service.metrics import Metrics, serve_metrics
 from service.server.app import Service, create_app
 from service.server.embedded import EmbeddedServer, running_in
 from service.server.http_server import METRICS_CONNECTIONS, HTTPServer, allow_open_files, http_server, metrics_alone
-from service.server.listen import listen, taking
-from service.server.startup import door_keys, look_at_redis, redis_looked_at, say
+from service.server.listen import listen, port_errors
+from service.server.startup import check_redis, print_status, startup_keys, wait_for_redis
 from service.services import Lifecycle
 from service.settings import Settings
 
@@ -43,9 +43,9 @@ def serve(settings: Settings) -> int:
         url = settings.redis_address
         if url is None:
             url = stack.enter_context(EmbeddedServer(_own_server(settings)))
-        late = None if asyncio.run(look_at_redis(url, settings)) else url
+        late = None if asyncio.run(check_redis(url, settings)) else url
         metrics, lifecycle = Metrics(CollectorRegistry()), Lifecycle()
-        ring = door_keys(settings, listeners[0])
+        ring = startup_keys(settings, listeners[0])
         app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle, keys=ring)
         worker = _worker(settings, url, metrics)
         return asyncio.run(_run(settings, lifecycle, late, work=worker, web=(app, listeners)))
@@ -58,8 +58,8 @@ def api(settings: Settings) -> int:
         return 2
     with contextlib.ExitStack() as stack:
         listeners, lifecycle = _listeners(settings, stack), Lifecycle()
-        late = None if asyncio.run(look_at_redis(url, settings)) else url
-        ring = door_keys(settings, listeners[0])
+        late = None if asyncio.run(check_redis(url, settings)) else url
+        ring = startup_keys(settings, listeners[0])
         app = create_app(settings, redis_url=url, lifecycle=lifecycle, keys=ring)
         return asyncio.run(_run(settings, lifecycle, late, work=None, web=(app, listeners)))
 
@@ -70,11 +70,11 @@ def worker(settings: Settings) -> int:
     if url is None:
         return 2
     metrics = Metrics(CollectorRegistry())
-    with taking(settings.metrics_host, settings.metrics_port, "ARPG_METRICS_PORT"):
+    with port_errors(settings.metrics_host, settings.metrics_port, "ARPG_METRICS_PORT"):
         server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
-    say(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
+    print_status(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:
-        late = None if asyncio.run(look_at_redis(url, settings)) else url
+        late = None if asyncio.run(check_redis(url, settings)) else url
         return asyncio.run(_run(settings, Lifecycle(), late, work=_worker(settings, url, metrics)))
     finally:
         server.shutdown()
@@ -101,7 +101,9 @@ def _somebodys_redis(settings: Settings) -> str | None:
     if url := settings.redis_address or running_in(_own_server(settings)):
         return url
     folder = settings.data_dir.absolute()
-    say(f"arpg: ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in {folder} (ARPG_DATA_DIR)")
+    print_status(
+        f"arpg: ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in {folder} (ARPG_DATA_DIR)"
+    )
     return None
 
 
@@ -116,7 +118,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
         async for engine in load_engines(settings):
             if stop.is_set():
                 return
-            say(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
+            print_status(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
             engines.append(engine)
         redis = connect(url)
         config = settings.queue_config
@@ -125,7 +127,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
                 engines,
                 Queue(redis, config),
                 BlobStore(redis, config, settings.blob_config),
-                Cards(redis, config),
+                WorkerCards(redis, config),
                 metrics,
                 settings,
             ).run(stop)
@@ -150,10 +152,10 @@ async def _run(
     def on_signal() -> None:
         if stop.is_set():
             hurry.set()
-            say("stopping at once")
+            print_status("stopping at once")
         else:
             stop.set()
-            say(f"draining: running jobs have {settings.grace:g} s to finish; Ctrl-C again stops at once")
+            print_status(f"draining: running jobs have {settings.grace:g} s to finish; Ctrl-C again stops at once")
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -162,7 +164,7 @@ async def _run(
     ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
     looking = None
     if late_redis is not None:
-        looking = asyncio.ensure_future(redis_looked_at(late_redis, settings, stop))
+        looking = asyncio.ensure_future(wait_for_redis(late_redis, settings, stop))
         ends.append(looking)
     servers: list[tuple[HTTPServer, asyncio.Future[None]]] = []
     working = None
@@ -175,7 +177,7 @@ async def _run(
         for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
             servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))
             host, port = listener.getsockname()[:2]
-            say(f"http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
+            print_status(f"http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
         ends += [serving for _, serving in servers]
     if work is not None:
         working = asyncio.ensure_future(work(stop))

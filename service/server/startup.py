@@ -22,11 +22,11 @@ LOOK_AGAIN = 1.0
 """Seconds between two looks at a Redis that does not answer yet."""
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def door_keys(settings: Settings, listener: socket.socket) -> KeyStore:
+def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     """The keys that open the API: needed where there is a file of them, and wherever more than this machine can reach
     it. Where there is none then, one is made, and told this once."""
     far = not is_loopback(listener.getsockname()[0])
@@ -34,7 +34,7 @@ def door_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     if not (ring.needed and ring.empty()):
         return ring
     if not far:
-        say(f"all keys in {settings.keys_path} are revoked: nobody gets in until there is one (arpg keys add)")
+        print_status(f"all keys in {settings.keys_path} are revoked: nobody gets in until there is one (arpg keys add)")
         return ring
     text, key = keys.make(keys.FIRST, scopes=("draw", "metrics"), priority="high")
     try:
@@ -46,11 +46,13 @@ def door_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     except OSError as error:
         ring.add_in_memory(key)
         kept = f"good until this process ends, as {settings.keys_path} can't be written ({error.strerror})"
-    say(f"this server listens beyond loopback, so it needs a key. One was made, and is told only now: {text}  ({kept})")
+    print_status(
+        f"this server listens beyond loopback, so it needs a key. One was made, and is told only now: {text}  ({kept})"
+    )
     return ring
 
 
-async def look_at_redis(url: str, settings: Settings) -> bool:
+async def check_redis(url: str, settings: Settings) -> bool:
     """False: it does not answer yet. Raises ServerUnsuitable where it may lose what is accepted."""
     redis = connect(url, timeout=2.0, retries=0, max_connections=1)
     try:
@@ -67,9 +69,9 @@ async def look_at_redis(url: str, settings: Settings) -> bool:
     return True
 
 
-async def redis_looked_at(url: str, settings: Settings, stop: asyncio.Event) -> None:
+async def wait_for_redis(url: str, settings: Settings, stop: asyncio.Event) -> None:
     """As soon as it answers, which may be long after the start; then it waits for the stop."""
-    while not stop.is_set() and not await look_at_redis(url, settings):
+    while not stop.is_set() and not await check_redis(url, settings):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), LOOK_AGAIN)
     await stop.wait()

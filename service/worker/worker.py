@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from service.jobs import BlobStore, Cards, Queue, cancelled
+from service.jobs import BlobStore, Queue, WorkerCards, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
 from service.worker.background_thread import BackgroundThread
 from service.worker.claiming import Quarantine
@@ -48,7 +48,7 @@ class Worker:
         engines: Sequence[Engine],
         queue: Queue,
         blobs: BlobStore,
-        cards: Cards,
+        cards: WorkerCards,
         metrics: Metrics,
         settings: Settings,
     ) -> None:

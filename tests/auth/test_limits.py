@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from service.auth.rate_limit import Limiter
+from service.auth.rate_limit import RateLimiter
 
 
 @pytest.mark.anyio
 async def test_a_bucket_fills_with_time_is_shared_and_never_overflows(redis: Redis) -> None:
-    one, two = Limiter(redis, "{t}:"), Limiter(redis, "{t}:")
+    one, two = RateLimiter(redis, "{t}:"), RateLimiter(redis, "{t}:")
     first = [await limiter.take("ann", 2) for limiter in (one, two, one)]
     assert [taken.allowed for taken in first] == [True, True, False]
     assert (first[2].left, first[2].next_seconds, first[2].full_seconds) == (0, 30, 60)

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from service.server.embedded import answers, find_binary
+from service.server.embedded import find_binary, is_responding
 
 START_SECONDS = 20.0
 
@@ -39,7 +39,7 @@ class Server:
     async def start(self) -> None:
         self._process = self._spawn()
         deadline = time.monotonic() + START_SECONDS
-        while not await asyncio.to_thread(answers, self.url):
+        while not await asyncio.to_thread(is_responding, self.url):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the server did not start: see {self._folder / 'server.log'}")
             await asyncio.sleep(0.02)

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 from redis.asyncio import Redis
 
-from service.jobs import BlobConfig, BlobStore, BlobStoreFull, Cards, Queue
+from service.jobs import BlobConfig, BlobStore, BlobStoreFull, Queue, WorkerCards
 from tests.support.queue import CONFIG, lose_leases, new, take
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +133,7 @@ async def test_finished_pictures_are_told_to_the_next_attempt(queue: Queue) -> N
 
 
 async def test_cards_merge_per_model_and_expire(redis: Redis) -> None:
-    cards = Cards(redis, CONFIG, ttl_seconds=0.3)
+    cards = WorkerCards(redis, CONFIG, ttl_seconds=0.3)
     demo = {"name": "demo", "grid": [16, 16]}
     for worker, tokens in (("w1", 100), ("w2", 300)):
         capacity = {"cache_tokens": tokens, "page_size": 16}

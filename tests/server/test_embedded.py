@@ -33,7 +33,7 @@ OWNER = """
 import signal, sys, time
 from pathlib import Path
 from service.server.embedded import EmbeddedServer
-server = EmbeddedServer(Path(sys.argv[1]), tether=sys.argv[2])
+server = EmbeddedServer(Path(sys.argv[1]), parent_death=sys.argv[2])
 signal.signal(signal.SIGINT, lambda *_: print("drained", flush=True))
 print(server.start(), server.pid, flush=True)
 while True:
@@ -51,10 +51,10 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def owner(directory: Path, tether: str = "kernel") -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+def owner(directory: Path, parent_death: str = "kernel") -> Iterator[tuple[subprocess.Popen[str], str, int]]:
     """Another process with an embedded server; its URL and the server's process id."""
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(directory), tether],
+        [sys.executable, "-c", OWNER, str(directory), parent_death],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -91,22 +91,22 @@ def test_data_survives_a_kill_of_the_server_which_comes_back(tmp_path: Path) -> 
             client.rpush("list", i)
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
-        assert eventually(lambda: server.restarts == 1 and embedded.answers(url))
+        assert eventually(lambda: server.restarts == 1 and embedded.is_responding(url))
         assert client.llen("list") == 200
     with EmbeddedServer(tmp_path / "data") as url, redis.Redis.from_url(url) as client:
         assert client.llen("list") == 200
 
 
-@pytest.mark.parametrize("tether", ["kernel", "pipe"])
-def test_dies_with_its_owner_and_leaves_the_directory_free(tmp_path: Path, tether: str) -> None:
-    if tether == "kernel" and not sys.platform.startswith("linux"):
+@pytest.mark.parametrize("parent_death", ["kernel", "pipe"])
+def test_dies_with_its_owner_and_leaves_the_directory_free(tmp_path: Path, parent_death: str) -> None:
+    if parent_death == "kernel" and not sys.platform.startswith("linux"):
         pytest.skip("the kernel's part exists on Linux only")
-    with owner(tmp_path / "data", tether) as (process, url, pid):
+    with owner(tmp_path / "data", parent_death) as (process, url, pid):
         with redis.Redis.from_url(url) as client:
             client.set("kept", 1)
         process.kill()
         process.wait()
-        assert eventually(lambda: not embedded.answers(url))
+        assert eventually(lambda: not embedded.is_responding(url))
         assert eventually(lambda: not alive(pid))
     with EmbeddedServer(tmp_path / "data") as url, redis.Redis.from_url(url) as client:
         assert client.get("kept") == b"1"
@@ -119,7 +119,7 @@ def test_ctrl_c_reaches_the_owner_alone(tmp_path: Path) -> None:
         assert process.stdout.readline() == "drained\n"
         time.sleep(0.2)
         assert alive(pid)
-        assert eventually(lambda: embedded.answers(url))
+        assert eventually(lambda: embedded.is_responding(url))
 
 
 def test_a_directory_in_use_is_refused_and_its_server_found(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_loopback_with_a_password_where_sockets_do_not_work(tmp_path: Path, monk
     monkeypatch.setattr(embedded, "SOCKET_PATH_LIMIT", 0)
     with EmbeddedServer(tmp_path / "data") as url:
         assert "@127.0.0.1:" in url
-        assert embedded.answers(url)
+        assert embedded.is_responding(url)
         port = int(url.rsplit(":", 1)[1].split("/")[0])
         once = Retry(NoBackoff(), 0)
         with redis.Redis(port=port, retry=once) as stranger, pytest.raises(redis.AuthenticationError):

@@ -65,12 +65,12 @@ def test_beyond_loopback_a_key_is_made_and_told_once(
     host: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(data_dir=tmp_path, _env_file=None)
-    ring = starting.door_keys(settings, Listener(host))  # type: ignore[arg-type]
+    ring = starting.startup_keys(settings, Listener(host))  # type: ignore[arg-type]
     [text] = re.findall(r"arpg_\S+", capfd.readouterr().err)
     found = ring.find(text)
     assert found is not None
     assert (found.name, found.scopes, found.priority) == ("first", frozenset({"draw", "metrics"}), "high")
-    again = starting.door_keys(settings, Listener(host))  # type: ignore[arg-type]
+    again = starting.startup_keys(settings, Listener(host))  # type: ignore[arg-type]
     assert again.needed
     assert again.find(text)
     assert capfd.readouterr().err == ""
@@ -81,7 +81,7 @@ def test_where_it_cannot_be_written_down_the_key_is_good_for_this_process(
 ) -> None:
     (tmp_path / "file").touch()
     settings = Settings(keys_file=tmp_path / "file" / "keys.jsonl", _env_file=None)
-    ring = starting.door_keys(settings, Listener("0.0.0.0"))  # type: ignore[arg-type]
+    ring = starting.startup_keys(settings, Listener("0.0.0.0"))  # type: ignore[arg-type]
     said = capfd.readouterr().err
     assert "until this process ends" in said
     assert ring.find(re.findall(r"arpg_\S+", said)[0])
@@ -92,11 +92,11 @@ def test_on_loopback_no_key_is_needed_until_there_is_one(
     host: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(data_dir=tmp_path, _env_file=None)
-    assert not starting.door_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
+    assert not starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     key_store.add(settings.keys_path, keys.make("ann")[1])
-    assert starting.door_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
+    assert starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     key_store.revoke(settings.keys_path, "ann")
-    assert starting.door_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
+    assert starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     assert "nobody gets in" in capfd.readouterr().err
 
 
@@ -163,18 +163,18 @@ async def test_what_is_unsafe_is_told_by_name_and_may_be_allowed(tmp_path: Path)
     port = free_port()
     address = f"redis://127.0.0.1:{port}"
     settings = Settings(redis_url=address, _env_file=None)
-    assert not await starting.look_at_redis(address, settings)  # nobody is there yet
+    assert not await starting.check_redis(address, settings)  # nobody is there yet
     with valkey(port, tmp_path, "--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"):
-        while not await starting.look_at_redis(address, settings.model_copy(update={"allow_unsafe_redis": True})):
+        while not await starting.check_redis(address, settings.model_copy(update={"allow_unsafe_redis": True})):
             pass
         with pytest.raises(ServerUnsuitable, match="maxmemory-policy is allkeys-lru"):
-            await starting.look_at_redis(address, settings)
+            await starting.check_redis(address, settings)
         with redis.Redis(port=port) as client:
             client.config_set("maxmemory-policy", "noeviction")
-            assert await starting.look_at_redis(address, settings)
+            assert await starting.check_redis(address, settings)
             client.execute_command("ACL", "SETUSER", "default", "-info", "-config")
             with pytest.raises(ServerUnsuitable, match="does not say how it keeps its data"):
-                await starting.look_at_redis(address, settings)
+                await starting.check_redis(address, settings)
 
 
 def test_a_redis_that_comes_later_is_looked_at_then(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from engine.card import ClassLabel, Defaults, ModelCard
-from service.jobs import BlobStore, Cards, Claim, Publication, Queue, connect
+from service.jobs import BlobStore, Claim, Publication, Queue, WorkerCards, connect
 from service.metrics import Metrics
 from service.server.app import create_app
 from service.server.http_server import http_server
@@ -61,14 +61,14 @@ class Api:
     client: httpx.Client
     loop: asyncio.AbstractEventLoop  # the server's
 
-    def queue(self, work: Callable[[Queue, Cards, BlobStore], Awaitable[T]]) -> T:
+    def queue(self, work: Callable[[Queue, WorkerCards, BlobStore], Awaitable[T]]) -> T:
         """Runs `work` over clients of its own."""
 
         async def run() -> T:
             redis = connect(self.settings.redis_address or "")
             config = self.settings.queue_config
             try:
-                cards = Cards(redis, config, ttl_seconds=300)  # nobody renews it
+                cards = WorkerCards(redis, config, ttl_seconds=300)  # nobody renews it
                 return await work(Queue(redis, config), cards, BlobStore(redis, config))
             finally:
                 await redis.aclose()
@@ -79,7 +79,7 @@ class Api:
         """That of a worker that serves these models; CARD alone where none is given."""
         models = models or (CARD,)
 
-        async def put(_: Queue, cards: Cards, __: BlobStore) -> None:
+        async def put(_: Queue, cards: WorkerCards, __: BlobStore) -> None:
             served = [{"card": card.to_json(), "capacity": CAPACITY} for card in models]
             await cards.put(worker, {"worker": worker, "models": served})
             for card in models:
@@ -102,7 +102,7 @@ class Api:
     def empty(self) -> None:
         """Cancels whatever waits or runs."""
 
-        async def cancel_all(queue: Queue, _: Cards, __: BlobStore) -> None:
+        async def cancel_all(queue: Queue, _: WorkerCards, __: BlobStore) -> None:
             prefix = self.settings.queue_config.prefix
             sets = [f"{prefix}{name}:{model}" for name in ("ready", "leases") for model in await queue.stats()]
             for key in sets:
@@ -149,7 +149,7 @@ class Api:
         about = {"grid": [rows, cols], "tokenizer": tokenizer, "timings": timings, "usage": usage}
         result = {"images": images} | about
 
-        async def done(queue: Queue, _: Cards, blobs: BlobStore) -> str:
+        async def done(queue: Queue, _: WorkerCards, blobs: BlobStore) -> str:
             for image in images:
                 await blobs.put(image["blob"], png(noise(height, width, seed=image["index"])))
             data = {"images": images, "timings": timings, "usage": usage}

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from engine.core.engine import Engine, EngineConfig
 from engine.noise import image_seed
 from engine.request import Request
-from service.jobs import BlobStore, Cards, Event, EventHub, NewJob, Queue, QueueConfig, connect
+from service.jobs import BlobStore, Event, EventHub, NewJob, Queue, QueueConfig, WorkerCards, connect
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks.inputs import request_of
@@ -35,7 +35,7 @@ class Service:
     engines: dict[str, Engine]  # by the names of their models
     queue: Queue
     blobs: BlobStore
-    cards: Cards
+    cards: WorkerCards
     hub: EventHub
     metrics: Metrics
     stop: asyncio.Event
@@ -95,7 +95,7 @@ async def serving(
     redis_url: str, *engines: Engine, config: QueueConfig = CONFIG, **settings: Any
 ) -> AsyncIterator[Service]:
     client, blocking = connect(redis_url), connect(redis_url, blocking=True)
-    queue, blobs, cards = Queue(client, config), BlobStore(client, config), Cards(client, config)
+    queue, blobs, cards = Queue(client, config), BlobStore(client, config), WorkerCards(client, config)
     hub, metrics, stop = EventHub(blocking, config), Metrics(CollectorRegistry()), asyncio.Event()
     await hub.start()
     made = Worker(engines, queue, blobs, cards, metrics, Settings(**settings))

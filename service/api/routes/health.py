@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
-from service.api.canary import sing
+from service.api.canary import run_canary
 from service.api.dependencies import OptionalClientDep, ServicesDep
 from service.api.problems import described
 from service.services import Services
@@ -37,7 +37,7 @@ async def readyz(
     reasons = await _reasons(services)
     if canary and not reasons:
         # One at a time, for all who ask meanwhile: it is no way to keep the workers busy.
-        sung = await services.canary.result(lambda: sing(services))
+        sung = await services.canary.result(lambda: run_canary(services))
         well = bool(sung) and all(one["status"] == "succeeded" for one in sung.values())
         status = "ready" if well else "unavailable"
         return JSONResponse({"status": status, "canary": sung}, status_code=200 if well else 503)

@@ -12,7 +12,7 @@ from service.api.dependencies import ServicesDep
 from service.api.problems import described
 from service.api.schemas import ClassList, ClassObject, ModelList, ModelObject, Palette
 from service.errors import Problem
-from service.jobs.catalogue import Served
+from service.jobs.catalogue import ServedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=described(404, 422))
 
@@ -62,7 +62,7 @@ async def palette(model: ModelId, response: Response, services: ServicesDep) -> 
     return Palette(codes=served.card.codebook_size, rgb=base64.b64encode(raw).decode())
 
 
-def _model(served: Served, request: Request) -> ModelObject:
+def _model(served: ServedModel, request: Request) -> ModelObject:
     card = served.card
     own = f"{request.scope.get('root_path', '')}/v1/models/{card.name}"
     return ModelObject(
