@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.request import Request, RequestError
+from engine.request import Request, RequestError, RequestOutput
 
 if TYPE_CHECKING:
-    from engine.core.engine import Engine, EngineConfig, Update
+    from engine.core.engine import Engine, EngineConfig
 
-__all__ = ["Engine", "EngineConfig", "Request", "RequestError", "Update"]
+__all__ = ["Engine", "EngineConfig", "Request", "RequestError", "RequestOutput"]
 
 
 def __getattr__(name: str) -> Any:
     """Torch is imported with the engine itself, not with the plain-Python modules beside it."""
-    if name in ("Engine", "EngineConfig", "Update"):
+    if name in ("Engine", "EngineConfig"):
         from engine.core import engine
 
         return getattr(engine, name)

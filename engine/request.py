@@ -1,4 +1,4 @@
-"""What to draw: the request a caller makes, and the errors that answer a bad one."""
+"""What a caller asks of the engine and gets from it: requests, outputs, and the error of a bad request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ Schedule = Literal["arccos", "cosine"]
 GuidanceSchedule = Literal["linear", "constant"]
 ContentAttention = Literal["blockwise", "causal"]
 Prefill = Literal["causal", "chunked", "block"]
-Extension = Literal["extrapolate", "interpolate", "ntk"]
+RopeScaling = Literal["extrapolate", "interpolate", "ntk"]
+
+EMPTY = -1
+"""In a canvas or token map: nothing is drawn here yet."""
 
 MAX_STEPS = 256
 MAX_SIDE = 256  # of a grid, in tokens
@@ -24,12 +27,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "guidance_schedule": get_args(GuidanceSchedule),
     "content_attention": get_args(ContentAttention),
     "prefill": get_args(Prefill),
-    "extension": get_args(Extension),
+    "rope_scaling": get_args(RopeScaling),
 }
 
 
 class RequestError(ValueError):
-    """A request that can't be drawn; field names the culprit."""
+    """A request that can't be drawn; field names the field at fault."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -76,7 +79,7 @@ class Request:
     alone (as in training)."""
     order: tuple[int, ...] | None = None
     """The unknown grid positions (row-major) in drawing order; None: from the seed."""
-    known: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    fixed_tokens: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Grid position → token; never resampled."""
     prefill: Prefill = "causal"
     """How known tokens enter the cache, in a random order all the same: one by one, as in training; in chunks of 16
@@ -84,18 +87,41 @@ class Request:
     card compares."""
     guide_known: bool = True
     """Whether known tokens count as drawn in the linear guidance schedule."""
-    drawn: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    replayed_tokens: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Grid position → token of what the first steps have drawn already: a fork, which goes on from there. They enter
     the cache in the chunks of those steps."""
     grid: tuple[int, int] | None = None
     """Rows and columns; None: the model's. Another one is drawn beyond what the model was trained on."""
-    extension: Extension = "interpolate"
+    rope_scaling: RopeScaling = "interpolate"
     """How positions beyond the trained grid are told: as they are; squeezed into it; or each frequency in the way that
     it can bear (engine.models.layers.rotary_table)."""
     window: Window | None = None
     """Where the grid lies on a larger canvas: what is random goes by the place there."""
     task: str = "generate"
     """Salts the noise, so that inpainting a picture with its own seed does not redraw it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """What a step drew. step is 1-based among the drawing steps; n_total counts the positions that were unknown."""
+
+    step: int
+    steps: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    n_done: int
+    n_total: int
+
+    @property
+    def finished(self) -> bool:
+        return self.n_done == self.n_total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput(StepOutput):
+    """What one step drew of one request; id is the request's, as Engine.add returned it."""
+
+    id: int
 
 
 def check_request(
@@ -124,7 +150,7 @@ def check_request(
     if not 0 < request.top_p <= 1:
         raise RequestError("top_p", f"must be above 0 and at most 1, got {request.top_p}")
     if not any_order:
-        for name in ("known", "order", "grid"):
+        for name in ("fixed_tokens", "order", "grid"):
             if getattr(request, name):
                 raise RequestError(name, "this model draws every position of its own grid, in a fixed order")
     if request.grid is not None and not all(1 <= side <= MAX_SIDE for side in request.grid):
@@ -134,21 +160,21 @@ def check_request(
 
 
 def _check_canvas(request: Request, positions: int, codebook_size: int) -> None:
-    for name, tokens in (("known", request.known), ("drawn", request.drawn)):
+    for name, tokens in (("fixed_tokens", request.fixed_tokens), ("replayed_tokens", request.replayed_tokens)):
         for position, token in tokens.items():
             if not 0 <= position < positions:
                 raise RequestError(name, f"position {position} lies outside the grid of {positions}")
             if not 0 <= token < codebook_size:
                 raise RequestError(name, f"token {token} is not in the codebook of {codebook_size}")
-    if both := request.known.keys() & request.drawn.keys():
-        raise RequestError("drawn", f"position {min(both)} is known")
-    unknown = positions - len(request.known)
+    if both := request.fixed_tokens.keys() & request.replayed_tokens.keys():
+        raise RequestError("replayed_tokens", f"position {min(both)} is known")
+    unknown = positions - len(request.fixed_tokens)
     if unknown == 0:
-        raise RequestError("known", "every position is known: nothing is left to draw")
-    if unknown == len(request.drawn):
-        raise RequestError("drawn", "every position is drawn: nothing is left to draw")
+        raise RequestError("fixed_tokens", "every position is known: nothing is left to draw")
+    if unknown == len(request.replayed_tokens):
+        raise RequestError("replayed_tokens", "every position is drawn: nothing is left to draw")
     if request.order is None:
         return
-    expected = set(range(positions)) - set(request.known)
+    expected = set(range(positions)) - set(request.fixed_tokens)
     if len(request.order) != unknown or set(request.order) != expected:
         raise RequestError("order", f"must name each of the {unknown} unknown positions exactly once")

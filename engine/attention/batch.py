@@ -47,4 +47,4 @@ class Batch:
 
     cached: Rows
     queries: Rows
-    answers: Tensor
+    logits_indices: Tensor

@@ -27,7 +27,7 @@ class AttentionMeta:
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
     uniform: tuple[bool, ...]
-    tables: Tensor
+    block_tables: Tensor
     visible: Tensor
     page_size: int
     slots: tuple[slice | Tensor, ...]
@@ -38,23 +38,23 @@ ROWS_A_TILE = 16
 
 
 def attention_meta(
-    visible: Sequence[Sequence[int]], tables: Sequence[Sequence[int]], page_size: int, device: torch.device
+    visible: Sequence[Sequence[int]], block_tables: Sequence[Sequence[int]], page_size: int, device: torch.device
 ) -> AttentionMeta:
     """Metadata of one step: visible[s] lists what each row of sequence s sees, tables[s] its pages in order."""
     starts = [0]
     for rows in visible:
         starts.append(starts[-1] + len(rows))
-    width = max((len(t) for t in tables), default=0)
-    padded = torch.tensor([[*t, *[0] * (width - len(t))] for t in tables], dtype=torch.int32).view(-1, width)
+    width = max((len(t) for t in block_tables), default=0)
+    padded = torch.tensor([[*t, *[0] * (width - len(t))] for t in block_tables], dtype=torch.int32).view(-1, width)
     lengths = tuple(max(rows, default=0) for rows in visible)
     return AttentionMeta(
         starts=tuple(starts),
         lengths=lengths,
         uniform=tuple(min(rows, default=0) == length for rows, length in zip(visible, lengths, strict=True)),
-        tables=padded.to(device),
+        block_tables=padded.to(device),
         visible=torch.tensor([n for rows in visible for n in rows], dtype=torch.int32, device=device),
         page_size=page_size,
-        slots=tuple(map(_slots, tables, lengths, repeat(page_size))) if device.type == "cpu" else (),
+        slots=tuple(map(_slots, block_tables, lengths, repeat(page_size))) if device.type == "cpu" else (),
         tiles=_tiles(starts, device),
     )
 

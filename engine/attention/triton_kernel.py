@@ -14,7 +14,7 @@ KEYS_A_BLOCK = 64
 
 @triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
-    out, q, keys, values, tiles, tables, visible, scale, table_width,
+    out, q, keys, values, tiles, block_tables, visible, scale, table_width,
     heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +39,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     for start in range(0, length, BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
         in_keys = key < length
-        page = tl.load(tables + sequence * table_width + key // page_size, mask=in_keys, other=0)
+        page = tl.load(block_tables + sequence * table_width + key // page_size, mask=in_keys, other=0)
         slot = page.to(tl.int64) * page_size + key % page_size
         at_key = (slot[:, None] * heads + head) * head_dim + lane[None]
         mask_key = in_keys[:, None] & (lane[None] < head_dim)
@@ -66,7 +66,7 @@ def paged_attention_triton(q: Tensor, keys: Tensor, values: Tensor, meta: Attent
     out = torch.empty_like(q)
     _, heads, head_dim = q.shape
     _kernel[(meta.tiles.shape[0], heads)](
-        out, q, keys, values, meta.tiles, meta.tables, meta.visible, head_dim**-0.5, meta.tables.shape[1],
+        out, q, keys, values, meta.tiles, meta.block_tables, meta.visible, head_dim**-0.5, meta.block_tables.shape[1],
         heads=heads, head_dim=head_dim, page_size=meta.page_size,
         BLOCK_M=ROWS_A_TILE, BLOCK_N=KEYS_A_BLOCK, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
     )  # fmt: skip

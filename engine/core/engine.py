@@ -17,10 +17,10 @@ from engine.core.pages import PageAllocator
 from engine.core.rotary_tables import RotaryTables
 from engine.core.runner import Runner, StepLogits
 from engine.core.scheduler import Scheduler
-from engine.core.sequence import Drawing, Drawn
+from engine.core.sequence import SequenceState
 from engine.models import registry
 from engine.models.registry import LoadedModel
-from engine.request import Extension, Request, RequestError, check_request
+from engine.request import Request, RequestError, RequestOutput, RopeScaling, check_request
 
 CPU_CACHE_BYTES = 256 * 2**20
 GPU_CACHE_SHARE = 0.6
@@ -40,13 +40,6 @@ class EngineConfig:
     batch_invariant: bool = False
     check_every_step: bool = False
     dtype: torch.dtype | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update(Drawn):
-    """What one step drew of one request."""
-
-    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +82,7 @@ class Engine:
         self._runner = Runner(
             loaded.network,
             self._cache,
-            RotaryTables(lambda *canvas: _rotary(loaded, *canvas).to(device)),
+            RotaryTables(lambda *key: _rotary(loaded, *key).to(device)),
             page_size=config.page_size,
             batch_invariant=config.batch_invariant,
             watch_logits=watch_logits,
@@ -120,37 +113,37 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queue a request; its id. Raises RequestError with the field at fault."""
-        drawing = self._drawing(request)
-        self._scheduler.add(drawing)
-        return drawing.id
+        sequence = self._sequence(request)
+        self._scheduler.add(sequence)
+        return sequence.id
 
     def abort(self, request_id: int) -> None:
         """Drop a request; its pages are free when the next step begins. Unknown and finished ids are ignored."""
         self._scheduler.abort(request_id)
 
-    def step(self) -> list[Update]:
+    def step(self) -> list[RequestOutput]:
         """One forward step of everybody who takes part; what it drew. Checks its books when it falls idle."""
-        drawings = self._scheduler.schedule()
-        self._cache.copy_pages(self._scheduler.copies)
-        self._scheduler.copies.clear()
-        self._rows_last_step = sum(drawing.rows for drawing in drawings)
-        updates = self._draw(drawings) if drawings else []
+        sequences = self._scheduler.schedule()
+        self._cache.copy_pages(self._scheduler.page_copies)
+        self._scheduler.page_copies.clear()
+        self._rows_last_step = sum(sequence.rows for sequence in sequences)
+        outputs = self._draw(sequences) if sequences else []
         if self.idle or self.config.check_every_step:
             self._scheduler.check_integrity()
-        return updates
+        return outputs
 
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols).
 
         Raises RequestError, and draws none, when one of them is bad. Updates of other requests are not seen.
         """
-        drawings = [self._drawing(request) for request in requests]
-        for drawing in drawings:
-            self._scheduler.add(drawing)
-        unfinished = {drawing.id for drawing in drawings}
+        sequences = [self._sequence(request) for request in requests]
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+        unfinished = {sequence.id for sequence in sequences}
         while unfinished:
-            unfinished -= {update.id for update in self.step() if update.finished}
-        return [np.array(drawing.tokens, dtype=np.int32).reshape(drawing.grid) for drawing in drawings]
+            unfinished -= {output.id for output in self.step() if output.finished}
+        return [np.array(sequence.tokens, dtype=np.int32).reshape(sequence.grid) for sequence in sequences]
 
     def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
         """The request that shares the parent's first `step` drawing steps and goes on with noise of its own. tokens:
@@ -159,18 +152,18 @@ class Engine:
 
         Raises RequestError where the parent has no such step before its last, or tokens lack a part of it.
         """
-        steps = [drawing.targets for drawing in self._plan(parent).steps if drawing.targets]
+        steps = [one.targets for one in self._plan(parent).steps if one.targets]
         if not 1 <= step < len(steps):
             raise RequestError("step", f"must be between 1 and {len(steps) - 1}, got {step}")
         cells = [cell for targets in steps[:step] for cell in targets]
         if missing := [cell for cell in cells if cell not in tokens]:
             raise RequestError("step", f"the parent has not drawn step {step} yet: position {missing[0]} is missing")
         order = tuple(chain.from_iterable(steps)) if "order" in self.model.settings else None
-        return replace(parent, seed=seed, order=order, drawn={cell: tokens[cell] for cell in cells})
+        return replace(parent, seed=seed, order=order, replayed_tokens={cell: tokens[cell] for cell in cells})
 
     def cost(self, request: Request) -> int:
         """Rows of KV cache that a request reserves, in whole pages, all branches. Raises RequestError, as add."""
-        return self._drawing(request).pages(self.config.page_size) * self.config.page_size
+        return self._sequence(request).pages(self.config.page_size) * self.config.page_size
 
     @property
     def idle(self) -> bool:
@@ -183,7 +176,7 @@ class Engine:
     @property
     def tokens_free(self) -> int:
         """Rows of KV cache that no running or waiting request has spoken for."""
-        return max(0, self.tokens_total - self._scheduler.pages_spoken_for * self.config.page_size)
+        return max(0, self.tokens_total - self._scheduler.reserved_pages * self.config.page_size)
 
     def stats(self) -> EngineStats:
         pages = self._scheduler.pages
@@ -203,30 +196,30 @@ class Engine:
         """Raises IntegrityError when pages and block tables disagree."""
         self._scheduler.check_integrity()
 
-    def _draw(self, drawings: list[Drawing]) -> list[Update]:
-        decided = self._runner.run(drawings)
+    def _draw(self, sequences: list[SequenceState]) -> list[RequestOutput]:
+        decided = self._runner.run(sequences)
         self._steps_total += 1
         self._rows_total += self._rows_last_step
-        updates = [self._advance(drawing, tokens) for drawing, tokens in zip(drawings, decided, strict=True)]
-        return [update for update in updates if update.positions]
+        outputs = [self._advance(sequence, tokens) for sequence, tokens in zip(sequences, decided, strict=True)]
+        return [output for output in outputs if output.positions]
 
-    def _advance(self, drawing: Drawing, tokens: list[int]) -> Update:
-        positions = drawing.step.targets
-        drawing.advance(tokens)
-        if drawing.finished:
-            self._scheduler.retire(drawing)
-        plan = drawing.plan
-        return Update(
-            id=drawing.id,
-            step=drawing.next_step - (len(plan.steps) - plan.drawing_steps),
+    def _advance(self, sequence: SequenceState, tokens: list[int]) -> RequestOutput:
+        positions = sequence.step.targets
+        sequence.advance(tokens)
+        if sequence.finished:
+            self._scheduler.retire(sequence)
+        plan = sequence.plan
+        return RequestOutput(
+            id=sequence.id,
+            step=sequence.next_step - (len(plan.steps) - plan.drawing_steps),
             steps=plan.drawing_steps,
             positions=positions,
             tokens=tuple(tokens),
-            n_done=drawing.drawn,
-            n_total=len(drawing.tokens) - len(drawing.request.known),
+            n_done=sequence.drawn,
+            n_total=len(sequence.tokens) - len(sequence.request.fixed_tokens),
         )
 
-    def _drawing(self, request: Request) -> Drawing:
+    def _sequence(self, request: Request) -> SequenceState:
         check_request(
             request,
             grid=self.model.grid,
@@ -234,15 +227,15 @@ class Engine:
             num_classes=len(self.model.classes),
             any_order="order" in self.model.settings,
         )
-        drawing = Drawing.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
-        need, there = drawing.pages(self.config.page_size), self._scheduler.pages.total
+        sequence = SequenceState.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
+        need, there = sequence.pages(self.config.page_size), self._scheduler.pages.total
         if need > there:
             raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
-        return drawing
+        return sequence
 
 
-def _rotary(loaded: LoadedModel, grid: tuple[int, int], extension: Extension) -> torch.Tensor:
-    return loaded.network.rotary(grid, loaded.card.grid, extension)
+def _rotary(loaded: LoadedModel, grid: tuple[int, int], rope_scaling: RopeScaling) -> torch.Tensor:
+    return loaded.network.rotary(grid, loaded.card.grid, rope_scaling)
 
 
 def _affordable_rows(bytes_per_row: int, device: torch.device, share: float) -> int:

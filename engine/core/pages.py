@@ -55,11 +55,11 @@ class PageAllocator:
             if self._holders[page] == 0:
                 self._free.append(page)
 
-    def check_integrity(self, tables: Iterable[Sequence[int]]) -> None:
+    def check_integrity(self, block_tables: Iterable[Sequence[int]]) -> None:
         """tables: the block tables of all live branches. Raises IntegrityError unless every page is either free
         or counted once a table that lists it, and free and used pages add up."""
         held: Counter[int] = Counter()
-        for table in tables:
+        for table in block_tables:
             if len(set(table)) != len(table):
                 raise IntegrityError(f"a block table lists a page twice: {list(table)}")
             held.update(table)

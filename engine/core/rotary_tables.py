@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from engine.request import Extension
+from engine.request import RopeScaling
 
-Canvas = tuple[tuple[int, int], Extension]
+RotaryKey = tuple[tuple[int, int], RopeScaling]
 
 KEPT = 16  # tables; nearly all requests are on the model's own grid
 
@@ -18,25 +18,25 @@ KEPT = 16  # tables; nearly all requests are on the model's own grid
 class RotaryTables:
     """make: the table of a grid, float32 (positions, head_dim / 2, 2), on the device."""
 
-    def __init__(self, make: Callable[[tuple[int, int], Extension], Tensor]) -> None:
+    def __init__(self, make: Callable[[tuple[int, int], RopeScaling], Tensor]) -> None:
         self._make = make
-        self._tables: OrderedDict[Canvas, Tensor] = OrderedDict()
+        self._tables: OrderedDict[RotaryKey, Tensor] = OrderedDict()
 
-    def of(self, canvases: Sequence[Canvas]) -> tuple[Tensor, list[int]]:
+    def of(self, rotary_keys: Sequence[RotaryKey]) -> tuple[Tensor, list[int]]:
         """One table for all of them, and where each one's entries start."""
-        distinct = list(dict.fromkeys(canvases))
-        tables = [self._table(canvas) for canvas in distinct]
+        distinct = list(dict.fromkeys(rotary_keys))
+        tables = [self._table(rotary_key) for rotary_key in distinct]
         starts, start = {}, 0
-        for canvas, table in zip(distinct, tables, strict=True):
-            starts[canvas] = start
+        for rotary_key, table in zip(distinct, tables, strict=True):
+            starts[rotary_key] = start
             start += len(table)
         joined = tables[0] if len(tables) == 1 else torch.cat(tables)
-        return joined, [starts[canvas] for canvas in canvases]
+        return joined, [starts[rotary_key] for rotary_key in rotary_keys]
 
-    def _table(self, canvas: Canvas) -> Tensor:
-        if canvas not in self._tables:
-            self._tables[canvas] = self._make(*canvas)
+    def _table(self, rotary_key: RotaryKey) -> Tensor:
+        if rotary_key not in self._tables:
+            self._tables[rotary_key] = self._make(*rotary_key)
             if len(self._tables) > KEPT:
                 self._tables.popitem(last=False)
-        self._tables.move_to_end(canvas)
-        return self._tables[canvas]
+        self._tables.move_to_end(rotary_key)
+        return self._tables[rotary_key]

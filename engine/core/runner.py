@@ -13,11 +13,11 @@ from engine.attention.batch import Batch, Rows
 from engine.attention.kv_cache import KVCache
 from engine.attention.paged import attention_meta
 from engine.core.rotary_tables import RotaryTables
-from engine.core.sampling import NO_TOKEN, SamplingParams, guide, sample
-from engine.core.sequence import Drawing
+from engine.core.sampling import NO_TOKEN, SamplingTensors, guide, sample
+from engine.core.sequence import SequenceState
 from engine.models.network import Model
 from engine.noise import uniform
-from engine.plans import CONDITION, NOTHING, Row, cell_of
+from engine.plans import CONDITION, NO_TARGET, Row, cell_of
 
 ROW_TILE = 32
 
@@ -55,84 +55,87 @@ class Runner:
         self.device = cache.keys.device
 
     @torch.inference_mode()
-    def run(self, drawings: Sequence[Drawing]) -> list[list[int]]:
+    def run(self, sequences: Sequence[SequenceState]) -> list[list[int]]:
         """One forward pass; the tokens that each drawing's step decides, in the order of its targets.
 
         Raises FloatingPointError when the model gives NaN or infinity.
         """
-        logits = self.model(self.pack(drawings), self.cache)
-        pairs = _branch_pairs(drawings)
+        logits = self.model(self.pack(sequences), self.cache)
+        pairs = _branch_pairs(sequences)
         if not pairs:
-            return [[] for _ in drawings]
+            return [[] for _ in sequences]
         if self.watch_logits:
-            self._show(drawings, logits)
+            self._show(sequences, logits)
         conditional, unconditional = torch.tensor(pairs, device=self.device).unbind(-1)
-        guided = guide(logits[conditional], logits[unconditional], self._floats(_guidance(drawings)))
-        tokens = sample(guided, self._sampling_params(drawings)).tolist()
+        guided = guide(logits[conditional], logits[unconditional], self._floats(_guidance(sequences)))
+        tokens = sample(guided, self._sampling_tensors(sequences)).tolist()
         if NO_TOKEN in tokens:
             raise FloatingPointError("the model's logits are not finite")
         drawn = iter(tokens)
-        return [list(islice(drawn, len(drawing.step.targets))) for drawing in drawings]
+        return [list(islice(drawn, len(sequence.step.targets))) for sequence in sequences]
 
-    def pack(self, drawings: Sequence[Drawing]) -> Batch:
+    def pack(self, sequences: Sequence[SequenceState]) -> Batch:
         """Rows of all branches: every branch is a sequence, drawing after drawing."""
-        sequences = [
-            _Sequence(drawing, condition, table)
-            for drawing in drawings
-            for condition, table in zip(drawing.plan.conditions, drawing.tables, strict=True)
+        branches = [
+            _Branch(sequence, condition, table)
+            for sequence in sequences
+            for condition, table in zip(sequence.plan.conditions, sequence.block_tables, strict=True)
         ]
-        cached = [[row for row in sequence.rows if row.cached] for sequence in sequences]
-        queries = [[row for row in sequence.rows if not row.cached] for sequence in sequences]
-        wanted = [index for index, row in enumerate(chain(*cached)) if row.target != NOTHING]
+        cached = [[row for row in branch.rows if row.cached] for branch in branches]
+        queries = [[row for row in branch.rows if not row.cached] for branch in branches]
+        wanted = [index for index, row in enumerate(chain(*cached)) if row.target != NO_TARGET]
         return Batch(
-            cached=self._rows(sequences, cached, self._slots(sequences, cached)),
-            queries=self._rows(sequences, queries, []),
-            answers=self._ints(wanted),
+            cached=self._rows(branches, cached, self._slots(branches, cached)),
+            queries=self._rows(branches, queries, []),
+            logits_indices=self._ints(wanted),
         )
 
-    def _rows(self, sequences: list[_Sequence], rows: list[list[Row]], slots: list[int]) -> Rows:
-        tokens = [s.embedding_id(row) for s, own in zip(sequences, rows, strict=True) for row in own]
+    def _rows(self, branches: list[_Branch], rows: list[list[Row]], slots: list[int]) -> Rows:
+        tokens = [branch.embedding_id(row) for branch, own in zip(branches, rows, strict=True) for row in own]
         meta = attention_meta(
             [[row.visible for row in own] for own in rows],
-            [sequence.table for sequence in sequences],
+            [branch.table for branch in branches],
             self.page_size,
             self.device,
         )
-        table, starts = self.rotary.of([sequence.drawing.canvas for sequence in sequences])
+        table, starts = self.rotary.of([branch.sequence.rotary_key for branch in branches])
         positions = [start + row.position for start, own in zip(starts, rows, strict=True) for row in own]
         rotary = table[self._ints(positions)]
         return Rows(self._ints(tokens), rotary, self._ints(slots), meta, self.tile)
 
-    def _slots(self, sequences: list[_Sequence], rows: list[list[Row]]) -> list[int]:
+    def _slots(self, branches: list[_Branch], rows: list[list[Row]]) -> list[int]:
         return [
-            sequence.slot(sequence.drawing.cached + offset, self.page_size)
-            for sequence, own in zip(sequences, rows, strict=True)
+            branch.slot(branch.sequence.cached + offset, self.page_size)
+            for branch, own in zip(branches, rows, strict=True)
             for offset in range(len(own))
         ]
 
-    def _sampling_params(self, drawings: Sequence[Drawing]) -> SamplingParams:
-        requests = [drawing.request for drawing in drawings for _ in drawing.step.targets]
-        places = [drawing.place(cell) for drawing in drawings for cell in drawing.step.targets]
-        return SamplingParams(
+    def _sampling_tensors(self, sequences: Sequence[SequenceState]) -> SamplingTensors:
+        requests = [sequence.request for sequence in sequences for _ in sequence.step.targets]
+        positions = [sequence.canvas_position(cell) for sequence in sequences for cell in sequence.step.targets]
+        return SamplingTensors(
             temperature=self._floats([r.temperature for r in requests]),
             top_k=self._ints([r.top_k for r in requests]),
             top_p=self._floats([r.top_p for r in requests]),
             uniform=torch.tensor(
-                [uniform(r.seed, r.task, place) for r, place in zip(requests, places, strict=True)],
+                [
+                    uniform(r.seed, r.task, canvas_position)
+                    for r, canvas_position in zip(requests, positions, strict=True)
+                ],
                 dtype=torch.float64,
                 device=self.device,
             ),
         )
 
-    def _show(self, drawings: Sequence[Drawing], logits: Tensor) -> None:
+    def _show(self, sequences: Sequence[SequenceState], logits: Tensor) -> None:
         assert self.watch_logits is not None
         start = 0
-        for drawing in drawings:
-            targets = drawing.step.targets
-            end = start + len(targets) * drawing.plan.branches
+        for sequence in sequences:
+            targets = sequence.step.targets
+            end = start + len(targets) * sequence.plan.branches
             if targets:
-                own = logits[start:end].unflatten(0, (drawing.plan.branches, len(targets)))
-                self.watch_logits(StepLogits(drawing.id, targets, own.clone()))
+                own = logits[start:end].unflatten(0, (sequence.plan.branches, len(targets)))
+                self.watch_logits(StepLogits(sequence.id, targets, own.clone()))
             start = end
 
     def _ints(self, values: list[int]) -> Tensor:
@@ -143,39 +146,39 @@ class Runner:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
+class _Branch:
     """One branch of one drawing."""
 
-    drawing: Drawing
+    sequence: SequenceState
     condition: int
     table: list[int]
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        return self.drawing.step.rows
+        return self.sequence.step.rows
 
     def embedding_id(self, row: Row) -> int:
         if row.source >= 0:
             return row.source
-        return self.condition if row.source == CONDITION else self.drawing.tokens[cell_of(row.source)]
+        return self.condition if row.source == CONDITION else self.sequence.tokens[cell_of(row.source)]
 
     def slot(self, index: int, page_size: int) -> int:
         page, offset = divmod(index, page_size)
         return self.table[page] * page_size + offset
 
 
-def _branch_pairs(drawings: Sequence[Drawing]) -> list[tuple[int, int]]:
+def _branch_pairs(sequences: Sequence[SequenceState]) -> list[tuple[int, int]]:
     """Logit rows of the conditional and of the unconditional branch, a pair a token; without an unconditional
     branch both are the same row, and guidance changes nothing."""
     pairs = []
     start = 0
-    for drawing in drawings:
-        count = len(drawing.step.targets)
-        last = start + count * (drawing.plan.branches - 1)
+    for sequence in sequences:
+        count = len(sequence.step.targets)
+        last = start + count * (sequence.plan.branches - 1)
         pairs += [(start + i, last + i) for i in range(count)]
-        start += count * drawing.plan.branches
+        start += count * sequence.plan.branches
     return pairs
 
 
-def _guidance(drawings: Sequence[Drawing]) -> list[float]:
-    return [drawing.step.guidance for drawing in drawings for _ in drawing.step.targets]
+def _guidance(sequences: Sequence[SequenceState]) -> list[float]:
+    return [sequence.step.guidance for sequence in sequences for _ in sequence.step.targets]

@@ -11,7 +11,7 @@ NO_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
+class SamplingTensors:
     """One entry a token to be drawn. uniform: float64 numbers in (0, 1) that decide the draw."""
 
     temperature: Tensor
@@ -25,7 +25,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
     return unconditional + (conditional - unconditional) * scale[:, None]
 
 
-def sample(logits: Tensor, params: SamplingParams) -> Tensor:
+def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
     """Tokens (n,) from logits (n, vocab). Temperature 0 is argmax; where logits are not finite, NO_TOKEN."""
     greedy = params.temperature == 0
     tokens = logits.argmax(-1)
@@ -34,7 +34,7 @@ def sample(logits: Tensor, params: SamplingParams) -> Tensor:
     return torch.where(logits.isfinite().all(-1), tokens, NO_TOKEN)
 
 
-def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
+def probabilities(logits: Tensor, params: SamplingTensors) -> Tensor:
     """The distribution (n, vocab) float32 after temperature, then top-k, then top-p; not normalised again."""
     temperature = torch.where(params.temperature == 0, 1.0, params.temperature).clamp(min=1e-5)
     probs = (logits / temperature[:, None]).softmax(-1)

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from engine.plans import CONDITION, NOTHING, Plan, Row, Step, cell_of
-from engine.request import Extension, Request
-
-UNKNOWN = -1
+from engine.plans import CONDITION, NO_TARGET, Plan, Row, Step, cell_of
+from engine.request import EMPTY, Request, RopeScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +24,9 @@ class StepKey:
         return self.rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """What a step drew. step is 1-based among the drawing steps; n_total counts the positions that were unknown."""
-
-    step: int
-    steps: int
-    positions: tuple[int, ...]
-    tokens: tuple[int, ...]
-    n_done: int
-    n_total: int
-
-    @property
-    def finished(self) -> bool:
-        return self.n_done == self.n_total
-
-
 @dataclass(slots=True, eq=False)
-class Drawing:
-    """tokens: the canvas of this grid, row-major, UNKNOWN where nothing is drawn yet. tables: a block table a branch,
+class SequenceState:
+    """tokens: the canvas of this grid, row-major, EMPTY where nothing is drawn yet. tables: a block table a branch,
     empty until the drawing is admitted. cached: rows in the cache, the same for each branch. trail: what those rows
     are made of. prefix: what the rows are made of that it could write without drawing anything."""
 
@@ -53,21 +35,23 @@ class Drawing:
     plan: Plan
     grid: tuple[int, int]
     tokens: list[int]
-    tables: list[list[int]] = field(default_factory=list)
+    block_tables: list[list[int]] = field(default_factory=list)
     next_step: int = 0
     cached: int = 0
     drawn: int = 0
-    trail: list[StepKey] = field(default_factory=list)
-    prefix: tuple[StepKey, ...] = ()
+    written_keys: list[StepKey] = field(default_factory=list)
+    prefix_keys: tuple[StepKey, ...] = ()
 
     @classmethod
-    def begin(cls, id: int, request: Request, plan: Plan, grid: tuple[int, int]) -> Drawing:
-        tokens = [UNKNOWN] * (grid[0] * grid[1])
-        for cell, token in (*request.known.items(), *request.drawn.items()):
+    def begin(cls, id: int, request: Request, plan: Plan, grid: tuple[int, int]) -> SequenceState:
+        tokens = [EMPTY] * (grid[0] * grid[1])
+        for cell, token in (*request.fixed_tokens.items(), *request.replayed_tokens.items()):
             tokens[cell] = token
-        drawing = cls(id, request, plan.replay(request.drawn), grid, tokens, drawn=len(request.drawn))
-        drawing.prefix = tuple(drawing._prefix())
-        return drawing
+        sequence = cls(
+            id, request, plan.replay(request.replayed_tokens), grid, tokens, drawn=len(request.replayed_tokens)
+        )
+        sequence.prefix_keys = tuple(sequence._prefix_keys())
+        return sequence
 
     @property
     def step(self) -> Step:
@@ -83,11 +67,11 @@ class Drawing:
         return self.next_step == len(self.plan.steps)
 
     @property
-    def canvas(self) -> tuple[tuple[int, int], Extension]:
+    def rotary_key(self) -> tuple[tuple[int, int], RopeScaling]:
         """Which rotary table its positions are entries of."""
-        return self.grid, self.request.extension
+        return self.grid, self.request.rope_scaling
 
-    def place(self, cell: int) -> int:
+    def canvas_position(self, cell: int) -> int:
         """Where a cell lies on the canvas of which the grid is a window."""
         window = self.request.window
         return cell if window is None else window.position(cell, self.grid[1])
@@ -100,30 +84,30 @@ class Drawing:
         """Take in what the step's rows decided and go on to the next step."""
         step = self.step
         if key := self._key(step):
-            self.trail.append(key)
+            self.written_keys.append(key)
             self.cached += len(key)
         for cell, token in zip(step.targets, tokens, strict=True):
             self.tokens[cell] = token
         self.drawn += len(tokens)
         self.next_step += 1
 
-    def start_after(self, steps: int) -> None:
+    def skip_prefix(self, steps: int) -> None:
         """The rows of so many steps of its prefix are in its pages already."""
-        self.trail = list(self.prefix[:steps])
-        self.cached = sum(map(len, self.trail))
+        self.written_keys = list(self.prefix_keys[:steps])
+        self.cached = sum(map(len, self.written_keys))
         self.plan = self.plan.without(self.cached)
 
-    def common_steps(self, other: Drawing) -> tuple[int, int]:
+    def shared_prefix_steps(self, other: SequenceState) -> tuple[int, int]:
         """How many steps of its prefix are in the other's pages now, and how many will be, unless it leaves."""
-        if (self.plan.conditions, self.canvas) != (other.plan.conditions, other.canvas):
+        if (self.plan.conditions, self.rotary_key) != (other.plan.conditions, other.rotary_key):
             return 0, 0
-        now = _agreeing(self.prefix, other.trail)
-        return now, max(now, _agreeing(self.prefix, other.prefix))
+        now = _agreeing(self.prefix_keys, other.written_keys)
+        return now, max(now, _agreeing(self.prefix_keys, other.prefix_keys))
 
-    def _prefix(self) -> Iterator[StepKey]:
-        for step in self.plan.steps[:-1]:  # what a drawing's last step writes, nobody can share
+    def _prefix_keys(self) -> Iterator[StepKey]:
+        for step in self.plan.steps[:-1]:  # what a sequence's last step writes, nobody can share
             cached = [row for row in step.rows if row.cached]
-            if not cached or any(row.target != NOTHING or self._unknown(row) for row in cached):
+            if not cached or any(row.target != NO_TARGET or self._unknown(row) for row in cached):
                 return
             yield self._key(step)
             if step.targets:
@@ -140,7 +124,7 @@ class Drawing:
         return row.source if row.source >= CONDITION else self.tokens[cell_of(row.source)]
 
     def _unknown(self, row: Row) -> bool:
-        return row.source < CONDITION and self.tokens[cell_of(row.source)] == UNKNOWN
+        return row.source < CONDITION and self.tokens[cell_of(row.source)] == EMPTY
 
 
 def _agreeing(ours: Sequence[StepKey], theirs: Sequence[StepKey]) -> int:

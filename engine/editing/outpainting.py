@@ -12,10 +12,9 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from engine.core.sequence import UNKNOWN
 from engine.editing.blending import seamless
 from engine.editing.masks import fit
-from engine.request import RequestError
+from engine.request import EMPTY, RequestError
 
 Side = Literal["left", "right", "up", "down"]
 SIDES: tuple[Side, ...] = get_args(Side)
@@ -44,7 +43,7 @@ class Padding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
+class OutpaintGeometry:
     """A picture and what is drawn around it.
 
     picture: the original's height and width in pixels; cells: its token rows and columns. margin: what is added, in
@@ -74,20 +73,22 @@ class Extension:
         return self.cells[0] * self.stride, self.cells[1] * self.stride
 
     @property
-    def known(self) -> np.ndarray:
+    def fixed_cells(self) -> np.ndarray:
         """bool (grid): True where the original lies."""
-        known = np.zeros(self.grid, dtype=bool)
-        known[_inside(self.cells, self.margin)] = True
-        return known
+        fixed_cells = np.zeros(self.grid, dtype=bool)
+        fixed_cells[_inside(self.cells, self.margin)] = True
+        return fixed_cells
 
     def canvas(self, tokens: np.ndarray) -> np.ndarray:
-        """int32 (grid): the original's tokens (cells) in their place, UNKNOWN around them."""
-        canvas = np.full(self.grid, UNKNOWN, dtype=np.int32)
+        """int32 (grid): the original's tokens (cells) in their place, EMPTY around them."""
+        canvas = np.full(self.grid, EMPTY, dtype=np.int32)
         canvas[_inside(self.cells, self.margin)] = tokens
         return canvas
 
 
-def extend(picture: tuple[int, int], asked: Padding, *, grid: tuple[int, int], stride: int) -> Extension:
+def outpaint_geometry(
+    picture: tuple[int, int], asked: Padding, *, grid: tuple[int, int], stride: int
+) -> OutpaintGeometry:
     """The canvas for a picture of so many pixels (height, width) and what is asked for around it, in its pixels;
     grid and stride are the model's.
 
@@ -106,11 +107,11 @@ def extend(picture: tuple[int, int], asked: Padding, *, grid: tuple[int, int], s
         for side in sides:
             margin[side] = -(-asked[side] * tokens // pixels)
             padding[side] = margin[side] * pixels // tokens
-    extension = Extension(
+    geometry = OutpaintGeometry(
         picture=picture, cells=cells, margin=Padding(**margin), padding=Padding(**padding), stride=stride
     )
-    _check(extension, grid)
-    return extension
+    _check(geometry, grid)
+    return geometry
 
 
 def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
@@ -123,37 +124,39 @@ def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]
     return rows, cols
 
 
-def assemble(original: np.ndarray, drawn: np.ndarray, extension: Extension, *, smooth: bool = False) -> np.ndarray:
+def assemble(
+    original: np.ndarray, drawn: np.ndarray, geometry: OutpaintGeometry, *, smooth: bool = False
+) -> np.ndarray:
     """uint8 (*size, 3): the original's pixels to the bit; around them the drawn canvas uint8 (grid · stride, 3),
     resized so that what it shows of the original lies exactly beneath it. smooth: what is drawn is shifted to meet the
     original, at the size at which it is drawn."""
     if smooth:
-        drawn = _meeting(fit(original, extension.fitted), drawn, extension)
-    (top, bottom), (left, right) = _shown(extension, 0), _shown(extension, 1)
-    height, width = extension.size
+        drawn = _meeting(fit(original, geometry.fitted), drawn, geometry)
+    (top, bottom), (left, right) = _shown(geometry, 0), _shown(geometry, 1)
+    height, width = geometry.size
     canvas = Image.fromarray(drawn).resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
     result = np.array(canvas)
-    result[_inside(extension.picture, extension.padding)] = original
+    result[_inside(geometry.picture, geometry.padding)] = original
     return result
 
 
-def _meeting(fitted: np.ndarray, drawn: np.ndarray, extension: Extension) -> np.ndarray:
-    known = extension.known.repeat(extension.stride, 0).repeat(extension.stride, 1)
+def _meeting(fitted: np.ndarray, drawn: np.ndarray, geometry: OutpaintGeometry) -> np.ndarray:
+    fixed = geometry.fixed_cells.repeat(geometry.stride, 0).repeat(geometry.stride, 1)
     original = drawn.copy()
-    original[known] = fitted.reshape(-1, 3)
-    return seamless(original, drawn, ~known, REACH * extension.stride)
+    original[fixed] = fitted.reshape(-1, 3)
+    return seamless(original, drawn, ~fixed, REACH * geometry.stride)
 
 
-def _check(extension: Extension, grid: tuple[int, int]) -> None:
+def _check(geometry: OutpaintGeometry, grid: tuple[int, int]) -> None:
     """Raises RequestError with the side that adds most to a canvas that is too large."""
-    canvas = extension.grid
+    canvas = geometry.grid
     guilty = [side for axis, sides in enumerate(ALONG) if canvas[axis] > LARGEST * grid[axis] for side in sides]
     if not guilty and canvas[0] * canvas[1] > LARGEST * grid[0] * grid[1]:
         guilty = list(SIDES)
     if guilty:
         rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
         raise RequestError(
-            max(guilty, key=lambda side: extension.margin[side]),
+            max(guilty, key=lambda side: geometry.margin[side]),
             f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
             f"there may be {rows} rows, {cols} columns, and {most} tokens in all",
         )
@@ -170,12 +173,12 @@ def _inside(inner: tuple[int, int], padding: Padding) -> tuple[slice, slice]:
     return slice(padding.up, padding.up + inner[0]), slice(padding.left, padding.left + inner[1])
 
 
-def _shown(extension: Extension, axis: int) -> tuple[float, float]:
+def _shown(geometry: OutpaintGeometry, axis: int) -> tuple[float, float]:
     """From where to where along an axis the drawn canvas is shown, in its own pixels: all but a fraction of a pixel
     of the result, at either end."""
     before, after = ALONG[axis]
-    scale = extension.fitted[axis] / extension.picture[axis]
-    begins = extension.margin[before] * extension.stride  # the original
-    ends = begins + extension.fitted[axis]
-    first, last = begins - extension.padding[before] * scale, ends + extension.padding[after] * scale
-    return max(first, 0.0), min(last, float(extension.grid[axis] * extension.stride))
+    scale = geometry.fitted[axis] / geometry.picture[axis]
+    begins = geometry.margin[before] * geometry.stride  # the original
+    ends = begins + geometry.fitted[axis]
+    first, last = begins - geometry.padding[before] * scale, ends + geometry.padding[after] * scale
+    return max(first, 0.0), min(last, float(geometry.grid[axis] * geometry.stride))

@@ -13,13 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.core.engine import Engine
-from engine.core.sequence import UNKNOWN
-from engine.editing.windows import Painting, paint, windows_over
+from engine.editing.windows import WindowedGeneration, generate_windowed, windows_over
 from engine.evaluation.samples import AT_ONCE, DECODE, drawing_model
-from engine.request import Request
+from engine.request import EMPTY, Request
 
 
-class Artist:
+class CachedGenerator:
     """A model folder that draws. Pictures are uint8 (n, H, W, 3), token maps int32 (n, rows, cols)."""
 
     def __init__(self, model: Path, kept: Path, device: str | None = None) -> None:
@@ -36,17 +35,17 @@ class Artist:
 
         return self.once([_plain(request) for request in requests], draw)
 
-    def paint(self, templates: Sequence[Request], canvases: np.ndarray) -> np.ndarray:
-        """Canvases (n, rows, cols), filled up window by window where they are UNKNOWN, which is the same in all."""
-        size = self.engine.model.grid
-        windows = windows_over(canvases[0] != UNKNOWN, size)
+    def generate_windowed(self, templates: Sequence[Request], canvases: np.ndarray) -> np.ndarray:
+        """Canvases (n, rows, cols), filled up window by window where they are EMPTY, which is the same in all."""
+        shape = self.engine.model.grid
+        windows = windows_over(canvases[0] != EMPTY, shape)
 
         def draw() -> np.ndarray:
-            paintings = [Painting(*each, windows, size) for each in zip(templates, canvases, strict=True)]
-            starts = tqdm(range(0, len(paintings), AT_ONCE), desc="paint", unit=f"×{AT_ONCE}", leave=False)
+            generations = [WindowedGeneration(*each, windows, shape) for each in zip(templates, canvases, strict=True)]
+            starts = tqdm(range(0, len(generations), AT_ONCE), desc="windows", unit=f"×{AT_ONCE}", leave=False)
             for at in starts:
-                paint(self.engine, paintings[at : at + AT_ONCE])
-            return np.stack([painting.tokens for painting in paintings])
+                generate_windowed(self.engine, generations[at : at + AT_ONCE])
+            return np.stack([generation.tokens for generation in generations])
 
         places = [_plain(window) for window in windows]
         return self.once([places, canvases.tolist(), [_plain(request) for request in templates]], draw)
@@ -75,8 +74,12 @@ class Artist:
         return asdict(self.engine.model.defaults) | chosen
 
 
+# Request fields whose names have changed since the first token maps were stored: file names are hashes of these keys.
+_STORED_NAMES = {"fixed_tokens": "known", "replayed_tokens": "drawn", "rope_scaling": "extension"}
+
+
 def _plain(value: Any) -> Any:
-    """A request with all its fields, as JSON has it."""
+    """A request with all its fields as JSON data, under the names in the hashes of stored token maps."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {_STORED_NAMES.get(f.name, f.name): _plain(getattr(value, f.name)) for f in fields(value)}
     return sorted(value.items()) if isinstance(value, Mapping) else value

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from engine.editing.masks import composite, known_tokens, token_mask
-from engine.evaluation.cached_generator import Artist
+from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.masks import bounding_boxes, masks, outlines
 from engine.evaluation.metrics import frechet
 from engine.request import Request, Window
@@ -37,7 +37,7 @@ class Renders:
     looks: Looks
 
     @classmethod
-    def load(cls, world: Path, artist: Artist, judge: Judge, count: int) -> Renders:
+    def load(cls, world: Path, artist: CachedGenerator, judge: Judge, count: int) -> Renders:
         found, labels = load_split(world, "test", limit=count)
         pictures = found.permute(0, 2, 3, 1).contiguous().numpy()
         return cls(pictures, artist.encode(pictures), labels.numpy(), look(judge, found))
@@ -97,7 +97,11 @@ def measure_edit(
 
 
 def complete(
-    artist: Artist, renders: Renders, hidden: np.ndarray, labels: Sequence[int] | None, settings: Mapping[str, Any]
+    artist: CachedGenerator,
+    renders: Renders,
+    hidden: np.ndarray,
+    labels: Sequence[int] | None,
+    settings: Mapping[str, Any],
 ) -> np.ndarray:
     """Pictures drawn behind masks that are snapped outwards to whole tokens, picture i from seed i; labels None: the
     class is withheld."""
@@ -106,7 +110,7 @@ def complete(
         Request(
             class_label=None if labels is None else int(labels[i]),
             seed=i,
-            known=known_tokens(renders.tokens[i], redrawn[i]),
+            fixed_tokens=known_tokens(renders.tokens[i], redrawn[i]),
             task="inpaint",
             **settings,
         )
@@ -116,7 +120,7 @@ def complete(
 
 
 def completions(
-    name: str, artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    name: str, artist: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
 ) -> Iterator[Edited]:
     """Every way of filling the masks of one name, the model's and the others."""
     hidden = masks(name, len(renders.labels), renders.size)
@@ -133,7 +137,7 @@ def completions(
         yield measure_edit(way, draw(), hidden, renders.labels, renders, judge, smooth=way in (GIVEN, WITHHELD))
 
 
-def exchanges(artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]) -> Iterator[Edited]:
+def exchanges(artist: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]) -> Iterator[Edited]:
     """Whole objects exchanged for things of another class, behind their outlines or the boxes around these, seamless
     and hard."""
     count = len(renders.labels)

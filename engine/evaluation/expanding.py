@@ -10,18 +10,17 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from engine.core.sequence import UNKNOWN
 from engine.editing.masks import fit
 from engine.editing.windows import windows_over
-from engine.evaluation.cached_generator import Artist
+from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.metrics import frechet
-from engine.request import Extension, Request, Window
+from engine.request import EMPTY, Request, RopeScaling, Window
 from engine.training.classifier import Judge, Looks, look
 
 Grid = tuple[int, int]
 WINDOWED, OUTPAINTED = "windowed", "outpainted"
-METHODS = (*get_args(Extension), WINDOWED, OUTPAINTED)
+METHODS = (*get_args(RopeScaling), WINDOWED, OUTPAINTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Expanded:
 
 
 def expand(
-    grid: Grid, method: str, artist: Artist, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    grid: Grid, method: str, artist: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
 ) -> Expanded:
     """As many pictures as there are renders, picture i of its class and from seed i. OUTPAINTED has the render itself
     in the middle."""
@@ -88,7 +87,9 @@ class Agreement:
         return self.independent + 2 * self.deviation
 
 
-def agreement(expanded: Expanded, artist: Artist, labels: np.ndarray, settings: Mapping[str, Any]) -> Agreement:
+def agreement(
+    expanded: Expanded, artist: CachedGenerator, labels: np.ndarray, settings: Mapping[str, Any]
+) -> Agreement:
     """Windows that shared their noise would agree more than strangers do. Neighbours overlap or touch."""
     rows, cols = artist.engine.model.grid
     pairs = [
@@ -105,20 +106,20 @@ def agreement(expanded: Expanded, artist: Artist, labels: np.ndarray, settings: 
 
 
 def _draw(
-    grid: Grid, method: str, artist: Artist, renders: Renders, settings: Mapping[str, Any]
+    grid: Grid, method: str, artist: CachedGenerator, renders: Renders, settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Token maps; what was known of each canvas, bool (rows, cols), where it was drawn in windows."""
-    at_once = {"grid": grid, "extension": method} if method in get_args(Extension) else {}
+    at_once = {"grid": grid, "rope_scaling": method} if method in get_args(RopeScaling) else {}
     fixed = {"task": "outpaint" if method == OUTPAINTED else "expand", **at_once, **settings}
     requests = [Request(class_label=int(label), seed=seed, **fixed) for seed, label in enumerate(renders.labels)]
     if at_once:
         return artist.draw(requests), None
-    canvases = np.full((len(requests), *grid), UNKNOWN, np.int32)
+    canvases = np.full((len(requests), *grid), EMPTY, np.int32)
     if method == OUTPAINTED:
         rows, cols = renders.tokens.shape[1:]
         top, left = (grid[0] - rows) // 2, (grid[1] - cols) // 2
         canvases[:, top : top + rows, left : left + cols] = renders.tokens
-    return artist.paint(requests, canvases), canvases[0] != UNKNOWN
+    return artist.generate_windowed(requests, canvases), canvases[0] != EMPTY
 
 
 def _look(judge: Judge, pictures: np.ndarray) -> Looks:

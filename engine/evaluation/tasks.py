@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from engine.evaluation.cached_generator import Artist
+from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import (
     GIVEN,
     HARD,
@@ -156,8 +156,8 @@ def _size(grid: Grid) -> str:
     return f"{grid[0]}x{grid[1]}"
 
 
-def _studio(options: argparse.Namespace) -> tuple[Artist, Judge, Renders]:
-    artist = Artist(options.model, options.runs / "samples", options.device)
+def _studio(options: argparse.Namespace) -> tuple[CachedGenerator, Judge, Renders]:
+    artist = CachedGenerator(options.model, options.runs / "samples", options.device)
     judge = load_judge(options.model / JUDGE, torch.device("cpu"))
     return artist, judge, Renders.load(options.runs / "world", artist, judge, options.count)
 

@@ -19,7 +19,7 @@ from engine.attention.kv_cache import KVCache, KVShape
 from engine.attention.paged import paged_attention
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
 from engine.models.network import Model
-from engine.request import Extension
+from engine.request import RopeScaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +158,9 @@ class ARPG(Model):
         return self.config.vocab_size
 
     def rotary(
-        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, extension: Extension = "extrapolate"
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
     ) -> Tensor:
-        return rotary_table(grid, self.config.head_dim, trained=trained, extension=extension)
+        return rotary_table(grid, self.config.head_dim, trained=trained, rope_scaling=rope_scaling)
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""

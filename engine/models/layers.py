@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.request import Extension
+from engine.request import RopeScaling
 
 NTK_TURNS = 2.0
 
@@ -51,7 +51,7 @@ def rotary_table(
     head_dim: int,
     *,
     trained: tuple[int, int] | None = None,
-    extension: Extension = "extrapolate",
+    rope_scaling: RopeScaling = "extrapolate",
     base: float = 10000.0,
 ) -> Tensor:
     """cos and sin of the 2-D rotary embedding, float32 (1 + rows·cols, head_dim / 2, 2).
@@ -67,7 +67,7 @@ def rotary_table(
     half = head_dim // 2
     frequencies = base ** (-torch.arange(0, half, 2)[: half // 2].float() / half)
     by_row, by_col = (
-        torch.outer(torch.arange(side).float(), _extended(frequencies, side, length, extension))
+        torch.outer(torch.arange(side).float(), _extended(frequencies, side, length, rope_scaling))
         for side, length in zip(grid, trained or grid, strict=True)
     )
     rows, cols = grid
@@ -78,11 +78,11 @@ def rotary_table(
     return torch.cat([torch.zeros_like(cells[:1]), cells])
 
 
-def _extended(frequencies: Tensor, side: int, trained: int, extension: Extension) -> Tensor:
-    if side <= trained or extension == "extrapolate":
+def _extended(frequencies: Tensor, side: int, trained: int, rope_scaling: RopeScaling) -> Tensor:
+    if side <= trained or rope_scaling == "extrapolate":
         return frequencies
     squeezed = frequencies * (trained / side)
-    if extension == "interpolate":
+    if rope_scaling == "interpolate":
         return squeezed
     turns = trained * frequencies / (2 * math.pi)
     kept = ((turns - 1) / (NTK_TURNS - 1)).clamp(0, 1)

@@ -17,7 +17,7 @@ from engine.attention.kv_cache import KVCache, KVShape
 from engine.attention.paged import paged_attention
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
 from engine.models.network import Model
-from engine.request import Extension
+from engine.request import RopeScaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +121,9 @@ class LlamaGen(Model):
         return [self.tok_embeddings, self.cls_embedding.embedding_table]
 
     def rotary(
-        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, extension: Extension = "extrapolate"
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
     ) -> Tensor:
-        return rotary_table(grid, self.config.head_dim, trained=trained, extension=extension)
+        return rotary_table(grid, self.config.head_dim, trained=trained, rope_scaling=rope_scaling)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings (N, dim) of ids (N,)."""
@@ -143,7 +143,7 @@ class LlamaGen(Model):
             q, k, v = rows.map(layer.qkv, x, rows.rotary)
             cache.write(index, rows.slots, k, v)
             x = rows.map(layer.after, x, paged_attention(q, *cache.layer(index), rows.attention))
-        return rows.map(self._logits, x[batch.answers])
+        return rows.map(self._logits, x[batch.logits_indices])
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.output(self.norm(x)).float()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.attention.batch import Batch
 from engine.attention.kv_cache import KVCache, KVShape
-from engine.request import Extension
+from engine.request import RopeScaling
 
 
 class Model(nn.Module, ABC):
@@ -26,7 +26,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def rotary(
-        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, extension: Extension = "extrapolate"
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
     ) -> Tensor:
         """What each position of a row program turns by, float32 (positions, head_dim / 2, 2). trained: the grid
         that the model knows, where this one is larger and so an extension of it."""

@@ -33,9 +33,9 @@ def plan_arpg(
     can't tell where it is."""
     order = request.order or _first(first_cell, _drawing_order(request, grid))
     counts = step_counts(len(order), request.steps, request.schedule)
-    if order[0] == first_cell and not request.known:
+    if order[0] == first_cell and not request.fixed_tokens:
         counts = _first_alone(counts)
-    known = len(request.known) if request.guide_known else 0
+    known = len(request.fixed_tokens) if request.guide_known else 0
     scales = guidance_scales(
         counts, known, request.guidance_scale, request.guidance_schedule, request.guidance_interval
     )
@@ -45,7 +45,7 @@ def plan_arpg(
     pieces = _prefill(request, grid, first_cell)
     # A step writes the rows of the one before; the last piece goes with the first, if that is not the last as well:
     # what a drawing's last step writes, nobody can share.
-    content = pieces.pop() if len(chunks) > 1 or not request.known else ()
+    content = pieces.pop() if len(chunks) > 1 or not request.fixed_tokens else ()
     steps = [Step(piece) for piece in pieces]
     cached = sum(len(piece) for piece in pieces)
     for chunk, scale in zip(chunks, scales, strict=True):
@@ -74,7 +74,7 @@ def _content(chunk: tuple[int, ...], cached: int, attention: ContentAttention) -
 
 
 def _drawing_order(request: Request, grid: tuple[int, int]) -> tuple[int, ...]:
-    unknown = (p for p in range(grid[0] * grid[1]) if p not in request.known)
+    unknown = (p for p in range(grid[0] * grid[1]) if p not in request.fixed_tokens)
     return _shuffled(request, request.seed, f"{request.task}/order", unknown, grid[1])
 
 
@@ -93,7 +93,7 @@ def _first(cell: int | None, order: tuple[int, ...]) -> tuple[int, ...]:
 def _prefill(request: Request, grid: tuple[int, int], first_cell: int | None) -> list[tuple[Row, ...]]:
     """The condition and the known tokens, in an order that is the same for every seed, so that pictures that start
     from the same tokens can share these rows. Pieces end where a chunk does."""
-    known = _first(first_cell, _shuffled(request, 0, "known", request.known, grid[1]))
+    known = _first(first_cell, _shuffled(request, 0, "known", request.fixed_tokens, grid[1]))
     if request.prefill == "block":
         size = 1 + len(known)
         return [(Row(CONDITION, 0, size, True), *(Row(token_at(cell), cell + 1, size, True) for cell in known))]

@@ -15,7 +15,7 @@ from engine.request import RequestError
 CONDITION = -1
 """Source of the row that carries the branch's own condition: the class, or the null class."""
 
-NOTHING = -1
+NO_TARGET = -1
 """Target of a row that wants no logits."""
 
 
@@ -26,14 +26,14 @@ class Row(NamedTuple):
     position: entry of the rotary table; 0 is the condition, cell c is c + 1.
     visible: how many of the branch's cached rows it sees, itself included where it is cached.
     cached: its keys and values stay for later steps.
-    target: canvas cell that its logits decide, or NOTHING.
+    target: canvas cell that its logits decide, or NO_TARGET.
     """
 
     source: int
     position: int
     visible: int
     cached: bool
-    target: int = NOTHING
+    target: int = NO_TARGET
 
 
 def token_at(cell: int) -> int:
@@ -55,7 +55,7 @@ class Step:
     targets: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(row.target for row in self.rows if row.target != NOTHING))
+        object.__setattr__(self, "targets", tuple(row.target for row in self.rows if row.target != NO_TARGET))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class Plan:
             if not left:
                 break
             if not left.issuperset(step.targets):
-                raise RequestError("drawn", "the drawn positions are not those of the first steps")
+                raise RequestError("replayed_tokens", "the positions are not those of the first steps")
             left.difference_update(step.targets)
             replayed += bool(step.targets)
-            steps[index] = Step(tuple(row._replace(target=NOTHING) for row in step.rows if row.cached))
+            steps[index] = Step(tuple(row._replace(target=NO_TARGET) for row in step.rows if row.cached))
         if left:
-            raise RequestError("drawn", f"position {min(left)} is never drawn")
+            raise RequestError("replayed_tokens", f"position {min(left)} is never drawn")
         return replace(self, steps=tuple(steps), replayed=replayed)
 
     def without(self, count: int) -> Plan:

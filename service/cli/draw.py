@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.editing.masks import token_mask
-from engine.editing.windows import paint
+from engine.editing.windows import generate_windowed
 from service.errors import Problem
 from service.settings import Settings
 from service.tasks.canvas import Canvas, expanded, outpainted, redrawn, varied, whole
@@ -96,12 +96,12 @@ def _draw(engine: Engine, payload: dict[str, Any], given: Given | None) -> list[
     source = None if given is None else source_of(payload, given.files, card, codec)
     layout = layout_of(payload, source, card)
     requests = [request_of(payload, index, {}) for index in range(payload["n"])]
-    paintings = [layout.painting(request) for request in requests]
-    paint(engine, paintings)
+    generations = [layout.generation(request) for request in requests]
+    generate_windowed(engine, generations)
     name, corners = payload["class_name"], layout.corners
     return [
-        finished(painting.tokens, source, codec, card, request, name, windows=corners)
-        for painting, request in zip(paintings, requests, strict=True)
+        finished(generation.tokens, source, codec, card, request, name, windows=corners)
+        for generation, request in zip(generations, requests, strict=True)
     ]
 
 

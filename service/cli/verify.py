@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.core.sequence import UNKNOWN
-from engine.editing.windows import Painting
+from engine.editing.windows import WindowedGeneration
 from engine.models.model_index import known_folders
-from engine.request import Request, RequestError, Window
+from engine.request import EMPTY, Request, RequestError, Window
 from service.settings import Settings
 from service.tasks import recipe
 from service.tasks.images import ImageError, Limits, decode_image
@@ -21,7 +20,8 @@ from service.tasks.recipe import Recipe, RecipeError
 from service.worker.engine_loading import load_engine
 
 if TYPE_CHECKING:
-    from engine.core.engine import Engine, Update
+    from engine.core.engine import Engine
+    from engine.request import RequestOutput
 
 SAME, DIFFERS, UNDECIDED = 0, 1, 2
 
@@ -56,7 +56,7 @@ def redraw(engine: Engine, told: Recipe) -> tuple[np.ndarray, list[Step]]:
 
     Raises RequestError or RecipeError where the model can't draw it.
     """
-    canvas = np.where(told.known, told.tokens, UNKNOWN).astype(np.int32)
+    canvas = np.where(told.known, told.tokens, EMPTY).astype(np.int32)
     return _in_windows(engine, told, canvas) if told.windows else _at_once(engine, told, canvas)
 
 
@@ -66,7 +66,7 @@ def _at_once(engine: Engine, told: Recipe, canvas: np.ndarray) -> tuple[np.ndarr
     rows, cols = canvas.shape
     grid = None if (rows, cols) == engine.model.grid else (rows, cols)
     seeds = [seed for _, seed in told.forks] + [told.request.seed]
-    request = replace(told.request, known=known, grid=grid, seed=seeds[0])
+    request = replace(told.request, fixed_tokens=known, grid=grid, seed=seeds[0])
     steps = _draw(engine, request, canvas)
     for (step, _), seed in zip(told.forks, seeds[1:], strict=True):
         request = engine.fork(request, dict(enumerate(canvas.ravel().tolist())), step, seed)
@@ -81,10 +81,10 @@ def _in_windows(engine: Engine, told: Recipe, canvas: np.ndarray) -> tuple[np.nd
     if any(row + rows > canvas.shape[0] or col + cols > canvas.shape[1] for row, col in told.windows):
         raise RecipeError("its recipe has a window that reaches beyond the canvas")
     windows = [Window(row, col, canvas.shape[1]) for row, col in told.windows]
-    painting, steps = Painting(told.request, canvas, windows, (rows, cols)), []
-    while (request := painting.next_request()) is not None:
-        steps += [painting.take(update).positions for update in _updates(engine, request)]
-    return painting.tokens, steps
+    generation, steps = WindowedGeneration(told.request, canvas, windows, (rows, cols)), []
+    while (request := generation.next_request()) is not None:
+        steps += [generation.update(update).positions for update in _updates(engine, request)]
+    return generation.tokens, steps
 
 
 def _draw(engine: Engine, request: Request, canvas: np.ndarray) -> list[Step]:
@@ -95,7 +95,7 @@ def _draw(engine: Engine, request: Request, canvas: np.ndarray) -> list[Step]:
     return steps
 
 
-def _updates(engine: Engine, request: Request) -> Iterator[Update]:
+def _updates(engine: Engine, request: Request) -> Iterator[RequestOutput]:
     engine.add(request)
     while not engine.idle:
         yield from engine.step()

@@ -11,8 +11,8 @@ import numpy as np
 
 from engine.card import ModelCard
 from engine.editing.masks import kept
-from engine.editing.outpainting import LARGEST, SIDES, Padding, extend
-from engine.request import Extension, RequestError
+from engine.editing.outpainting import LARGEST, SIDES, Padding, outpaint_geometry
+from engine.request import RequestError, RopeScaling
 from service.errors import Problem
 from service.tasks.fields import ExpandRequest, Method, OutpaintFields, VaryFields
 
@@ -30,7 +30,7 @@ class Canvas:
     unknown: np.ndarray
     size: Size
     windowed: bool = False
-    extension: Extension | None = None
+    extension: RopeScaling | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -94,10 +94,10 @@ def outpainted(fields: OutpaintFields, picture: Size, card: ModelCard) -> tuple[
     """The canvas around a picture of this size, and what is added in its pixels."""
     asked = Padding(**{side: getattr(fields, side) for side in SIDES})
     try:
-        extension = extend(picture, asked, grid=card.grid, stride=card.stride)
+        geometry = outpaint_geometry(picture, asked, grid=card.grid, stride=card.stride)
     except RequestError as error:
         raise Problem.field(error.field, str(error).partition(": ")[2], "padding") from None
-    return Canvas(unknown=~extension.known, size=extension.size, windowed=True), extension.padding
+    return Canvas(unknown=~geometry.fixed_cells, size=geometry.size, windowed=True), geometry.padding
 
 
 def _check_side(name: str, pixels: int, own: int, stride: int) -> None:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from engine.core.sequence import UNKNOWN
 from engine.editing.masks import composite, fit, known_tokens, token_mask
-from engine.editing.outpainting import Extension, Padding, assemble, extend
-from engine.request import Request, RequestError
+from engine.editing.outpainting import OutpaintGeometry, Padding, assemble, outpaint_geometry
+from engine.request import EMPTY, Request, RequestError
 from service.tasks import recipe
 from service.tasks.images import encode
 from service.tasks.recipe import RecipeError
@@ -31,8 +30,10 @@ log = logging.getLogger(__name__)
 
 NEUTRAL = 128
 PREVIEW_QUALITY = 80
-# What a payload may say of a request, apart from the class, the seed and the known tokens.
-SETTINGS = frozenset(f.name for f in fields(Request)) - {"class_label", "seed", "known", "drawn", "window"}
+# Key of a payload → field of a request; the class, the seed and the fixed tokens are read apart.
+_APART = {"class_label", "seed", "fixed_tokens", "replayed_tokens", "window"}
+_KEYS = {"rope_scaling": "extension"}
+SETTINGS = {_KEYS.get(f.name, f.name): f.name for f in fields(Request) if f.name not in _APART}
 PAIRS = ("order", "grid")  # lists in JSON
 
 
@@ -49,7 +50,7 @@ class Source(Protocol):
 
     @property
     def canvas(self) -> np.ndarray:
-        """int32 (rows, cols): the tokens that are kept, UNKNOWN where it is drawn."""
+        """int32 (rows, cols): the tokens that are kept, EMPTY where it is drawn."""
 
     def compose(self, drawn: np.ndarray) -> np.ndarray:
         """The finished picture uint8 (H, W, 3), with what was drawn on the canvas, uint8 (h, w, 3)."""
@@ -73,7 +74,7 @@ class Upload:
 
     @property
     def canvas(self) -> np.ndarray:
-        return np.where(self.redrawn, np.int32(UNKNOWN), self.tokens)
+        return np.where(self.redrawn, np.int32(EMPTY), self.tokens)
 
     def compose(self, drawn: np.ndarray) -> np.ndarray:
         return composite(self.image, drawn, self.mask, self.feather, smooth=self.seamless)
@@ -84,16 +85,16 @@ class Outpainting:
     """What an outpainting starts from."""
 
     image: np.ndarray  # uint8 (H, W, 3)
-    extension: Extension
-    tokens: np.ndarray  # int32 (extension.cells): the picture, fitted and encoded
+    geometry: OutpaintGeometry
+    tokens: np.ndarray  # int32 (geometry.cells): the picture, fitted and encoded
     seamless: bool = False
 
     @property
     def canvas(self) -> np.ndarray:
-        return self.extension.canvas(self.tokens)
+        return self.geometry.canvas(self.tokens)
 
     def compose(self, drawn: np.ndarray) -> np.ndarray:
-        return assemble(self.image, drawn, self.extension, smooth=self.seamless)
+        return assemble(self.image, drawn, self.geometry, smooth=self.seamless)
 
 
 def read_upload(
@@ -132,12 +133,12 @@ def read_outpainting(
     image = read_picture(image_png)
     height, width = image.shape[:2]
     try:
-        extension = extend((height, width), asked, grid=card.grid, stride=card.stride)
+        geometry = outpaint_geometry((height, width), asked, grid=card.grid, stride=card.stride)
     except RequestError as error:
         raise BadUpload("upload_damaged", str(error)) from error
-    if tokens is None or tokens.shape != extension.cells:
-        tokens = tokens_of(image, image_png, extension.cells, card, codec)
-    return Outpainting(image, extension, tokens, seamless)
+    if tokens is None or tokens.shape != geometry.cells:
+        tokens = tokens_of(image, image_png, geometry.cells, card, codec)
+    return Outpainting(image, geometry, tokens, seamless)
 
 
 def read_picture(png: bytes | None) -> np.ndarray:
@@ -167,9 +168,9 @@ def _opened(png: bytes | None, mode: str) -> np.ndarray:
 
 
 def request_of(payload: Mapping[str, Any], image: int, known: Mapping[int, int]) -> Request:
-    settings = {name: payload[name] for name in SETTINGS if payload.get(name) is not None}
+    settings = {name: payload[key] for key, name in SETTINGS.items() if payload.get(key) is not None}
     settings |= {name: tuple(settings[name]) for name in PAIRS if name in settings}
-    return Request(class_label=payload["class_label"], seed=payload["seeds"][image], known=known, **settings)
+    return Request(class_label=payload["class_label"], seed=payload["seeds"][image], fixed_tokens=known, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ def finished(
     drawn = codec.decode(tokens)
     shown = drawn if source is None else source.compose(drawn)
     if known is None and source is not None:
-        known = source.canvas != UNKNOWN
+        known = source.canvas != EMPTY
     told = recipe.write(
         shown,
         tokens,
@@ -216,8 +217,8 @@ def finished(
 
 
 def preview(tokens: np.ndarray, codec: Codec) -> str:
-    """Base64 of a JPEG: the picture so far, grey where nothing is drawn. tokens int (rows, cols), UNKNOWN there."""
-    undrawn = tokens == UNKNOWN
+    """Base64 of a JPEG: the picture so far, grey where nothing is drawn. tokens int (rows, cols), EMPTY there."""
+    undrawn = tokens == EMPTY
     picture = codec.decode(_filled(tokens, undrawn))
     cells = np.kron(undrawn, np.ones((codec.stride, codec.stride), dtype=bool))
     shown = np.where(cells[..., None], np.uint8(NEUTRAL), picture)

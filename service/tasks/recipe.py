@@ -78,9 +78,16 @@ class _Sheet(BaseModel):
     pixels: str
 
 
-_CANVAS = {"known", "drawn", "grid", "window"}
+_CANVAS = {"fixed_tokens", "replayed_tokens", "grid", "window"}
 """Fields of a request that follow from the canvas."""
-_OF_REQUEST = [f.name for f in fields(Request) if f.name in _Sheet.model_fields and f.name not in _CANVAS]
+_KEYS = {"rope_scaling": "extension"}
+"""Request fields with another name in the recipe."""
+_OF_REQUEST = {
+    key: f.name
+    for f in fields(Request)
+    if (key := _KEYS.get(f.name, f.name)) in _Sheet.model_fields and f.name not in _CANVAS
+}
+"""Key in the recipe → field of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +129,8 @@ def write(
     of the request."""
     if known is None:
         known = np.zeros(tokens.shape, dtype=bool)
-        known.flat[list(request.known)] = True
-    settings = {name: getattr(request, name) for name in _OF_REQUEST}
+        known.flat[list(request.fixed_tokens)] = True
+    settings = {key: getattr(request, name) for key, name in _OF_REQUEST.items()}
     settings |= dict.fromkeys(set(SETTINGS) - set(card.settings))
     if settings["order"] is not None:
         settings["order"] = list(settings["order"])
@@ -160,7 +167,7 @@ def read(text: str | None) -> Recipe:
     rows, cols = sheet.grid
     if rows * cols > MAX_TOKENS:
         raise RecipeError(f"its recipe tells of {rows}×{cols} tokens; at most {MAX_TOKENS:,}")
-    given = {name: value for name in _OF_REQUEST if (value := getattr(sheet, name)) is not None}
+    given = {name: value for key, name in _OF_REQUEST.items() if (value := getattr(sheet, key)) is not None}
     if "order" in given:
         given["order"] = tuple(given["order"])
     return Recipe(

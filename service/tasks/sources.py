@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.core.sequence import UNKNOWN
 from engine.editing.masks import fit, kept
 from engine.editing.outpainting import SIDES, Padding
+from engine.request import EMPTY
 from service.tasks.inputs import Source, read_outpainting, read_picture, read_upload, tokens_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Variation:
     """A picture of which some tokens are kept, and no pixels."""
 
     size: tuple[int, int]  # height and width of the picture
-    canvas: np.ndarray  # int32 (rows, cols), UNKNOWN where it is drawn anew
+    canvas: np.ndarray  # int32 (rows, cols), EMPTY where it is drawn anew
 
     def compose(self, drawn: np.ndarray) -> np.ndarray:
         return fit(drawn, self.size)
@@ -55,4 +55,4 @@ def read_variation(
     if tokens is None:
         tokens = tokens_of(image, image_png, card.grid, card, codec)
     keep = kept(seed, share, (tokens.shape[0], tokens.shape[1]))
-    return Variation((image.shape[0], image.shape[1]), np.where(keep, tokens, np.int32(UNKNOWN)))
+    return Variation((image.shape[0], image.shape[1]), np.where(keep, tokens, np.int32(EMPTY)))

@@ -15,7 +15,8 @@ from engine.request import Request
 from service.jobs.messages import AttemptKey
 
 if TYPE_CHECKING:
-    from engine.core.engine import Engine, EngineStats, Update
+    from engine.core.engine import Engine, EngineStats
+    from engine.request import RequestOutput
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class EngineReport:
 
     added: list[ImageKey] = field(default_factory=list)
     refused: list[tuple[ImageKey, Exception]] = field(default_factory=list)
-    updates: list[tuple[ImageKey, Update]] = field(default_factory=list)
+    updates: list[tuple[ImageKey, RequestOutput]] = field(default_factory=list)
     failed: list[ImageKey] = field(default_factory=list)
     failure: FailureCode = "engine_failed"
     left: list[AttemptKey] = field(default_factory=list)

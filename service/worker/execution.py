@@ -7,8 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.core.sequence import UNKNOWN
-from engine.request import RequestError
+from engine.request import EMPTY, RequestError
 from service.jobs import BlobStoreFull, Claim, Queue, cancelled
 from service.jobs.messages import AttemptKey, State
 from service.tasks.inputs import BadUpload
@@ -20,7 +19,7 @@ from service.worker.retry import retry_transient
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
-    from engine.core.engine import Update
+    from engine.request import RequestOutput
     from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class JobRun:
         """The engine does not draw a picture of it, or no longer."""
         self._canvases.refused(ticket.image, error)
 
-    def update(self, ticket: ImageKey, update: Update) -> None:
+    def update(self, ticket: ImageKey, update: RequestOutput) -> None:
         if self._interrupted.done():
             return
         if self._canvases.first_tokens_at is None:
@@ -132,7 +131,7 @@ class JobRun:
             "usage": usage,
         }
         if canvases.source is not None:
-            result["token_mask"] = (layout.tokens == UNKNOWN).astype(int).tolist()
+            result["token_mask"] = (layout.tokens == EMPTY).astype(int).tolist()
         shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
         data = {"images": shown, "timings": timings, "usage": usage}
         keep = [*(image["blob"] for image in images), *needed_to_fork(self.claim.payload).values()]

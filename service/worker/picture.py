@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from engine.core.sequence import UNKNOWN, Drawn
-from engine.editing.windows import Painting
-from engine.request import Request
+from engine.editing.windows import WindowedGeneration
+from engine.request import EMPTY, Request, StepOutput
 from service.jobs import BlobStore, Claim, cancelled
 from service.jobs.messages import AttemptKey
 from service.tasks import inputs as pictures
@@ -31,7 +30,7 @@ from service.worker.retry import retry_transient
 if TYPE_CHECKING:
     from engine.card import ModelCard
     from engine.codec.codec import Codec
-    from engine.core.engine import Update
+    from engine.request import RequestOutput
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +43,8 @@ Fork = Callable[[Request, Mapping[int, int], int, int], Request]
 class Canvas:
     """One picture as it comes."""
 
-    def __init__(self, painting: Painting) -> None:
-        self.painting = painting
+    def __init__(self, generation: WindowedGeneration) -> None:
+        self.generation = generation
         self.drawn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.previewing = False
 
@@ -102,8 +101,8 @@ class Canvases:
             self.source = await self._in_thread(source_of, payload, uploads, card, self._codec)
         layout = self.layout = layout_of(payload, self.source, card)
         templates = self._templates(layout)
-        self._canvases = [Canvas(layout.painting(template)) for template in templates]
-        self.steps = card.steps or self._canvases[0].painting.steps
+        self._canvases = [Canvas(layout.generation(template)) for template in templates]
+        self.steps = card.steps or self._canvases[0].generation.steps
         started = {
             "attempt": self._key[1],
             "images": len(self),
@@ -117,7 +116,7 @@ class Canvases:
             if index in self._kept:
                 self._keep(index, template)
                 continue
-            if template.drawn:
+            if template.replayed_tokens:
                 self._tell_shared(index, template)
             self._add(index)
         missing = [index for index in range(len(self)) if index not in self._kept]
@@ -132,12 +131,12 @@ class Canvases:
         if not drawn.done():
             drawn.set_exception(error)
 
-    def update(self, image: int, update: Update) -> None:
+    def update(self, image: int, update: RequestOutput) -> None:
         """What a step drew: onto the canvas, and on its way to whoever watches."""
         canvas = self._canvases[image]
         if canvas.drawn.done():  # stopped, while the engine took a last step of it
             return
-        painted = canvas.painting.take(update)
+        painted = canvas.generation.update(update)
         self.tokens_drawn += len(painted.tokens)
         self.last_tokens_at = time.monotonic()
         self.first_tokens_at = self.first_tokens_at or self.last_tokens_at
@@ -151,7 +150,7 @@ class Canvases:
         every = self._payload["previews"]
         if every and painted.step % every == 0 and not canvas.previewing:
             canvas.previewing = True  # one at a time: previews never queue up behind a slow codec
-            self._part(self._preview(image, canvas, canvas.painting.tokens.copy(), painted.step))
+            self._part(self._preview(image, canvas, canvas.generation.tokens.copy(), painted.step))
 
     async def stop(self) -> None:
         """Takes everything out of the engine, and ends what is in the making. Not while `draw` runs: it would put
@@ -167,19 +166,19 @@ class Canvases:
         requests = [pictures.request_of(payload, index, {}) for index in range(len(self))]
         if not (forks := payload.get("forks")):
             return requests
-        drawn = {cell: token for cell, token in enumerate(chain.from_iterable(payload["drawn"])) if token != UNKNOWN}
+        drawn = {cell: token for cell, token in enumerate(chain.from_iterable(payload["drawn"])) if token != EMPTY}
         step, ancestor = forks[-1][0], forks[0][1]  # whose order all that come after it go by
-        parents = [replace(request, known=layout.known, seed=ancestor) for request in requests]
+        parents = [replace(request, fixed_tokens=layout.known, seed=ancestor) for request in requests]
         return [
             self._fork(parent, drawn, step, request.seed) for parent, request in zip(parents, requests, strict=True)
         ]
 
     def _add(self, index: int) -> None:
-        request = self._canvases[index].painting.next_request()
+        request = self._canvases[index].generation.next_request()
         assert request is not None
         self._engine.add(ImageKey(*self._key, index), request)
 
-    def _tell(self, index: int, painted: Drawn) -> None:
+    def _tell(self, index: int, painted: StepOutput) -> None:
         told = {"image_index": index} | asdict(painted)
         lists = {name: list(told[name]) for name in ("positions", "tokens")}
         self._publisher.tokens(self._key, told | lists | {"steps": self.steps})
@@ -188,11 +187,11 @@ class Canvases:
         """A picture of an earlier attempt. The end of it may not have been told."""
         assert self.layout is not None
         canvas, tokens = self._canvases[index], self._kept[index]["tokens"]
-        cells = [int(cell) for cell in np.flatnonzero(self.layout.tokens == UNKNOWN)]
+        cells = [int(cell) for cell in np.flatnonzero(self.layout.tokens == EMPTY)]
         flat = tuple(chain.from_iterable(tokens))
-        self.tokens_drawn += len(cells) - len(template.drawn)
+        self.tokens_drawn += len(cells) - len(template.replayed_tokens)
         canvas.drawn.set_result(None)
-        whole = Drawn(
+        whole = StepOutput(
             step=self.steps,
             steps=self.steps,
             positions=tuple(cells),
@@ -204,14 +203,14 @@ class Canvases:
 
     def _tell_shared(self, index: int, template: Request) -> None:
         """What a fork has from its parent: who watches sees the whole picture."""
-        positions, tokens = tuple(template.drawn), tuple(template.drawn.values())
-        shared = Drawn(
+        positions, tokens = tuple(template.replayed_tokens), tuple(template.replayed_tokens.values())
+        shared = StepOutput(
             step=self._payload["forks"][-1][0],
             steps=self.steps,
             positions=positions,
             tokens=tokens,
             n_done=len(positions),
-            n_total=self._canvases[index].painting.total,
+            n_total=self._canvases[index].generation.total,
         )
         self._tell(index, shared)
 
@@ -227,7 +226,7 @@ class Canvases:
     async def _picture(self, index: int) -> dict[str, Any]:
         canvas, payload = self._canvases[index], self._payload
         await canvas.drawn
-        tokens = canvas.painting.tokens
+        tokens = canvas.generation.tokens
         assert self.layout is not None
         forks = [(step, seed) for step, seed in payload.get("forks", ())]
         finish = partial(pictures.finished, windows=self.layout.corners, forks=forks)

@@ -14,9 +14,8 @@ from itertools import count
 import numpy as np
 
 from engine.card import ClassLabel, Defaults, ModelCard
-from engine.core.sequence import Drawn
 from engine.noise import permutation, uniform
-from engine.request import Request, RequestError
+from engine.request import Request, RequestError, StepOutput
 
 GRID = (8, 8)
 STRIDE = 2
@@ -37,7 +36,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Update(Drawn):
+class RequestOutput(StepOutput):
     id: int
 
 
@@ -71,11 +70,11 @@ class Drawing:
     def steps(self) -> int:
         return min(self.request.steps, len(self.order))
 
-    def advance(self, id: int) -> Update:
+    def advance(self, id: int) -> RequestOutput:
         first, self.step = self.done, self.step + 1
         self.done = len(self.order) * self.step // self.steps
         positions = self.order[first : self.done]
-        return Update(
+        return RequestOutput(
             id=id,
             step=self.step,
             steps=self.steps,
@@ -137,9 +136,9 @@ class ChaosEngine:
         self._books = _Books()
 
     def add(self, request: Request) -> int:
-        unknown = [cell for cell in range(self.model.positions) if cell not in request.known]
+        unknown = [cell for cell in range(self.model.positions) if cell not in request.fixed_tokens]
         if not unknown:
-            raise RequestError("known", "nothing is left to draw")
+            raise RequestError("fixed_tokens", "nothing is left to draw")
         id, branches = next(self._ids), self._branches(request)
         order = request.order or permutation(request.seed, "order", unknown)
         self._books.drawings[id] = Drawing(request, order, self._pages_of(branches))
@@ -148,7 +147,7 @@ class ChaosEngine:
     def abort(self, request_id: int) -> None:
         self._books.drawings.pop(request_id, None)
 
-    def step(self) -> list[Update]:
+    def step(self) -> list[RequestOutput]:
         books, running = self._books, self._running()
         books.rows_last = len(running)
         if not running:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.core.engine import Engine, EngineConfig
 from engine.editing.outpainting import Padding
-from engine.editing.windows import Painting, windows_over
+from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import Request
 from service.cli.main import main
 from service.tasks import recipe
@@ -83,8 +83,8 @@ def test_a_picture_as_it_was_drawn_is_the_same(engine: Engine, verify: Verify) -
     [
         Request(class_label=None, seed=1, steps=3),
         dataclasses.replace(REQUEST, order=tuple(reversed(range(64))), temperature=0.5, top_k=5, task="vary"),
-        dataclasses.replace(REQUEST, known=dict.fromkeys(range(20), 3), prefill="block", guide_known=False),
-        dataclasses.replace(REQUEST, grid=(8, 10), extension="interpolate", content_attention="causal"),
+        dataclasses.replace(REQUEST, fixed_tokens=dict.fromkeys(range(20), 3), prefill="block", guide_known=False),
+        dataclasses.replace(REQUEST, grid=(8, 10), rope_scaling="interpolate", content_attention="causal"),
     ],
     ids=["no class", "every setting", "known", "larger grid"],
 )
@@ -134,7 +134,7 @@ def test_an_inpainted_picture_is_compared_by_its_tokens(engine: Engine, verify: 
     image, mask = rng.integers(0, 256, (21, 33, 3), dtype=np.uint8), np.zeros((21, 33), dtype=bool)
     mask[4:15, 3:20] = True
     upload = read_upload(encode(image, "png"), encode(mask, "png"), engine.model, engine.codec, 2)
-    request = dataclasses.replace(REQUEST, known=upload.known, task="inpaint")
+    request = dataclasses.replace(REQUEST, fixed_tokens=upload.known, task="inpaint")
     [tokens] = engine.generate([request])
     file = finished(tokens, upload, engine.codec, engine.model, request, "class 2").png
     status, said, _ = verify(file)
@@ -153,20 +153,20 @@ def test_an_outpainting_is_drawn_again_window_by_window(engine: Engine, verify: 
     image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     source = read_outpainting(encode(image, "png"), Padding(right=14, left=3), engine.model, engine.codec)
     template = dataclasses.replace(REQUEST, task="outpaint")
-    windows = windows_over(source.extension.known, engine.model.grid)
-    painting = Painting(template, source.canvas, windows, engine.model.grid)
-    while (request := painting.next_request()) is not None:
+    windows = windows_over(source.geometry.fixed_cells, engine.model.grid)
+    generation = WindowedGeneration(template, source.canvas, windows, engine.model.grid)
+    while (request := generation.next_request()) is not None:
         engine.add(request)
         while not engine.idle:
             for update in engine.step():
-                painting.take(update)
+                generation.update(update)
     lie = [(window.row, window.col) for window in windows]
     assert len(lie) > 1
     args = (source, engine.codec, engine.model, template, "class 2")
-    file = finished(painting.tokens, *args, windows=lie).png
+    file = finished(generation.tokens, *args, windows=lie).png
     status, said, _ = verify(file)
     assert (status, "tokens: all 72 that were drawn are the same" in said) == (0, True), said
-    assert verify(finished(painting.tokens, *args, windows=lie[::-1]).png)[0] != 0
+    assert verify(finished(generation.tokens, *args, windows=lie[::-1]).png)[0] != 0
     status, _, errors = verify(retold(file, pixels_of(file), windows=[[0, 10]]))
     assert (status, "window that reaches beyond the canvas" in errors) == (2, True)
 

@@ -28,13 +28,13 @@ def scene(
     visible = [[], [1], list(range(5, 25)), [70] * 33, [rng.randint(1, 90) for _ in range(7)]]
     pages = list(range(300))
     rng.shuffle(pages)
-    tables = [[pages.pop() for _ in range(math.ceil(max(v, default=1) / page_size))] for v in visible]
+    block_tables = [[pages.pop() for _ in range(math.ceil(max(v, default=1) / page_size))] for v in visible]
     # One sequence has its pages in a row, as a fresh cache gives them.
-    tables[3] = list(range(300, 300 + len(tables[3])))
+    block_tables[3] = list(range(300, 300 + len(block_tables[3])))
     heads, rows = 3, sum(len(v) for v in visible)
     q = torch.randn(rows, heads, head_dim, generator=generator)
     keys, values = torch.randn(2, 400 * page_size, heads, head_dim, generator=generator).unbind()
-    return q.to(dtype), keys.to(dtype), values.to(dtype), visible, tables
+    return q.to(dtype), keys.to(dtype), values.to(dtype), visible, block_tables
 
 
 def spelled_out(
@@ -42,12 +42,12 @@ def spelled_out(
     keys: torch.Tensor,
     values: torch.Tensor,
     visible: list[list[int]],
-    tables: list[list[int]],
+    block_tables: list[list[int]],
     page: int,
 ) -> torch.Tensor:
     out = []
     row = 0
-    for seen, table in zip(visible, tables, strict=True):
+    for seen, table in zip(visible, block_tables, strict=True):
         slots = torch.tensor([p * page + offset for p in table for offset in range(page)], dtype=torch.long)
         for n in seen:
             k, v = keys[slots[:n]].double(), values[slots[:n]].double()
@@ -61,19 +61,19 @@ def spelled_out(
 @pytest.mark.parametrize("head_dim", [24, 64, 100])
 @pytest.mark.parametrize("path", ["reference", "triton"])
 def test_every_row_sees_the_first_rows_of_its_own_sequence(page_size: int, head_dim: int, path: str) -> None:
-    q, keys, values, visible, tables = scene(page_size, page_size, head_dim, torch.float32)
-    meta = attention_meta(visible, tables, page_size, q.device)
+    q, keys, values, visible, block_tables = scene(page_size, page_size, head_dim, torch.float32)
+    meta = attention_meta(visible, block_tables, page_size, q.device)
     attend = paged_attention_reference if path == "reference" else triton_path.paged_attention_triton
-    expected = spelled_out(q, keys, values, visible, tables, page_size)
+    expected = spelled_out(q, keys, values, visible, block_tables, page_size)
     assert (attend(q, keys, values, meta) - expected).abs().max() < 1e-5
 
 
 def test_the_kernel_works_in_half_precision() -> None:
-    q, keys, values, visible, tables = scene(5, 16, 64, torch.float16)
-    meta = attention_meta(visible, tables, 16, q.device)
+    q, keys, values, visible, block_tables = scene(5, 16, 64, torch.float16)
+    meta = attention_meta(visible, block_tables, 16, q.device)
     out = triton_path.paged_attention_triton(q, keys, values, meta)
     assert out.dtype == torch.float16
-    assert (out - spelled_out(q, keys, values, visible, tables, 16)).abs().max() < 4e-3
+    assert (out - spelled_out(q, keys, values, visible, block_tables, 16)).abs().max() < 4e-3
 
 
 def test_nothing_comes_of_no_rows() -> None:

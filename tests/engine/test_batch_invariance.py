@@ -42,7 +42,7 @@ def various(rng: random.Random) -> Request:
         top_k=rng.choice([0, 0, 20]),
         top_p=rng.choice([1, 1, 0.9]),
         order=tuple(rng.sample(unknown, len(unknown))) if rng.random() < 0.3 else None,
-        known={p: rng.randrange(CODES) for p in known},
+        fixed_tokens={p: rng.randrange(CODES) for p in known},
         task=rng.choice(["generate", "inpaint"]),
     )
 

@@ -53,7 +53,7 @@ def test_the_class_decides_the_picture_only_where_there_is_one(folder: Path) -> 
 def test_known_tokens_are_kept_and_only_the_others_are_drawn(folder: Path) -> None:
     engine = load(folder)
     known = {position: position % 60 for position in range(0, 64, 3)}
-    request = Request(class_label=2, seed=1, steps=7, known=known, task="inpaint")
+    request = Request(class_label=2, seed=1, steps=7, fixed_tokens=known, task="inpaint")
     updates = []
     engine.add(request)
     while not engine.idle:
@@ -72,8 +72,8 @@ def test_inpainting_with_the_pictures_own_seed_does_not_redraw_it(folder: Path) 
     engine = load(folder)
     [picture] = engine.generate([Request(class_label=0, seed=3)])
     known = {p: int(picture.flat[p]) for p in range(32)}
-    same_noise = Request(class_label=0, seed=3, known=known)
-    [inpainted] = engine.generate([Request(class_label=0, seed=3, known=known, task="inpaint")])
+    same_noise = Request(class_label=0, seed=3, fixed_tokens=known)
+    [inpainted] = engine.generate([Request(class_label=0, seed=3, fixed_tokens=known, task="inpaint")])
     assert not np.array_equal(inpainted, picture)
     assert not np.array_equal(inpainted, engine.generate([same_noise])[0])
 
@@ -169,7 +169,7 @@ def test_a_long_prefill_stalls_nobody(folder: Path) -> None:
         random_folder(folder.parent / "wide", grid=(16, 16)), device="cpu", config=EngineConfig(max_rows=256)
     )
     steady = engine.add(Request(class_label=0, steps=64))
-    newcomer = engine.add(Request(class_label=1, known=dict.fromkeys(range(200), 1), steps=4))
+    newcomer = engine.add(Request(class_label=1, fixed_tokens=dict.fromkeys(range(200), 1), steps=4))
     first = 0
     for step in range(1, 10):
         ids = {update.id for update in engine.step()}

@@ -202,10 +202,10 @@ def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, 
     assert card.settings == ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
     assert ModelCard.from_json(card.to_json()) == card
     with pytest.raises(RequestError) as known:
-        engine.add(Request(class_label=0, known={0: 1}))
+        engine.add(Request(class_label=0, fixed_tokens={0: 1}))
     with pytest.raises(RequestError) as order:
         engine.add(Request(class_label=0, order=tuple(range(64))))
-    assert (known.value.field, order.value.field) == ("known", "order")
+    assert (known.value.field, order.value.field) == ("fixed_tokens", "order")
     assert engine.idle
     engine.add(Request(class_label=0))
     updates = [update for _ in range(steps) for update in engine.step()]

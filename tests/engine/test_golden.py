@@ -50,7 +50,7 @@ def test_arpg_draws_the_golden_tokens_from_the_golden_logits(
 
     # All cases in flight at once, a step apart, with strangers between them.
     for number, case in enumerate(CASES):
-        engine.add(Request(class_label=number, seed=number, steps=9, top_k=7, known={number: 3}))
+        engine.add(Request(class_label=number, seed=number, steps=9, top_k=7, fixed_tokens={number: 3}))
         order = tuple(GOLDEN[f"{case['name']}.order"].tolist())
         ids[case["name"]] = [
             engine.add(

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from engine.core.sequence import UNKNOWN
-from engine.editing.outpainting import LARGEST, SIDES, Extension, Padding, assemble, cells_of, extend
-from engine.request import RequestError
+from engine.editing.outpainting import LARGEST, SIDES, OutpaintGeometry, Padding, assemble, cells_of, outpaint_geometry
+from engine.request import EMPTY, RequestError
 
 GRID, STRIDE = (16, 16), 8
 
@@ -19,20 +18,20 @@ paddings = st.builds(Padding, left=amounts, right=amounts, up=amounts, down=amou
 
 
 @st.composite
-def small_extensions(draw: st.DrawFn, most: int = 60) -> Extension:
+def small_extensions(draw: st.DrawFn, most: int = 60) -> OutpaintGeometry:
     """Of a model of 4×4 tokens of 2×2 pixels."""
     height, width = draw(st.integers(1, most)), draw(st.integers(1, most))
     across, along = st.integers(0, max(1, width // 2)), st.integers(0, max(1, height // 2))
     asked = Padding(left=draw(across), right=draw(across), up=draw(along), down=draw(along))
     try:
-        return extend((height, width), asked, grid=(4, 4), stride=2)
+        return outpaint_geometry((height, width), asked, grid=(4, 4), stride=2)
     except RequestError:
         assume(False)
         raise
 
 
-def extended(picture: tuple[int, int], grid: tuple[int, int] = GRID, **asked: int) -> Extension:
-    return extend(picture, Padding(**asked), grid=grid, stride=STRIDE)
+def extended(picture: tuple[int, int], grid: tuple[int, int] = GRID, **asked: int) -> OutpaintGeometry:
+    return outpaint_geometry(picture, Padding(**asked), grid=grid, stride=STRIDE)
 
 
 def refused(picture: tuple[int, int], **asked: int) -> str:
@@ -64,35 +63,35 @@ def test_shapes_that_have_names() -> None:
 @given(st.tuples(pixels, pixels), paddings)
 def test_padding_is_snapped_up_to_whole_tokens_and_says_so(picture: tuple[int, int], asked: Padding) -> None:
     try:
-        extension = extend(picture, asked, grid=GRID, stride=STRIDE)
+        geometry = outpaint_geometry(picture, asked, grid=GRID, stride=STRIDE)
     except RequestError:
         return
-    rows, cols = extension.cells
+    rows, cols = geometry.cells
     for side in SIDES:
         a_token = picture[0] / rows if side in ("up", "down") else picture[1] / cols
-        tokens, effective = extension.margin[side], extension.padding[side]
+        tokens, effective = geometry.margin[side], geometry.padding[side]
         assert asked[side] <= effective <= tokens * a_token < asked[side] + a_token * (1 + 1e-9)
         assert (tokens == 0) == (asked[side] == 0)
         assert tokens * a_token - effective < 1
-    m, p = extension.margin, extension.padding
-    assert extension.grid == (m.up + rows + m.down, m.left + cols + m.right)
-    assert extension.size == (p.up + picture[0] + p.down, p.left + picture[1] + p.right)
+    m, p = geometry.margin, geometry.padding
+    assert geometry.grid == (m.up + rows + m.down, m.left + cols + m.right)
+    assert geometry.size == (p.up + picture[0] + p.down, p.left + picture[1] + p.right)
 
 
 @given(st.tuples(pixels, pixels), paddings)
 def test_a_canvas_is_drawn_or_refused_by_the_side_at_fault(picture: tuple[int, int], asked: Padding) -> None:
     rows, cols = cells_of(picture, GRID)
     try:
-        extension = extend(picture, asked, grid=GRID, stride=STRIDE)
+        geometry = outpaint_geometry(picture, asked, grid=GRID, stride=STRIDE)
     except RequestError as error:
         nothing = not any(asked[side] for side in SIDES)
         at_fault = ["left"] if nothing else [side for side in SIDES if asked[side]]
         assert error.field in (["image"] if LARGEST * 16 in (rows, cols) and not nothing else at_fault)  # noqa: PT017
         return
-    assert max(extension.grid) <= LARGEST * 16
-    assert extension.grid[0] * extension.grid[1] <= LARGEST * 256
-    assert not extension.known.all()
-    assert extension.known.sum() == rows * cols
+    assert max(geometry.grid) <= LARGEST * 16
+    assert geometry.grid[0] * geometry.grid[1] <= LARGEST * 256
+    assert not geometry.fixed_cells.all()
+    assert geometry.fixed_cells.sum() == rows * cols
 
 
 def test_the_papers_canvas_fits_and_a_pixel_more_does_not() -> None:
@@ -113,34 +112,34 @@ def test_what_cannot_be_drawn_names_its_field() -> None:
 
 
 @given(small_extensions(), st.integers(0, 99))
-def test_the_originals_pixels_are_kept_to_the_bit(extension: Extension, seed: int) -> None:
+def test_the_originals_pixels_are_kept_to_the_bit(geometry: OutpaintGeometry, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    height, width = extension.picture
+    height, width = geometry.picture
     original = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    drawn = rng.integers(0, 256, (extension.grid[0] * 2, extension.grid[1] * 2, 3), dtype=np.uint8)
-    result = assemble(original, drawn, extension)
-    assert result.shape == (*extension.size, 3)
-    top, left = extension.padding.up, extension.padding.left
+    drawn = rng.integers(0, 256, (geometry.grid[0] * 2, geometry.grid[1] * 2, 3), dtype=np.uint8)
+    result = assemble(original, drawn, geometry)
+    assert result.shape == (*geometry.size, 3)
+    top, left = geometry.padding.up, geometry.padding.left
     assert np.array_equal(result[top : top + height, left : left + width], original)
 
 
 def test_at_the_models_own_scale_the_drawn_pixels_are_kept_too() -> None:
     rng = np.random.default_rng(0)
-    extension = extended((128, 128), left=9, down=30)
-    assert (extension.padding.left, extension.padding.down) == (16, 32)
+    geometry = extended((128, 128), left=9, down=30)
+    assert (geometry.padding.left, geometry.padding.down) == (16, 32)
     drawn = rng.integers(0, 256, (160, 144, 3), dtype=np.uint8)
     original = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
     expected = drawn.copy()
     expected[:128, 16:] = original
-    assert np.array_equal(assemble(original, drawn, extension), expected)
+    assert np.array_equal(assemble(original, drawn, geometry), expected)
 
 
 def test_what_is_drawn_meets_the_original_and_leaves_it_alone() -> None:
     """Around a picture of another exposure: the step at its border all but goes."""
-    extension = extended((128, 128), left=64, down=30)
+    geometry = extended((128, 128), left=64, down=30)
     drawn = np.full((160, 192, 3), 100, np.uint8)
     original = np.full((128, 128, 3), 140, np.uint8)
-    hard, smooth = (assemble(original, drawn, extension, smooth=smooth).astype(int) for smooth in (False, True))
+    hard, smooth = (assemble(original, drawn, geometry, smooth=smooth).astype(int) for smooth in (False, True))
     assert np.array_equal(smooth[:128, 64:], original)
     for picture, step in ((hard, 40), (smooth, 4)):
         assert np.abs(picture[:128, 64] - picture[:128, 63]).max() <= step
@@ -149,39 +148,39 @@ def test_what_is_drawn_meets_the_original_and_leaves_it_alone() -> None:
 
 
 @given(small_extensions(most=16), st.booleans())
-def test_what_is_drawn_of_the_original_lies_beneath_it(extension: Extension, upright: bool) -> None:
+def test_what_is_drawn_of_the_original_lies_beneath_it(geometry: OutpaintGeometry, upright: bool) -> None:
     """A slope that is drawn across the canvas has its height wherever it shows, counted from the original."""
     axis = 0 if upright else 1
-    drawn_length = extension.grid[axis] * 2
+    drawn_length = geometry.grid[axis] * 2
     slope = 255 / drawn_length  # a drawn pixel
     line = np.rint((np.arange(drawn_length) + 0.5) * slope).astype(np.uint8)
-    drawn = np.broadcast_to(line[:, None] if upright else line[None], (extension.grid[0] * 2, extension.grid[1] * 2))
-    original = np.zeros((*extension.picture, 3), dtype=np.uint8)
-    result = assemble(original, np.repeat(drawn[..., None], 3, axis=2), extension)
+    drawn = np.broadcast_to(line[:, None] if upright else line[None], (geometry.grid[0] * 2, geometry.grid[1] * 2))
+    original = np.zeros((*geometry.picture, 3), dtype=np.uint8)
+    result = assemble(original, np.repeat(drawn[..., None], 3, axis=2), geometry)
 
     before = ("up", "left")[axis]
-    a_pixel = extension.fitted[axis] / extension.picture[axis]  # of the result, in drawn ones
-    centres = (np.arange(extension.size[axis]) + 0.5 - extension.padding[before]) * a_pixel  # type: ignore[index]
-    expected = (centres + extension.margin[before] * 2) * slope  # type: ignore[index]
+    a_pixel = geometry.fitted[axis] / geometry.picture[axis]  # of the result, in drawn ones
+    centres = (np.arange(geometry.size[axis]) + 0.5 - geometry.padding[before]) * a_pixel  # type: ignore[index]
+    expected = (centres + geometry.margin[before] * 2) * slope  # type: ignore[index]
     inside = (expected > 4 * slope) & (expected < 255 - 4 * slope)  # the filter bends the ends
     shown = (result[..., 0] if upright else result[..., 0].T)[inside].astype(float)
-    outside = (_drawn_around(extension) if upright else _drawn_around(extension).T)[inside]
+    outside = (_drawn_around(geometry) if upright else _drawn_around(geometry).T)[inside]
     assert np.abs(shown - expected[inside][:, None])[outside].max(initial=0) < max(2, slope * a_pixel / 4)
 
 
-def _drawn_around(extension: Extension) -> np.ndarray:
+def _drawn_around(geometry: OutpaintGeometry) -> np.ndarray:
     """bool (size): where the result shows what was drawn."""
-    shown = np.ones(extension.size, dtype=bool)
-    top, left = extension.padding.up, extension.padding.left
-    shown[top : top + extension.picture[0], left : left + extension.picture[1]] = False
+    shown = np.ones(geometry.size, dtype=bool)
+    top, left = geometry.padding.up, geometry.padding.left
+    shown[top : top + geometry.picture[0], left : left + geometry.picture[1]] = False
     return shown
 
 
 def test_the_canvas_holds_the_originals_tokens_where_it_lies() -> None:
-    extension = extended((64, 96), left=4, up=20, down=1)
-    assert (extension.cells, extension.fitted, extension.grid) == ((16, 24), (128, 192), (22, 25))
+    geometry = extended((64, 96), left=4, up=20, down=1)
+    assert (geometry.cells, geometry.fitted, geometry.grid) == ((16, 24), (128, 192), (22, 25))
     tokens = np.arange(16 * 24).reshape(16, 24)
-    canvas = extension.canvas(tokens)
+    canvas = geometry.canvas(tokens)
     assert (canvas.shape, canvas.dtype) == ((22, 25), np.int32)
-    assert np.array_equal(canvas != UNKNOWN, extension.known)
+    assert np.array_equal(canvas != EMPTY, geometry.fixed_cells)
     assert np.array_equal(canvas[5:21, 1:], tokens)

@@ -81,7 +81,7 @@ def requests(draw: st.DrawFn) -> tuple[int, Request]:
         guidance_interval=draw(st.sampled_from([None, 0, 1, 50])),
         content_attention=draw(st.sampled_from(["blockwise", "causal"])),
         order=order,
-        known=dict.fromkeys(known, 0),
+        fixed_tokens=dict.fromkeys(known, 0),
     )
     return positions, request
 
@@ -94,7 +94,7 @@ def planned(positions: int, request: Request) -> Plan:
 def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[int, Request]) -> None:
     positions, request = case
     plan = planned(positions, request)
-    known = set(request.known)
+    known = set(request.fixed_tokens)
     cached: list[int] = []
     drawn: list[int] = []
     for step in plan.steps:
@@ -136,10 +136,10 @@ def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[i
 @given(requests())
 def test_rows_of_known_tokens_depend_on_no_seed_and_come_in_bounded_pieces(case: tuple[int, Request]) -> None:
     positions, request = case
-    known = set(request.known)
+    known = set(request.fixed_tokens)
 
     def prefix(seed: int) -> list[tuple[int, int]]:
-        plan = planned(positions, Request(seed=seed, known=request.known))
+        plan = planned(positions, Request(seed=seed, fixed_tokens=request.fixed_tokens))
         rows = [row for step in plan.steps for row in step.rows if row.cached]
         return [(row.source, row.visible) for row in rows[: 1 + len(known)]]
 
@@ -157,12 +157,14 @@ def test_a_first_cell_comes_first_among_the_known_or_the_drawn(case: tuple[int, 
     ids = {"mask_id": 1000, "class_id": 1001, "null_id": 1002}
     plan = plan_arpg(request, grid=(1, positions), **ids, first_cell=cell)
     drawn = [target for step in plan.steps for target in step.targets]
-    known = [cell_of(row.source) for step in plan.steps for row in step.rows if row.cached][1 : 1 + len(request.known)]
+    known = [cell_of(row.source) for step in plan.steps for row in step.rows if row.cached][
+        1 : 1 + len(request.fixed_tokens)
+    ]
     if cell in known:
         assert known[0] == cell
     elif cell < positions and request.order is None:
         assert drawn[0] == cell
-        assert request.known or len(plan.steps) == 1 or plan.steps[0].targets == (cell,)
+        assert request.fixed_tokens or len(plan.steps) == 1 or plan.steps[0].targets == (cell,)
     else:
         assert drawn == [t for step in planned(positions, request).steps for t in step.targets]
 
@@ -188,12 +190,12 @@ def test_sources_of_cells_are_invertible() -> None:
         ("top_k", Request(top_k=-1)),
         ("top_k", Request(top_k=2**70)),
         ("top_p", Request(top_p=0)),
-        ("known", Request(known={16: 0})),
-        ("known", Request(known={0: 48})),
-        ("known", Request(known=dict.fromkeys(range(16), 0))),
+        ("fixed_tokens", Request(fixed_tokens={16: 0})),
+        ("fixed_tokens", Request(fixed_tokens={0: 48})),
+        ("fixed_tokens", Request(fixed_tokens=dict.fromkeys(range(16), 0))),
         ("order", Request(order=(0, 1))),
         ("order", Request(order=(0, *range(15)))),
-        ("order", Request(order=tuple(range(16)), known={3: 0})),
+        ("order", Request(order=tuple(range(16)), fixed_tokens={3: 0})),
     ],
 )
 def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: Request) -> None:
@@ -205,7 +207,7 @@ def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: 
 
 @pytest.mark.parametrize(
     ("field", "request_"),
-    [("known", Request(known={3: 0})), ("order", Request(order=(0, 1))), ("grid", Request(grid=(4, 4)))],
+    [("fixed_tokens", Request(fixed_tokens={3: 0})), ("order", Request(order=(0, 1))), ("grid", Request(grid=(4, 4)))],
 )
 def test_what_asks_for_an_order_is_refused_where_there_is_but_one(field: str, request_: Request) -> None:
     with pytest.raises(RequestError, match=f"^{field}: this model draws every position of its own grid"):
@@ -238,7 +240,7 @@ def test_uniform_numbers_stay_inside_the_open_interval() -> None:
 def test_known_tokens_see_the_earlier_ones_and_their_chunk(
     chosen: dict[str, Any], chunk: int, window: Window | None
 ) -> None:
-    request = Request(known=dict.fromkeys(range(20), 0), window=window, **chosen)
+    request = Request(fixed_tokens=dict.fromkeys(range(20), 0), window=window, **chosen)
     plan = plan_arpg(request, grid=(1, 40), mask_id=1000, class_id=1001, null_id=1002)
     rows = [row for step in plan.steps for row in step.rows if row.cached][:21]
     assert [row.visible for row in rows] == [1, *(1 + min(i // chunk * chunk + chunk, 20) for i in range(20))]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from engine.core.sampling import NO_TOKEN, SamplingParams, guide, probabilities, sample
+from engine.core.sampling import NO_TOKEN, SamplingTensors, guide, probabilities, sample
 from engine.noise import image_seed, uniform
 
 VOCAB = 40
@@ -15,9 +15,9 @@ SEEDS = 40_000
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 2
 
 
-def params(n: int, temperature: float, top_k: int, top_p: float, seeds: range | None = None) -> SamplingParams:
+def params(n: int, temperature: float, top_k: int, top_p: float, seeds: range | None = None) -> SamplingTensors:
     noise = [uniform(seed, "generate", 7) for seed in (seeds or range(n))]
-    return SamplingParams(
+    return SamplingTensors(
         temperature=torch.full((n,), temperature),
         top_k=torch.full((n,), top_k),
         top_p=torch.full((n,), top_p),
@@ -68,7 +68,7 @@ def test_temperature_zero_is_argmax() -> None:
 
 def test_requests_with_and_without_filters_share_a_call() -> None:
     logits = torch.randn(4, VOCAB)
-    mixed = SamplingParams(
+    mixed = SamplingTensors(
         temperature=torch.tensor([1.0, 0.0, 0.8, 1.0]),
         top_k=torch.tensor([0, 4, 4, 0]),
         top_p=torch.tensor([1.0, 1.0, 1.0, 0.5]),
@@ -76,7 +76,7 @@ def test_requests_with_and_without_filters_share_a_call() -> None:
     )
     together = sample(logits, mixed)
     for row in range(4):
-        alone = SamplingParams(*(getattr(mixed, f)[row : row + 1] for f in SamplingParams.__slots__))
+        alone = SamplingTensors(*(getattr(mixed, f)[row : row + 1] for f in SamplingTensors.__slots__))
         assert torch.equal(sample(logits[row : row + 1], alone), together[row : row + 1])
         assert torch.equal(probabilities(logits[row : row + 1], alone)[0], probabilities(logits, mixed)[row])
 

@@ -12,23 +12,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine.core.pages import IntegrityError, OutOfPages, PageAllocator
 from engine.core.scheduler import Scheduler
-from engine.core.sequence import UNKNOWN, Drawing
+from engine.core.sequence import SequenceState
 from engine.plans import CONDITION, Plan, cell_of
 from engine.plans.arpg import plan_arpg
-from engine.request import Request
+from engine.request import EMPTY, Request
 
 GRID = (2, 8)
 POSITIONS = 16
 
 
-def drawing(number: int, request: Request) -> Drawing:
+def drawing(number: int, request: Request) -> SequenceState:
     label = 100 + (request.class_label or 0)
     plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
-    return Drawing.begin(number, request, plan, GRID)
+    return SequenceState.begin(number, request, plan, GRID)
 
 
 def planned(request: Request) -> Plan:
-    return drawing(0, replace(request, drawn={})).plan
+    return drawing(0, replace(request, replayed_tokens={})).plan
 
 
 def picture(seed: int, size: int) -> dict[int, int]:
@@ -42,7 +42,7 @@ drawable = st.builds(
     seed=st.integers(0, 99),
     steps=st.integers(1, 20),
     guidance_scale=st.sampled_from([1.0, 3.0]),
-    known=st.builds(picture, st.integers(0, 1), st.sampled_from([0, 3, 11, POSITIONS - 1]))
+    fixed_tokens=st.builds(picture, st.integers(0, 1), st.sampled_from([0, 3, 11, POSITIONS - 1]))
     | st.dictionaries(st.integers(0, POSITIONS - 1), st.integers(0, 9), max_size=POSITIONS - 1),
     prefill=st.sampled_from(["causal", "chunked", "block"]),
 )
@@ -56,7 +56,7 @@ class Serving(RuleBasedStateMachine):
         # Room for at least one request of any kind.
         pages = room * 2 * -(-(POSITIONS + 1) // page_size)
         self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows)
-        self.known: dict[int, Drawing] = {}
+        self.known: dict[int, SequenceState] = {}
         self.gone: set[int] = set()
         self.slots: dict[int, object] = {}  # what the steps wrote into the cache
 
@@ -72,8 +72,8 @@ class Serving(RuleBasedStateMachine):
         parents = [number for number, d in self.known.items() if d.drawn and not d.finished]
         parent = self.known[data.draw(st.sampled_from(parents))]
         order = tuple(cell for step in planned(parent.request).steps for cell in step.targets)
-        drawn = {cell: parent.tokens[cell] for cell in order if parent.tokens[cell] != UNKNOWN}
-        self.add(replace(parent.request, seed=seed, order=order, drawn=drawn))
+        drawn = {cell: parent.tokens[cell] for cell in order if parent.tokens[cell] != EMPTY}
+        self.add(replace(parent.request, seed=seed, order=order, replayed_tokens=drawn))
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), twice=st.booleans())
@@ -90,13 +90,13 @@ class Serving(RuleBasedStateMachine):
         rows = sum(d.rows for d in turn)
         assert rows <= self.scheduler.max_rows or len(turn) == 1
         size = self.scheduler.page_size
-        for source, target in self.scheduler.copies:
+        for source, target in self.scheduler.page_copies:
             for offset in range(size):
                 self.slots[target * size + offset] = self.slots.get(source * size + offset)
-        self.scheduler.copies.clear()
+        self.scheduler.page_copies.clear()
         for each in turn:
             self.write(each)
-            for table in each.tables:
+            for table in each.block_tables:
                 cached = each.cached + sum(row.cached for row in each.step.rows)
                 assert cached <= len(table) * self.scheduler.page_size, "a row without a slot"
             each.advance([(each.id + cell) % 10 for cell in each.step.targets])
@@ -104,8 +104,8 @@ class Serving(RuleBasedStateMachine):
                 self.scheduler.retire(each)
                 self.gone.add(each.id)
 
-    def write(self, each: Drawing) -> None:
-        for condition, table in zip(each.plan.conditions, each.tables, strict=True):
+    def write(self, each: SequenceState) -> None:
+        for condition, table in zip(each.plan.conditions, each.block_tables, strict=True):
             for index, row in enumerate((row for row in each.step.rows if row.cached), start=each.cached):
                 assert row.visible <= each.cached + sum(row.cached for row in each.step.rows)
                 content = each.tokens[cell_of(row.source)] if row.source < CONDITION else row.source
@@ -118,18 +118,21 @@ class Serving(RuleBasedStateMachine):
     @invariant()
     def books_add_up(self) -> None:
         pages = self.scheduler.pages
-        assert pages.free + len({page for d in self.scheduler for table in d.tables for page in table}) == pages.total
+        assert (
+            pages.free + len({page for d in self.scheduler for table in d.block_tables for page in table})
+            == pages.total
+        )
         self.scheduler.check_integrity()
 
     @invariant()
     def everybody_finds_the_rows_that_are_theirs(self) -> None:
         """Shared, copied or written: what a drawing's pages hold is what it would have written itself."""
         for each in self.scheduler:
-            rows = [row for key in each.trail for row in struct.iter_unpack("3q", key.content)]
+            rows = [row for key in each.written_keys for row in struct.iter_unpack("3q", key.content)]
             assert len(rows) == each.cached
             expected = [row for step in planned(each.request).steps for row in step.rows if row.cached][: len(rows)]
             assert [(row.position, row.visible) for row in expected] == [row[1:] for row in rows]
-            for condition, table in zip(each.plan.conditions, each.tables, strict=False):
+            for condition, table in zip(each.plan.conditions, each.block_tables, strict=False):
                 assert [self.slots[self.slot(table, i)] for i in range(len(rows))] == [
                     (condition, *row) for row in rows
                 ]
@@ -152,17 +155,17 @@ TestServing.settings = settings(max_examples=150, stateful_step_count=30, deadli
 @given(st.lists(st.sampled_from(["allocate", "share", "release"]), max_size=60), st.randoms())
 def test_shared_pages_are_free_when_the_last_holder_is_gone(verbs: list[str], random: object) -> None:
     pages = PageAllocator(12)
-    tables: list[list[int]] = []
+    block_tables: list[list[int]] = []
     for verb in verbs:
         if verb == "allocate" and pages.free >= 3:
-            tables.append(pages.allocate(3))
-        elif verb == "share" and tables:
-            tables.append(list(random.choice(tables)))  # type: ignore[attr-defined]
-            pages.share(tables[-1])
-        elif verb == "release" and tables:
-            pages.release(tables.pop(random.randrange(len(tables))))  # type: ignore[attr-defined]
-        assert pages.used == len({page for table in tables for page in table})
-        pages.check_integrity(tables)
+            block_tables.append(pages.allocate(3))
+        elif verb == "share" and block_tables:
+            block_tables.append(list(random.choice(block_tables)))  # type: ignore[attr-defined]
+            pages.share(block_tables[-1])
+        elif verb == "release" and block_tables:
+            pages.release(block_tables.pop(random.randrange(len(block_tables))))  # type: ignore[attr-defined]
+        assert pages.used == len({page for table in block_tables for page in table})
+        pages.check_integrity(block_tables)
 
 
 def test_an_allocation_that_does_not_fit_takes_nothing() -> None:
@@ -200,16 +203,16 @@ def test_a_corrupted_table_makes_the_integrity_check_fire(damage: str) -> None:
     one, other = scheduler.schedule()
     scheduler.check_integrity()
     if damage == "stolen":
-        one.tables[0][0] = other.tables[0][0]
+        one.block_tables[0][0] = other.block_tables[0][0]
     elif damage == "twice":
-        one.tables[0][1] = one.tables[0][0]
+        one.block_tables[0][1] = one.block_tables[0][0]
     elif damage == "lost":
-        one.tables[0].pop()
+        one.block_tables[0].pop()
     elif damage == "freed":
-        scheduler.pages.release(other.tables[1])
+        scheduler.pages.release(other.block_tables[1])
     elif damage == "outside":
-        one.tables[1][0] = 64
+        one.block_tables[1][0] = 64
     elif damage == "miscounted":
-        scheduler.pages.share(one.tables[0])
+        scheduler.pages.share(one.block_tables[0])
     with pytest.raises(IntegrityError):
         scheduler.check_integrity()

@@ -15,7 +15,7 @@ from tests.support.tiny import random_folder
 
 PAGE = 4
 KNOWN = {cell: cell * 5 % 64 for cell in range(21)}
-INPAINT = Request(class_label=1, seed=3, steps=8, known=KNOWN, task="inpaint", guidance_scale=3.0)
+INPAINT = Request(class_label=1, seed=3, steps=8, fixed_tokens=KNOWN, task="inpaint", guidance_scale=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,14 @@ def test_variations_write_their_prefix_once(folders: dict[str, Path], prefill: s
     seen = False
     while not engine.idle:
         engine.step()
-        tables = [d.tables for d in engine._scheduler.running]
-        if len(tables) == len(ids):
+        block_tables = [d.block_tables for d in engine._scheduler.running]
+        if len(block_tables) == len(ids):
             seen = True
             for branch in range(2):
-                assert len({tuple(table[branch][:full]) for table in tables}) == 1, "a full prefix page exists twice"
-                held = Counter(page for table in tables for page in table[branch][full:])
+                assert len({tuple(table[branch][:full]) for table in block_tables}) == 1, (
+                    "a full prefix page exists twice"
+                )
+                held = Counter(page for table in block_tables for page in table[branch][full:])
                 assert max(held.values()) == 1, "a page that somebody writes to is shared"
     assert seen
     stats = engine.stats()
@@ -70,7 +72,7 @@ def test_variations_draw_what_they_draw_alone(folders: dict[str, Path]) -> None:
 def test_the_one_that_writes_the_prefix_may_leave(folders: dict[str, Path]) -> None:
     """Another takes its place, and the rest share with that one."""
     known = dict.fromkeys(range(63), 1)
-    requests = [replace(INPAINT, seed=seed, known=known) for seed in range(3)]
+    requests = [replace(INPAINT, seed=seed, fixed_tokens=known) for seed in range(3)]
     engine = engine_of(folders["arpg"], max_rows=10)
     ids = [engine.add(request) for request in requests]
     engine.step()
@@ -88,7 +90,7 @@ def test_what_is_drawn_in_one_step_shares_as_well(folders: dict[str, Path], unkn
     """Its last step writes nothing that another could miss."""
     known = dict.fromkeys(range(64 - unknown), 1)
     engine = engine_of(folders["arpg"])
-    engine.generate([replace(INPAINT, seed=seed, known=known, steps=1) for seed in range(5)])
+    engine.generate([replace(INPAINT, seed=seed, fixed_tokens=known, steps=1) for seed in range(5)])
     stats = engine.stats()
     assert stats.rows_total == 2 * (1 + len(known) + 5 * unknown)
     assert stats.steps_total <= 4
@@ -97,7 +99,7 @@ def test_what_is_drawn_in_one_step_shares_as_well(folders: dict[str, Path], unkn
 def test_others_pass_while_a_prefix_is_written(folders: dict[str, Path]) -> None:
     known = dict.fromkeys(range(63), 1)
     engine = engine_of(folders["arpg"])
-    first, second = (engine.add(replace(INPAINT, seed=seed, known=known)) for seed in (1, 2))
+    first, second = (engine.add(replace(INPAINT, seed=seed, fixed_tokens=known)) for seed in (1, 2))
     other = engine.add(Request(class_label=0, steps=1))
     engine.step()
     running = {d.id for d in engine._scheduler.running}
@@ -106,7 +108,7 @@ def test_others_pass_while_a_prefix_is_written(folders: dict[str, Path]) -> None
     assert waiting == {second}
 
 
-@pytest.mark.parametrize("other", [replace(INPAINT, class_label=2), replace(INPAINT, known={**KNOWN, 0: 9})])
+@pytest.mark.parametrize("other", [replace(INPAINT, class_label=2), replace(INPAINT, fixed_tokens={**KNOWN, 0: 9})])
 def test_nothing_is_shared_by_what_starts_otherwise(folders: dict[str, Path], other: Request) -> None:
     engine = engine_of(folders["arpg"])
     engine.generate([INPAINT, other])
@@ -116,8 +118,8 @@ def test_nothing_is_shared_by_what_starts_otherwise(folders: dict[str, Path], ot
 def test_grids_of_another_size_share_nothing(folders: dict[str, Path]) -> None:
     """Their rows turn by other angles."""
     engine = engine_of(folders["arpg"])
-    wide = replace(INPAINT, grid=(8, 12), extension="interpolate")
-    tokens = engine.generate([replace(wide, known=KNOWN), replace(wide, extension="extrapolate"), INPAINT])
+    wide = replace(INPAINT, grid=(8, 12), rope_scaling="interpolate")
+    tokens = engine.generate([replace(wide, fixed_tokens=KNOWN), replace(wide, rope_scaling="extrapolate"), INPAINT])
     assert [t.shape for t in tokens] == [(8, 12), (8, 12), (8, 8)]
     assert engine.stats().rows_shared_total == 0
 
@@ -129,9 +131,9 @@ def test_a_fork_shares_the_parents_first_steps_live_or_rebuilt(
 ) -> None:
     parent = Request(class_label=1, seed=3, steps=9, guidance_scale=3.0)
     if family == "arpg":
-        parent = replace(parent, known=KNOWN)
+        parent = replace(parent, fixed_tokens=KNOWN)
     whole = alone(folders[family], parent)
-    tokens = {cell: int(token) for cell, token in enumerate(whole.flat) if cell not in parent.known}
+    tokens = {cell: int(token) for cell, token in enumerate(whole.flat) if cell not in parent.fixed_tokens}
 
     engine = engine_of(folders[family])
     engine.add(parent)
@@ -143,8 +145,8 @@ def test_a_fork_shares_the_parents_first_steps_live_or_rebuilt(
     children = [engine.fork(parent, so_far, step, seed) for seed in (11, 12)]
     assert children == [engine.fork(parent, tokens, step, seed) for seed in (11, 12)]
     live = engine.generate(children)
-    assert (engine.stats().rows_shared_total > 0) == (step == 5 or bool(parent.known))
-    shared = children[0].drawn
+    assert (engine.stats().rows_shared_total > 0) == (step == 5 or bool(parent.fixed_tokens))
+    shared = children[0].replayed_tokens
     assert shared
     assert all(so_far[cell] == token for cell, token in shared.items())
     for child, drawn in zip(children, live, strict=True):
@@ -190,7 +192,7 @@ def test_a_forks_updates_go_on_with_the_parents_count(folders: dict[str, Path]) 
     updates = [update for _ in range(20) for update in engine.step()]
     assert [update.step for update in updates] == [7, 8, 9]
     assert {update.steps for update in updates} == {9}
-    assert updates[0].n_done == len(child.drawn) + len(updates[0].positions)
+    assert updates[0].n_done == len(child.replayed_tokens) + len(updates[0].positions)
     assert updates[-1].n_done == updates[-1].n_total == 64
 
 
@@ -210,5 +212,5 @@ def test_a_fork_needs_the_tokens_of_its_step(folders: dict[str, Path]) -> None:
 def test_drawn_tokens_are_those_of_whole_steps(folders: dict[str, Path]) -> None:
     engine = engine_of(folders["arpg"])
     cells = engine._plan(Request(steps=9)).steps[0].targets
-    with pytest.raises(RequestError, match=r"^drawn: the drawn positions are not those of the first steps"):
-        engine.add(Request(steps=9, drawn=dict.fromkeys(cells[:-1], 0)))
+    with pytest.raises(RequestError, match=r"^replayed_tokens: the positions are not those of the first steps"):
+        engine.add(Request(steps=9, replayed_tokens=dict.fromkeys(cells[:-1], 0)))

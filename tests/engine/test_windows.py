@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.engine import Engine, EngineConfig
-from engine.core.sequence import UNKNOWN
-from engine.editing.windows import Painting, windows_over
+from engine.editing.windows import WindowedGeneration, windows_over
 from engine.noise import uniform
-from engine.request import Request, Window
+from engine.request import EMPTY, Request, Window
 from tests.support.tiny import random_folder
 
 SIZE = (8, 8)
@@ -75,44 +74,44 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine.load(folder, device="cpu", config=EngineConfig(batch_invariant=True))
 
 
-def painted(engine: Engine, template: Request, tokens: np.ndarray) -> tuple[Painting, list[Request]]:
-    known = tokens != UNKNOWN
-    painting = Painting(template, tokens, windows_over(known, SIZE), SIZE)
+def painted(engine: Engine, template: Request, tokens: np.ndarray) -> tuple[WindowedGeneration, list[Request]]:
+    known = tokens != EMPTY
+    generation = WindowedGeneration(template, tokens, windows_over(known, SIZE), SIZE)
     requests = []
     steps, done = [], 0
-    while (request := painting.next_request()) is not None:
+    while (request := generation.next_request()) is not None:
         requests.append(request)
         engine.add(request)
         while not engine.idle:
             for update in engine.step():
-                now = painting.take(update)
+                now = generation.update(update)
                 steps.append(now.step)
                 done += len(now.positions)
-                assert (now.n_done, now.n_total, now.steps) == (done, int((~known).sum()), painting.steps)
-                assert [painting.tokens.flat[p] for p in now.positions] == list(now.tokens)
-    assert steps == list(range(1, painting.steps + 1))
+                assert (now.n_done, now.n_total, now.steps) == (done, int((~known).sum()), generation.steps)
+                assert [generation.tokens.flat[p] for p in now.positions] == list(now.tokens)
+    assert steps == list(range(1, generation.steps + 1))
     assert now.finished
-    return painting, requests
+    return generation, requests
 
 
 def test_a_wide_picture_is_drawn_around_what_is_known(engine: Engine) -> None:
-    tokens = np.full((8, 20), UNKNOWN, dtype=np.int32)
+    tokens = np.full((8, 20), EMPTY, dtype=np.int32)
     tokens[:, 8:16] = np.arange(64).reshape(8, 8)
     before = tokens.copy()
-    painting, requests = painted(engine, Request(class_label=1, seed=5, steps=6), tokens)
+    generation, requests = painted(engine, Request(class_label=1, seed=5, steps=6), tokens)
     assert np.array_equal(tokens, before), "the caller's canvas is not painted on"
-    assert (painting.tokens[:, 8:16] == before[:, 8:16]).all()
-    assert (painting.tokens != UNKNOWN).all()
+    assert (generation.tokens[:, 8:16] == before[:, 8:16]).all()
+    assert (generation.tokens != EMPTY).all()
     assert [request.window.col for request in requests if request.window] == [4, 12, 0]
     # The second window starts from all that the first one drew.
-    assert set(requests[2].known) == {cell for cell in range(64) if cell % 8 >= 4}
+    assert set(requests[2].fixed_tokens) == {cell for cell in range(64) if cell % 8 >= 4}
 
 
 def test_one_window_of_the_models_grid_is_an_ordinary_picture(engine: Engine) -> None:
     template = Request(class_label=1, seed=5, steps=6)
-    painting, _ = painted(engine, template, np.full(SIZE, UNKNOWN, dtype=np.int32))
+    generation, _ = painted(engine, template, np.full(SIZE, EMPTY, dtype=np.int32))
     [whole] = engine.generate([template])
-    assert np.array_equal(painting.tokens, whole)
+    assert np.array_equal(generation.tokens, whole)
 
 
 def test_neighbouring_windows_share_no_noise(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from engine import Engine, Request
 from engine.editing.masks import token_mask
-from engine.evaluation.cached_generator import Artist
+from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import (
     Renders,
     across,
@@ -149,7 +149,7 @@ def test_an_object_becomes_any_other_but_never_itself() -> None:
 def test_what_a_mask_leaves_is_known_and_the_class_is_said_or_withheld(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artist = Artist(runs / "model", tmp_path)
+    artist = CachedGenerator(runs / "model", tmp_path)
     asked: list[list[Request]] = []
     draw = artist.draw
     monkeypatch.setattr(artist, "draw", lambda requests: asked.append(requests) or draw(requests))
@@ -162,14 +162,14 @@ def test_what_a_mask_leaves_is_known_and_the_class_is_said_or_withheld(
     assert {request.class_label for request in withheld} == {None}
     right = {row * 8 + col for row in range(8) for col in range(4, 8)}
     for i, request in enumerate(said):
-        assert dict(request.known) == {cell: renders.tokens[i].ravel()[cell] for cell in right}
+        assert dict(request.fixed_tokens) == {cell: renders.tokens[i].ravel()[cell] for cell in right}
     assert len({request.seed for request in said}) == 4
 
 
 def test_a_request_is_drawn_once_for_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_folder(tmp_path / "model")
-    request = Request(class_label=1, steps=3, known={5: 7})
-    [drawn] = Artist(model, tmp_path / "kept").draw([request])
+    request = Request(class_label=1, steps=3, fixed_tokens={5: 7})
+    [drawn] = CachedGenerator(model, tmp_path / "kept").draw([request])
     assert drawn.ravel()[5] == 7
     assert np.array_equal(drawn, Engine.load(model).generate([request])[0])
 
@@ -177,14 +177,14 @@ def test_a_request_is_drawn_once_for_the_same_weights(tmp_path: Path, monkeypatc
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(Engine, "generate", refuse)
-    again = Artist(model, tmp_path / "kept")
+    again = CachedGenerator(model, tmp_path / "kept")
     assert np.array_equal(again.draw([request])[0], drawn)
-    for other in (Request(class_label=1, steps=3, known={5: 8}), Request(class_label=1, steps=3)):
+    for other in (Request(class_label=1, steps=3, fixed_tokens={5: 8}), Request(class_label=1, steps=3)):
         with pytest.raises(AssertionError, match="drawn again"):
             again.draw([other])
     random_folder(tmp_path / "model", codes=128)
     with pytest.raises(AssertionError, match="drawn again"):
-        Artist(model, tmp_path / "kept").draw([request])
+        CachedGenerator(model, tmp_path / "kept").draw([request])
 
 
 def test_editing_answers_with_tables_and_sheets(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,19 +9,18 @@ import pytest
 from PIL import Image
 
 from engine import Engine, Request
-from engine.core.sequence import UNKNOWN
-from engine.evaluation.cached_generator import Artist
+from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.expanding import OUTPAINTED, WINDOWED, Expanded, agreement, crops, expand
-from engine.request import Window
+from engine.request import EMPTY, Window
 from engine.training.classifier import Judge
 from tests.support.evaluation import say
 from tests.support.tiny import random_folder
 
 
 @pytest.fixture(scope="module")
-def artist(runs: Path) -> Artist:
-    return Artist(runs / "model", runs / "kept")
+def artist(runs: Path) -> CachedGenerator:
+    return CachedGenerator(runs / "model", runs / "kept")
 
 
 def test_a_cell_belongs_to_the_first_window_that_draws_it() -> None:
@@ -60,11 +59,11 @@ def test_a_canvas_is_painted_around_what_is_there_and_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_folder(tmp_path / "model")
-    canvases = np.full((2, 8, 16), UNKNOWN, np.int32)
+    canvases = np.full((2, 8, 16), EMPTY, np.int32)
     canvases[:, :, 4:12] = 5
     templates = [Request(class_label=i, seed=i, steps=4) for i in range(2)]
-    painted = Artist(model, tmp_path / "kept").paint(templates, canvases)
-    assert (painted != UNKNOWN).all()
+    painted = CachedGenerator(model, tmp_path / "kept").generate_windowed(templates, canvases)
+    assert (painted != EMPTY).all()
     assert (painted[:, :, 4:12] == 5).all()
     assert (painted[0] != painted[1]).any()
 
@@ -72,13 +71,13 @@ def test_a_canvas_is_painted_around_what_is_there_and_only_once(
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(Engine, "step", refuse)
-    assert np.array_equal(Artist(model, tmp_path / "kept").paint(templates, canvases), painted)
+    assert np.array_equal(CachedGenerator(model, tmp_path / "kept").generate_windowed(templates, canvases), painted)
     canvases[1, 0, 4] = 6
     with pytest.raises(AssertionError, match="drawn again"):
-        Artist(model, tmp_path / "kept").paint(templates, canvases)
+        CachedGenerator(model, tmp_path / "kept").generate_windowed(templates, canvases)
 
 
-def test_a_picture_is_outpainted_around_its_own_tokens(runs: Path, artist: Artist) -> None:
+def test_a_picture_is_outpainted_around_its_own_tokens(runs: Path, artist: CachedGenerator) -> None:
     judge = Judge().eval()
     renders = Renders.load(runs / "world", artist, judge, 2)
     outpainted = expand((8, 16), OUTPAINTED, artist, renders, judge, artist.settings(steps=2))
@@ -91,7 +90,7 @@ def test_a_picture_is_outpainted_around_its_own_tokens(runs: Path, artist: Artis
     assert at_once.pictures.shape == (2, 16, 32, 3)
 
 
-def test_windows_that_share_their_noise_agree_beyond_the_bound(artist: Artist) -> None:
+def test_windows_that_share_their_noise_agree_beyond_the_bound(artist: CachedGenerator) -> None:
     labels = np.arange(8)
     settings = artist.settings(steps=4)
     alike = artist.draw([Request(class_label=int(label), seed=int(label), **settings) for label in labels])

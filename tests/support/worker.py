@@ -122,7 +122,7 @@ def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = 
     names = ("class_label", "steps", "guidance_scale", "temperature", "task")
     fields = {name: payload[name] for name in names if payload[name] is not None}
     seeds = [image_seed(payload["seed"], i) for i in range(payload["n"])]
-    return engine.generate([Request(seed=seed, known=known or {}, **fields) for seed in seeds])
+    return engine.generate([Request(seed=seed, fixed_tokens=known or {}, **fields) for seed in seeds])
 
 
 def png(array: np.ndarray) -> bytes:

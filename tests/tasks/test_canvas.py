@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.engine import Engine
-from engine.core.sequence import UNKNOWN
 from engine.editing.masks import kept
 from engine.editing.outpainting import LARGEST
-from engine.editing.windows import Painting, windows_over
-from engine.request import Request
+from engine.editing.windows import WindowedGeneration, windows_over
+from engine.request import EMPTY, Request
 from service.errors import Problem
 from service.tasks.canvas import Canvas, expanded, redrawn
 from service.tasks.fields import ExpandRequest, VaryRequest
@@ -119,19 +118,19 @@ def test_a_larger_grid_weighs_at_least_what_the_engine_reserves_for_it(
     weighs = cost(payload, card, {"page_size": engine.config.page_size, "cache_tokens": engine.tokens_total})
     size = card.grid if canvas.windowed else canvas.grid
     windows = windows_over(~canvas.unknown, size)
-    tokens = np.full(canvas.grid, UNKNOWN, dtype=np.int32)
-    painting = Painting(request_of(payload, 0, {}), tokens, windows, size)
-    assert n * max(engine.cost(request) for request in drawn_blindly(painting)) <= weighs
+    tokens = np.full(canvas.grid, EMPTY, dtype=np.int32)
+    generation = WindowedGeneration(request_of(payload, 0, {}), tokens, windows, size)
+    assert n * max(engine.cost(request) for request in drawn_blindly(generation)) <= weighs
     page, branches = engine.config.page_size, 1 if guidance == 1 else 2
     assert weighs == n * branches * -(-size[0] * size[1] // page) * page
 
 
-def drawn_blindly(painting: Painting) -> Iterator[Request]:
+def drawn_blindly(generation: WindowedGeneration) -> Iterator[Request]:
     """Its requests, as if every token were a 0."""
-    while (request := painting.next_request()) is not None:
+    while (request := generation.next_request()) is not None:
         yield request
         if (window := request.window) is not None:
-            painting.tokens[window.row : window.row + 4, window.col : window.col + 4] = 0
+            generation.tokens[window.row : window.row + 4, window.col : window.col + 4] = 0
 
 
 def test_a_picture_that_never_fits_is_refused_by_the_field_that_made_it_so() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine.codec.codec import Codec
-from engine.core.sequence import UNKNOWN
 from engine.editing.outpainting import Padding
+from engine.request import EMPTY
 from service.tasks import recipe
 from service.tasks.images import encode
 from service.tasks.inputs import BadUpload, finished, read_outpainting, read_upload, request_of
@@ -68,14 +68,14 @@ def test_a_finished_picture_carries_what_draws_it_again() -> None:
 def test_an_inpainted_picture_says_which_tokens_were_given_and_that_pixels_are_anothers() -> None:
     image, mask = noise(50, 70), corner((50, 70))
     upload = read_upload(png(image), png(mask), MODEL, CODEC, 2)
-    assert upload.canvas[0, 0] == UNKNOWN
+    assert upload.canvas[0, 0] == EMPTY
     assert (upload.canvas == 7).sum() == 15
     assert dict(zip(range(1, 16), [7] * 15, strict=True)) == upload.known
     made = finished(TOKENS, upload, CODEC, MODEL, *FIRST)
     assert (made.width, made.height) == (70, 50)
     told = recipe.read(recipe.text_of(made.png))
     assert told.composited
-    assert np.array_equal(told.known, upload.canvas != UNKNOWN)
+    assert np.array_equal(told.known, upload.canvas != EMPTY)
     assert told.is_of(upload.compose(CODEC.decode(TOKENS)))
     hard = dataclasses.replace(upload, feather=0).compose(CODEC.decode(TOKENS))
     assert np.array_equal(hard[~mask], image[~mask])
@@ -89,15 +89,15 @@ def test_an_outpainting_knows_the_picture_and_keeps_it() -> None:
     image = noise(20, 30)
     source = read_outpainting(png(image), Padding(right=7), MODEL, CODEC)
     assert source.canvas.shape == (4, 8)  # 5 pixels a token: two more
-    assert np.array_equal(source.canvas, [[7] * 6 + [UNKNOWN] * 2] * 4)
-    tokens = np.where(source.canvas == UNKNOWN, 3, source.canvas)
+    assert np.array_equal(source.canvas, [[7] * 6 + [EMPTY] * 2] * 4)
+    tokens = np.where(source.canvas == EMPTY, 3, source.canvas)
     made = finished(tokens, source, CODEC, MODEL, *FIRST)
     assert (made.width, made.height) == (40, 20)
     shown = source.compose(CODEC.decode(tokens))
     assert np.array_equal(shown[:, :30], image)
     assert (shown[:, 33:] == 90).all()
     told = recipe.read(recipe.text_of(made.png))
-    assert np.array_equal(told.known, source.canvas != UNKNOWN)
+    assert np.array_equal(told.known, source.canvas != EMPTY)
     assert told.is_of(shown)
 
 
@@ -163,4 +163,4 @@ def test_a_stored_picture_without_padding_cannot_be_outpainted() -> None:
 def test_a_payload_becomes_the_request_that_it_says() -> None:
     request = request_of(PAYLOAD | {"order": [3, 1], "top_k": 4, "temperature": None}, 1, {0: 6})
     assert (request.order, request.top_k, request.temperature, request.task) == ((3, 1), 4, 1.0, "inpaint")
-    assert (request.class_label, request.seed, dict(request.known)) == (2, 77, {0: 6})
+    assert (request.class_label, request.seed, dict(request.fixed_tokens)) == (2, 77, {0: 6})

@@ -26,7 +26,7 @@ from tests.support.api import CARD, noise
 MODEL = dataclasses.replace(CARD, weights="0123456789abcdef", tokenizer="fedcba9876543210")
 PIXELS = noise(32, 32)
 TOKENS = np.arange(16, dtype=np.int32).reshape(4, 4) % 8
-DRAWN = Request(class_label=3, seed=11, steps=5, task="inpaint", known={0: 0, 5: 5})
+DRAWN = Request(class_label=3, seed=11, steps=5, task="inpaint", fixed_tokens={0: 0, 5: 5})
 
 
 def written(**fields: Any) -> str:
@@ -92,14 +92,14 @@ def test_a_token_of_any_codebook_comes_back(token: int) -> None:
 
 
 def test_every_field_of_a_request_is_told_or_follows_from_what_is() -> None:
-    of_the_canvas = {"known", "drawn", "grid", "window"}
-    assert {field.name for field in dataclasses.fields(Request)} - of_the_canvas == set(recipe._OF_REQUEST)
+    of_the_canvas = {"fixed_tokens", "replayed_tokens", "grid", "window"}
+    assert {field.name for field in dataclasses.fields(Request)} - of_the_canvas == set(recipe._OF_REQUEST.values())
 
 
 def test_known_tokens_are_those_of_the_request_unless_said_otherwise() -> None:
     assert np.flatnonzero(read(written()).known).tolist() == [0, 5]
     assert read(written(known=np.eye(4, dtype=bool))).known.sum() == 4
-    assert dict(read(written()).request.known) == {}
+    assert dict(read(written()).request.fixed_tokens) == {}
 
 
 def test_what_means_nothing_to_a_model_is_null() -> None:

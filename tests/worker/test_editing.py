@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from engine.core.engine import Engine, EngineConfig
-from engine.core.sequence import UNKNOWN
 from engine.editing.masks import fit, kept
-from engine.editing.outpainting import Padding, assemble, extend
-from engine.editing.windows import Painting, windows_over
+from engine.editing.outpainting import Padding, assemble, outpaint_geometry
+from engine.editing.windows import WindowedGeneration, windows_over
+from engine.request import EMPTY
 from service.tasks import recipe
 from service.tasks.inputs import request_of
 from tests.support.waiting import PATIENCE, soon
@@ -28,13 +28,15 @@ def painted(folder: Path, payload: dict[str, Any], canvas: np.ndarray) -> list[n
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
     pictures = []
     for index in range(payload["n"]):
-        painting = Painting(request_of(payload, index, {}), canvas, windows_over(canvas != UNKNOWN, SIZE), SIZE)
-        while (request := painting.next_request()) is not None:
+        generation = WindowedGeneration(
+            request_of(payload, index, {}), canvas, windows_over(canvas != EMPTY, SIZE), SIZE
+        )
+        while (request := generation.next_request()) is not None:
             engine.add(request)
             while not engine.idle:
                 for update in engine.step():
-                    painting.take(update)
-        pictures.append(painting.tokens)
+                    generation.update(update)
+        pictures.append(generation.tokens)
     return pictures
 
 
@@ -43,14 +45,14 @@ async def told(service: Service, job_id: str, image: int, known: np.ndarray) -> 
     canvas, done, step = known.copy(), 0, 0
     for event in await service.events(job_id):
         if event.name == "tokens" and event.data["image_index"] == image:
-            assert (canvas.flat[event.data["positions"]] == UNKNOWN).all()
+            assert (canvas.flat[event.data["positions"]] == EMPTY).all()
             canvas.flat[event.data["positions"]] = event.data["tokens"]
             done += len(event.data["positions"])
             assert step < event.data["step"] <= event.data["steps"]
             step = event.data["step"]
-            assert (event.data["n_done"], event.data["n_total"]) == (done, (known == UNKNOWN).sum())
+            assert (event.data["n_done"], event.data["n_total"]) == (done, (known == EMPTY).sum())
     steps = (await service.seen(job_id, "started")).data["steps"]
-    assert (step, done) == (steps, (known == UNKNOWN).sum())
+    assert (step, done) == (steps, (known == EMPTY).sum())
     return canvas
 
 
@@ -65,7 +67,7 @@ async def test_a_variation_keeps_its_tokens_its_size_and_none_of_its_pixels(
     keep = kept(9, 0.4, SIZE)
     theirs = engine.codec.encode(fit(IMAGE, (16, 16)))
     known = {int(cell): int(theirs.flat[cell]) for cell in np.flatnonzero(keep)}
-    canvas = np.where(keep, theirs, UNKNOWN)
+    canvas = np.where(keep, theirs, EMPTY)
     for made, expected in zip(result["images"], alone(folder, job(**fields), known), strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens, expected)
@@ -85,33 +87,33 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
 ) -> None:
     await service.blobs.put("a/image", png(IMAGE))
     asked = Padding(left=3, right=30)
-    extension = extend((20, 26), asked, grid=SIZE, stride=2)
+    geometry = outpaint_geometry((20, 26), asked, grid=SIZE, stride=2)
     fields = {
         "task": "outpaint", "image": "a/image", "left": 3, "right": 30, "up": 0, "down": 0, "n": 2, "steps": 4,
-        "grid": list(extension.grid), "windowed": True, "previews": 3,
+        "grid": list(geometry.grid), "windowed": True, "previews": 3,
     }  # fmt: skip
     await service.submit("a", **fields)
     assert await service.seen("a", "preview")  # none is kept once the job has ended
     result = await service.result("a")
-    canvas = extension.canvas(engine.codec.encode(fit(IMAGE, extension.fitted)))
-    windows = windows_over(canvas != UNKNOWN, SIZE)
+    canvas = geometry.canvas(engine.codec.encode(fit(IMAGE, geometry.fitted)))
+    windows = windows_over(canvas != EMPTY, SIZE)
     assert len(windows) > 2
     for made, expected in zip(result["images"], painted(folder, job(**fields), canvas), strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens, expected)
         assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
-        assert (made["height"], made["width"]) == extension.size
+        assert (made["height"], made["width"]) == geometry.size
         png_ = await service.blobs.get(made["blob"])
         shown = pixels(png_)
-        padding = extension.padding
+        padding = geometry.padding
         assert np.array_equal(shown[:, padding.left : padding.left + 26], IMAGE)
-        assert np.array_equal(shown, assemble(IMAGE, engine.codec.decode(tokens), extension, smooth=True))
+        assert np.array_equal(shown, assemble(IMAGE, engine.codec.decode(tokens), geometry, smooth=True))
         said = recipe.read(recipe.text_of(png_ or b""))
         assert said.windows == tuple((window.row, window.col) for window in windows)
     started = await service.seen("a", "started")
-    unknown = int((canvas == UNKNOWN).sum())
+    unknown = int((canvas == EMPTY).sum())
     assert started.data == {
-        "attempt": 1, "images": 2, "grid": list(extension.grid), "steps": result["usage"]["steps"],
+        "attempt": 1, "images": 2, "grid": list(geometry.grid), "steps": result["usage"]["steps"],
         "known": canvas.size - unknown, "kept": [],
     }  # fmt: skip
     assert result["usage"]["tokens_drawn"] == 2 * unknown
@@ -129,7 +131,7 @@ async def test_an_expansion_is_drawn_at_once_or_in_windows(
     await service.submit("a", **fields)
     result = await service.result("a")
     [made] = result["images"]
-    tokens, empty = np.array(made["tokens"]), np.full((8, 12), UNKNOWN)
+    tokens, empty = np.array(made["tokens"]), np.full((8, 12), EMPTY)
     assert np.array_equal(tokens, await told(service, "a", 0, empty))
     if extension is None:
         [expected] = painted(folder, job(**fields), empty.astype(np.int32))
@@ -210,7 +212,7 @@ async def test_jobs_in_windows_and_others_share_the_cache_without_harm(service: 
     plain = {f"p{i}": job(seed=10 + i, steps=9, n=1 + i % 2) for i in range(4)}
     for job_id, payload in (wide | plain).items():
         await service.submit(job_id, **payload)
-    empty = np.full((8, 14), UNKNOWN, dtype=np.int32)
+    empty = np.full((8, 14), EMPTY, dtype=np.int32)
     for job_id, payload in (wide | plain).items():
         images = (await service.result(job_id))["images"]
         expected = painted(folder, payload, empty) if job_id in wide else alone(folder, payload)
@@ -226,7 +228,7 @@ async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
     assert await soon(lambda: service.sample("tokens_total", model="random") >= 70)  # in the second window
     assert await service.queue.release("a", 1) == "ok"
     [made] = (await service.result("a"))["images"]
-    [expected] = painted(folder, job(**fields), np.full((8, 20), UNKNOWN, dtype=np.int32))
+    [expected] = painted(folder, job(**fields), np.full((8, 20), EMPTY, dtype=np.int32))
     assert made["tokens"] == expected.tolist()
     attempts = {event.id.partition("-")[0] for event in await service.events("a") if event.name == "tokens"}
     assert attempts == {"1", "2"}

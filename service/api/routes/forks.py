@@ -13,8 +13,7 @@ from fastapi import APIRouter, Body, Depends
 from fastapi.responses import Response
 
 from engine.card import ModelCard
-from engine.core.sequence import UNKNOWN
-from engine.request import MAX_SEED
+from engine.request import EMPTY, MAX_SEED
 from service.api.create_job import Draft, Submission, SubmissionDep, check_results_fit
 from service.api.dependencies import choose_model
 from service.api.job_access import check_room, find_job, find_picture, must_have_succeeded
@@ -137,7 +136,7 @@ async def _progress(services: Services, job: Job, index: int, card: ModelCard) -
         return Progress(steps, steps, np.array(job.result["images"][index]["tokens"], dtype=np.int32))
     rows, cols = job.payload.get("grid") or card.grid
     # An attempt may follow another one; each tells the whole picture.
-    tokens: dict[int, np.ndarray] = defaultdict(lambda: np.full((rows, cols), UNKNOWN, dtype=np.int32))
+    tokens: dict[int, np.ndarray] = defaultdict(lambda: np.full((rows, cols), EMPTY, dtype=np.int32))
     reached: dict[int, tuple[int, int]] = {}
     async for event in services.hub.stored_events(job.id):
         if event.name == "tokens" and event.data["image_index"] == index:
