@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
@@ -32,6 +32,9 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
   arpg vary photo.jpg --keep 0.3 -n 4 -o again.png
   arpg verify mushroom.png                         draws it again as it says, and compares
 """
+
+WITHOUT_ENGINE = frozenset({"api", "keys"})
+"""The commands that an installation without torch has."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +75,9 @@ def _laboratory(command: str, arguments: list[str]) -> int:
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
+    if parsed.command not in WITHOUT_ENGINE and importlib.util.find_spec("torch") is None:
+        print(f"arpg {parsed.command} needs torch: pip install 'arpg-serve[service]'", file=sys.stderr)
+        return 1
     # Imported where they are needed: `arpg --help` must not wait for anything.
     if parsed.command == "models":
         from service.cli import models as listing
