@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,8 +15,7 @@ from engine.card import ClassLabel, Defaults
 from service.server.app import create_app
 from service.settings import Settings
 from tests.support.api import CARD, Api, running_api
-from tests.support.browser import Page, browser, chromium
-from tests.support.playground import READY, STATUS, choose, lose_the_stream, open_page, submit
+from tests.support.playground import READY, STATUS, choose, chromium, lose_the_stream, open_page, submit, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -27,24 +26,18 @@ PAINTED = """(() => { const c = document.querySelector('#pictures canvas');
   return [n, d[0], d[1], d[2], c.width, c.height]; })()"""
 
 
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium")) as tab:
-        yield tab
-
-
 @pytest.fixture
-def page(chrome: Page, api: Api) -> Page:
-    open_page(chrome, api.url)
-    return chrome
+def page(tab: Page, api: Api) -> Page:
+    open_page(tab, api.url)
+    return tab
 
 
-def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> None:
-    assert page.run("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
-    assert page.run("document.getElementById('models').closest('.field').hidden")
+def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, problems: list[str]) -> None:
+    assert page.evaluate("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
+    assert page.evaluate("document.getElementById('models').closest('.field').hidden")
     choose(page, n="1", seed="7", **{"class": "cube"})
     submit(page)
-    page.wait(f"{STATUS}.startsWith('Waiting')")
+    until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     assert (claim.payload["class_label"], claim.payload["seed"]) == (1, 7)
 
@@ -52,37 +45,39 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api) -> Non
     api.publish(claim, 1, "started", started)
     half = {"image_index": 0, "step": 1, "steps": 2, "positions": [0, 5], "tokens": [2, 3], "n_done": 2, "n_total": 16}
     api.publish(claim, 2, "tokens", half)
-    page.wait(f"{STATUS}.startsWith('Step 1 of 2')")
+    until(page, f"{STATUS}.startsWith('Step 1 of 2')")
     # Two cells of 4×4 pixels each; the first shows code 2 of the palette, whose bytes run from 96.
-    assert page.run(PAINTED) == [32, 96, 97, 98, 16, 16]
+    assert page.evaluate(PAINTED) == [32, 96, 97, 98, 16, 16]
 
     api.finish(claim, 3, claim.payload["seeds"])
-    page.wait("document.querySelector('figure img.there')")
-    assert page.run("document.querySelector('figure img').naturalWidth") == 32
-    assert page.run("document.querySelector('figcaption').textContent") == "seed 7EditPNG"
-    assert page.run(f"{STATUS}.startsWith('Done in')")
-    assert page.problems == []
+    until(page, "document.querySelector('figure img.there')")
+    assert page.evaluate("document.querySelector('figure img').naturalWidth") == 32
+    assert page.evaluate("document.querySelector('figcaption').textContent") == "seed 7EditPNG"
+    assert page.evaluate(f"{STATUS}.startsWith('Done in')")
+    assert problems == []
 
 
 def test_a_new_attempt_starts_from_an_empty_canvas(page: Page, api: Api) -> None:
     choose(page, n="1")
     submit(page)
-    page.wait(f"{STATUS}.startsWith('Waiting')")
+    until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     token = {"image_index": 0, "step": 1, "steps": 4, "positions": [0], "tokens": [1], "n_done": 1, "n_total": 16}
     started = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 4, "known": 0}
     api.publish(claim, 1, "started", started)
     api.publish(claim, 2, "tokens", token)
-    page.wait(f"{PAINTED}[0] === 16")
+    until(page, f"{PAINTED}[0] === 16")
     api.queue(lambda q, _, __: q.release(claim.id, claim.attempt))
     again = api.claim()
     api.publish(again, 1, "started", started | {"attempt": again.attempt})
-    page.wait(f"{PAINTED}[0] === 0")
+    until(page, f"{PAINTED}[0] === 0")
     api.finish(again, 2, again.payload["seeds"])
-    page.wait(f"{STATUS}.startsWith('Done')")
+    until(page, f"{STATUS}.startsWith('Done')")
 
 
-def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Page, redis_socket: Path) -> None:
+def test_with_several_models_class_and_controls_follow_the_one_chosen(
+    tab: Page, redis_socket: Path, problems: list[str]
+) -> None:
     fixed = ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
     raster = replace(
         CARD, name="raster", family="llamagen", grid=(2, 4), tasks=("generate",), settings=fixed, steps=8,
@@ -97,53 +92,53 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(chrome: Pa
     classes = "[...document.getElementById('class').options].map(o => o.value)"
 
     def switch(name: str) -> None:
-        choose(chrome, models=name)
-        chrome.run("document.getElementById('models').dispatchEvent(new Event('change'))")
-        chrome.wait(f"document.getElementById('model').textContent.startsWith('{name}:')")
+        choose(tab, models=name)
+        tab.evaluate("document.getElementById('models').dispatchEvent(new Event('change'))")
+        until(tab, f"document.getElementById('model').textContent.startsWith('{name}:')")
 
     with running_api(Settings(redis_url=f"unix://{redis_socket}", namespace="several", _env_file=None)) as api:
         api.show_card(CARD, raster, many)
-        open_page(chrome, api.url)
-        assert chrome.run("[...document.getElementById('models').options].map(o => o.value)") == [
+        open_page(tab, api.url)
+        assert tab.evaluate("[...document.getElementById('models').options].map(o => o.value)") == [
             "hand",
             "many",
             "raster",
         ]
-        assert chrome.run(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
-        assert len(chrome.run(classes)) == 9
-        assert chrome.run(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Fork", "Expand"]
+        assert tab.evaluate(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
+        assert len(tab.evaluate(classes)) == 9
+        assert tab.evaluate(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Fork", "Expand"]
         switch("many")
-        assert chrome.run("document.getElementById('class').tagName") == "INPUT"
-        assert chrome.run(tasks) == ["Draw", "Vary"]
+        assert tab.evaluate("document.getElementById('class').tagName") == "INPUT"
+        assert tab.evaluate(tasks) == ["Draw", "Vary"]
         switch("raster")
-        assert chrome.run(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]
-        assert chrome.run(tasks) == []  # it can only draw
-        assert chrome.run(classes) == ["cube", "torus", "cone", ""]
-        assert chrome.run("document.getElementById('guidance_scale').value") == "1.75"
-        choose(chrome, n="1", **{"class": "cube"})
-        submit(chrome)
-        chrome.wait(f"{STATUS}.startsWith('Waiting')")
-        assert chrome.run("document.getElementById('models').disabled") is True
+        assert tab.evaluate(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]
+        assert tab.evaluate(tasks) == []  # it can only draw
+        assert tab.evaluate(classes) == ["cube", "torus", "cone", ""]
+        assert tab.evaluate("document.getElementById('guidance_scale').value") == "1.75"
+        choose(tab, n="1", **{"class": "cube"})
+        submit(tab)
+        until(tab, f"{STATUS}.startsWith('Waiting')")
+        assert tab.evaluate("document.getElementById('models').disabled") is True
         claim = api.claim("raster")
         asked = [claim.payload[name] for name in ("class_label", "steps", "guidance_scale")]
         assert asked == [1, None, 1.75]
         started = {"attempt": 1, "images": 1, "grid": [2, 4], "steps": 8, "known": 0}
         api.publish(claim, 1, "started", started)
-        chrome.wait("(c => c.width === 16 && c.height === 8)(document.querySelector('#pictures canvas'))")
+        until(tab, "(c => c.width === 16 && c.height === 8)(document.querySelector('#pictures canvas'))")
         api.finish(claim, 2, claim.payload["seeds"])
-        chrome.wait("document.querySelector('figure img.there')")
+        until(tab, "document.querySelector('figure img.there')")
         switch("hand")
-        assert chrome.run(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
-        assert chrome.run("document.getElementById('class').value") == "cube"  # both have it
-        assert chrome.problems == []
+        assert tab.evaluate(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
+        assert tab.evaluate("document.getElementById('class').value") == "cube"  # both have it
+        assert problems == []
 
 
 def test_escape_cancels_the_job(page: Page, api: Api) -> None:
     submit(page)
-    page.wait(f"{STATUS}.startsWith('Waiting')")
-    page.press("Escape")
-    page.wait(f"{STATUS} === 'Cancelled.'")
-    assert page.run("document.getElementById('draw').disabled") is False
+    until(page, f"{STATUS}.startsWith('Waiting')")
+    page.keyboard.press("Escape")
+    until(page, f"{STATUS} === 'Cancelled.'")
+    assert page.evaluate("document.getElementById('draw').disabled") is False
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0
 
 
@@ -155,30 +150,30 @@ def forget(api: Api, *keys: str) -> None:
 def test_a_stream_that_is_refused_for_good_still_ends_with_the_picture(page: Page, api: Api) -> None:
     choose(page, n="1", seed="7")
     submit(page)
-    page.wait(f"{STATUS}.startsWith('Waiting')")
+    until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     lose_the_stream(page, api)
     api.finish(claim, 1, claim.payload["seeds"])
     forget(api, f"events:{claim.id}")
-    page.wait("document.querySelector('figure img.there')")
-    assert page.run(STATUS) == "Done."
-    assert page.run("document.getElementById('draw').disabled") is False
+    until(page, "document.querySelector('figure img.there')")
+    assert page.evaluate(STATUS) == "Done."
+    assert page.evaluate("document.getElementById('draw').disabled") is False
 
 
 def test_a_job_that_is_gone_is_an_error_and_the_page_can_draw_again(page: Page, api: Api) -> None:
     submit(page)
-    page.wait(f"{STATUS}.startsWith('Waiting')")
+    until(page, f"{STATUS}.startsWith('Waiting')")
     lose_the_stream(page, api)
     claim = api.claim()
     forget(api, f"job:{claim.id}", f"events:{claim.id}")
-    page.wait("!document.getElementById('problem').hidden")
-    assert page.run("document.getElementById('problem').textContent") == "there is no job with this id"
-    assert page.run("document.getElementById('draw').disabled") is False
-    assert page.run("document.getElementById('cancel').hidden") is True
+    until(page, "!document.getElementById('problem').hidden")
+    assert page.evaluate("document.getElementById('problem').textContent") == "there is no job with this id"
+    assert page.evaluate("document.getElementById('draw').disabled") is False
+    assert page.evaluate("document.getElementById('cancel').hidden") is True
 
 
 def test_the_page_works_under_the_path_that_a_proxy_strips(
-    chrome: Page, redis_socket: Path, monkeypatch: pytest.MonkeyPatch
+    tab: Page, redis_socket: Path, monkeypatch: pytest.MonkeyPatch, problems: list[str]
 ) -> None:
     def behind_a_proxy(settings: Settings, **more: Any) -> ASGIApp:
         app = create_app(settings, **more)
@@ -199,46 +194,47 @@ def test_the_page_works_under_the_path_that_a_proxy_strips(
     with running_api(settings) as api:
         api.client.base_url = f"{api.url}/art"
         api.show_card()
-        chrome.problems.clear()
-        chrome.open(f"{api.url}/art/?from=elsewhere#top")
-        chrome.wait(READY)
-        assert chrome.run("document.getElementById('curl').textContent").endswith(f" {api.url}/art/v1/generate")
-        choose(chrome, n="1")
-        submit(chrome)
-        chrome.wait(f"{STATUS}.startsWith('Waiting')")
+        tab.goto(f"{api.url}/art/?from=elsewhere#top")
+        until(tab, READY)
+        assert tab.evaluate("document.getElementById('curl').textContent").endswith(f" {api.url}/art/v1/generate")
+        choose(tab, n="1")
+        submit(tab)
+        until(tab, f"{STATUS}.startsWith('Waiting')")
         api.draw(api.claim())
-        chrome.wait("document.querySelector('figure img.there')")
-        assert chrome.run("new URL(document.querySelector('figcaption a').href).pathname").startswith("/art/v1/jobs/")
-        chrome.open(f"{api.url}/art/docs")
-        chrome.wait("document.querySelector('#docs details')")
-        assert chrome.problems == []
+        until(tab, "document.querySelector('figure img.there')")
+        assert tab.evaluate("new URL(document.querySelector('figcaption a').href).pathname").startswith("/art/v1/jobs/")
+        tab.goto(f"{api.url}/art/docs")
+        until(tab, "document.querySelector('#docs details')")
+        assert problems == []
 
 
 def test_an_error_is_said_at_the_field_that_is_wrong(page: Page) -> None:
     choose(page, seed="tomorrow")
     submit(page)
-    page.wait("document.querySelector('.field:has(#seed) .wrong')")
+    until(page, "document.querySelector('.field:has(#seed) .wrong')")
     assert (
-        page.run("document.querySelector('.field:has(#seed) .wrong').textContent") == "input should be a valid integer"
+        page.evaluate("document.querySelector('.field:has(#seed) .wrong').textContent")
+        == "input should be a valid integer"
     )
-    assert page.run("document.activeElement.id") == "seed"
-    assert page.run("[...document.querySelectorAll('main [aria-invalid=true]')].map(e => e.id)") == ["seed"]
-    assert page.run("document.getElementById('problem').hidden")
+    assert page.evaluate("document.activeElement.id") == "seed"
+    assert page.evaluate("[...document.querySelectorAll('main [aria-invalid=true]')].map(e => e.id)") == ["seed"]
+    assert page.evaluate("document.getElementById('problem').hidden")
     choose(page, seed="7", n="1")
     submit(page)
-    page.wait(f"{STATUS}.startsWith('Waiting')")
-    assert page.run("document.querySelectorAll('main :is(.wrong, [aria-invalid=true])').length") == 0
+    until(page, f"{STATUS}.startsWith('Waiting')")
+    assert page.evaluate("document.querySelectorAll('main :is(.wrong, [aria-invalid=true])').length") == 0
 
 
-def test_the_api_is_described_without_anything_from_elsewhere(chrome: Page, api: Api, tmp_path: Path) -> None:
-    chrome.problems.clear()
-    chrome.open(f"{api.url}/docs")
-    chrome.wait("document.querySelector('#docs details')")
+def test_the_api_is_described_without_anything_from_elsewhere(
+    tab: Page, api: Api, tmp_path: Path, problems: list[str]
+) -> None:
+    tab.goto(f"{api.url}/docs")
+    until(tab, "document.querySelector('#docs details')")
     text = "document.getElementById('docs').textContent"
     described = api.client.get("/openapi.json").json()
     routes = [f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods]
-    assert chrome.run("[...document.querySelectorAll('summary code')].map(c => c.textContent)") == routes
-    said = chrome.run(text)
+    assert tab.evaluate("[...document.querySelectorAll('summary code')].map(c => c.textContent)") == routes
+    said = tab.evaluate(text)
     for shown in (
         "guidance_scale", "Which part of the mask is repainted", '"white" or "black" or "alpha" ("white")',
         "integer ≥ 1, ≤ 256", "multipart/form-data", "text/event-stream", "Idempotency-Key".lower(),
@@ -246,27 +242,28 @@ def test_the_api_is_described_without_anything_from_elsewhere(chrome: Page, api:
         assert shown in said, shown
     # Every object that is named is described.
     assert (
-        chrome.run("[...document.querySelectorAll('#docs a')].filter(a => !document.querySelector(a.hash)).length") == 0
+        tab.evaluate("[...document.querySelectorAll('#docs a')].filter(a => !document.querySelector(a.hash)).length")
+        == 0
     )
-    assert "ProblemDocument" in chrome.run("[...document.querySelectorAll('#docs a')].map(a => a.textContent)")
+    assert "ProblemDocument" in tab.evaluate("[...document.querySelectorAll('#docs a')].map(a => a.textContent)")
     assert "[object" not in said
     assert "undefined" not in said
-    loaded = chrome.run("performance.getEntriesByType('resource').map(r => new URL(r.name).origin)")
+    loaded = tab.evaluate("performance.getEntriesByType('resource').map(r => new URL(r.name).origin)")
     assert set(loaded) == {api.url}
-    assert chrome.problems == []
-    chrome.run("document.querySelectorAll('details')[1].open = true")
-    chrome.screenshot(tmp_path / "docs.png")
+    assert problems == []
+    tab.evaluate("document.querySelectorAll('details')[1].open = true")
+    tab.screenshot(path=tmp_path / "docs.png")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_it_is_readable_in_both_schemes(chrome: Page, api: Api, dark: bool, tmp_path: Path) -> None:
-    chrome.problems.clear()
-    chrome.open(api.url, dark=dark)
-    chrome.wait(READY)
+def test_it_is_readable_in_both_schemes(tab: Page, api: Api, dark: bool, tmp_path: Path, problems: list[str]) -> None:
+    tab.emulate_media(color_scheme="dark" if dark else "light")
+    tab.goto(api.url)
+    until(tab, READY)
     luminance = """((css) => { const [r, g, b] = css.match(/\\d+/g).map(x => (x / 255) ** 2.2);
       return .2126 * r + .7152 * g + .0722 * b; })"""
     ink, ground, quiet = (
-        chrome.run(f"{luminance}({what})")
+        tab.evaluate(f"{luminance}({what})")
         for what in (
             "getComputedStyle(document.body).color",
             "getComputedStyle(document.body).backgroundColor",
@@ -277,5 +274,5 @@ def test_it_is_readable_in_both_schemes(chrome: Page, api: Api, dark: bool, tmp_
         # WCAG 2.2, 1.4.3: at least 4.5 to 1.
         assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5
     assert (ground < 0.1) is dark
-    chrome.screenshot(tmp_path / "page.png")
-    assert chrome.problems == []
+    tab.screenshot(path=tmp_path / "page.png")
+    assert problems == []

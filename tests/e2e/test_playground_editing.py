@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Page
 
 from tests.support.api import Api, frames, noise, png
-from tests.support.browser import Page, browser, chromium
-from tests.support.playground import DRAWN, READY, STATUS, choose, open_page, submit, task
+from tests.support.playground import DRAWN, READY, STATUS, choose, chromium, drag, open_page, submit, task, until
 from tests.support.serve import serving
 from tests.support.tiny import random_folder
 
@@ -30,12 +30,6 @@ CELL = 2  # pixels a token of the model below
 
 
 @pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium")) as tab:
-        yield tab
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A real worker of a model that draws 8×8 tokens of 2×2 pixels."""
     folder = random_folder(tmp_path_factory.mktemp("model"), grid=(8, 8))
@@ -44,20 +38,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def page(chrome: Page, served: httpx.Client) -> Page:
+def page(tab: Page, served: httpx.Client) -> Page:
     """With a picture drawn, and chosen to be worked on."""
-    open_page(chrome, str(served.base_url))
-    choose(chrome, n="1", seed="7", steps="3")
-    submit(chrome)
-    chrome.wait(DRAWN)
-    chrome.run("document.querySelector('figcaption button').click()")
-    chrome.wait("!document.getElementById('mask').hidden && document.getElementById('mask').width === 16")
-    return chrome
+    open_page(tab, str(served.base_url))
+    choose(tab, n="1", seed="7", steps="3")
+    submit(tab)
+    until(tab, DRAWN)
+    tab.evaluate("document.querySelector('figcaption button').click()")
+    until(tab, "!document.getElementById('mask').hidden && document.getElementById('mask').width === 16")
+    return tab
 
 
-def complaints(page: Page) -> list[str]:
+def complaints(problems: list[str]) -> list[str]:
     """What the browser says of the page; not of how often these tests read its canvases."""
-    return [problem for problem in page.problems if "willReadFrequently" not in problem]
+    return [problem for problem in problems if "willReadFrequently" not in problem]
 
 
 def pixels(client: httpx.Client, url: str) -> np.ndarray:
@@ -66,8 +60,8 @@ def pixels(client: httpx.Client, url: str) -> np.ndarray:
 
 def finished(page: Page, client: httpx.Client) -> tuple[dict[str, Any], list[np.ndarray]]:
     """The job whose pictures the page shows, and these."""
-    page.wait(DRAWN)
-    urls = page.run("[...document.querySelectorAll('figcaption a')].map(a => a.pathname)")
+    until(page, DRAWN)
+    urls = page.evaluate("[...document.querySelectorAll('figcaption a')].map(a => a.pathname)")
     return client.get(urls[0].partition("/images/")[0]).json(), [pixels(client, url) for url in urls]
 
 
@@ -77,24 +71,24 @@ def told(client: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
     return [e["data"] for e in events if e["event"] == "tokens" and e["data"]["image_index"] == 0]
 
 
-def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client) -> None:
+def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client, problems: list[str]) -> None:
     parent, [before] = finished(page, served)
     choose(page, size="20")
-    page.drag("#mask", (0.9, 0.9), (0.7, 0.9))  # a stroke that is taken back
-    assert np.array(page.run(PAINTED)).any()
-    page.run("document.getElementById('mask').focus()")
-    page.press("z", ctrl=True)
-    assert not np.array(page.run(PAINTED)).any()
-    page.drag("#mask", (0.2, 0.3), (0.6, 0.3))
-    stroke = np.array(page.run(PAINTED), dtype=bool)
+    drag(page, "#mask", (0.9, 0.9), (0.7, 0.9))  # a stroke that is taken back
+    assert np.array(page.evaluate(PAINTED)).any()
+    page.evaluate("document.getElementById('mask').focus()")
+    page.keyboard.press("Control+z")
+    assert not np.array(page.evaluate(PAINTED)).any()
+    drag(page, "#mask", (0.2, 0.3), (0.6, 0.3))
+    stroke = np.array(page.evaluate(PAINTED), dtype=bool)
     assert stroke.any()
-    for key in ("[", "[", "ArrowDown", "ArrowDown", "ArrowDown", " "):  # a dab by the keys alone
-        page.press(key)
-    mask = np.array(page.run(PAINTED), dtype=bool)
+    for key in ("[", "[", "ArrowDown", "ArrowDown", "ArrowDown", "Space"):  # a dab by the keys alone
+        page.keyboard.press(key)
+    mask = np.array(page.evaluate(PAINTED), dtype=bool)
     assert (mask & ~stroke).any()
     assert not mask[:, 12:].any()
     submit(page)
-    page.wait(f"{STATUS}.endsWith('redrawn.')")
+    until(page, f"{STATUS}.endsWith('redrawn.')")
     job, [after] = finished(page, served)
 
     assert job["task"] == "inpaint"
@@ -104,21 +98,21 @@ def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client) -> 
     assert not np.array_equal(after[mask], before[mask])
     snapped = mask.reshape(8, CELL, 8, CELL).any(axis=(1, 3))
     assert job["mask_tokens"] == snapped.astype(int).tolist()
-    assert page.run(STATUS).endswith(f"{snapped.sum()} of 64 tokens were redrawn.")
+    assert page.evaluate(STATUS).endswith(f"{snapped.sum()} of 64 tokens were redrawn.")
     # Around the cells that were redrawn a line is drawn, and nowhere else: 16 pixels a cell.
-    assert page.run("document.getElementById('over').checkVisibility()")
+    assert page.evaluate("document.getElementById('over').checkVisibility()")
     lines = """(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const cells = new Set();
       for (let k = 3; k < d.length; k += 4) if (d[k]) {
         const pixel = (k - 3) / 4;
         cells.add(Math.floor(pixel / c.width / 16) * 8 + Math.floor(pixel % c.width / 16)); }
       return [...cells]; })(document.getElementById('over'))"""
-    outlined = page.run(lines)
+    outlined = page.evaluate(lines)
     assert outlined
     assert all(snapped.flat[cell] for cell in outlined)
-    assert complaints(page) == []
+    assert complaints(problems) == []
 
 
-def test_a_fork_shares_the_steps_up_to_the_slider(page: Page, served: httpx.Client) -> None:
+def test_a_fork_shares_the_steps_up_to_the_slider(page: Page, served: httpx.Client, problems: list[str]) -> None:
     parent, [before] = finished(page, served)
     task(page, "fork")
     choose(page, step="5", seed="8")
@@ -132,7 +126,7 @@ def test_a_fork_shares_the_steps_up_to_the_slider(page: Page, served: httpx.Clie
           seen.add(d[k] << 16 | d[k + 1] << 8 | d[k + 2]); }
         if (seen.size === 1 && seen.has(b)) plain.push(cell); }
       return plain; })(document.getElementById('over'), 0xebe7de)"""
-    assert page.run(later) == sorted(set(range(64)) - set(cells))
+    assert page.evaluate(later) == sorted(set(range(64)) - set(cells))
     submit(page)
     job, [after] = finished(page, served)
     assert job["fork"] == {"job": parent["id"], "image": 0, "step": 5}
@@ -141,19 +135,19 @@ def test_a_fork_shares_the_steps_up_to_the_slider(page: Page, served: httpx.Clie
     assert cells.items() <= forked.items()
     assert not np.array_equal(after, before)
     # The fork of a fork may go further back: the page knows the steps that they share.
-    page.run("document.querySelector('figcaption button').click()")
-    page.wait("document.getElementById('picture').alt.endsWith('seed 8')")  # it is taken, and the slider set
+    page.evaluate("document.querySelector('figcaption button').click()")
+    until(page, "document.getElementById('picture').alt.endsWith('seed 8')")  # it is taken, and the slider set
     choose(page, step="3")
     early = {cell for event in shared if event["step"] <= 3 for cell in event["positions"]}
-    assert page.run(later) == sorted(set(range(64)) - early)
-    assert complaints(page) == []
+    assert page.evaluate(later) == sorted(set(range(64)) - early)
+    assert complaints(problems) == []
 
 
-def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client) -> None:
+def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client, problems: list[str]) -> None:
     _, [before] = finished(page, served)
     task(page, "outpaint")
     choose(page, left="3", right="0", up="0", down="2")
-    page.run("document.getElementById('seamless').click()")
+    page.evaluate("document.getElementById('seamless').click()")
     submit(page)
     job, [wide] = finished(page, served)
     assert job["request"]["seamless"] is False
@@ -163,17 +157,17 @@ def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client
     task(page, "vary")
     choose(page, keep="0.75", n="2")
     submit(page)
-    page.wait("document.querySelectorAll('figure img.there').length === 2")
+    until(page, "document.querySelectorAll('figure img.there').length === 2")
     job, made = finished(page, served)
     assert (job["request"]["keep"], len(made)) == (0.75, 2)
     assert sum(sum(row) for row in job["mask_tokens"]) == 16
     task(page, "expand")
     choose(page, width="24", height="16", n="1")
     submit(page)
-    page.wait("document.querySelectorAll('figure').length === 1")
+    until(page, "document.querySelectorAll('figure').length === 1")
     job, [large] = finished(page, served)
     assert (job["task"], large.shape) == ("expand", (16, 24, 3))
-    assert complaints(page) == []
+    assert complaints(problems) == []
 
 
 def bring(page: Page, how: str, kind: str, content: bytes) -> None:
@@ -185,28 +179,28 @@ def bring(page: Page, how: str, kind: str, content: bytes) -> None:
         "drop": "new DragEvent('drop', {dataTransfer: given, bubbles: true, cancelable: true})",
         "paste": "new ClipboardEvent('paste', {clipboardData: given, bubbles: true, cancelable: true})",
     }[how]
-    page.run(f"(() => {{ {given} document.body.dispatchEvent({event}); }})()")
+    page.evaluate(f"(() => {{ {given} document.body.dispatchEvent({event}); }})()")
 
 
-def test_a_picture_that_is_brought_is_sent_with_its_mask(chrome: Page, api: Api) -> None:
-    open_page(chrome, api.url)
-    bring(chrome, "drop", "text/plain", b"hello")
-    assert chrome.run("document.getElementById('problem').textContent") == "mine is not a PNG, JPEG or WebP picture"
+def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, problems: list[str]) -> None:
+    open_page(tab, api.url)
+    bring(tab, "drop", "text/plain", b"hello")
+    assert tab.evaluate("document.getElementById('problem').textContent") == "mine is not a PNG, JPEG or WebP picture"
     image = noise(20, 40)
-    bring(chrome, "paste", "image/png", png(image))
-    chrome.wait("document.getElementById('mask').checkVisibility() && document.getElementById('mask').width === 40")
-    assert chrome.run("document.querySelector('[name=task]:checked').value") == "inpaint"
-    assert chrome.run("document.getElementById('problem').hidden")
-    choose(chrome, n="1", feather="3")
-    submit(chrome)
-    chrome.wait("document.querySelector('main .wrong')")
-    assert chrome.run(WRONG) == {"wrong-mask": "the mask selects nothing to repaint; see mask_mode"}
-    assert chrome.run("document.activeElement.id") == "mask"
-    chrome.press(" ")
-    mask = np.array(chrome.run(PAINTED), dtype=np.uint8) * 255
-    submit(chrome)
-    chrome.wait(f"{STATUS}.startsWith('Waiting')")
-    assert chrome.run(WRONG) == {}
+    bring(tab, "paste", "image/png", png(image))
+    until(tab, "document.getElementById('mask').checkVisibility() && document.getElementById('mask').width === 40")
+    assert tab.evaluate("document.querySelector('[name=task]:checked').value") == "inpaint"
+    assert tab.evaluate("document.getElementById('problem').hidden")
+    choose(tab, n="1", feather="3")
+    submit(tab)
+    until(tab, "document.querySelector('main .wrong')")
+    assert tab.evaluate(WRONG) == {"wrong-mask": "the mask selects nothing to repaint; see mask_mode"}
+    assert tab.evaluate("document.activeElement.id") == "mask"
+    tab.keyboard.press("Space")
+    mask = np.array(tab.evaluate(PAINTED), dtype=np.uint8) * 255
+    submit(tab)
+    until(tab, f"{STATUS}.startsWith('Waiting')")
+    assert tab.evaluate(WRONG) == {}
     claim = api.claim()
     sent = api.queue(lambda _, __, blobs: both(blobs, claim.payload))
     assert np.array_equal(sent[0], image)
@@ -214,8 +208,8 @@ def test_a_picture_that_is_brought_is_sent_with_its_mask(chrome: Page, api: Api)
     assert mask.any()
     assert (claim.payload["task"], claim.payload["feather"], claim.payload["n"]) == ("inpaint", 3, 1)
     # What it starts from is seen from the beginning, at its place.
-    assert chrome.run("document.querySelector('#pictures img.under').naturalWidth") == 40
-    assert all("422" in complaint for complaint in complaints(chrome))
+    assert tab.evaluate("document.querySelector('#pictures img.under').naturalWidth") == 40
+    assert all("422" in complaint for complaint in complaints(problems))
 
 
 async def both(blobs: Any, payload: dict[str, Any]) -> list[np.ndarray]:
@@ -226,17 +220,19 @@ async def both(blobs: Any, payload: dict[str, Any]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_narrow_screen_needs_no_sideways_scrolling(chrome: Page, api: Api, dark: bool, tmp_path: Path) -> None:
-    chrome.open(api.url, dark=dark, width=360)
-    chrome.wait(READY)
-    bring(chrome, "drop", "image/png", png(noise(20, 40)))
-    chrome.wait("document.getElementById('mask').checkVisibility()")
+def test_a_narrow_screen_needs_no_sideways_scrolling(tab: Page, api: Api, dark: bool, tmp_path: Path) -> None:
+    tab.emulate_media(color_scheme="dark" if dark else "light")
+    tab.set_viewport_size({"width": 360, "height": 820})
+    tab.goto(api.url)
+    until(tab, READY)
+    bring(tab, "drop", "image/png", png(noise(20, 40)))
+    until(tab, "document.getElementById('mask').checkVisibility()")
     for name in ("inpaint", "outpaint", "vary", "fork", "expand", "generate"):
-        task(chrome, name)
-        assert chrome.run("document.documentElement.scrollWidth") == 360, name
-        chrome.run("scrollTo(0, document.body.scrollHeight)")
+        task(tab, name)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 360, name
+        tab.evaluate("scrollTo(0, document.body.scrollHeight)")
         # What starts the drawing is in sight, wherever the page is scrolled to.
-        assert chrome.run(
+        assert tab.evaluate(
             "(b => b.top > 0 && b.bottom <= innerHeight)(document.getElementById('draw').getBoundingClientRect())"
         )
-        chrome.screenshot(tmp_path / f"{name}.png")
+        tab.screenshot(path=tmp_path / f"{name}.png")

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -73,7 +74,9 @@ class Api:
             finally:
                 await redis.aclose()
 
-        return asyncio.run(run())
+        # In a thread of its own: in the test's thread, Playwright's event loop may be running.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, run()).result()
 
     def show_card(self, *models: ModelCard, worker: str = "hand-1") -> None:
         """That of a worker that serves these models; CARD alone where none is given."""
