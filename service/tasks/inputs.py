@@ -5,7 +5,6 @@ Plain functions that block: they run in a thread beside the engine's.
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NEUTRAL = 128
-PREVIEW_QUALITY = 80
 # Key of a payload → field of a request; the class, the seed and the fixed tokens are read apart.
 _APART = {"class_label", "seed", "fixed_tokens", "replayed_tokens", "window"}
 _KEYS = {"rope_scaling": "extension"}
@@ -214,23 +211,3 @@ def finished(
     )
     png = encode(shown, "png", text={recipe.KEYWORD: told})
     return Picture(png, width=shown.shape[1], height=shown.shape[0])
-
-
-def preview(tokens: np.ndarray, codec: Codec) -> str:
-    """Base64 of a JPEG: the picture so far, grey where nothing is drawn. tokens int (rows, cols), EMPTY there."""
-    undrawn = tokens == EMPTY
-    picture = codec.decode(_filled(tokens, undrawn))
-    cells = np.kron(undrawn, np.ones((codec.stride, codec.stride), dtype=bool))
-    shown = np.where(cells[..., None], np.uint8(NEUTRAL), picture)
-    return base64.b64encode(encode(shown, "jpeg", PREVIEW_QUALITY)).decode()
-
-
-def _filled(tokens: np.ndarray, undrawn: np.ndarray) -> np.ndarray:
-    """Undrawn cells take the nearest drawn token: the decoder looks across cells."""
-    holes, drawn = np.argwhere(undrawn), np.argwhere(~undrawn)
-    if not len(holes) or not len(drawn):
-        return np.maximum(tokens, 0)
-    nearest = ((holes[:, None] - drawn[None]) ** 2).sum(-1).argmin(1)
-    filled = tokens.copy()
-    filled[undrawn] = tokens[tuple(drawn[nearest].T)]
-    return filled

@@ -77,7 +77,7 @@ class Quarantine:
         return not self._held
 
     @property
-    def lonely(self) -> bool:
+    def holds_one(self) -> bool:
         """Whether a single job is in its engines, or was when they took the last step."""
         return len(self._held) == 1
 

@@ -1,4 +1,4 @@
-"""The thread that drives the engine: requests and aborts in, step reports out."""
+"""The thread that drives the engine. Requests and aborts go in, a report of each turn comes out."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 FailureCode = Literal["engine_failed", "out_of_memory"]
 
 
+class EngineFailed(Exception):
+    """A step raised in which a job took part. alone: no other job can have been the reason."""
+
+    def __init__(self, code: FailureCode, *, alone: bool) -> None:
+        super().__init__(code)
+        self.code = code
+        self.alone = alone
+
+
 @dataclass(frozen=True, slots=True)
 class ImageKey:
     """One picture of one attempt at a job."""
@@ -31,13 +40,17 @@ class ImageKey:
     attempt: int
     image: int
 
+    @property
+    def attempt_key(self) -> AttemptKey:
+        return self.job_id, self.attempt
+
 
 @dataclass(slots=True)
 class EngineReport:
-    """What one turn of the thread did. `tokens_free` counts after it.
+    """What one turn of the thread did. `tokens_free` is counted after it.
 
-    failed: those whose cache was lost because a step failed, for whatever reason `failure` is. left: attempts of which
-    nothing is in the engine any more.
+    failed: pictures whose cache was lost because a step failed; failure: why it did. left: attempts of which nothing is
+    in the engine any more.
     """
 
     added: list[ImageKey] = field(default_factory=list)
@@ -49,7 +62,7 @@ class EngineReport:
     step_seconds: float | None = None  # None: no step was taken
     stats: EngineStats | None = None
     tokens_free: int = 0
-    fatal: BaseException | None = None  # the engine is of no further use
+    fatal: BaseException | None = None  # the engine can't be used any more
 
 
 class EngineThread:
@@ -62,21 +75,21 @@ class EngineThread:
         self._wake = threading.Condition()
         self._closing = False
         self._ids: dict[ImageKey, int] = {}
-        self._tickets: dict[int, ImageKey] = {}
+        self._keys: dict[int, ImageKey] = {}
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, ticket: ImageKey, request: Request) -> None:
-        self._post(ticket, request)
+    def add(self, key: ImageKey, request: Request) -> None:
+        self._post(key, request)
 
-    def abort(self, ticket: ImageKey) -> None:
-        self._post(ticket, None)
+    def abort(self, key: ImageKey) -> None:
+        self._post(key, None)
 
     def leave(self, attempt: AttemptKey) -> None:
-        """After all its aborts: asks for the report that has it among those that `left`."""
+        """To be called after all its aborts: a report will then name it in `left`."""
         self._post(attempt, None)
 
     def close(self) -> None:
@@ -112,7 +125,7 @@ class EngineThread:
             try:
                 self._turn(inbox, report)
             except Exception as error:
-                log.exception("the engine is of no further use")
+                log.exception("the engine can't be used any more")
                 report.fatal = error
             self._turn_began = None
             self._deliver(report)
@@ -120,27 +133,27 @@ class EngineThread:
                 return
 
     def _turn(self, inbox: list[tuple[ImageKey | AttemptKey, Request | None]], report: EngineReport) -> None:
-        for ticket, request in inbox:
-            if not isinstance(ticket, ImageKey):
-                report.left.append(ticket)
+        for subject, request in inbox:
+            if not isinstance(subject, ImageKey):
+                report.left.append(subject)
             elif request is not None:
-                self._admit(ticket, request, report)
-            elif (request_id := self._ids.pop(ticket, None)) is not None:
-                del self._tickets[request_id]
+                self._admit(subject, request, report)
+            elif (request_id := self._ids.pop(subject, None)) is not None:
+                del self._keys[request_id]
                 self._engine.abort(request_id)
         if not self._engine.idle:
             self._step(report)
         report.stats = self._engine.stats()
         report.tokens_free = self._engine.tokens_free
 
-    def _admit(self, ticket: ImageKey, request: Request, report: EngineReport) -> None:
+    def _admit(self, key: ImageKey, request: Request, report: EngineReport) -> None:
         try:
             request_id = self._engine.add(request)
-        except Exception as error:  # whatever is wrong with one request is no reason to drop the others
-            report.refused.append((ticket, error))
+        except Exception as error:  # one wrong request must not stop the others
+            report.refused.append((key, error))
         else:
-            self._ids[ticket], self._tickets[request_id] = request_id, ticket
-            report.added.append(ticket)
+            self._ids[key], self._keys[request_id] = request_id, key
+            report.added.append(key)
 
     def _step(self, report: EngineReport) -> None:
         began = time.monotonic()
@@ -157,26 +170,26 @@ class EngineThread:
             return
         report.step_seconds = time.monotonic() - began
         for update in updates:
-            ticket = self._tickets[update.id]
-            report.updates.append((ticket, update))
+            key = self._keys[update.id]
+            report.updates.append((key, update))
             if update.finished:
-                del self._tickets[update.id], self._ids[ticket]
+                del self._keys[update.id], self._ids[key]
 
     def _drop_all(self, report: EngineReport) -> None:
-        for ticket, request_id in self._ids.items():
+        for key, request_id in self._ids.items():
             self._engine.abort(request_id)
-            report.failed.append(ticket)
+            report.failed.append(key)
         self._ids.clear()
-        self._tickets.clear()
+        self._keys.clear()
 
     def _probe(self) -> None:
-        """Whether the engine can still draw. Raises what it fails with: then nobody in the step was the reason."""
+        """Tries whether the engine can still draw. If it can't, no job of the step was the reason: raises the error."""
         request_id = self._engine.add(Request(class_label=0, guidance_scale=1.0))
         self._engine.step()
         self._engine.abort(request_id)
 
 
 def code_of(error: BaseException) -> FailureCode:
-    """Torch has an error of its own for a device without memory; it is known by its name, for torch may not be here."""
+    """By the names of the classes: torch has its own error for a device without memory, and may not be installed."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return "out_of_memory" if names & {"MemoryError", "OutOfMemoryError"} else "engine_failed"

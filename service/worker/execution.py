@@ -5,94 +5,85 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.request import EMPTY, RequestError
-from service.jobs import BlobStoreFull, Claim, Queue, cancelled
+import numpy as np
+
+from engine.request import EMPTY, Request
+from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
-from service.tasks.inputs import BadUpload
-from service.tasks.uploads import needed_to_fork
-from service.worker.engine_thread import FailureCode, ImageKey
-from service.worker.picture import Canvases
-from service.worker.publisher import Publisher
+from service.tasks.drawing import Layout, layout_of
+from service.tasks.inputs import Source, finished, request_of
+from service.tasks.sources import source_of
+from service.tasks.uploads import needed_to_fork, uploads_of
+from service.worker import events
+from service.worker.engine_thread import EngineFailed, ImageKey
+from service.worker.picture import ModelContext, PictureExecution
 from service.worker.retry import retry_transient
 
 if TYPE_CHECKING:
-    from engine.card import ModelCard
     from engine.request import RequestOutput
-    from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 Interruption = Literal["canceled", "lost", "released", "blamed"]
 
 
-class EngineFailed(Exception):
-    """A step raised in which this job took part. alone: no other job can have been the reason."""
+class JobExecution:
+    """`run` returns when nothing is left to do for this attempt. pictures: none until the job's inputs are loaded.
 
-    def __init__(self, code: FailureCode, *, alone: bool) -> None:
-        super().__init__(code)
-        self.code = code
-        self.alone = alone
+    Pictures that an earlier attempt stored are kept as they are; the others are drawn.
+    """
 
-
-class JobRun:
-    """`run` returns when nothing is left to do for this attempt."""
-
-    def __init__(
-        self,
-        claim: Claim,
-        canvases: Canvases,
-        *,
-        card: ModelCard,
-        queue: Queue,
-        publisher: Publisher,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, claim: Claim, context: ModelContext) -> None:
+        """Raises KeyError, TypeError or ValueError where the payload is not a job's."""
         self.claim = claim
         self.key: AttemptKey = (claim.id, claim.attempt)
-        self._canvases = canvases
-        self._card = card
-        self._queue = queue
-        self._publisher = publisher
-        self._metrics = metrics
+        self.pictures: list[PictureExecution] = []
+        self._context = context
         self._task = str(claim.payload["task"])
+        self._count = int(claim.payload["n"])
+        self._kept = {int(picture["index"]): picture for picture in claim.pictures}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
+        self._first_tokens_at: float | None = None
+        self._last_tokens_at: float | None = None
 
     @property
     def unadmitted_cost(self) -> int:
-        """KV tokens that this job will reserve beside what the engine counts."""
-        return -(-self.claim.cost * self._canvases.unadmitted // len(self._canvases))
+        """KV tokens that this job will reserve and that the engine's statistics don't count yet."""
+        loading = self._count - len(self._kept)
+        unadmitted = sum(picture.waiting for picture in self.pictures) if self.pictures else loading
+        return -(-self.claim.cost * unadmitted // self._count)
 
     def interrupt(self, why: Interruption) -> None:
         if not self._interrupted.done():
             self._interrupted.set_result(why)
 
-    def admitted(self) -> None:
-        self._canvases.admitted()
-
-    def refused(self, ticket: ImageKey, error: Exception) -> None:
-        """The engine does not draw a picture of it, or no longer."""
-        self._canvases.refused(ticket.image, error)
-
-    def update(self, ticket: ImageKey, update: RequestOutput) -> None:
-        if self._interrupted.done():
+    def update(self, image: int, output: RequestOutput) -> None:
+        """What a step drew of one of the pictures."""
+        picture = self.pictures[image]
+        if self._interrupted.done() or picture.drawn.done():  # the engine took a last step of it meanwhile
             return
-        if self._canvases.first_tokens_at is None:
-            self._metrics.time_to_first_preview_seconds.labels(self._card.name).observe(
-                self._since_acceptance(time.monotonic())
-            )
-        self._metrics.tokens.labels(self._card.name).inc(len(update.tokens))
-        self._canvases.update(ticket.image, update)
+        self._last_tokens_at, metrics, model = time.monotonic(), self._context.metrics, self._context.card.name
+        if self._first_tokens_at is None:
+            self._first_tokens_at = self._last_tokens_at
+            metrics.time_to_first_preview_seconds.labels(model).observe(self._since_acceptance(self._first_tokens_at))
+        metrics.tokens.labels(model).inc(len(output.tokens))
+        picture.update(output)
 
     async def run(self) -> None:
-        claim = self.claim
-        self._metrics.request_queue_seconds.labels(self._card.name).observe(claim.queued_seconds)
-        self._publisher.register(self.key)
+        claim, context = self.claim, self._context
+        context.metrics.request_queue_seconds.labels(context.card.name).observe(claim.queued_seconds)
+        context.publisher.register(self.key)
         if claim.cancel_requested:
             self.interrupt("canceled")
-        drawing = self._drawing = asyncio.ensure_future(self._canvases.draw())
+        drawing = self._drawing = asyncio.ensure_future(self._draw())
         try:
             await wait_first(drawing, self._interrupted)
             if self._interrupted.done():
@@ -103,77 +94,152 @@ class JobRun:
                 await self._fail(error)
         finally:
             await self._stop_drawing()
-            self._publisher.unregister(self.key)
+            context.publisher.unregister(self.key)
+
+    async def _draw(self) -> list[dict[str, Any]]:
+        """The stored images, as the job's result lists them. Raises the error of the first picture that fails."""
+        payload, card, context = self.claim.payload, self._context.card, self._context
+        self._source = await self._load_source()
+        layout = self._layout = layout_of(payload, self._source, card)
+        templates = self._templates(layout)
+        generations = [layout.generation(template) for template in templates]
+        steps = self._steps = card.steps or generations[0].steps
+        finish = partial(
+            finished,
+            source=self._source,
+            codec=context.codec,
+            card=card,
+            class_name=payload["class_name"],
+            windows=layout.corners,
+            forks=[(step, seed) for step, seed in payload.get("forks", ())],
+        )
+        self.pictures = [
+            PictureExecution(
+                ImageKey(*self.key, index),
+                context,
+                generation,
+                partial(finish, request=request_of(payload, index, {})),
+                seed=payload["seeds"][index],
+                steps=steps,
+                previews=payload["previews"],
+            )
+            for index, generation in enumerate(generations)
+        ]
+        event = events.started(
+            attempt=self.claim.attempt,
+            images=self._count,
+            grid=layout.grid,
+            steps=steps,
+            known=len(layout.known),
+            kept=self._kept,
+        )
+        context.publisher.started(self.key, event)
+        cells = [int(cell) for cell in np.flatnonzero(layout.tokens == EMPTY)]
+        drawing = []
+        for index, (picture, template) in enumerate(zip(self.pictures, templates, strict=True)):
+            if index in self._kept:
+                picture.keep(self._kept[index], cells, replayed=len(template.replayed_tokens))
+                continue
+            if template.replayed_tokens:
+                picture.publish_replayed(template.replayed_tokens, payload["forks"][-1][0])
+            drawing.append(picture.start())
+        return sorted([*self._kept.values(), *await asyncio.gather(*drawing)], key=itemgetter("index"))
+
+    async def _load_source(self) -> Source | None:
+        payload, context = self.claim.payload, self._context
+        if not (names := uploads_of(payload)):
+            return None
+        uploads = {
+            what: await retry_transient("reading an upload", partial(context.blobs.get, name))
+            for what, name in names.items()
+        }
+        source: Source = await context.in_thread(source_of, payload, uploads, context.card, context.codec)
+        return source
+
+    def _templates(self, layout: Layout) -> list[Request]:
+        """What to draw, a request for each picture."""
+        payload = self.claim.payload
+        requests = [request_of(payload, index, {}) for index in range(self._count)]
+        if not (forks := payload.get("forks")):
+            return requests
+        drawn = {cell: token for cell, token in enumerate(chain.from_iterable(payload["drawn"])) if token != EMPTY}
+        step, ancestor = forks[-1][0], forks[0][1]  # every fork keeps the order of its first ancestor
+        parents = [replace(request, fixed_tokens=layout.known, seed=ancestor) for request in requests]
+        fork = self._context.fork
+        return [fork(parent, drawn, step, request.seed) for parent, request in zip(parents, requests, strict=True)]
 
     async def _succeed(self, images: list[dict[str, Any]]) -> None:
-        canvases, now = self._canvases, time.monotonic()
-        first_tokens, last_tokens = canvases.first_tokens_at or now, canvases.last_tokens_at or now
+        layout, card, metrics, now = self._layout, self._context.card, self._context.metrics, time.monotonic()
+        last_tokens = self._last_tokens_at or now
         timings = {
             "queue_seconds": self.claim.queued_seconds,
-            "first_tokens_seconds": self._since_acceptance(first_tokens),
+            "first_tokens_seconds": self._since_acceptance(self._first_tokens_at or now),
             "draw_seconds": last_tokens - self._claimed_at,
             "decode_seconds": now - last_tokens,
         }
-        layout = canvases.layout
-        assert layout is not None
-        rows, cols = layout.grid
+        tokens_drawn = sum(picture.tokens_drawn for picture in self.pictures)
         usage = {
-            "steps": canvases.steps,
-            "tokens_drawn": canvases.tokens_drawn,
-            "tokens_known": rows * cols * len(images) - canvases.tokens_drawn,
+            "steps": self._steps,
+            "tokens_drawn": tokens_drawn,
+            "tokens_known": layout.tokens.size * len(images) - tokens_drawn,
         }
         result: dict[str, Any] = {
             "images": images,
             "grid": list(layout.grid),
-            "tokenizer": self._card.tokenizer,
-            "weights": self._card.weights,
+            "tokenizer": card.tokenizer,
+            "weights": card.weights,
             "timings": timings,
             "usage": usage,
         }
-        if canvases.source is not None:
+        if self._source is not None:
             result["token_mask"] = (layout.tokens == EMPTY).astype(int).tolist()
-        shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
-        data = {"images": shown, "timings": timings, "usage": usage}
+        event = events.completed(images, timings, usage)
         keep = [*(image["blob"] for image in images), *needed_to_fork(self.claim.payload).values()]
-        if await self._finish("succeeded", "completed", data, result=result, keep=keep):
-            self._metrics.images.labels(self._card.name).inc(len(images))
-            self._metrics.request_seconds.labels(self._card.name, self._task).observe(self._since_acceptance(now))
+        if await self._finish("succeeded", "completed", event, result=result, keep=keep):
+            metrics.images.labels(card.name).inc(len(images))
+            metrics.request_seconds.labels(card.name, self._task).observe(self._since_acceptance(now))
 
     async def _fail(self, error: BaseException) -> None:
-        code, message = error_of(error, self.claim.id)
+        answer = events.error_of(error, self.claim.id)
         if isinstance(error, EngineFailed) and not error.alone:
             await self._stop_drawing()
-            await self._blame(code, message)
+            await self._blame(answer)
             return
-        log.warning("job %s failed: %s: %s", self.claim.id, code, message, exc_info=cause_of(error))
-        told = {"code": code, "message": message}
-        await self._finish("failed", "failed", {"error": told}, error=told)
+        cause = error if answer["code"] == "internal_error" else error.__cause__
+        log.warning("job %s failed: %s: %s", self.claim.id, answer["code"], answer["message"], exc_info=cause)
+        await self._finish("failed", "failed", events.failed(answer), error=answer)
 
     async def _leave(self, why: Interruption) -> None:
         await self._stop_drawing()
+        queue = self._context.queue
         if why == "canceled":
-            await self._finish("canceled", "canceled", {})
+            await self._finish("canceled", "canceled", events.canceled())
         elif why == "released":
-            await retry_transient("releasing a job", lambda: self._queue.release(*self.key))
+            await retry_transient("releasing a job", lambda: queue.release(*self.key))
         elif why == "blamed":
-            await self._blame(*error_of(EngineFailed("engine_failed", alone=False), self.claim.id))
+            await self._blame(events.error_of(EngineFailed("engine_failed", alone=False), self.claim.id))
         else:
             log.warning("job %s is left to another worker", self.claim.id)
 
-    async def _blame(self, code: str, message: str) -> None:
-        """Back to the queue, as one of those that may be why the engine failed."""
-        answer = await retry_transient("giving a job back", lambda: self._queue.suspect(*self.key, code, message))
+    async def _blame(self, error: Mapping[str, str]) -> None:
+        """Returns the job to the queue as a poison candidate: the engine may have failed because of it."""
+        queue, code, message = self._context.queue, error["code"], error["message"]
+        answer = await retry_transient("giving a job back", lambda: queue.suspect(*self.key, code, message))
         log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
         if answer in ("failed", "canceled"):
-            self._metrics.requests.labels(self._task, answer).inc()
+            self._context.metrics.requests.labels(self._task, answer).inc()
 
     async def _stop_drawing(self) -> None:
-        await cancelled(self._drawing)
-        await self._canvases.stop()
+        await cancelled(self._drawing)  # first, as it would give the engine more
+        for picture in self.pictures:
+            picture.abort()
+        await cancelled(*chain.from_iterable(picture.tasks for picture in self.pictures))
 
-    async def _finish(self, state: State, event: str, data: dict[str, Any], **more: Any) -> bool:
-        """The terminal event, after all that was said before it; retried until it is there or not ours to say."""
-        arrived = asyncio.ensure_future(self._publisher.last_sequence(self.key))
+    async def _finish(self, state: State, name: str, event: events.EventData, **more: Any) -> bool:
+        """Publishes the terminal event, after all events before it. Repeated until the queue has it, or this attempt
+        loses the job. False: the job did not end by this call."""
+        queue = self._context.queue
+        arrived = asyncio.ensure_future(self._context.publisher.last_sequence(self.key))
         await wait_first(arrived, self._interrupted)
         if not arrived.done() and (why := self._interrupted.result()) != "canceled":
             arrived.cancel()
@@ -182,13 +248,13 @@ class JobRun:
         sequence = await arrived
         answer = await retry_transient(
             f"finishing job {self.claim.id}",
-            lambda: self._queue.finish(*self.key, sequence, state=state, event=event, data=data, **more),
+            lambda: queue.finish(*self.key, sequence, state=state, event=name, data=event, **more),
         )
         if answer == "lost":
             log.warning("job %s had been given to another worker when it was finished", self.claim.id)
-        if answer != "ok":  # `already`: it has ended, perhaps otherwise, and whoever ended it counts it
+        if answer != "ok":  # `already`: another call ended it, perhaps otherwise, and counts it
             return False
-        self._metrics.requests.labels(self._task, state).inc()
+        self._context.metrics.requests.labels(self._task, state).inc()
         return True
 
     def _since_acceptance(self, moment: float) -> float:
@@ -196,25 +262,5 @@ class JobRun:
 
 
 async def wait_first(*futures: asyncio.Future[Any]) -> None:
+    """Waits until one of them is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-
-
-def error_of(error: BaseException, job_id: str) -> tuple[str, str]:
-    """Code and message for the client. What nobody foresaw may say anything, and is for the log only."""
-    match error:
-        case RequestError():
-            return "invalid_request", str(error)
-        case BadUpload():
-            return error.code, str(error)
-        case BlobStoreFull():
-            return "storage_full", str(error)
-        case EngineFailed(code="out_of_memory"):
-            return error.code, f"there was not memory enough to draw job {job_id}"
-        case EngineFailed():
-            return error.code, f"the engine failed while it drew job {job_id}; the worker's log says how"
-    return "internal_error", f"something went wrong with job {job_id}; the worker's log says what"
-
-
-def cause_of(error: BaseException) -> BaseException | None:
-    """What the log should show of it."""
-    return error if error_of(error, "")[0] == "internal_error" else error.__cause__

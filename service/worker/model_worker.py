@@ -13,9 +13,9 @@ from service.jobs import BlobStore, Claim, Queue, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus, State
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
 from service.worker.engine_metrics import EngineMetrics
-from service.worker.engine_thread import EngineReport, EngineThread, ImageKey
-from service.worker.execution import EngineFailed, Interruption, JobRun
-from service.worker.picture import Canvases, InThread
+from service.worker.engine_thread import EngineFailed, EngineReport, EngineThread, ImageKey
+from service.worker.execution import Interruption, JobExecution
+from service.worker.picture import InThread, ModelContext
 from service.worker.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -53,21 +53,30 @@ class ModelWorker:
         self.has_failed = False
         self.tasks: set[asyncio.Task[None]] = set()  # of the jobs under way
         self._queue = queue
-        self._blobs = blobs
         self._publisher = publisher
         self._metrics = metrics
-        self._in_thread = in_thread
         self._quarantine = quarantine
         self._hung_seconds = hung_seconds
         self._failed = failed
         self._claimer = Claimer(queue, self.model, worker, quarantine)
-        self._measures = EngineMetrics(metrics, self.model)
-        self._jobs: dict[AttemptKey, JobRun] = {}
+        self._engine_metrics = EngineMetrics(metrics, self.model)
+        self._jobs: dict[AttemptKey, JobExecution] = {}
         self._leaving: set[AttemptKey] = set()  # have ended, and the engine may draw a last step of them
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
         loop = asyncio.get_running_loop()
-        self._thread = EngineThread(engine, lambda report: tell(loop, self._absorb, report))
+        self._thread = EngineThread(engine, lambda report: deliver(loop, self._absorb, report))
+        self._context = ModelContext(
+            card=engine.model,
+            codec=engine.codec,
+            engine=self._thread,
+            fork=engine.fork,
+            queue=queue,
+            blobs=blobs,
+            publisher=publisher,
+            metrics=metrics,
+            in_thread=in_thread,
+        )
 
     def served(self) -> dict[str, Any]:
         """What the worker's card says about the model."""
@@ -77,7 +86,7 @@ class ModelWorker:
 
     def start(self) -> None:
         # Series that nobody has moved yet are there all the same.
-        self._measures.take(EngineReport(stats=self.engine.stats()))
+        self._engine_metrics.take(EngineReport(stats=self.engine.stats()))
         self._thread.start()
 
     async def claim(self, leaving: asyncio.Event) -> None:
@@ -151,24 +160,7 @@ class ModelWorker:
 
     async def _take(self, claim: Claim) -> None:
         try:
-            canvases = Canvases(
-                claim,
-                card=self.engine.model,
-                codec=self.engine.codec,
-                engine=self._thread,
-                fork=self.engine.fork,
-                blobs=self._blobs,
-                publisher=self._publisher,
-                in_thread=self._in_thread,
-            )
-            job = JobRun(
-                claim,
-                canvases,
-                card=self.engine.model,
-                queue=self._queue,
-                publisher=self._publisher,
-                metrics=self._metrics,
-            )
+            job = JobExecution(claim, self._context)
         except (KeyError, TypeError, ValueError) as error:
             log.error("job %s is no job", claim.id, exc_info=error)
             await self._refuse(claim)
@@ -212,31 +204,30 @@ class ModelWorker:
     def _absorb(self, report: EngineReport) -> None:
         """A turn of the engine, on the event loop."""
         self._tokens_free = report.tokens_free
-        self._measures.take(report)
+        self._engine_metrics.take(report)
         self._turned.set()
-        for ticket in report.added:
-            if job := self._job(ticket):
-                job.admitted()
-        for ticket, error in report.refused:
-            if job := self._job(ticket):
-                job.refused(ticket, error)
-        for ticket, update in report.updates:
-            if job := self._job(ticket):
-                job.update(ticket, update)
-        if report.fatal is not None:  # whoever was there is blamed as the worker leaves
+        for key in report.added:
+            if job := self._jobs.get(key.attempt_key):
+                job.pictures[key.image].admitted()
+        for key, error in report.refused:
+            self._fail_picture(key, error)
+        for key, output in report.updates:
+            if job := self._jobs.get(key.attempt_key):
+                job.update(key.image, output)
+        if report.fatal is not None:  # the worker leaves now, and blames all jobs in the engine
             self._fail(f"{type(report.fatal).__name__}: {report.fatal}")
             return
-        # Who ended during the step is still held: it may have been the reason.
-        failed = EngineFailed(report.failure, alone=self._quarantine.lonely)
-        for ticket in report.failed:
-            if job := self._job(ticket):
-                job.refused(ticket, failed)
-        for key in report.left:
-            self._leaving.discard(key)
-            self._quarantine.leave(key)
+        # A job that ended during the step is still held: it may have been the reason.
+        failed = EngineFailed(report.failure, alone=self._quarantine.holds_one)
+        for key in report.failed:
+            self._fail_picture(key, failed)
+        for attempt in report.left:
+            self._leaving.discard(attempt)
+            self._quarantine.leave(attempt)
 
-    def _job(self, ticket: ImageKey) -> JobRun | None:
-        return self._jobs.get((ticket.job_id, ticket.attempt))
+    def _fail_picture(self, key: ImageKey, error: Exception) -> None:
+        if job := self._jobs.get(key.attempt_key):
+            job.pictures[key.image].fail(error)
 
     def _fail(self, why: str) -> None:
         if not self.has_failed:
@@ -244,7 +235,7 @@ class ModelWorker:
             self._failed(f"the engine of {self.model}: {why}")
 
 
-def tell(loop: asyncio.AbstractEventLoop, absorb: Callable[[EngineReport], None], report: EngineReport) -> None:
+def deliver(loop: asyncio.AbstractEventLoop, absorb: Callable[[EngineReport], None], report: EngineReport) -> None:
     """From the engine's thread to the event loop, which may have closed meanwhile."""
     try:
         loop.call_soon_threadsafe(absorb, report)

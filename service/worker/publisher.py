@@ -14,6 +14,7 @@ from typing import Any
 
 from service.jobs import Publication, Queue
 from service.jobs.messages import AttemptKey, PublishStatus
+from service.worker.events import TokensEvent
 from service.worker.retry import retry_transient
 
 
@@ -24,21 +25,17 @@ class Outbox:
     sequence: int = 0
     spoke_at: float = field(default_factory=time.monotonic)
     started: dict[str, Any] | None = None
-    tokens: dict[int, dict[str, Any]] = field(default_factory=dict)  # image → event
+    tokens: dict[int, TokensEvent] = field(default_factory=dict)  # by the picture's index
     previews: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def add_tokens(self, data: dict[str, Any]) -> None:
-        waiting = self.tokens.get(data["image_index"])
-        if waiting is not None:
-            data = data | {
-                "positions": waiting["positions"] + data["positions"],
-                "tokens": waiting["tokens"] + data["tokens"],
-            }
-        self.tokens[data["image_index"]] = data
+    def add_tokens(self, event: TokensEvent) -> None:
+        waiting = self.tokens.setdefault(event.image_index, event)
+        if waiting is not event:
+            waiting.merge(event)
 
     def take(self) -> list[tuple[str, dict[str, Any]]]:
         said = [] if self.started is None else [("started", self.started)]
-        said += [("tokens", data) for data in self.tokens.values()]
+        said += [("tokens", event.data()) for event in self.tokens.values()]
         said += [("preview", data) for data in self.previews.values()]
         self.started, self.tokens, self.previews = None, {}, {}
         return said
@@ -82,9 +79,9 @@ class Publisher:
             outbox.started = data
             self._wake.set()
 
-    def tokens(self, job: AttemptKey, data: dict[str, Any]) -> None:
+    def tokens(self, job: AttemptKey, event: TokensEvent) -> None:
         if outbox := self._jobs.get(job):
-            outbox.add_tokens(data)
+            outbox.add_tokens(event)
             self._wake.set()
 
     def preview(self, job: AttemptKey, data: dict[str, Any]) -> None:

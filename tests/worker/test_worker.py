@@ -14,8 +14,8 @@ from PIL import Image
 
 from engine.core.engine import Engine
 from engine.editing.masks import composite, fit, token_mask
-from service.tasks import inputs as pictures
 from service.tasks.inputs import read_upload
+from service.worker import preview as preview_module
 from tests.support.worker import Service, alone, job, pixels, png
 
 
@@ -122,7 +122,7 @@ async def test_previews_show_what_is_drawn_and_grey_elsewhere(
         kinds.append(kind)
         return png(shown)
 
-    monkeypatch.setattr(pictures, "encode", lossless)  # a JPEG smears the grey
+    monkeypatch.setattr(preview_module, "encode", lossless)  # a JPEG smears the grey
     await service.submit("a", steps=64, previews=16)
     events = await service.events("a")
     previews = [event.data for event in events if event.name == "preview"]

@@ -1,0 +1,100 @@
+"""What each event of a job holds. The client receives all but `completed` as they are made here.
+
+The queue makes `queued` itself, and `canceled` and `failed` of jobs that no worker draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.request import RequestError
+from service.jobs import BlobStoreFull
+from service.tasks.inputs import BadUpload
+from service.worker.engine_thread import EngineFailed
+
+if TYPE_CHECKING:
+    from engine.request import StepOutput
+
+EventData = dict[str, Any]
+
+
+@dataclass(slots=True)
+class TokensEvent:
+    """`tokens`: cells of a picture that were drawn, and their tokens. step counts from 1; n_done and n_total count
+    cells."""
+
+    image_index: int
+    step: int
+    steps: int
+    positions: list[int]
+    tokens: list[int]
+    n_done: int
+    n_total: int
+
+    @classmethod
+    def of(cls, image_index: int, output: StepOutput, *, steps: int) -> TokensEvent:
+        positions, tokens = list(output.positions), list(output.tokens)
+        return cls(image_index, output.step, steps, positions, tokens, output.n_done, output.n_total)
+
+    def merge(self, later: TokensEvent) -> None:
+        self.step, self.n_done = later.step, later.n_done
+        self.positions += later.positions
+        self.tokens += later.tokens
+
+    def data(self) -> EventData:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def started(
+    *, attempt: int, images: int, grid: tuple[int, int], steps: int, known: int, kept: Iterable[int]
+) -> EventData:
+    """images: how many. known: the number of fixed tokens. kept: indices of pictures that an earlier attempt
+    finished."""
+    return {
+        "attempt": attempt,
+        "images": images,
+        "grid": list(grid),
+        "steps": steps,
+        "known": known,
+        "kept": sorted(kept),
+    }
+
+
+def preview(image_index: int, step: int, jpeg: str) -> EventData:
+    """jpeg: base64."""
+    return {"image_index": image_index, "step": step, "format": "jpeg", "b64_json": jpeg}
+
+
+def completed(images: Sequence[Mapping[str, Any]], timings: Mapping[str, float], usage: Mapping[str, int]) -> EventData:
+    """images: as the job's result lists them. The API replaces `index` by a URL."""
+    shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
+    return {"images": shown, "timings": dict(timings), "usage": dict(usage)}
+
+
+def failed(error: Mapping[str, str]) -> EventData:
+    return {"error": dict(error)}
+
+
+def canceled() -> EventData:
+    return {}
+
+
+def error_of(error: BaseException, job_id: str) -> dict[str, str]:
+    """Code and message for the client. The text of an unforeseen error may hold anything, so only the log has it."""
+    match error:
+        case RequestError():
+            code, message = "invalid_request", str(error)
+        case BadUpload():
+            code, message = error.code, str(error)
+        case BlobStoreFull():
+            code, message = "storage_full", str(error)
+        case EngineFailed(code="out_of_memory"):
+            code, message = error.code, f"there was not memory enough to draw job {job_id}"
+        case EngineFailed():
+            code, message = error.code, f"the engine failed while it drew job {job_id}; the worker's log says how"
+        case _:
+            code = "internal_error"
+            message = f"something went wrong with job {job_id}; the worker's log says what"
+    return {"code": code, "message": message}
