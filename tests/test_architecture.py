@@ -20,6 +20,12 @@ BELOW_ALL = ("errors", "metrics")
 WORKER_RUNS_IN = ("cli", "server")
 """The only packages that import service.worker, which imports from tasks on."""
 
+# A package or module of engine/ imports only from itself and from what stands to its right.
+ENGINE_ORDER = (
+    "bench", "evaluation", "training", "core", "editing", "models", "attention", "codec", "plans", "noise", "card",
+    "request",
+)  # fmt: skip
+
 MAX_LINES = 300
 STILL_TOO_LONG = {"tests/e2e/test_wire.py", "tests/jobs/test_queue.py", "tests/jobs/test_queue_machine.py"}
 """To be split; nothing may be added here."""
@@ -100,6 +106,32 @@ def test_the_engine_knows_nothing_of_the_service_and_neither_knows_the_tests() -
         if package(dotted)[0] in forbidden
     ]
     assert known == []
+
+
+def test_a_package_of_the_engine_imports_only_what_stands_below_it() -> None:
+    upwards = []
+    for path in python_files("engine"):
+        name = path.relative_to(REPOSITORY / "engine").parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        allowed = ENGINE_ORDER[ENGINE_ORDER.index(name) :]
+        for dotted in imported(path):
+            root, target = package(dotted)
+            if root == "engine" and target not in allowed:
+                upwards.append(f"{path.relative_to(REPOSITORY)}: {dotted}")
+    assert upwards == []
+
+
+def test_no_modules_of_the_engine_import_each_other_in_a_ring() -> None:
+    paths = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in python_files("engine")}
+    left = {
+        module: {name for dotted in imported(path) for name in (dotted, dotted.rpartition(".")[0]) if name in paths}
+        for module, path in paths.items()
+    }
+    while ends := [module for module, names in left.items() if not names & left.keys()]:
+        for module in ends:
+            del left[module]
+    assert left == {}
 
 
 def test_no_file_is_longer_than_a_reader_can_follow() -> None:

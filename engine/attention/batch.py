@@ -1,4 +1,4 @@
-"""One packed step: the ragged rows of many requests and branches, as tensors."""
+"""One step as tensors: the ragged rows of all branches of all requests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.attention.paged import AttentionMeta
+from engine.attention.metadata import AttentionMeta
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of one kind, sequence after sequence.
+    """Rows of one kind, branch after branch.
 
-    tokens (N,) embedding ids; rotary (N, head_dim / 2, 2); slots (N,) where keys and values go (empty for rows
-    that are not cached); attention says which sequence a row belongs to and how much of it the row sees.
+    tokens (N,): embedding ids. rotary (N, head_dim / 2, 2): cos and sin of each row's position. slots (N,): where the
+    keys and values are written; empty for rows that are not cached. attention: the branch of each row, and how much of
+    it the row sees. tile: rows in a fixed tile; None: no tiles.
     """
 
     tokens: Tensor
@@ -28,8 +29,9 @@ class Rows:
     tile: int | None = None
 
     def map(self, function: Callable[..., Any], *rows: Tensor) -> Any:
-        """function over rows; with a tile in fixed, padded tiles, so that a row's bits don't depend on how
-        many neighbours it has (a matrix product rounds differently at another number of rows)."""
+        """Call a row-by-row function on the rows. With a tile it is called on padded tiles of that size: a matrix
+        product rounds differently at another number of rows, and so a row's bits don't depend on how many others there
+        are."""
         if self.tile is None:
             return function(*rows)
         n = rows[0].shape[0]
@@ -42,8 +44,9 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """cached: rows whose keys and values stay. queries: rows that only ask, all of which want logits.
-    answers (M,): the cached rows that want logits as well; a model returns theirs first, then the queries'."""
+    """cached: rows whose keys and values stay in the cache. queries: rows that are not cached; all of them want logits.
+    logits_indices (M,): which cached rows want logits. A model returns the logits of these first, then those of the
+    queries."""
 
     cached: Rows
     queries: Rows

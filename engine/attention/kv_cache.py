@@ -1,4 +1,4 @@
-"""The tensors behind the pages: keys and values of every layer, addressed by slot."""
+"""The paged KV cache: keys and values of every layer, addressed by slot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class KVShape(NamedTuple):
-    """What one cached row costs: caches (layers that keep keys and values), heads, head_dim."""
+    """Size of one cached row. layers counts the layers that keep keys and values."""
 
     layers: int
     heads: int
@@ -30,12 +30,12 @@ class KVCache:
         self.values = torch.zeros(size, device=device, dtype=dtype)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values (rows, heads, head_dim) of one layer at slots (rows,)."""
+        """Write keys and values (rows, heads, head_dim) of one layer to slots (rows,)."""
         self.keys[layer].index_copy_(0, slots, keys)
         self.values[layer].index_copy_(0, slots, values)
 
     def copy_pages(self, pages: Sequence[tuple[int, int]]) -> None:
-        """Every (from, to), in all layers; nobody's target is another's source."""
+        """Copy pages (from, to) in all layers. No page is both a source and a target."""
         if not pages:
             return
         source, target = torch.tensor(pages, device=self.keys.device).unbind(-1)

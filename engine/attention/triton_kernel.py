@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.attention.paged import ROWS_A_TILE, AttentionMeta
+from engine.attention.metadata import ROWS_A_TILE, AttentionMeta
 
 KEYS_A_BLOCK = 64
 
@@ -20,7 +20,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     tile = tl.program_id(0)
     head = tl.program_id(1)
-    sequence = tl.load(tiles + tile * 3)
+    branch = tl.load(tiles + tile * 3)
     first = tl.load(tiles + tile * 3 + 1)
     end = tl.load(tiles + tile * 3 + 2)
 
@@ -39,7 +39,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     for start in range(0, length, BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
         in_keys = key < length
-        page = tl.load(block_tables + sequence * table_width + key // page_size, mask=in_keys, other=0)
+        page = tl.load(block_tables + branch * table_width + key // page_size, mask=in_keys, other=0)
         slot = page.to(tl.int64) * page_size + key % page_size
         at_key = (slot[:, None] * heads + head) * head_dim + lane[None]
         mask_key = in_keys[:, None] & (lane[None] < head_dim)
@@ -60,8 +60,8 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 
 def paged_attention_triton(q: Tensor, keys: Tensor, values: Tensor, meta: AttentionMeta) -> Tensor:
-    """As paged_attention. One program a tile of rows and head; no split over keys, so that a row's result
-    does not depend on its neighbours."""
+    """As paged_attention. Each program computes one tile of rows for one head over all keys: without a split over the
+    keys, a row's result does not depend on the other rows."""
     q = q.contiguous()
     out = torch.empty_like(q)
     _, heads, head_dim = q.shape

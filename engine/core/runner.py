@@ -1,4 +1,4 @@
-"""Packs the rows of everybody's step into one ragged batch, runs the model, samples."""
+"""Packs the rows of all sequences into one ragged batch, runs the model and samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.attention.batch import Batch, Rows
 from engine.attention.kv_cache import KVCache
-from engine.attention.paged import attention_meta
+from engine.attention.metadata import attention_meta
 from engine.core.rotary_tables import RotaryTables
 from engine.core.sampling import NO_TOKEN, SamplingTensors, guide, sample
 from engine.core.sequence import SequenceState
@@ -24,8 +24,8 @@ ROW_TILE = 32
 
 @dataclass(frozen=True, slots=True)
 class StepLogits:
-    """Raw logits of one drawing's step, before guidance: float32 (branches, targets, vocab), the conditional
-    branch first; targets are canvas cells."""
+    """Raw logits of one sequence's step, before guidance: float32 (branches, targets, vocab), the conditional branch
+    first. targets: grid cells."""
 
     id: int
     targets: tuple[int, ...]
@@ -33,8 +33,8 @@ class StepLogits:
 
 
 class Runner:
-    """batch_invariant: fixed row tiles, so that a request's bits don't depend on its neighbours (CPU, float32).
-    watch_logits: called with every drawing's raw logits, for tests and measurements."""
+    """batch_invariant: compute in fixed row tiles, so that a request's bits don't depend on other requests (CPU,
+    float32). watch_logits: called with the raw logits of every sequence and step, for tests and measurements."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, sequences: Sequence[SequenceState]) -> list[list[int]]:
-        """One forward pass; the tokens that each drawing's step decides, in the order of its targets.
+        """One forward pass. Returns the tokens that each sequence's step draws, in the order of its targets.
 
-        Raises FloatingPointError when the model gives NaN or infinity.
+        Raises FloatingPointError when the model's logits hold NaN or infinity.
         """
         logits = self.model(self.pack(sequences), self.cache)
         pairs = _branch_pairs(sequences)
@@ -75,7 +75,7 @@ class Runner:
         return [list(islice(drawn, len(sequence.step.targets))) for sequence in sequences]
 
     def pack(self, sequences: Sequence[SequenceState]) -> Batch:
-        """Rows of all branches: every branch is a sequence, drawing after drawing."""
+        """The rows of all branches, sequence after sequence."""
         branches = [
             _Branch(sequence, condition, table)
             for sequence in sequences
@@ -147,7 +147,7 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One branch of one drawing."""
+    """One branch of one sequence."""
 
     sequence: SequenceState
     condition: int
@@ -168,8 +168,8 @@ class _Branch:
 
 
 def _branch_pairs(sequences: Sequence[SequenceState]) -> list[tuple[int, int]]:
-    """Logit rows of the conditional and of the unconditional branch, a pair a token; without an unconditional
-    branch both are the same row, and guidance changes nothing."""
+    """For each token to draw, its logit rows in the conditional and in the unconditional branch. Without an
+    unconditional branch both are the same row, and guidance changes nothing."""
     pairs = []
     start = 0
     for sequence in sequences:

@@ -1,24 +1,26 @@
-"""Windows over a canvas that is larger than what a model draws at once: where they lie, in which order.
-
-A picture in one window or several: a chain of requests, each drawn around what is already there."""
+"""Windows over a canvas that is larger than a model's grid: where they lie, and drawing a picture through them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from engine.request import EMPTY, Request, StepOutput, Window
-
-if TYPE_CHECKING:
-    from engine.core.engine import Engine
-
+from engine.request import EMPTY, Request, RequestOutput, StepOutput, Window
 
 OVERLAP = 2
-"""Neighbouring windows share one part in so many of their side."""
+"""Neighbouring windows overlap by 1 / OVERLAP of their side."""
+
+
+class Generator(Protocol):
+    """What generate_windowed calls of an Engine."""
+
+    def add(self, request: Request) -> int: ...
+
+    def step(self) -> Sequence[RequestOutput]: ...
 
 
 def windows_over(fixed_cells: np.ndarray, window_shape: tuple[int, int]) -> tuple[Window, ...]:
@@ -28,8 +30,7 @@ def windows_over(fixed_cells: np.ndarray, window_shape: tuple[int, int]) -> tupl
     The first window is one of those that hold most fixed cells, the middle one of them (on an empty canvas: one near
     the middle). The others follow outwards by half a window, the nearest first, so that each sees the tokens that
     earlier windows have drawn.
-    Windows in which nothing would be left to draw are left out. Raises ValueError where the canvas is smaller than
-    a window.
+    Windows with nothing left to draw are omitted. Raises ValueError when the canvas is smaller than a window.
     """
     rows, cols = fixed_cells.shape
     height, width = window_shape
@@ -64,7 +65,7 @@ def _stride(side: int) -> int:
 
 
 def _starts(first: int, length: int, side: int) -> list[int]:
-    """From the first window outwards, by a stride, to both ends."""
+    """Starts of windows along one axis: from the first window outwards, by a stride, to both ends."""
     stride = _stride(side)
     last = length - side
     upwards = [*range(first, last, stride), last]
@@ -140,7 +141,7 @@ class WindowedGeneration:
         return self.tokens[window.row : window.row + rows, window.col : window.col + cols]
 
 
-def generate_windowed(engine: Engine, generations: Iterable[WindowedGeneration]) -> None:
+def generate_windowed(engine: Generator, generations: Iterable[WindowedGeneration]) -> None:
     """Draw all generations to the end, side by side. Outputs of the engine's other requests are dropped."""
     running: dict[int, WindowedGeneration] = {}
 

@@ -14,7 +14,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 import pytest
 import torch
 
-from engine.attention.paged import attention_meta, paged_attention, paged_attention_reference
+from engine.attention.metadata import attention_meta
+from engine.attention.paged import paged_attention, paged_attention_reference
 
 triton_path = pytest.importorskip("engine.attention.triton_kernel", reason="Triton is not installed")
 
