@@ -1,4 +1,4 @@
-"""The library face: add requests, step, abort."""
+"""The engine: add requests, step, abort."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from engine.request import Request, RequestError, RequestOutput, RopeScaling, ch
 
 CPU_CACHE_BYTES = 256 * 2**20
 GPU_CACHE_SHARE = 0.6
-"""Of the memory that is free once the weights are there; steps and the tokenizer need the rest."""
+"""Share of the GPU memory that is free after loading the weights; steps and the tokenizer need the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """page_size: rows a page. cache_tokens: rows the KV cache holds; None takes cache_share of the GPU's free memory,
-    or 256 MiB on a CPU. max_rows: row budget of a step. batch_invariant: a request's bits don't depend on who
-    shares its steps (CPU, float32; some slower). dtype: None is bfloat16 on a GPU, float32 on a CPU."""
+    """page_size: rows of a page. cache_tokens: rows of the KV cache; None: cache_share of the GPU's free memory, or
+    256 MiB on a CPU. max_rows: row budget of a step. batch_invariant: the bits of a request's logits don't depend on
+    the other requests in its steps (CPU, float32; slower). check_every_step: check pages and block tables after each
+    step, not only when the engine falls idle. dtype: None: bfloat16 on a GPU, float32 on a CPU."""
 
     page_size: int = 16
     cache_tokens: int | None = None
@@ -44,8 +45,8 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """pages are those of the KV cache; rows_last_step counts all branches; totals since the start. rows_shared_total:
-    rows that were in another drawing's pages and need not be computed; pages_copied_total: what that took."""
+    """Pages are those of the KV cache; rows count all branches; totals count since the start. rows_shared_total: rows
+    found in another sequence's pages and so not computed. pages_copied_total: pages copied for that."""
 
     running: int
     waiting: int
@@ -59,7 +60,7 @@ class EngineStats:
 
 
 class Engine:
-    """Draws many requests at once, their rows packed into shared steps. One thread drives it."""
+    """Draws many requests at once, with their rows packed into shared steps. Not thread-safe: one thread calls it."""
 
     def __init__(
         self,
@@ -101,9 +102,9 @@ class Engine:
         config: EngineConfig | None = None,
         watch_logits: Callable[[StepLogits], None] | None = None,
     ) -> Engine:
-        """An engine for a shipped model, by name, or for a model folder. device: None is CUDA where there is one.
+        """Load a model by its name or its folder. device: None: CUDA if there is one, else the CPU.
 
-        Raises CheckpointError with the file and the key that don't fit.
+        Raises CheckpointError, which names the file and the key that don't fit.
         """
         config = config or EngineConfig()
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -112,17 +113,18 @@ class Engine:
         return cls(loaded, config, device=place, watch_logits=watch_logits)
 
     def add(self, request: Request) -> int:
-        """Queue a request; its id. Raises RequestError with the field at fault."""
+        """Queue a request; returns its id. Raises RequestError with the field at fault."""
         sequence = self._sequence(request)
         self._scheduler.add(sequence)
         return sequence.id
 
     def abort(self, request_id: int) -> None:
-        """Drop a request; its pages are free when the next step begins. Unknown and finished ids are ignored."""
+        """Drop a request; its pages are freed when the next step begins. Unknown and finished ids are ignored."""
         self._scheduler.abort(request_id)
 
     def step(self) -> list[RequestOutput]:
-        """One forward step of everybody who takes part; what it drew. Checks its books when it falls idle."""
+        """Take one forward step; returns what it drew, an output for each request that got tokens. Pages and block
+        tables are checked when the engine falls idle."""
         sequences = self._scheduler.schedule()
         self._cache.copy_pages(self._scheduler.page_copies)
         self._scheduler.page_copies.clear()
@@ -133,9 +135,9 @@ class Engine:
         return outputs
 
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Draw these requests to the end, together with whatever else is under way; token maps int32 (rows, cols).
+        """Draw these requests to the end, together with all others in the engine; token maps int32 (rows, cols).
 
-        Raises RequestError, and draws none, when one of them is bad. Updates of other requests are not seen.
+        Raises RequestError when one of them is bad, and then draws none. Outputs of other requests are dropped.
         """
         sequences = [self._sequence(request) for request in requests]
         for sequence in sequences:
@@ -146,11 +148,11 @@ class Engine:
         return [np.array(sequence.tokens, dtype=np.int32).reshape(sequence.grid) for sequence in sequences]
 
     def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
-        """The request that shares the parent's first `step` drawing steps and goes on with noise of its own. tokens:
-        grid position → token of what the parent has drawn, those steps at least. While a parent is under way, its
-        pages are shared; afterwards the cache is rebuilt in the same chunks.
+        """A request that shares the parent's first `step` drawing steps and continues with its own seed. tokens: grid
+        position → token of the parent, for these steps at least. While the parent is in the engine, the fork shares its
+        pages; afterwards its rows are computed again, in the same chunks.
 
-        Raises RequestError where the parent has no such step before its last, or tokens lack a part of it.
+        Raises RequestError when step is not one of the parent's steps before its last, or when tokens are missing.
         """
         steps = [one.targets for one in self._plan(parent).steps if one.targets]
         if not 1 <= step < len(steps):
@@ -162,7 +164,7 @@ class Engine:
         return replace(parent, seed=seed, order=order, replayed_tokens={cell: tokens[cell] for cell in cells})
 
     def cost(self, request: Request) -> int:
-        """Rows of KV cache that a request reserves, in whole pages, all branches. Raises RequestError, as add."""
+        """Rows of KV cache that a request reserves: whole pages, all branches. Raises RequestError, as add does."""
         return self._sequence(request).pages(self.config.page_size) * self.config.page_size
 
     @property
@@ -175,7 +177,7 @@ class Engine:
 
     @property
     def tokens_free(self) -> int:
-        """Rows of KV cache that no running or waiting request has spoken for."""
+        """Rows of KV cache that no running or waiting request needs."""
         return max(0, self.tokens_total - self._scheduler.reserved_pages * self.config.page_size)
 
     def stats(self) -> EngineStats:

@@ -1,4 +1,4 @@
-"""Pages of the KV cache: who owns which, counted."""
+"""Pages of the KV cache and how many block tables hold each."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 
 
 class OutOfPages(Exception):
-    """Fewer pages are free than asked for."""
+    """Fewer pages are free than were asked for."""
 
 
 class IntegrityError(Exception):
-    """The books of the page allocator don't add up; the message says where."""
+    """Pages and block tables disagree; the message says where."""
 
 
 class PageAllocator:
-    """Hands out pages 0 … total - 1. A page is free, or held by as many block tables as its count says."""
+    """Allocates pages 0 … total - 1. Each page is free, or held by as many block tables as its count says."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -31,7 +31,7 @@ class PageAllocator:
         return self.total - self.free
 
     def allocate(self, count: int) -> list[int]:
-        """count pages, each with one holder. Raises OutOfPages and takes nothing when they are not there."""
+        """Take count pages, each with one holder. Raises OutOfPages, and takes none, when fewer are free."""
         if count > self.free:
             raise OutOfPages(f"{count} pages asked for, {self.free} of {self.total} free")
         pages = [self._free.popleft() for _ in range(count)]
@@ -40,24 +40,25 @@ class PageAllocator:
         return pages
 
     def share(self, pages: Iterable[int]) -> None:
-        """One more holder for each of these pages, which must be in use."""
+        """Add a holder to each of these pages. Raises IntegrityError for a free page."""
         for page in pages:
             if self._holders[page] == 0:
                 raise IntegrityError(f"page {page} is free and can't be shared")
             self._holders[page] += 1
 
     def release(self, pages: Iterable[int]) -> None:
-        """One holder fewer; a page without a holder is free again."""
+        """Remove a holder from each of these pages; a page without holders is free. Raises IntegrityError for a free
+        page."""
         for page in pages:
             if self._holders[page] == 0:
-                raise IntegrityError(f"page {page} is released, but nobody holds it")
+                raise IntegrityError(f"page {page} is released, but no block table holds it")
             self._holders[page] -= 1
             if self._holders[page] == 0:
                 self._free.append(page)
 
     def check_integrity(self, block_tables: Iterable[Sequence[int]]) -> None:
-        """tables: the block tables of all live branches. Raises IntegrityError unless every page is either free
-        or counted once a table that lists it, and free and used pages add up."""
+        """block_tables: those of all branches in the engine. Raises IntegrityError unless the holders of each page are
+        the block tables that list it, and exactly the pages without holders are in the free list."""
         held: Counter[int] = Counter()
         for table in block_tables:
             if len(set(table)) != len(table):

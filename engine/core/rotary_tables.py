@@ -1,4 +1,4 @@
-"""The rotary tables of the grids under way."""
+"""Rotary tables of the grids in the engine, cached."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from engine.request import RopeScaling
 
 RotaryKey = tuple[tuple[int, int], RopeScaling]
 
-KEPT = 16  # tables; nearly all requests are on the model's own grid
+KEPT = 16  # tables; nearly all requests use the model's own grid
 
 
 class RotaryTables:
-    """make: the table of a grid, float32 (positions, head_dim / 2, 2), on the device."""
+    """make: computes the table of a grid, float32 (positions, head_dim / 2, 2), on the device."""
 
     def __init__(self, make: Callable[[tuple[int, int], RopeScaling], Tensor]) -> None:
         self._make = make
         self._tables: OrderedDict[RotaryKey, Tensor] = OrderedDict()
 
     def of(self, rotary_keys: Sequence[RotaryKey]) -> tuple[Tensor, list[int]]:
-        """One table for all of them, and where each one's entries start."""
+        """The tables of all keys, joined; and where the entries of each key start in it."""
         distinct = list(dict.fromkeys(rotary_keys))
         tables = [self._table(rotary_key) for rotary_key in distinct]
         starts, start = {}, 0

@@ -1,4 +1,4 @@
-"""From logits to tokens: guidance, temperature, top-k, top-p, and seeded choice."""
+"""Logits to tokens: guidance, temperature, top-k, top-p, and the draw by a seeded number."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 NO_TOKEN = -1
+"""In place of a token whose logits are not finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingTensors:
-    """One entry a token to be drawn. uniform: float64 numbers in (0, 1) that decide the draw."""
+    """Sampling parameters (n,) of the tokens of a step. uniform: float64 numbers in (0, 1) that decide the draws."""
 
     temperature: Tensor
     top_k: Tensor
@@ -26,7 +27,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
 
 
 def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
-    """Tokens (n,) from logits (n, vocab). Temperature 0 is argmax; where logits are not finite, NO_TOKEN."""
+    """Tokens (n,) from logits (n, vocab). Temperature 0 takes the argmax. A row that is not finite gives NO_TOKEN."""
     greedy = params.temperature == 0
     tokens = logits.argmax(-1)
     if not bool(greedy.all()):
@@ -35,7 +36,7 @@ def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
 
 
 def probabilities(logits: Tensor, params: SamplingTensors) -> Tensor:
-    """The distribution (n, vocab) float32 after temperature, then top-k, then top-p; not normalised again."""
+    """The distribution (n, vocab) float32 after temperature, then top-k, then top-p; it is not normalised again."""
     temperature = torch.where(params.temperature == 0, 1.0, params.temperature).clamp(min=1e-5)
     probs = (logits / temperature[:, None]).softmax(-1)
     filtered = (params.top_k > 0) | (params.top_p < 1)
@@ -53,7 +54,8 @@ def probabilities(logits: Tensor, params: SamplingTensors) -> Tensor:
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution at uniform: one number a token, not one a vocabulary entry."""
+    """Tokens (n,): the inverse of each cumulative distribution at uniform. So a draw takes one random number, not one
+    for each vocabulary entry."""
     cumulative = probs.double().cumsum(-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)

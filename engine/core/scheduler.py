@@ -1,4 +1,4 @@
-"""Who takes part in the next step."""
+"""Which sequences take part in the next step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from engine.core.sequence import SequenceState
 
 
 class Scheduler:
-    """First come, first served, by pages: a drawing is admitted when all the pages it will ever need are free,
-    so that nothing is evicted half-way. Running drawings share a row budget a step; whoever had to stand back
-    goes first in the next one.
+    """First come, first served. A sequence is admitted when all pages that it will ever need are free, so no sequence
+    is evicted half-way. Running sequences share the row budget of a step; those that did not fit go first in the next.
 
-    A drawing whose first rows are in another's pages shares the full ones and copies the one that is not; while the
-    other has yet to write them, it waits, and lets those behind it pass. copies: (from, to) pages, which the engine
-    copies before the step. rows_shared, pages_copied: totals since the start."""
+    A sequence whose first rows are in another's pages (its donor) shares the full pages and copies the last one when it
+    is not full. While the donor has yet to write these rows, the sequence waits, and those behind it may be admitted.
+
+    page_copies: pages (from, to) that the engine copies before the step. rows_shared, pages_copied: totals since the
+    start.
+    """
 
     def __init__(self, pages: PageAllocator, *, page_size: int, max_rows: int) -> None:
         self.pages = pages
@@ -33,29 +35,30 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def abort(self, sequence_id: int) -> None:
-        """Marks a drawing; it leaves, and its pages are free, when the next step is scheduled. Unknown and
-        finished ids are ignored."""
+        """Mark a sequence as aborted. It is removed, and its pages are freed, when the next step is scheduled. Unknown
+        and finished ids are ignored."""
         if any(sequence.id == sequence_id for sequence in self):
             self._aborted.add(sequence_id)
 
     def schedule(self) -> list[SequenceState]:
-        """The drawings of the next step, oldest turn first; each takes part with its whole step or not at all."""
+        """The sequences of the next step, the one that waited longest first. Each takes part with its whole step or not
+        at all."""
         self._drop_aborted()
         self._admit()
         turn: list[SequenceState] = []
-        stood_back: list[SequenceState] = []
+        postponed: list[SequenceState] = []
         budget = self.max_rows
         for sequence in self.running:
             if sequence.rows <= budget or not turn:
                 turn.append(sequence)
                 budget -= sequence.rows
             else:
-                stood_back.append(sequence)
-        self.running = deque(stood_back + turn)
+                postponed.append(sequence)
+        self.running = deque(postponed + turn)
         return turn
 
     def retire(self, sequence: SequenceState) -> None:
-        """A drawing leaves and gives its pages back."""
+        """Remove a running sequence and free its pages."""
         self.running.remove(sequence)
         self._release(sequence)
 
@@ -65,7 +68,7 @@ class Scheduler:
 
     @property
     def reserved_pages(self) -> int:
-        """Pages in use, and those that waiting drawings will need."""
+        """Pages in use, and those that waiting sequences will need."""
         return self.pages.used + sum(sequence.pages(self.page_size) for sequence in self.waiting)
 
     def check_integrity(self) -> None:
@@ -77,21 +80,21 @@ class Scheduler:
         yield from self.waiting
 
     def _admit(self) -> None:
-        put_off: list[SequenceState] = []
+        passed_over: list[SequenceState] = []
         while self.waiting:
             sequence = self.waiting[0]
             donor, steps, soon = self._donor(sequence)
             if soon > steps:
-                put_off.append(self.waiting.popleft())
+                passed_over.append(self.waiting.popleft())
                 continue
             if not self._give_pages(sequence, donor, steps):
                 break
             self.running.append(self.waiting.popleft())
-        self.waiting.extendleft(reversed(put_off))
+        self.waiting.extendleft(reversed(passed_over))
 
     def _donor(self, sequence: SequenceState) -> tuple[SequenceState | None, int, int]:
-        """Whose pages hold, or will hold, most of its first steps; how many now, and how many soon. Less than a page
-        is not worth it."""
+        """The running sequence whose pages hold, or will hold, most of this sequence's first steps; how many of these
+        steps they hold now, and how many they will hold. Less than a page of rows is not shared."""
         best: tuple[SequenceState | None, int, int] = (None, 0, 0)
         if sum(map(len, sequence.prefix_keys)) < self.page_size:
             return best
@@ -102,7 +105,7 @@ class Scheduler:
         return best
 
     def _give_pages(self, sequence: SequenceState, donor: SequenceState | None, steps: int) -> bool:
-        """False, and nothing is taken, while too few are free."""
+        """Give a sequence its pages, shared and new. Returns False, and gives none, when too few are free."""
         shared = sum(map(len, sequence.prefix_keys[:steps]))
         full, rest = divmod(shared, self.page_size)
         branches = sequence.plan.branches

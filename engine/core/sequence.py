@@ -1,4 +1,4 @@
-"""A request while it is drawn: its plan, how far it is, its tokens and its pages."""
+"""A request while it is drawn: its plan, its progress, its tokens and its pages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from engine.request import EMPTY, Request, RopeScaling
 
 @dataclass(frozen=True, slots=True)
 class StepKey:
-    """What the cached rows of a step are made of: embedding id or CONDITION, position and visible, 64 bits each. Two
-    drawings with the same conditions, on the same grid, have the same keys and values in the cache for as long as their
-    step keys agree. Bytes, since everybody who waits is compared with everybody who runs, in each step."""
+    """Identifies the cached rows of a step: embedding id or CONDITION, position and visible of each, 64 bits a number.
+    Two sequences with the same conditions and rotary key have the same keys and values in the cache up to the first
+    step whose keys differ. Stored as bytes, because each step compares all waiting with all running sequences."""
 
     rows: int
     content: bytes
@@ -26,9 +26,13 @@ class StepKey:
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """tokens: the canvas of this grid, row-major, EMPTY where nothing is drawn yet. tables: a block table a branch,
-    empty until the drawing is admitted. cached: rows in the cache, the same for each branch. trail: what those rows
-    are made of. prefix: what the rows are made of that it could write without drawing anything."""
+    """One picture being drawn.
+
+    tokens: its grid, row-major, EMPTY where nothing is drawn yet. block_tables: one for each branch; none until the
+    sequence is admitted. next_step: index into plan.steps. cached: rows of each branch in the cache. drawn: how many
+    tokens are drawn. written_keys: the keys of the steps in the cache. prefix_keys: the keys of the steps that it could
+    write before it draws anything; other sequences may share them.
+    """
 
     id: int
     request: Request
@@ -68,20 +72,20 @@ class SequenceState:
 
     @property
     def rotary_key(self) -> tuple[tuple[int, int], RopeScaling]:
-        """Which rotary table its positions are entries of."""
+        """Which rotary table its positions index."""
         return self.grid, self.request.rope_scaling
 
     def canvas_position(self, cell: int) -> int:
-        """Where a cell lies on the canvas of which the grid is a window."""
+        """The position of a grid cell on the canvas; the cell itself when the grid is no window."""
         window = self.request.window
         return cell if window is None else window.position(cell, self.grid[1])
 
     def pages(self, page_size: int) -> int:
-        """Pages that it needs from start to end, all branches."""
+        """Pages that all its branches need from start to end."""
         return -(-self.plan.cached_rows // page_size) * self.plan.branches
 
     def advance(self, tokens: list[int]) -> None:
-        """Take in what the step's rows decided and go on to the next step."""
+        """Store the tokens that the step drew, in the order of its targets, and go on to the next step."""
         step = self.step
         if key := self._key(step):
             self.written_keys.append(key)
@@ -92,20 +96,21 @@ class SequenceState:
         self.next_step += 1
 
     def skip_prefix(self, steps: int) -> None:
-        """The rows of so many steps of its prefix are in its pages already."""
+        """Skip the first steps of the prefix: their rows are in the pages already."""
         self.written_keys = list(self.prefix_keys[:steps])
         self.cached = sum(map(len, self.written_keys))
         self.plan = self.plan.without(self.cached)
 
     def shared_prefix_steps(self, other: SequenceState) -> tuple[int, int]:
-        """How many steps of its prefix are in the other's pages now, and how many will be, unless it leaves."""
+        """How many steps of this prefix are in the other's pages now, and how many will be if the other is not
+        aborted."""
         if (self.plan.conditions, self.rotary_key) != (other.plan.conditions, other.rotary_key):
             return 0, 0
         now = _agreeing(self.prefix_keys, other.written_keys)
         return now, max(now, _agreeing(self.prefix_keys, other.prefix_keys))
 
     def _prefix_keys(self) -> Iterator[StepKey]:
-        for step in self.plan.steps[:-1]:  # what a sequence's last step writes, nobody can share
+        for step in self.plan.steps[:-1]:  # the rows of the last step are written too late to be shared
             cached = [row for row in step.rows if row.cached]
             if not cached or any(row.target != NO_TARGET or self._unknown(row) for row in cached):
                 return
