@@ -39,7 +39,7 @@ MODEL ?= engine/weights/demo
 RUNS ?= runs
 STRIP := rocket house --seed 4
 TRAINING = $(VENV)/bin/arpg train --runs $(RUNS) --model $(MODEL)
-JUDGING = $(VENV)/bin/arpg judge --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
+EVALUATING = $(VENV)/bin/arpg evaluate --runs $(RUNS) --model $(MODEL) --figures $(MODEL)/figures
 
 demo-model: $(VENV)/.test
 	$(TRAINING) render
@@ -48,9 +48,9 @@ demo-model: $(VENV)/.test
 	$(TRAINING) encode
 	$(TRAINING) arpg --compile
 	$(TRAINING) export
-	$(JUDGING) quality
-	$(JUDGING) sheet samples --out $(MODEL)/sheet.webp
-	$(JUDGING) strip $(STRIP) --out $(MODEL)/strip.png
+	$(EVALUATING) quality
+	$(EVALUATING) sheet samples --out $(MODEL)/sheet.webp
+	$(EVALUATING) strip $(STRIP) --out $(MODEL)/strip.png
 
 # Trains the other families on the same tokens.
 demo-families: $(VENV)/.test

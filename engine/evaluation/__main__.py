@@ -1,4 +1,4 @@
-"""`arpg judge`: how good the demo model is, a command a question; samples are kept under --runs and drawn once.
+"""`arpg evaluate`: measures a demo model, one command for each question. Samples are kept under --runs and drawn once.
 
 quality: the default settings against held-out renders.  sweep: settings against each other.  curve: what training
 bought so far.  sheet, strip: pictures to look at.  editing, prefill, expand: what goes beyond generating.
@@ -160,7 +160,7 @@ COMMANDS = {"quality": quality, "sweep": compare, "curve": curve, "sheet": sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="arpg judge", description=__doc__)
+    parser = argparse.ArgumentParser(prog="arpg evaluate", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where renders, weights and samples live")
     parser.add_argument("--model", type=Path, default=DEMO, help="the model folder")
     parser.add_argument("--figures", type=Path, default=DEMO / "figures", help="where plots go")

@@ -1,7 +1,7 @@
 """`arpg train`: the demo model from nothing, a command a stage: render, judge, vq, encode, arpg, export; then
 llamagen, par-4x and par-16x on the same tokens.
 
-Every stage keeps its state under --runs and goes on from there when it is started again; `arpg judge`
+Every stage keeps its state under --runs and goes on from there when it is started again; `arpg evaluate`
 then says what came of it.
 """
 

@@ -37,10 +37,18 @@ WITHOUT_ENGINE = frozenset({"api", "keys"})
 """The commands that an installation without torch has."""
 
 
+LABORATORY = {
+    "train": "engine.training.__main__",
+    "evaluate": "engine.evaluation.__main__",
+    "judge": "engine.evaluation.__main__",  # the earlier name of evaluate
+}
+"""The commands that parse their own arguments, and their modules; these need more packages than a service does."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["train"], ["judge"]):
+    if given[:1] and given[0] in LABORATORY:
         return _laboratory(given[0], given[1:])
     parsed = _parser().parse_args(given)
     if parsed.command in drawing_commands.NAMES:
@@ -63,10 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _laboratory(command: str, arguments: list[str]) -> int:
-    """Training and judging: their packages need more than a service does."""
-    package = {"train": "engine.training.__main__", "judge": "engine.evaluation.__main__"}[command]
     try:
-        module = importlib.import_module(package)
+        module = importlib.import_module(LABORATORY[command])
     except ModuleNotFoundError as missing:
         print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
         return 1
@@ -173,7 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="as JSON")
 
     commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
-    commands.add_parser("judge", help="measure a demo model; `arpg judge --help` says how", add_help=False)
+    commands.add_parser(
+        "evaluate", aliases=["judge"], help="measure a demo model; `arpg evaluate --help` says how", add_help=False
+    )
     return parser
 
 

@@ -167,9 +167,11 @@ def test_kept_weights_load_as_they_were(tmp_path: Path) -> None:
     assert torch.allclose(again.head.weight, judge.head.weight, atol=1e-3)
 
 
-@pytest.mark.parametrize("command", ["train", "judge"])
-def test_the_laboratory_answers_to_the_arpg_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("command", "name"), [("train", "train"), ("evaluate", "evaluate"), ("judge", "evaluate")])
+def test_the_laboratory_answers_to_the_arpg_command(
+    command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
         arpg([command, "--help"])
     assert left.value.code == 0
-    assert f"usage: arpg {command}" in capsys.readouterr().out
+    assert f"usage: arpg {name}" in capsys.readouterr().out

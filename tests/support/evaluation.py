@@ -1,4 +1,4 @@
-"""For tests of `arpg judge`: a world and a model of noise; what the commands say of them means nothing, but they say
+"""For tests of `arpg evaluate`: a world and a model of noise; what the commands say of them means nothing, but they say
 it."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def noise(runs: Path) -> Path:
 
 
 def say(runs: Path, capsys: pytest.CaptureFixture[str], *command: str) -> str:
-    """What `arpg judge` prints of the noise."""
+    """What `arpg evaluate` prints about the noise."""
     places = ["--runs", str(runs), "--model", str(runs / "model"), "--figures", str(runs / "figures")]
     assert main([*places, *command]) == 0
     return capsys.readouterr().out
