@@ -1,4 +1,4 @@
-"""Errors that clients see, whatever the route: a status, a code, and the fields at fault. Knows no web framework."""
+"""Errors that clients see: a status, a code and the invalid fields. Independent of the web framework."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 NEAREST = 5
-"""Suggestions that an error lists at most."""
+"""The most suggestions that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One field that is wrong: its path, such as `order[3]`, and its place: body, query, path or header."""
+    """An invalid field: its path, such as `order[3]`, and its place: body, query, path or header."""
 
     field: str
     message: str
@@ -27,7 +27,7 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An answer other than success. Raised anywhere before a response has started."""
+    """An error response. May be raised anywhere before the response has started."""
 
     def __init__(
         self,
@@ -47,21 +47,23 @@ class Problem(Exception):
 
     @classmethod
     def field(cls, field: str, message: str, code: str = "invalid", *, status: int = 422) -> Problem:
-        """One field of the body is wrong."""
+        """One field of the body is invalid."""
         return cls(status, code, f"{field}: {message}", errors=[FieldError(field, message, code)])
 
 
 def queue_unavailable(error: Exception, retry_after: int) -> Problem:
-    """Redis is away."""
+    """Redis does not respond."""
     log.warning("redis: %s: %s", type(error).__name__, error)
     headers = {"Retry-After": str(retry_after)}
-    return Problem(503, "queue_unavailable", "the queue can't be reached at the moment", headers=headers)
+    return Problem(
+        503, "queue_unavailable", "the queue can't be reached at the moment; try again later", headers=headers
+    )
 
 
 def draining(retry_after: int, more: str = "", headers: Mapping[str, str] | None = None) -> Problem:
-    """A server that goes away: its clients had better ask elsewhere. more: what becomes of what they asked for."""
-    said = {"Retry-After": str(retry_after), "Connection": "close", **(headers or {})}
-    return Problem(503, "draining", f"this server is shutting down{more and '; '}{more}", headers=said)
+    """The server is shutting down; a client should try another one. more: what happens to its job."""
+    sent = {"Retry-After": str(retry_after), "Connection": "close", **(headers or {})}
+    return Problem(503, "draining", f"this server is shutting down{more and '; '}{more}", headers=sent)
 
 
 def unauthorized(code: str, detail: str) -> Problem:
@@ -69,7 +71,7 @@ def unauthorized(code: str, detail: str) -> Problem:
 
 
 def did_you_mean(text: str, names: Iterable[str]) -> list[str]:
-    """Names that contain a text or look like it, the best first; some may be there twice."""
+    """Names that contain a text or resemble it, the best first. A name may appear twice."""
     names = list(names)
     near = [name for name in names if len(text) > 2 and text in name]
     return near + difflib.get_close_matches(text, names, n=2 * NEAREST, cutoff=0.5)

@@ -1,6 +1,6 @@
-"""Every Prometheus series, in one place.
+"""All Prometheus series.
 
-Labels are few and closed (model, task, outcome; route templates for HTTP): no client can make series.
+Labels have few, fixed values (model, task, outcome; route templates for HTTP), so that no client can create series.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-# From a demo picture on a GPU (tens of milliseconds) to a long queue.
+# From a demo picture on a GPU, tens of milliseconds, to a wait in a long queue.
 _LATENCY = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 _STEP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -26,10 +26,9 @@ _HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 
 
 class Metrics:
-    """The series of one process, over the registry it is given.
+    """The series of one process.
 
-    An API alone, a worker alone and both in one process use the same class; what a process never touches
-    stays at zero.
+    The API and the worker use the same class; series that a process never changes stay at zero.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -46,8 +45,8 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"arpg_{name}", text, labels, buckets=buckets, registry=registry)
 
-        # A job, from its acceptance to its end. Outcomes: succeeded, failed, canceled; and for what the
-        # API had no place for: queue_full, storage_full, no_worker.
+        # A job, from its acceptance to its end. Outcomes: succeeded, failed, canceled; and for requests that the API
+        # had to refuse: queue_full, storage_full, no_worker.
         self.requests = counter("requests_total", "Requests by outcome", "task", "outcome")
         self.request_queue_seconds = histogram(
             "request_queue_seconds", "From acceptance to a worker's claim", _LATENCY, "model"
@@ -64,23 +63,23 @@ class Metrics:
         # The engine's step loop.
         self.step_seconds = histogram("step_seconds", "Duration of one forward step", _STEP, "model")
         self.step_rows = histogram("step_rows", "Rows packed into one forward step", _ROWS, "model")
-        self.requests_running = gauge("requests_running", "Pictures that take part in the steps", "model")
+        self.requests_running = gauge("requests_running", "Pictures being drawn", "model")
         self.requests_waiting = gauge("requests_waiting", "Pictures admitted, waiting for pages", "model")
-        self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache that somebody owns", "model")
+        self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache in use", "model")
         self.kv_rows_shared = counter(
             "kv_rows_shared_total",
-            "Rows of KV cache that another picture had written",
+            "Rows of the KV cache reused from another picture",
             "model",
         )
         self.kv_pages_copied = counter("kv_pages_copied_total", "Pages copied where a shared prefix ends", "model")
         self.rows = counter("rows_total", "Rows computed", "model")
         self.kv_pages_total = gauge("kv_pages_total", "Pages of the KV cache", "model")
-        self.cuda_memory_bytes = gauge("cuda_memory_bytes", "Device memory that tensors occupy, of all models")
+        self.cuda_memory_bytes = gauge("cuda_memory_bytes", "GPU memory of all models' tensors")
 
-        # The queue, as read from Redis at every scrape.
+        # The queue, read from Redis at every scrape.
         self.queue_depth = gauge("queue_depth", "Jobs waiting to be claimed", "model")
 
-        # HTTP, by route template. Durations run to the response's first byte: a stream may last for minutes.
+        # HTTP, by route template. A duration ends at the response's first byte, since a stream may last for minutes.
         self.http_requests = counter("http_requests_total", "HTTP responses", "method", "route", "status")
         self.http_request_seconds = histogram(
             "http_request_seconds", "From request to the response's first byte", _HTTP, "method", "route"
@@ -89,5 +88,5 @@ class Metrics:
 
 
 def serve_metrics(metrics: Metrics, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Serve `/metrics` from a thread, for a worker that runs without the API. `server.shutdown()` ends it."""
+    """Serves `/metrics` from a thread, for a worker without the API. `server.shutdown()` ends it."""
     return start_http_server(port, addr=host, registry=metrics.registry)

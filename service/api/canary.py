@@ -1,4 +1,4 @@
-"""A picture that nobody wants: drawn through the queue, as a client's would be, to see whether that still works."""
+"""The canary: a test picture that each model draws through the queue, as for a client, to check the whole path."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from service.tasks.fields import GenerateRequest
 from service.tasks.sampling import cost, resolve
 
 CANARY = Client(name="canary")
-PATIENCE = 30.0
-"""Seconds that a picture may take, its time in the queue included."""
+TIMEOUT = 30.0
+"""Seconds that a picture may take, including its time in the queue."""
 
 
 async def run_canary(services: Services) -> dict[str, dict[str, Any]]:
-    """By model: `status` as of a job, or why there was none, and `seconds`."""
+    """By model: `seconds`, and as `status` the state of its job, or `refused` or `lost`."""
     served = await services.catalogue.models()
-    sung = await asyncio.gather(*(_sing(services, one) for one in served.values()))
-    return dict(zip(served, sung, strict=True))
+    reports = await asyncio.gather(*(_draw(services, one) for one in served.values()))
+    return dict(zip(served, reports, strict=True))
 
 
-async def _sing(services: Services, served: ServedModel) -> dict[str, Any]:
+async def _draw(services: Services, served: ServedModel) -> dict[str, Any]:
     began, card = time.monotonic(), served.card
     payload = resolve(_smallest(card), card, "generate") | {"digest": ""}
     new = NewJob(
@@ -45,15 +45,15 @@ async def _sing(services: Services, served: ServedModel) -> dict[str, Any]:
         return {"status": "refused", "error": str(full), "seconds": 0.0}
     job = await services.queue.job(new.id)
     if job is not None:
-        job = await until_finished(services, job, PATIENCE)
+        job = await until_finished(services, job, TIMEOUT)
         if job.state not in FINAL_STATES:
             await cancel_job(services, job)
-    said: dict[str, Any] = {"status": job.state if job else "lost", "seconds": round(time.monotonic() - began, 3)}
+    report: dict[str, Any] = {"status": job.state if job else "lost", "seconds": round(time.monotonic() - began, 3)}
     if job is not None and job.error is not None:
-        said["error"] = job.error["code"]
+        report["error"] = job.error["code"]
     if job is not None and job.result is not None:
-        said["timings"] = job.result["timings"]
-    return said
+        report["timings"] = job.result["timings"]
+    return report
 
 
 def _smallest(card: ModelCard) -> GenerateRequest:

@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem+json: what is wrong, where, and what would be right."""
+"""Renders every error as RFC 9457 problem+json: what is wrong, in which field, and what would be right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TOO_LARGE = "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)"
 
-# Codes for what the framework itself refuses.
+# The codes of errors that the framework raises.
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -39,12 +39,12 @@ _CODES = {
 }
 
 
-# A union reports one error a member, with the member's type as a step of the path.
+# Pydantic reports an error for each member of a union, with the member's type as a step of the path.
 _UNION_MEMBERS = frozenset({"int", "str", "constrained-str"})
 
 
 class ProblemDocument(BaseModel):
-    """What every error answers with (RFC 9457)."""
+    """The body of every error response (RFC 9457)."""
 
     type: str
     title: str
@@ -60,11 +60,11 @@ _CONTENT = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI description of a route: the errors that it may answer with, which all have this one shape."""
+    """The error responses of a route, for its OpenAPI description."""
     return {status: {"description": HTTPStatus(status).phrase, "content": _CONTENT} for status in statuses}
 
 
-# What any route may answer.
+# Errors that every route may answer with.
 RESPONSES = described(401, 403, 429, 500, 503) | {
     "default": {"description": "A problem (RFC 9457)", "content": _CONTENT}
 }
@@ -92,7 +92,7 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
 
 
 def from_validation(errors: Sequence[Any], *, place: str | None = None) -> Problem:
-    """Pydantic's errors as one problem. The offending input is never repeated back."""
+    """Pydantic's errors as one problem. It never contains the invalid input."""
     found = _merged(_field_error(error, place) for error in errors)
     detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in found[:3])
     if len(found) > 3:
@@ -102,7 +102,7 @@ def from_validation(errors: Sequence[Any], *, place: str | None = None) -> Probl
 
 
 def _merged(errors: Iterable[FieldError]) -> list[FieldError]:
-    """A field of several types is refused once for each: that is one error."""
+    """A field of a union type has an error for each member: they become one error."""
     found: dict[tuple[str, str], FieldError] = {}
     for error in errors:
         key = (error.place, error.field)
@@ -127,12 +127,12 @@ def _field_error(error: Mapping[str, Any], place: str | None) -> FieldError:
             path += f".{step}" if path else str(step)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        message = "there is no such field"
+        message = "no such field"
     return FieldError(path, message[:1].lower() + message[1:], error["type"], place)
 
 
 def install(app: FastAPI, *, retry_after: int) -> None:
-    """Renders whatever is raised in the app as a problem."""
+    """Renders every exception of the app as a problem."""
 
     async def on_problem(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Problem)
@@ -148,7 +148,7 @@ def install(app: FastAPI, *, retry_after: int) -> None:
         headers = dict(error.headers or {})
         detail = error.detail
         if error.status_code == 404:
-            detail = f"there is nothing at {request.url.path}"
+            detail = f"{request.url.path} does not exist; see /docs"
         elif error.status_code == 413:
             detail = TOO_LARGE
         elif error.status_code == 405:
@@ -159,11 +159,13 @@ def install(app: FastAPI, *, retry_after: int) -> None:
         return respond(request, queue_unavailable(error, retry_after))
 
     async def on_anything(request: Request, error: Exception) -> JSONResponse:
-        # The server logs the trace; the client gets the id to ask about.
+        # uvicorn logs the traceback; the client gets the request id, which the log has too.
         identity = getattr(request.state, "request_id", "")
         log.error("request %s failed: %s", identity, type(error).__name__)
-        detail = f"something went wrong here, not in your request; ask about request {identity}"
-        # The server drops the connection after an exception: a client must not send its next request there.
+        detail = (
+            f"an error of the server, not of your request; the operator can find it in the log as request {identity}"
+        )
+        # uvicorn closes the connection after an exception, so the client must not reuse it.
         return respond(request, Problem(500, "internal_error", detail, headers={"Connection": "close"}))
 
     app.add_exception_handler(Problem, on_problem)

@@ -1,4 +1,4 @@
-"""How a request names its key: a header, the cookie of a session, or the token of a signed link."""
+"""How a request carries its credentials: a key in a header, a session cookie, or the token of a signed address."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from starlette.datastructures import Headers
 
 COOKIE = "arpg_session"
 SESSION = "session"
-"""What a cookie is signed for."""
+"""The purpose that cookies are signed for."""
 
 
 def link_to(job_id: str) -> str:
-    """What the token in an address is signed for."""
+    """The purpose that the tokens of a job's addresses are signed for."""
     return f"job {job_id}"
 
 
 def key_of(headers: Headers) -> str | None:
-    """The key that a request brings along, whatever it is worth. What is empty is none."""
+    """The key in a request's headers, unchecked. An empty header counts as none."""
     scheme, _, text = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and (text := text.strip()):
         return text

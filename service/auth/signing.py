@@ -1,5 +1,5 @@
-"""What a browser carries in place of a key: a session's cookie, or an address that is good for one job's pictures and
-events. Both are signed, end soon, and with the key in whose name they were made."""
+"""Signed tokens, which browsers send in place of a key: a session cookie, or a token in the address of one job's
+pictures and events. A token expires soon, and becomes invalid when its key is revoked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"([0-9a-f]{8})\.(\d{1,12})\.([A-Za-z0-9_-]{43})")
 
 
 class Signer:
-    """Every replica has the same secret: the settings' own, else one that the first to need it leaves in Redis."""
+    """Signs and checks tokens. All replicas share one secret: from the settings, else a random one kept in Redis."""
 
     REREAD_SECONDS = 60.0
 
@@ -30,25 +30,25 @@ class Signer:
         self._read_at = float("-inf")
 
     async def sign(self, purpose: str, key_id: str, expires: int) -> str:
-        """purpose: what the token is good for, and nothing else. expires: unix seconds."""
+        """A token for one purpose. expires: unix seconds."""
         return f"{key_id}.{expires}.{await self._signature(purpose, key_id, expires)}"
 
     async def signed_by(self, purpose: str, token: str) -> str | None:
-        """The key in whose name it was made. None: not for this purpose, not by us, or no longer good."""
+        """The id of the key that the token stands for. None: expired, forged, or for another purpose."""
         match = _TOKEN.fullmatch(token)
         if match is None or int(match[2]) <= time.time():
             return None
-        right = await self._signature(purpose, match[1], int(match[2]))
-        return match[1] if hmac.compare_digest(right, match[3]) else None
+        expected = await self._signature(purpose, match[1], int(match[2]))
+        return match[1] if hmac.compare_digest(expected, match[3]) else None
 
     async def _signature(self, purpose: str, key_id: str, expires: int) -> str:
-        said = f"{purpose}\0{key_id}\0{expires}".encode()
-        return base64.urlsafe_b64encode(hmac.digest(await self._key(), said, hashlib.sha256)).decode().rstrip("=")
+        text = f"{purpose}\0{key_id}\0{expires}".encode()
+        return base64.urlsafe_b64encode(hmac.digest(await self._key(), text, hashlib.sha256)).decode().rstrip("=")
 
     async def _key(self) -> bytes:
         if self._fixed is not None:
             return self._fixed
-        # Read again now and then: a Redis that was emptied has another one, and replicas must agree.
+        # Read again every minute: if Redis was emptied, another replica has made a new secret, and all must agree.
         if not self._secret or time.monotonic() - self._read_at > self.REREAD_SECONDS:
             try:
                 await self._redis.set(self._name, secrets.token_hex(32), nx=True)
@@ -58,5 +58,5 @@ class Signer:
                 if not self._secret:
                     raise
         if not self._secret:
-            raise RedisError("the secret is gone")
+            raise RedisError("the signing secret has vanished from Redis")
         return self._secret

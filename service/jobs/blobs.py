@@ -1,4 +1,4 @@
-"""Pictures between front end and worker: bytes under a name, with a budget and a time to live."""
+"""Pictures on their way between API and worker: bytes under a name, with a budget and a time to live."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from service.jobs.scripts import dump, load_script
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobConfig:
     max_bytes: int = 512 * 2**20
-    uploads_share: float = 0.5  # of these, at most: the rest is for the pictures of the jobs that were accepted
-    ttl_seconds: float = 300.0  # of what no job holds: an upload on its way to one
+    uploads_share: float = 0.5  # at most; the rest is reserved for the results of accepted jobs
+    ttl_seconds: float = 300.0  # of an upload that belongs to no job yet
 
 
 class BlobStore:
-    """Names are `<job>/<what>`. The budget is checked where the bytes are stored, atomically.
+    """Names are `<job>/<what>`. One script checks the budget and stores the bytes, atomically.
 
-    Bytes belong to a job: an upload from the moment it is submitted with its name, a result from the start. However
-    the job ends, they are given back then, unless the end says to keep them as long as the job.
+    A blob belongs to a job: an upload as soon as the job is submitted, a result from the start. When the job ends, its
+    blobs are deleted, except those that the end says to keep as long as the job.
     """
 
     def __init__(self, redis: Redis, config: QueueConfig, limits: BlobConfig | None = None) -> None:
@@ -37,22 +37,30 @@ class BlobStore:
     async def put(
         self, name: str, data: bytes, *, job: tuple[str, int] | None = None, picture: dict[str, Any] | None = None
     ) -> bool:
-        """Raises BlobStoreFull; the same name again replaces the bytes and starts its time anew.
+        """Stores bytes; the same name again replaces them and restarts their time to live. Raises BlobStoreFull.
 
-        With `job` (id and attempt) they are the job's. False: another attempt has it, nothing was stored. `picture`:
-        what the job's later attempts are to know of it, if these bytes are its picture of that `index`.
+        job: the id and attempt that the blob belongs to. Returns False, and stores nothing, if the attempt has lost its
+        lease. picture: for a finished picture, what later attempts of the job need to know of it, with its `index`.
         """
         limits = self.limits
         life_ms = max(1, round(limits.ttl_seconds * 1000)) if job is None else self._held_ms
         try:
-            noted = [] if picture is None else [picture["index"], dump(picture)]
-            arguments = [name, data, limits.max_bytes, limits.uploads_share, life_ms, *(job or ("", 0)), *noted]
+            arguments_of_picture = [] if picture is None else [picture["index"], dump(picture)]
+            arguments = [
+                name,
+                data,
+                limits.max_bytes,
+                limits.uploads_share,
+                life_ms,
+                *(job or ("", 0)),
+                *arguments_of_picture,
+            ]
             total = await self._put([self.prefix], arguments)
         except OutOfMemoryError as error:
             raise BlobStoreFull("the blob store's server is out of memory") from error
         if total == -1:
-            share = f" or the {limits.uploads_share:.0%} of it that are for uploads" if job is None else ""
-            raise BlobStoreFull(f"{len(data)} bytes do not fit the blob store's {limits.max_bytes}{share}")
+            share = f", or in the {limits.uploads_share:.0%} of it that uploads may use" if job is None else ""
+            raise BlobStoreFull(f"{len(data)} bytes do not fit in the blob store's {limits.max_bytes} bytes{share}")
         return bool(total >= 0)
 
     async def get(self, name: str) -> bytes | None:
@@ -62,5 +70,5 @@ class BlobStore:
         return bool(await self._delete([self.prefix], [name]))
 
     async def bytes_used(self) -> int:
-        """As accounted; bytes past their time leave the account at the next put."""
+        """As accounted: the next put subtracts blobs that have expired."""
         return int(await self.redis.get(f"{self.prefix}blob_bytes") or 0)

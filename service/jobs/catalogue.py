@@ -1,4 +1,4 @@
-"""Which models can be asked for, by the cards of the workers alive."""
+"""The models that are served now, read from the cards of the live workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.jobs import Queue, WorkerCards
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model with at least one live worker. capacity: the largest among its workers."""
+    """A model with at least one live worker. capacity: the largest of its workers'."""
 
     card: ModelCard
     capacity: dict[str, Any]
@@ -21,7 +21,7 @@ class ServedModel:
 
 
 class Catalogue:
-    """Reads the cards anew at most once in `fresh_seconds`, however many ask."""
+    """Reads the cards at most once in `fresh_seconds`, however many requests come."""
 
     def __init__(self, cards: WorkerCards, queue: Queue, *, retry_after: int, fresh_seconds: float = 1.0) -> None:
         self._cards = cards
@@ -50,24 +50,24 @@ class Catalogue:
             return models[name]
         served = ", ".join(sorted(models))
         if models and name is None:
-            raise Problem.field("model", f"say which: {served}", "model_needed")
+            raise Problem.field("model", f"name one of the models: {served}", "model_needed")
         if models and name is not None and name not in await self._queue.stats():
             near = ", ".join(dict.fromkeys(did_you_mean(name, sorted(models))))
-            known = f"the nearest are {near}" if near else f"served now: {served}"
-            raise Problem.field("model", f"there is no such model; {known}", "unknown_model")
-        raise self._nobody_there()
+            known = f"similar names: {near}" if near else f"served now: {served}"
+            raise Problem.field("model", f"no such model; {known}", "unknown_model")
+        raise self._no_worker()
 
     async def one(self, name: str) -> ServedModel:
-        """For a path. Raises Problem: 404 where nobody ever served it, 503 where nobody does now."""
+        """The model of a path. Raises Problem: 404 if no worker ever served it, 503 if none does now."""
         models = await self.models()
         if name in models:
             return models[name]
         if name in await self._queue.stats():
-            raise self._nobody_there()
-        raise Problem(404, "unknown_model", "no worker serves a model of this name; see /v1/models")
+            raise self._no_worker()
+        raise Problem(404, "unknown_model", "no model has this name; see /v1/models")
 
-    def _nobody_there(self) -> Problem:
-        detail = "no worker serves this model at the moment; it may be starting"
+    def _no_worker(self) -> Problem:
+        detail = "no worker serves this model at the moment; one may be starting, so try again later"
         return Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
 
     async def palette(self, name: str) -> bytes | None:

@@ -1,7 +1,7 @@
-"""Redis clients made right, and what a server must be.
+"""Redis clients with suitable settings, and the check that a server is safe for the queue.
 
-redis-py's defaults do not fit: `from_url` retries nothing, a socket timeout of 5 s cuts blocking reads, and a
-pool of 100 raises when it is empty instead of waiting.
+redis-py's defaults do not fit: `from_url` retries nothing, its socket timeout of 5 s ends blocking reads, and its pool
+of 100 connections raises an error when it is empty instead of waiting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry  # the asyncio one: redis.retry.Retry would silently never retry
+from redis.asyncio.retry import Retry  # the asyncio class; redis.retry.Retry would never retry, without an error
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ResponseError, TimeoutError
 
@@ -20,26 +20,24 @@ RETRIED = (BusyLoadingError, ConnectionError, TimeoutError)
 
 
 class ServerUnsuitable(Exception):
-    """The server cannot carry the queue, or may lose what is in it."""
+    """The server lacks something that the queue needs, or may lose accepted jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:
     product: str  # "valkey" or "redis"
     version: str
-    warnings: tuple[str, ...]  # how it may lose what was accepted
+    warnings: tuple[str, ...]  # reasons why it may lose accepted jobs
 
     def require_safe(self) -> None:
-        """Raises ServerUnsuitable where it may lose accepted jobs."""
+        """Raises ServerUnsuitable if the server may lose accepted jobs."""
         if self.warnings:
             why = "; ".join(self.warnings)
-            raise ServerUnsuitable(
-                f"the {self.product} server: {why} (ARPG_ALLOW_UNSAFE_REDIS=1 takes it all the same)"
-            )
+            raise ServerUnsuitable(f"the {self.product} server is unsafe: {why} (ARPG_ALLOW_UNSAFE_REDIS=1 accepts it)")
 
 
 def is_address(url: str) -> bool:
-    """Whether `connect` can do something with it."""
+    """Whether `connect` accepts the URL."""
     try:
         parse_url(url)
     except ValueError:
@@ -57,8 +55,8 @@ def connect(
 ) -> Redis:
     """A client for `redis://`, `rediss://` or `unix://`.
 
-    A retried call may have been carried out already (only its reply was lost): send nothing through it that
-    is not idempotent. With `blocking` there is no socket timeout, for XREAD BLOCK; keep such a client apart.
+    The client retries calls. The server may have executed the first try already if only its reply was lost, so send
+    only idempotent commands. blocking: without socket timeout, for XREAD BLOCK; use such a client for nothing else.
     """
     retry: Retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries, supported_errors=RETRIED)
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
@@ -74,10 +72,10 @@ def connect(
 
 
 async def cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Cancels tasks that talk to Redis, and waits until they have ended.
+    """Cancels tasks that use Redis, again and again until they have ended.
 
     Once is not enough: redis-py sends under `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that
-    comes as the bytes go out; a task that loops would go on for ever.
+    arrives while it sends; a task with a loop would run on for ever.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -88,14 +86,14 @@ async def cancelled(*tasks: asyncio.Future[Any]) -> None:
 
 
 async def check_server(redis: Redis) -> ServerReport:
-    """Refuses what is too old (Redis below 7 lacks `XADD <ms>-*`); reports what may lose jobs.
+    """Reports why a server may lose jobs. Raises ServerUnsuitable if it is too old: Redis 6 lacks `XADD <ms>-*`.
 
-    INFO tells all of it: a server that keeps CONFIG to itself can be checked too.
+    Uses only INFO, as hosted servers often forbid CONFIG.
     """
     try:
         info: dict[str, Any] = await redis.info()
     except ResponseError as error:
-        return ServerReport("unknown", "unknown", (f"it does not say how it keeps its data (INFO: {error})",))
+        return ServerReport("unknown", "unknown", (f"it does not say how it stores its data (INFO: {error})",))
     product = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get("valkey_version") or info["redis_version"])
     if product == "redis" and int(version.split(".")[0]) < 7:

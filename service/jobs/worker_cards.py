@@ -1,7 +1,7 @@
-"""Worker cards: who is there and what it can draw, so that the front end needs no torch.
+"""Worker cards: the live workers and the models that each serves. So the API needs no torch.
 
 A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}]}`, the
-model cards as `ModelCard.to_json()` gives them; it lives as long as its heartbeat.
+model cards as `ModelCard.to_json()` gives them. It expires unless the worker's heartbeat renews it.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ class WorkerCards:
         return f"{self._prefix}palette:{model}"
 
     async def put(self, worker: str, card: dict[str, Any]) -> None:
-        """The heartbeat: repeat it well within the time to live."""
+        """Stores or renews a card. The worker's heartbeat calls it well within the time to live."""
         async with self.redis.pipeline() as pipe:
             pipe.set(self._card(worker), dump(card), px=self.ttl_ms)
             pipe.sadd(f"{self._prefix}workers", worker)
             await pipe.execute()
 
     async def remove(self, worker: str) -> None:
-        """A worker that leaves in order is not waited for."""
+        """For a worker that shuts down: its card need not expire first."""
         async with self.redis.pipeline() as pipe:
             pipe.delete(self._card(worker))
             pipe.srem(f"{self._prefix}workers", worker)
             await pipe.execute()
 
     async def all(self) -> list[dict[str, Any]]:
-        """The cards of the workers alive, in the order of their names."""
+        """The cards of the live workers, in the order of their names."""
         workers = sorted(text(name) for name in await self.redis.smembers(f"{self._prefix}workers"))
         if not workers:
             return []
         held = await self.redis.mget([self._card(worker) for worker in workers])
         gone = [worker for worker, card in zip(workers, held, strict=True) if card is None]
         if gone:
-            # One that comes back with its next heartbeat enters its name again.
+            # If such a worker is alive after all, its next heartbeat adds its name again.
             await self.redis.srem(f"{self._prefix}workers", *gone)
         return [json.loads(card) for card in held if card is not None]
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Model name → `{"card", "workers": how many serve it, "capacity": the largest among them}`."""
+        """Model name → `{"card", "workers": how many serve it, "capacity": the largest of each kind}`."""
         models: dict[str, dict[str, Any]] = {}
         for worker in await self.all():
             for served in worker["models"]:
@@ -66,11 +66,11 @@ class WorkerCards:
         return models
 
     async def put_palette(self, model: str, palette: bytes) -> None:
-        """`palette`: uint8 (codes, 4, 4, 3) as raw bytes, row-major. Stays while `keep_palette` is called."""
+        """palette: uint8 (codes, 4, 4, 3) as raw bytes, row-major. It expires unless `keep_palette` renews it."""
         await self.redis.set(self._palette(model), palette, px=self.ttl_ms * 4)
 
     async def keep_palette(self, model: str) -> bool:
-        """False: it is not there (any more), put it again."""
+        """Renews a palette. False: it has expired or was never stored; call `put_palette`."""
         return bool(await self.redis.pexpire(self._palette(model), self.ttl_ms * 4))
 
     async def palette(self, model: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The HTTP face, put together. Imports no torch."""
+"""The HTTP app: routes, middleware and the services behind them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ the same connection, `Accept: image/png` gives the picture itself. Errors are `a
 
 
 class Service(FastAPI):
-    """FastAPI inside the envelope that every response travels in, error pages too."""
+    """FastAPI inside our middleware, so that error responses pass through it too."""
 
     metrics: Metrics
     settings: Settings
-    services: Services | None = None  # once it runs
+    services: Services | None = None  # once it has started
 
     def build_middleware_stack(self) -> ASGIApp:
         settings = self.settings
@@ -65,12 +65,12 @@ def create_app(
 ) -> Service:
     """The app of one process.
 
-    redis_url: instead of the settings' own, where the server was started for us. metrics, lifecycle and keys: those of
-    the process, where it is more than this app.
+    redis_url: instead of the settings' own, for an embedded server. metrics, lifecycle and keys: those of the process,
+    if other parts of it share them.
     """
     url = redis_url or settings.redis_address
     if url is None:
-        raise ValueError("the API needs a Redis: settings.redis_url, or redis_url")
+        raise ValueError("the API needs a Redis: set redis_url in the settings, or pass redis_url")
     metrics = metrics or Metrics(CollectorRegistry())
     lifecycle = lifecycle or Lifecycle()
     keys = keys or KeyStore(settings.keys_path, needed=not is_loopback(settings.host))
@@ -86,7 +86,7 @@ def create_app(
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
-        docs_url=None,  # ours: it needs nothing from elsewhere
+        docs_url=None,  # our own page loads nothing from other sites
         redoc_url=None,
         max_body_size=settings.max_body_bytes,
         responses=problems.RESPONSES,
@@ -121,7 +121,7 @@ async def _services(
         config = settings.queue_config
 
         def count(ended: EndedJob) -> None:
-            """A job that no worker will."""
+            """Counts a job that ended without a worker."""
             metrics.requests.labels(ended.payload["task"], ended.state).inc()
 
         queue, hub = Queue(redis, config), EventHub(blocking, config, swept=count)

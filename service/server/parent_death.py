@@ -1,7 +1,7 @@
-"""Run as a script: starts a server that does not outlive the process that asked for it.
+"""Runs a server that ends when its parent process ends. A script, started by embedded.py.
 
-`python tether.py <kernel|pipe> <parent pid> <lock fd> <binary> <arguments…>`. Not a `preexec_fn`: that runs
-Python between fork and exec, which may deadlock in a process with threads.
+`python parent_death.py <kernel|pipe> <parent pid> <lock fd> <binary> <arguments…>`. It is no `preexec_fn`, because
+that runs Python between fork and exec, which may deadlock in a process with threads.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def by_kernel(parent: int, command: list[str]) -> None:
-    """Linux: the kernel sends SIGTERM when the thread that started us ends; it stays set over exec."""
+    """Linux: the kernel sends SIGTERM when the thread that started this process ends. exec keeps the setting."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the call
-        sys.exit("the process that asked for the server is gone")
+    if os.getppid() != parent:  # the parent ended before prctl
+        sys.exit("the parent process has ended")
     os.execv(command[0], command)
 
 
 def by_pipe(command: list[str], kept_open: tuple[int, ...]) -> int:
-    """Elsewhere: stay, and stop the server when the parent's end of our standard input closes."""
+    """Elsewhere: this process stays, and stops the server when the parent's end of its standard input closes."""
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=kept_open)
 
     def stop(_signal: int = 0, _frame: FrameType | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Processes: the API alone, the worker alone, or both with a Valkey of their own; how each starts and leaves.
+"""How the processes start and shut down: the API, the worker, or both with an embedded Valkey.
 
-Leaving takes three steps. First nothing new is taken (`/readyz` says 503) and running jobs may finish; then whoever
-still listens is let go; then the server that holds the queue stops, last of all. A second signal skips the wait.
+Shutdown takes three steps. First the server accepts no new jobs (`/readyz` answers 503), and running jobs may finish.
+Then it ends the open streams and connections. Last it stops the embedded Valkey. A second signal skips the waiting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.jobs import BlobStore, Queue, WorkerCards, connect
 from service.metrics import Metrics, serve_metrics
 from service.server.app import Service, create_app
 from service.server.embedded import EmbeddedServer, running_in
-from service.server.http_server import METRICS_CONNECTIONS, HTTPServer, allow_open_files, http_server, metrics_alone
+from service.server.http_server import METRICS_CONNECTIONS, HTTPServer, allow_open_files, http_server, metrics_app
 from service.server.listen import listen, port_errors
 from service.server.startup import check_redis, print_status, startup_keys, wait_for_redis
 from service.services import Lifecycle
@@ -30,43 +30,46 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LEAVING = 15.0
-"""Seconds after which what should have ended is cancelled."""
+STOP_TIMEOUT = 15.0
+"""Seconds that a part of the process may take to end; then it is cancelled."""
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
 def serve(settings: Settings) -> int:
-    """Everything in one process: a Valkey of our own unless one is given, the API, a worker. The exit status."""
+    """`arpg serve`: the API and a worker in one process, with an embedded Valkey unless the settings name a Redis.
+
+    Returns the exit status, as `api` and `worker` do.
+    """
     with contextlib.ExitStack() as stack:
         listeners = _listeners(settings, stack)
         url = settings.redis_address
         if url is None:
-            url = stack.enter_context(EmbeddedServer(_own_server(settings)))
-        late = None if asyncio.run(check_redis(url, settings)) else url
+            url = stack.enter_context(EmbeddedServer(_embedded_folder(settings)))
+        unchecked = None if asyncio.run(check_redis(url, settings)) else url
         metrics, lifecycle = Metrics(CollectorRegistry()), Lifecycle()
-        ring = startup_keys(settings, listeners[0])
-        app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle, keys=ring)
+        keys = startup_keys(settings, listeners[0])
+        app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle, keys=keys)
         worker = _worker(settings, url, metrics)
-        return asyncio.run(_run(settings, lifecycle, late, work=worker, web=(app, listeners)))
+        return asyncio.run(_run(settings, lifecycle, unchecked, work=worker, web=(app, listeners)))
 
 
 def api(settings: Settings) -> int:
-    """The API alone, over the Redis of somebody else."""
-    url = _somebodys_redis(settings)
+    """`arpg api`: the API without a worker."""
+    url = _shared_redis(settings)
     if url is None:
         return 2
     with contextlib.ExitStack() as stack:
         listeners, lifecycle = _listeners(settings, stack), Lifecycle()
-        late = None if asyncio.run(check_redis(url, settings)) else url
-        ring = startup_keys(settings, listeners[0])
-        app = create_app(settings, redis_url=url, lifecycle=lifecycle, keys=ring)
-        return asyncio.run(_run(settings, lifecycle, late, work=None, web=(app, listeners)))
+        unchecked = None if asyncio.run(check_redis(url, settings)) else url
+        keys = startup_keys(settings, listeners[0])
+        app = create_app(settings, redis_url=url, lifecycle=lifecycle, keys=keys)
+        return asyncio.run(_run(settings, lifecycle, unchecked, work=None, web=(app, listeners)))
 
 
 def worker(settings: Settings) -> int:
-    """A worker alone, with its metrics on a port of its own."""
-    url = _somebodys_redis(settings)
+    """`arpg worker`: a worker without the API, with its metrics on a port of its own."""
+    url = _shared_redis(settings)
     if url is None:
         return 2
     metrics = Metrics(CollectorRegistry())
@@ -74,15 +77,15 @@ def worker(settings: Settings) -> int:
         server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
     print_status(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:
-        late = None if asyncio.run(check_redis(url, settings)) else url
-        return asyncio.run(_run(settings, Lifecycle(), late, work=_worker(settings, url, metrics)))
+        unchecked = None if asyncio.run(check_redis(url, settings)) else url
+        return asyncio.run(_run(settings, Lifecycle(), unchecked, work=_worker(settings, url, metrics)))
     finally:
         server.shutdown()
         server.server_close()
 
 
 def _listeners(settings: Settings, stack: contextlib.ExitStack) -> list[socket.socket]:
-    """For the API, and for its metrics where they have a port of their own."""
+    """The API's socket; and a second one if its metrics have a port of their own."""
     allow_open_files(settings.max_connections)
     opened = [stack.enter_context(listen(settings.host, settings.port, stalled=settings.stalled_timeout))]
     if "metrics_port" in settings.model_fields_set:
@@ -91,18 +94,21 @@ def _listeners(settings: Settings, stack: contextlib.ExitStack) -> list[socket.s
     return opened
 
 
-def _own_server(settings: Settings) -> Path:
-    """Where `arpg serve` keeps its Valkey."""
+def _embedded_folder(settings: Settings) -> Path:
+    """The data folder of the embedded Valkey."""
     return settings.data_dir / "valkey"
 
 
-def _somebodys_redis(settings: Settings) -> str | None:
-    """The Redis that is named, else the one that an `arpg serve` keeps in the same data folder; else it says why."""
-    if url := settings.redis_address or running_in(_own_server(settings)):
+def _shared_redis(settings: Settings) -> str | None:
+    """The Redis of the settings, else the embedded one of an `arpg serve` with the same data folder.
+
+    None: there is neither; an error is printed.
+    """
+    if url := settings.redis_address or running_in(_embedded_folder(settings)):
         return url
     folder = settings.data_dir.absolute()
     print_status(
-        f"arpg: ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in {folder} (ARPG_DATA_DIR)"
+        f"arpg: no Redis: set ARPG_REDIS_URL, or run `arpg serve` with the same data folder, {folder} (ARPG_DATA_DIR)"
     )
     return None
 
@@ -114,7 +120,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
 
         began = time.monotonic()
         engines = []
-        # Beside the server, which answers already.
+        # While the models load, the HTTP server answers already.
         async for engine in load_engines(settings):
             if stop.is_set():
                 return
@@ -140,13 +146,15 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
 async def _run(
     settings: Settings,
     lifecycle: Lifecycle,
-    late_redis: str | None,
+    unchecked_redis: str | None,
     *,
     work: Work | None,
     web: tuple[Service, list[socket.socket]] | None = None,
 ) -> int:
-    """Runs until a signal, or until something ends by itself, which is an error. late_redis: one that does not answer
-    yet, and may turn out to be unsuitable."""
+    """Runs until a signal, or until a part ends by itself, which is an error. Returns the exit status.
+
+    unchecked_redis: the URL of a Redis that did not respond yet; it is checked as soon as it does.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -162,17 +170,17 @@ async def _run(
         loop.add_signal_handler(number, on_signal)
 
     ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
-    looking = None
-    if late_redis is not None:
-        looking = asyncio.ensure_future(wait_for_redis(late_redis, settings, stop))
-        ends.append(looking)
+    checking = None
+    if unchecked_redis is not None:
+        checking = asyncio.ensure_future(wait_for_redis(unchecked_redis, settings, stop))
+        ends.append(checking)
     servers: list[tuple[HTTPServer, asyncio.Future[None]]] = []
     working = None
     if web is not None:
         app, listeners = web
         apps = (
             http_server(app, settings, root_path=settings.root_path),
-            http_server(metrics_alone(app), settings, lifespan=False, connections=METRICS_CONNECTIONS),
+            http_server(metrics_app(app), settings, lifespan=False, connections=METRICS_CONNECTIONS),
         )
         for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
             servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))
@@ -188,28 +196,28 @@ async def _run(
     lifecycle.draining = True
     stop.set()
     ends[0].cancel()
-    if looking is not None:
-        failed |= await _ended("the look at redis", looking, LEAVING)
+    if checking is not None:
+        failed |= await _ended("the check of redis", checking, STOP_TIMEOUT)
     if working is not None:
-        # It minds the grace itself, and then hands back what is not finished.
-        failed |= await _ended("the worker", working, settings.grace + LEAVING, hurry)
+        # The worker itself waits for the grace, and then returns unfinished jobs to the queue.
+        failed |= await _ended("the worker", working, settings.grace + STOP_TIMEOUT, hurry)
     lifecycle.closing.set()
     for http, serving in servers:
         if hurry.is_set():
             http.config.timeout_graceful_shutdown = 1
         http.should_exit = True
-        failed |= await _ended("the HTTP server", serving, LEAVING)
+        failed |= await _ended("the HTTP server", serving, STOP_TIMEOUT)
     return 1 if failed else 0
 
 
 async def _ended(what: str, task: asyncio.Future[None], grace: float, hurry: asyncio.Event | None = None) -> bool:
-    """Waits for a task to end, at most so many seconds, and no longer when there is a hurry. True: it failed."""
+    """Waits until a task ends; cancels it after `grace` seconds, or when `hurry` is set. True: the task failed."""
     hurrying = asyncio.ensure_future((hurry or asyncio.Event()).wait())
     either: set[asyncio.Future[Any]] = {task, hurrying}
     await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()
     if not task.done():
-        log.warning("%s did not end in time", what)
+        log.warning("%s did not end in time and is cancelled", what)
         task.cancel()
     try:
         await task

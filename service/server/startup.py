@@ -1,4 +1,4 @@
-"""What has to be right before a server takes anything: a Redis that keeps it, and keys where strangers could ask."""
+"""Checks before a server accepts requests: that Redis is safe, and that there is a key where one is needed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = 1.0
-"""Seconds between two looks at a Redis that does not answer yet."""
+RETRY_SECONDS = 1.0
+"""Between two checks of a Redis that does not respond yet."""
 
 
 def print_status(text: str) -> None:
@@ -27,38 +27,43 @@ def print_status(text: str) -> None:
 
 
 def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
-    """The keys that open the API: needed where there is a file of them, and wherever more than this machine can reach
-    it. Where there is none then, one is made, and told this once."""
-    far = not is_loopback(listener.getsockname()[0])
-    ring = KeyStore(settings.keys_path, needed=far)
-    if not (ring.needed and ring.empty()):
-        return ring
-    if not far:
-        print_status(f"all keys in {settings.keys_path} are revoked: nobody gets in until there is one (arpg keys add)")
-        return ring
+    """The API's keys. Keys are needed if the file of keys exists, or if other machines can reach the listener.
+
+    If other machines can reach it and there is no key, makes one and prints it.
+    """
+    public = not is_loopback(listener.getsockname()[0])
+    store = KeyStore(settings.keys_path, needed=public)
+    if not (store.needed and store.empty()):
+        return store
+    if not public:
+        print_status(
+            f"every key in {settings.keys_path} is revoked, so all requests are refused; "
+            "make a new key with: arpg keys add NAME"
+        )
+        return store
     text, key = keys.make(keys.FIRST, scopes=("draw", "metrics"), priority="high")
     try:
         made = key_store.add(settings.keys_path, key, only_first=True)
-        ring = KeyStore(settings.keys_path, needed=far)
-        if not made:  # another process was quicker
-            return ring
-        kept = f"kept in {settings.keys_path} as its hash"
+        store = KeyStore(settings.keys_path, needed=public)
+        if not made:  # another process has made one meanwhile
+            return store
+        stored = f"its hash is stored in {settings.keys_path}"
     except OSError as error:
-        ring.add_in_memory(key)
-        kept = f"good until this process ends, as {settings.keys_path} can't be written ({error.strerror})"
+        store.add_in_memory(key)
+        stored = f"it is valid until this process ends, because {settings.keys_path} can't be written: {error.strerror}"
     print_status(
-        f"this server listens beyond loopback, so it needs a key. One was made, and is told only now: {text}  ({kept})"
+        f"other machines can reach this server, so it needs a key. A new key, shown only now: {text}  ({stored})"
     )
-    return ring
+    return store
 
 
 async def check_redis(url: str, settings: Settings) -> bool:
-    """False: it does not answer yet. Raises ServerUnsuitable where it may lose what is accepted."""
+    """False: Redis does not respond. Raises ServerUnsuitable if it may lose accepted jobs."""
     redis = connect(url, timeout=2.0, retries=0, max_connections=1)
     try:
         report = await check_server(redis)
     except (RedisError, OSError) as error:
-        log.warning("redis does not answer yet: %s", error)
+        log.warning("redis does not respond yet: %s", error)
         return False
     finally:
         await redis.aclose()
@@ -70,8 +75,8 @@ async def check_redis(url: str, settings: Settings) -> bool:
 
 
 async def wait_for_redis(url: str, settings: Settings, stop: asyncio.Event) -> None:
-    """As soon as it answers, which may be long after the start; then it waits for the stop."""
+    """Checks Redis as soon as it responds, which may be long after the start; then waits for `stop`."""
     while not stop.is_set() and not await check_redis(url, settings):
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), LOOK_AGAIN)
+            await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
     await stop.wait()

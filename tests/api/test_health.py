@@ -55,7 +55,7 @@ def test_a_canary_that_dies_or_is_not_drawn_in_time_is_a_503(api: Api, monkeypat
         response = api.client.get("/readyz?canary=1")
     sung = response.json()["canary"]["hand"]
     assert (response.status_code, sung["status"], sung["error"]) == (503, "failed", "engine_failed")
-    monkeypatch.setattr(canary, "PATIENCE", 0.1)
+    monkeypatch.setattr(canary, "TIMEOUT", 0.1)
     response = api.client.get("/readyz?canary=1")
     assert (response.status_code, response.json()["canary"]["hand"]["status"]) == (503, "queued")
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0  # it is not left to be drawn
@@ -106,7 +106,7 @@ def test_readiness_follows_the_card_and_the_drain(api: Api) -> None:
     assert api.client.get("/readyz").json() == {"status": "ready", "models": ["hand"]}
     api.withdraw_card("hand-1")
     gone = api.client.get("/readyz")
-    assert (gone.status_code, gone.json()["reasons"]) == (503, ["no worker has shown itself yet"])
+    assert (gone.status_code, gone.json()["reasons"]) == (503, ["no worker is alive yet"])
     assert gone.headers["retry-after"].isdigit()
     assert api.client.get("/readyz?canary=1").status_code == 503
     api.show_card()

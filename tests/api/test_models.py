@@ -81,7 +81,7 @@ def test_a_request_goes_to_the_model_that_it_names(several: Api) -> None:
 @pytest.mark.parametrize("fields", [{}, {"model": None}])
 def test_without_a_name_the_choice_is_listed(several: Api, fields: dict[str, Any]) -> None:
     said = refusal(several, **fields)
-    assert said == (["model"], "say which: hand, hand-raster, hand-regions", "model_needed")
+    assert said == (["model"], "name one of the models: hand, hand-raster, hand-regions", "model_needed")
 
 
 def test_without_a_name_the_only_model_is_meant(api: Api) -> None:
@@ -91,8 +91,8 @@ def test_without_a_name_the_only_model_is_meant(api: Api) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("hand-region", "the nearest are hand-regions"),
-        ("raster", "the nearest are hand-raster"),
+        ("hand-region", "similar names: hand-regions"),
+        ("raster", "similar names: hand-raster"),
         ("zzzz", "served now: hand, hand-raster, hand-regions"),
         ("", "served now: hand, hand-raster, hand-regions"),
     ],
@@ -100,7 +100,7 @@ def test_without_a_name_the_only_model_is_meant(api: Api) -> None:
 def test_an_unknown_model_is_answered_with_those_that_may_be_meant(several: Api, name: str, says: str) -> None:
     fields, message, code = refusal(several, model=name)
     assert (fields, code) == (["model"], "unknown_model")
-    assert message.startswith("there is no such model; ")
+    assert message.startswith("no such model; ")
     assert says in message
 
 

@@ -104,7 +104,7 @@ def test_from_the_first_picture_to_the_last_process(
 
     # What was accepted outlives the process; this one is told to stop at once, before it has loaded its model.
     with serving(data, model, wait=False) as server:
-        assert server.client.get("/readyz").json()["reasons"] == ["no worker has shown itself yet"]
+        assert server.client.get("/readyz").json()["reasons"] == ["no worker is alive yet"]
         assert server.client.get(job["urls"]["self"]).json()["status"] == "succeeded"
         assert server.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
         assert main(["serve", "--port", str(server.client.base_url.port)]) == 1
@@ -162,7 +162,7 @@ def test_an_api_and_a_worker_of_its_own_with_two_models(redis_socket: Path, mode
         counted = [f'arpg_images_total{{model="{name}"}} 1.0' for name in ("random", "raster")]
         assert eventually(lambda: all(series in httpx.get(f"{metrics}/metrics").text for series in counted))
         unnamed = api.client.post("/v1/generate", json={}).json()
-        assert unnamed["detail"] == "model: say which: random, raster"
+        assert unnamed["detail"] == "model: name one of the models: random, raster"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         time.sleep(1.1)  # the catalogue is fresh for a second

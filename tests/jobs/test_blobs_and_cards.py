@@ -83,7 +83,7 @@ async def test_uploads_leave_room_for_the_pictures_of_the_jobs_that_were_accepte
     blobs = BlobStore(queue.redis, CONFIG, BlobConfig(max_bytes=100))
     await blobs.put("a/image", b"x" * 50)
     await queue.submit(dataclasses.replace(new("a"), blobs=("a/image",)))
-    with pytest.raises(BlobStoreFull, match="50% of it that are for uploads"):
+    with pytest.raises(BlobStoreFull, match="50% of it that uploads may use"):
         await blobs.put("b/image", b"y")
     await take(queue)
     assert await blobs.put("a/result/1/0", b"z" * 50, job=("a", 1))

@@ -183,7 +183,7 @@ def test_a_head_that_came_while_the_server_stood_still_is_read(impatient: Api, m
             counter = 0  # and before anything is read it looks who is silent
         return await on_tick(server, counter)
 
-    monkeypatch.setattr("service.server.http_server.AWAY_SECONDS", 1.5)
+    monkeypatch.setattr("service.server.http_server.STALL_SECONDS", 1.5)
     with connect(impatient) as connection:
         monkeypatch.setattr(HTTPServer, "on_tick", standing_still)
         assert still.wait(PATIENCE)

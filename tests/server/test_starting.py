@@ -97,7 +97,7 @@ def test_on_loopback_no_key_is_needed_until_there_is_one(
     assert starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     key_store.revoke(settings.keys_path, "ann")
     assert starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
-    assert "nobody gets in" in capfd.readouterr().err
+    assert "is revoked" in capfd.readouterr().err
 
 
 def test_the_command_makes_shows_and_takes_back_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_the_command_makes_shows_and_takes_back_keys(tmp_path: Path, capfd: pyte
     [
         (["keys", "add", "ann", "--keys-file", "/dev/null/x/k"], "Not a directory"),
         (["keys", "list", "--keys-file", "/"], "can't read /"),
-        (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "a..b"], "no host's name"),
+        (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "a..b"], "not a host name"),
         (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "192.0.2.1"], "192.0.2.1"),
         (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "nonsense.invalid"], "nonsense"),
     ],
@@ -173,7 +173,7 @@ async def test_what_is_unsafe_is_told_by_name_and_may_be_allowed(tmp_path: Path)
             client.config_set("maxmemory-policy", "noeviction")
             assert await starting.check_redis(address, settings)
             client.execute_command("ACL", "SETUSER", "default", "-info", "-config")
-            with pytest.raises(ServerUnsuitable, match="does not say how it keeps its data"):
+            with pytest.raises(ServerUnsuitable, match="does not say how it stores its data"):
                 await starting.check_redis(address, settings)
 
 
@@ -182,7 +182,7 @@ def test_a_redis_that_comes_later_is_looked_at_then(tmp_path: Path) -> None:
     environment = {"ARPG_DATA_DIR": str(tmp_path), "PORT": "0"}
     with arpg(["api", "--redis-url", f"redis://127.0.0.1:{port}"], **environment) as (process, url):
         ready = httpx.get(f"{url}/readyz")
-        assert (ready.status_code, "redis does not answer" in ready.json()["reasons"][0]) == (503, True)
+        assert (ready.status_code, "redis does not respond" in ready.json()["reasons"][0]) == (503, True)
         with valkey(port, tmp_path, "--appendonly", "no"):
             assert process.wait(PATIENCE) == 1
         assert process.stderr is not None

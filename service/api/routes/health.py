@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and what does it measure."""
+"""Health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from service.services import Services
 router = APIRouter(tags=["health"])
 
 PATIENCE = 2.0
-"""Seconds that a probe waits for Redis."""
+"""Seconds that a health check waits for Redis."""
 
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process lives and answers."""
+    """The process is alive and answers."""
     return {"status": "ok"}
 
 
@@ -33,14 +33,14 @@ async def readyz(
     client: OptionalClientDep,
     canary: Annotated[bool, Query(description="Draw a picture with each model (scope `metrics`)")] = False,
 ) -> JSONResponse:
-    """A picture could be drawn now: Redis answers, and a worker has shown its card."""
+    """Whether a picture can be drawn now: Redis responds, and at least one worker is alive."""
     reasons = await _reasons(services)
     if canary and not reasons:
-        # One at a time, for all who ask meanwhile: it is no way to keep the workers busy.
-        sung = await services.canary.result(lambda: run_canary(services))
-        well = bool(sung) and all(one["status"] == "succeeded" for one in sung.values())
-        status = "ready" if well else "unavailable"
-        return JSONResponse({"status": status, "canary": sung}, status_code=200 if well else 503)
+        # One at a time, shared by all requests that come meanwhile, so that nobody can keep the workers busy with it.
+        drawn = await services.canary.result(lambda: run_canary(services))
+        succeeded = bool(drawn) and all(one["status"] == "succeeded" for one in drawn.values())
+        status = "ready" if succeeded else "unavailable"
+        return JSONResponse({"status": status, "canary": drawn}, status_code=200 if succeeded else 503)
     if reasons:
         headers = {"Retry-After": str(services.settings.retry_after)}
         return JSONResponse({"status": "unavailable", "reasons": reasons}, status_code=503, headers=headers)
@@ -52,12 +52,12 @@ async def readyz(
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(services: ServicesDep) -> Response:
-    """Prometheus. Where keys are needed, for those with the scope `metrics`."""
-    return await scraped(services)
+    """Prometheus metrics. Where keys are needed, the key must have the scope `metrics`."""
+    return await metrics_response(services)
 
 
-async def scraped(services: Services) -> Response:
-    """What is measured. The queue is read when it is asked for; where Redis is away, its series say nothing."""
+async def metrics_response(services: Services) -> Response:
+    """All series. The queue's are read from Redis now, and left out if Redis does not respond."""
     depth = services.metrics.queue_depth
     depth.clear()
     try:
@@ -77,5 +77,5 @@ async def _reasons(services: Services) -> list[str]:
             await services.probe.ping()
             served = await services.catalogue.models()
     except (RedisError, OSError, TimeoutError) as error:
-        return [f"redis does not answer ({type(error).__name__})"]
-    return [] if served else ["no worker has shown itself yet"]
+        return [f"redis does not respond ({type(error).__name__})"]
+    return [] if served else ["no worker is alive yet"]

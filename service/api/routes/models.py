@@ -1,4 +1,4 @@
-"""Models: what the workers alive can draw."""
+"""The models that the live workers serve."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ ModelId = Annotated[str, Path(max_length=200)]
 
 @router.get("")
 async def models(request: Request, services: ServicesDep) -> ModelList:
-    """The models that can be asked for now."""
+    """The models that are served now."""
     served = await services.catalogue.models()
     return ModelList(models=[_model(served[name], request) for name in sorted(served)])
 
 
 @router.get("/{model}")
 async def model(model: ModelId, request: Request, services: ServicesDep) -> ModelObject:
+    """One model: its sizes, tasks, settings and their defaults."""
     return _model(await services.catalogue.one(model), request)
 
 
@@ -38,7 +39,7 @@ async def classes(
     q: Annotated[str, Query(max_length=200, description="Part of a name or synonym, or a label")] = "",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> ClassList:
-    """The classes that a model was trained on."""
+    """The classes that the model can draw."""
     served = await services.catalogue.one(model)
     text = q.casefold().strip()
     found = [
@@ -52,11 +53,11 @@ async def classes(
 
 @router.get("/{model}/palette")
 async def palette(model: ModelId, response: Response, services: ServicesDep) -> Palette:
-    """What every token looks like, 4×4 pixels: paints a live picture from token events alone."""
+    """The colours of every token, 4×4 pixels each, to paint a picture from its token events."""
     served = await services.catalogue.one(model)
     raw = await services.catalogue.palette(model)
     if raw is None:
-        detail = "the model's worker is still making its palette"
+        detail = "the model's palette is not ready yet"
         raise Problem(503, "no_palette", detail, headers={"Retry-After": str(services.settings.retry_after)})
     response.headers["Cache-Control"] = "private, max-age=300"
     return Palette(codes=served.card.codebook_size, rgb=base64.b64encode(raw).decode())

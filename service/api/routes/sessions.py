@@ -1,4 +1,4 @@
-"""For browsers, which can't put a key into every address: a session's cookie, and addresses that are signed."""
+"""Session cookies and signed addresses, for browsers, which can't send a key with every request."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ router = APIRouter(prefix="/v1", tags=["sessions"])
 
 @router.post("/session")
 async def open_session(request: Request, response: Response, services: ServicesDep, client: ClientDep) -> Session:
-    """With a key in a header: a cookie that stands for it for a while. A page sends its key once, and keeps none."""
+    """Exchange the key in a header for a cookie that is valid for a while. So a page need not keep the key."""
     if not client.key_id:
         return Session(client=client.name, expires_at=None)
     if key_of(request.headers) is None:
-        raise unauthorized("key_needed", "a session is opened with a key, not with another session")
+        raise unauthorized("key_needed", "send a key in a header; a session can't open another session")
     life = int(services.settings.session_life)
     expires = int(time.time()) + life
     response.set_cookie(
@@ -43,13 +43,13 @@ async def open_session(request: Request, response: Response, services: ServicesD
 
 @router.delete("/session", status_code=204)
 async def close_session(request: Request, response: Response) -> None:
-    """Forget the cookie."""
+    """Delete the cookie."""
     response.delete_cookie(COOKIE, path=root_of(request) or "/", httponly=True, samesite="strict")
 
 
 @router.post("/jobs/{id}/links", tags=["jobs"], responses=described(404, 410, 422))
 async def links(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Links:
-    """Addresses of a job's events and pictures that need no key for a while: for whoever can't send one."""
+    """Signed addresses of a job's events and pictures: for a while they need no key."""
     job = await find_job(services, client, id)
     own = job_url(root_of(request), job.id)
     events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(job.payload["n"])]
@@ -65,5 +65,5 @@ async def links(id: JobId, request: Request, services: ServicesDep, client: Clie
 
 
 def _secure(request: Request) -> bool:
-    """Whether the browser speaks TLS, to us or to the proxy before us."""
+    """Whether the browser uses TLS, to this server or to a proxy in front of it."""
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
