@@ -1,4 +1,4 @@
-"""What a model is and can do, as plain data: shown to users, and sent by workers to the front end."""
+"""Model cards: what a model is and can do, as plain data. Workers send them to the API, which shows them to users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = (
     "top_p",
     "order",
 )
-"""The fields of a request that say how a picture is sampled; a family honours all or some."""
+"""The sampling fields of a request; a family supports all or some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class ClassLabel:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Sampling defaults of a model; those that are not among its settings mean nothing."""
+    """Sampling defaults of a model; a field that is not among its settings is ignored."""
 
     steps: int = 64
     schedule: str = "arccos"
@@ -44,9 +44,9 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """grid: token rows and columns; stride: pixels a token side; tasks: what requests may ask of it; settings: the
-    sampling fields that it honours; steps: how many forward steps a picture takes, None where the request says;
-    weights and tokenizer: fingerprints of the files, so that a picture can say what it was made with."""
+    """grid: token rows and columns. stride: pixels on a side of a token. tasks: the tasks that the model can do.
+    settings: the sampling fields that it supports. steps: forward steps of a picture; None: the request says.
+    weights, tokenizer: fingerprints of the files; a picture's recipe names them."""
 
     name: str
     family: str

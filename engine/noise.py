@@ -1,7 +1,7 @@
-"""Everything random in a picture, as a function of (seed, purpose, grid position).
+"""All randomness of a picture, as a function of (seed, purpose, grid position).
 
-The same request draws the same tokens on any worker and after a crash, and its noise shares nothing with that
-of other positions, other seeds or another task on the same picture.
+So the same request draws the same tokens on any worker and after a crash, and its noise is independent of that of
+other positions, other seeds and other tasks on the same picture.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def uniform(seed: int, purpose: str, position: int) -> float:
 
 
 def permutation(seed: int, purpose: str, positions: Iterable[int]) -> tuple[int, ...]:
-    """The positions in an order that depends on nothing but the arguments."""
+    """The positions in an order that depends only on the arguments."""
     return tuple(sorted(positions, key=lambda position: (_hash(seed, purpose, position), position)))
 
 
 def image_seed(job_seed: int, index: int) -> int:
-    """Seed of image index of a job; the first is the job's own, so that a returned seed reproduces its image."""
+    """The seed of a job's image. Image 0 has the job's own, so a returned seed reproduces its image."""
     return job_seed if index == 0 else _hash(job_seed, "image", index) & MAX_SEED
 
 

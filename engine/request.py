@@ -17,7 +17,7 @@ EMPTY = -1
 """In a canvas or token map: nothing is drawn here yet."""
 
 MAX_STEPS = 256
-MAX_SIDE = 256  # of a grid, in tokens
+MAX_SIDE = 256  # rows or columns of a grid
 MAX_SEED = 2**32 - 1
 MAX_TOP_K = 2**20
 
@@ -41,33 +41,34 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where a grid lies on a larger canvas: its first row and column there, and how many columns the canvas has."""
+    """A grid's place on a larger canvas: its first row and column there, and the number of columns of the canvas."""
 
     row: int
     col: int
     canvas_cols: int
 
     def position(self, cell: int, cols: int) -> int:
-        """Canvas position of a cell of a grid with so many columns."""
+        """Canvas position of a cell of a grid with `cols` columns."""
         row, col = divmod(cell, cols)
         return (self.row + row) * self.canvas_cols + self.col + col
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One picture. Everything random in it comes from seed, task and grid position, by hash."""
+    """One picture. All randomness is hashed from seed, task and grid position."""
 
     class_label: int | None = None
-    """None: unconditional, a single branch that sees the null class."""
+    """None: unconditional, one branch with the null class."""
     seed: int = 0
     steps: int = 64
-    """1 … 256; where fewer positions are unknown, one position a step."""
+    """1 … 256; with fewer positions to draw, each step draws one."""
     schedule: Schedule = "arccos"
     guidance_scale: float = 4.0
     """1: no unconditional branch."""
     guidance_schedule: GuidanceSchedule = "linear"
     guidance_interval: int | None = None
-    """Guided while fewer than so many tokens are drawn; None: always. A published cfg_interval of k is k + 2 here."""
+    """Guidance is on while fewer than this many tokens are drawn; None: always. A published cfg_interval of k is k + 2
+    here."""
     temperature: float = 1.0
     """0: argmax."""
     top_k: int = 0
@@ -75,35 +76,34 @@ class Request:
     top_p: float = 1.0
     """1: off."""
     content_attention: ContentAttention = "blockwise"
-    """What the tokens of one step see of each other once they are drawn: all (as published) or the earlier ones
-    alone (as in training)."""
+    """Which tokens of its own step a drawn token sees: all of them (as published), or only those before it (as in
+    training)."""
     order: tuple[int, ...] | None = None
-    """The unknown grid positions (row-major) in drawing order; None: from the seed."""
+    """The grid positions (row-major) to draw, in drawing order; None: an order from the seed."""
     fixed_tokens: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Grid position → token; never resampled."""
+    """Grid position → token that is given; it is never resampled."""
     prefill: Prefill = "causal"
-    """How known tokens enter the cache, in a random order all the same: one by one, as in training; in chunks of 16
-    that see each other both ways; or all at once, the condition among them. The paper does not say; the demo's model
-    card compares."""
+    """What fixed tokens see of each other when they are written to the cache, in a random order: causal: the earlier
+    ones, as in training; chunked: all in the same chunk of 16; block: all, and the condition sees them too. The paper
+    does not say; the demo's model card compares them."""
     guide_known: bool = True
-    """Whether known tokens count as drawn in the linear guidance schedule."""
+    """Whether fixed tokens count as drawn in the linear guidance schedule."""
     replayed_tokens: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Grid position → token of what the first steps have drawn already: a fork, which goes on from there. They enter
-    the cache in the chunks of those steps."""
+    """Grid position → token of the steps that a fork shares with its parent. They are not drawn, but written to the
+    cache in the chunks of those steps."""
     grid: tuple[int, int] | None = None
-    """Rows and columns; None: the model's. Another one is drawn beyond what the model was trained on."""
+    """Rows and columns; None: the model's grid, on which it was trained."""
     rope_scaling: RopeScaling = "interpolate"
-    """How positions beyond the trained grid are told: as they are; squeezed into it; or each frequency in the way that
-    it can bear (engine.models.layers.rotary_table)."""
+    """How the rotary embedding is extended beyond the trained grid (engine.models.layers.rotary_table)."""
     window: Window | None = None
-    """Where the grid lies on a larger canvas: what is random goes by the place there."""
+    """The grid's place on a larger canvas. Randomness then depends on canvas positions."""
     task: str = "generate"
-    """Salts the noise, so that inpainting a picture with its own seed does not redraw it."""
+    """Salts the noise, so that inpainting a picture with its own seed does not draw the same tokens again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """What a step drew. step is 1-based among the drawing steps; n_total counts the positions that were unknown."""
+    """What a step drew. step: 1-based, of `steps` drawing steps. n_done of n_total positions to draw are drawn."""
 
     step: int
     steps: int
@@ -119,7 +119,7 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput(StepOutput):
-    """What one step drew of one request; id is the request's, as Engine.add returned it."""
+    """What a step drew of one request; id is what Engine.add returned."""
 
     id: int
 
@@ -127,8 +127,8 @@ class RequestOutput(StepOutput):
 def check_request(
     request: Request, *, grid: tuple[int, int], codebook_size: int, num_classes: int, any_order: bool = True
 ) -> None:
-    """Raises RequestError with the first field that is out of bounds for a model of these sizes. any_order: does
-    it draw in any order, and so around known tokens and on other grids than its own."""
+    """Raises RequestError with the first field that is out of bounds for a model of these sizes. any_order: whether the
+    model draws in any order, and so around fixed tokens and on other grids."""
     label = request.class_label
     if label is not None and not 0 <= label < num_classes:
         raise RequestError("class_label", f"{label} is not one of the model's {num_classes} classes")
@@ -167,14 +167,14 @@ def _check_canvas(request: Request, positions: int, codebook_size: int) -> None:
             if not 0 <= token < codebook_size:
                 raise RequestError(name, f"token {token} is not in the codebook of {codebook_size}")
     if both := request.fixed_tokens.keys() & request.replayed_tokens.keys():
-        raise RequestError("replayed_tokens", f"position {min(both)} is known")
-    unknown = positions - len(request.fixed_tokens)
-    if unknown == 0:
-        raise RequestError("fixed_tokens", "every position is known: nothing is left to draw")
-    if unknown == len(request.replayed_tokens):
+        raise RequestError("replayed_tokens", f"position {min(both)} is fixed")
+    to_draw = positions - len(request.fixed_tokens)
+    if to_draw == 0:
+        raise RequestError("fixed_tokens", "every position is fixed: nothing is left to draw")
+    if to_draw == len(request.replayed_tokens):
         raise RequestError("replayed_tokens", "every position is drawn: nothing is left to draw")
     if request.order is None:
         return
     expected = set(range(positions)) - set(request.fixed_tokens)
-    if len(request.order) != unknown or set(request.order) != expected:
-        raise RequestError("order", f"must name each of the {unknown} unknown positions exactly once")
+    if len(request.order) != to_draw or set(request.order) != expected:
+        raise RequestError("order", f"must name each of the {to_draw} positions to draw exactly once")

@@ -1,4 +1,4 @@
-"""Pictures ↔ tokens, through the VQ tokenizer."""
+"""Encodes pictures to tokens and decodes tokens to pictures, with the VQ tokenizer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PALETTE_BATCH = 32  # codes; each is a picture of a token
 
 
 class Stopped(Exception):
-    """What was asked for was not made to the end, as was asked for."""
+    """`stop` ended a computation before its end."""
 
 
 class Codec:
-    """stride: pixels a token side. Thread-safe: it keeps no state between calls, but for the palette."""
+    """stride: pixels on a side of a token. Thread-safe: only the palette is kept between calls."""
 
     def __init__(self, tokenizer: VQModel, fingerprint: str, palette: np.ndarray | None = None) -> None:
         self._tokenizer = tokenizer
@@ -40,7 +40,7 @@ class Codec:
 
     @torch.inference_mode()
     def encode_many(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As encode, for pictures of one size at once."""
+        """As encode, for several pictures of one size."""
         height, width = images[0].shape[:2]
         if height % self.stride or width % self.stride:
             raise ValueError(f"{width}×{height} pixels are not a whole number of {self.stride}-pixel tokens")
@@ -50,20 +50,20 @@ class Codec:
 
     @torch.inference_mode()
     def decode_many(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As decode, for token maps of one size at once."""
+        """As decode, for several token maps of one size."""
         codes = torch.from_numpy(np.stack(tokens)).to(self._device).long()
         return list(_pixels(self._tokenizer.decode(codes)))
 
     def palette(self, stop: Callable[[], bool] = lambda: False) -> np.ndarray:
-        """uint8 (codes, 4, 4, 3): what a code looks like, to paint token maps without a decoder. Where none is
-        shipped, the first call decodes every code, minutes for a large tokenizer on a CPU, and keeps the result in
-        the user's cache. stop: asked every other moment; Stopped is raised once it says so."""
+        """uint8 (codes, 4, 4, 3): what each code looks like, to show token maps without a decoder. If the model ships
+        none, the first call decodes every code, which takes minutes for a large tokenizer on a CPU, and stores the
+        result in the user's cache. stop is called between batches; raises Stopped when it returns True."""
         if self._palette is None:
             try:
                 self._palette = palettes.load(palettes.cached(self._fingerprint), self._tokenizer.config.codebook_size)
             except (OSError, ValueError):
                 self._palette = self._patches(stop)
-                with contextlib.suppress(OSError):  # no cache, then
+                with contextlib.suppress(OSError):  # without a cache it is computed again at the next start
                     palettes.keep(self._fingerprint, self._palette)
         return self._palette
 

@@ -1,5 +1,5 @@
-"""Palettes: what every code of a tokenizer looks like, 4×4 pixels each, as a PNG; shipped with a model, or made once
-and kept in the user's cache."""
+"""Palettes: what each code of a tokenizer looks like, 4×4 pixels each, as a PNG. A model ships one, or it is computed
+once and stored in the user's cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def save(path: Path, patches: np.ndarray) -> None:
 
 
 def load(path: Path, codes: int) -> np.ndarray:
-    """uint8 (codes, 4, 4, 3). Raises OSError; ValueError where the picture has fewer patches."""
+    """uint8 (codes, 4, 4, 3). Raises OSError, or ValueError when the picture has fewer patches."""
     with Image.open(path, formats=["PNG"]) as image:
         pixels = np.asarray(image.convert("RGB"))
     rows, cols = pixels.shape[0] // PATCH, pixels.shape[1] // PATCH
@@ -35,13 +35,13 @@ def load(path: Path, codes: int) -> np.ndarray:
 
 
 def cached(tokenizer: str) -> Path:
-    """Where the palette of a tokenizer, by its fingerprint, is kept between starts."""
+    """Path of the stored palette of a tokenizer, named by its fingerprint."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "arpg" / "palettes" / f"{tokenizer}.png"
 
 
 def keep(tokenizer: str, patches: np.ndarray) -> None:
-    """Into the cache, whole or not at all. Raises OSError."""
+    """Store a palette in the cache, atomically. Raises OSError."""
     path = cached(tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}")

@@ -1,7 +1,7 @@
 """The VQ tokenizer of LlamaGen (arXiv 2406.06525), which ARPG, PAR and RandAR draw with.
 
-A convolutional encoder and decoder around a codebook whose entries and queries are L2-normalised. Module names
-are those of the public checkpoints, which also hold a buffer `codebook_used`: statistics of training, not needed.
+A convolutional encoder and decoder around a codebook whose entries and queries are L2-normalised. Module names are
+those of the public checkpoints, which also hold a buffer `codebook_used`, statistics of the training, that is ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class VQConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels per token side."""
+        """Pixels on a side of a token."""
         return 2 ** (len(self.channel_mult) - 1)
 
 
@@ -75,7 +75,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # padded on the right and below only, as published
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # padded on the right and at the bottom only, as published
 
 
 class Upsample(nn.Module):
@@ -94,7 +94,7 @@ def _middle(channels: int, groups: int) -> nn.ModuleList:
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, then the step to the next."""
+    """The blocks of one resolution, then the change to the next resolution."""
 
     def __init__(self, inner: int, outer: int, res_blocks: int, groups: int, *, attention: bool) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Nearest codebook entry on the unit sphere."""
+    """Finds the nearest codebook entry on the unit sphere."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Quantizer(nn.Module):
 
 
 class VQModel(nn.Module):
-    """Images in [-1, 1] to codes and back; any size that the stride divides."""
+    """Encodes images in [-1, 1] to codes and decodes them. H and W must be multiples of the stride."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -207,9 +207,9 @@ class VQModel(nn.Module):
         return self.quantize.nearest(self.latent(images))
 
     def decode_latent(self, quantized: Tensor) -> Tensor:
-        """Unit vectors (B, codebook_dim, h, w) to images (B, 3, h·stride, w·stride), about [-1, 1]."""
+        """Unit vectors (B, codebook_dim, h, w) to images (B, 3, h·stride, w·stride), roughly in [-1, 1]."""
         return self.decoder(self.post_quant_conv(quantized))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) to images (B, 3, h·stride, w·stride), about [-1, 1]."""
+        """Codes (B, h, w) to images (B, 3, h·stride, w·stride), roughly in [-1, 1]."""
         return self.decode_latent(self.quantize.lookup(codes))

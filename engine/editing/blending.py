@@ -1,8 +1,8 @@
-"""Seamless compositing: what is drawn is shifted, smoothly, so that it meets the original at the mask's border.
+"""Seamless compositing: shifts the colours of the drawn part smoothly, so that it meets the original at the border.
 
 Pérez, Gangnet and Blake 2003, "Poisson image editing", in its membrane form: the correction equals original - drawn
-along the border and is as smooth as can be inside, here of a membrane that is drawn back to 0 everywhere (a screened
-Poisson equation): it mends the border and leaves what lies deeper alone.
+along the border and is as smooth as possible inside. Here the membrane is also pulled to 0 everywhere (a screened
+Poisson equation), so the correction fades away from the border.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 SWEEPS = 24
-"""Of relaxation a scale: what is left after them is far below a level of 255."""
+"""Relaxation sweeps on each scale; the error left is far below one level of 255."""
 
 LARGE, FEW_SWEEPS = 512, 3
-"""A side at which what the coarser scales found is nearly all there is to find."""
+"""Above a side of LARGE pixels the coarser scales leave little to correct, and FEW_SWEEPS are enough."""
 
 
 def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: float) -> np.ndarray:
-    """drawn uint8 (H, W, 3), corrected where mask bool (H, W) holds; untouched elsewhere, or where all is masked.
-    reach: pixels inside the border at which the correction has faded to 1/e."""
+    """drawn uint8 (H, W, 3), corrected where mask bool (H, W) is True and unchanged elsewhere. When the mask is all
+    True there is no border, and nothing is corrected. reach: pixels inside the border at which the correction has faded
+    to 1/e."""
     if mask.all() or not mask.any():
         return drawn
     box = _around(mask)
@@ -26,7 +27,7 @@ def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: f
     wanted = original[box] - there
     shift = membrane(wanted, inside, reach)
     touched, count = _of_neighbours(wanted, ~inside)
-    # Up to the border the correction is rough; to be smooth from the very next pixel on would be a seam as well.
+    # Along the border the correction is rough. If it were smooth from the next pixel on, that would show as a seam.
     rim = inside & (count > 0)
     shift[rim] = (shift[rim] + touched[rim]) / 2
     result = drawn.copy()
@@ -35,8 +36,8 @@ def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: f
 
 
 def membrane(values: np.ndarray, free: np.ndarray, reach: float) -> np.ndarray:
-    """float32 (H, W, C): values, but where free bool (H, W) holds nearly the mean of the neighbours, so much nearer to
-    0 that it fades over `reach` pixels. From coarse to fine: each scale begins with what the coarser one found."""
+    """float32 (H, W, C): values, but where free bool (H, W) is True the mean of the four neighbours, scaled so that it
+    fades over `reach` pixels. Solved from coarse to fine: each scale starts from the solution of the coarser one."""
     if not free.any() or free.all():
         return np.zeros_like(values) if free.all() else values
     if min(free.shape) > 1:
@@ -55,8 +56,8 @@ def membrane(values: np.ndarray, free: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _of_neighbours(values: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of values (H, W, C) over those of the four neighbours of each pixel that are held; how many these are,
-    (H, W)."""
+    """For each pixel, the mean of values (H, W, C) over those of its four neighbours that are held; and the number of
+    these, (H, W)."""
     rows, cols = held.shape
     counted = np.pad(held, 1).astype(np.float32)[..., None]
     padded = np.pad(values, ((1, 1), (1, 1), (0, 0))) * counted
@@ -66,7 +67,7 @@ def _of_neighbours(values: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _halved(values: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At half the scale: the mean of what is held in each square of four."""
+    """values and free at half the size: each value is the mean of the held ones of four pixels."""
     rows, cols = free.shape
     more = ((0, rows % 2), (0, cols % 2))
     held = np.pad(~free, more)
@@ -77,6 +78,6 @@ def _halved(values: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _around(mask: np.ndarray) -> tuple[slice, slice]:
-    """The box of what is masked, and a pixel more on each side."""
+    """The bounding box of the mask, one pixel larger on each side."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(max(0, rows[0] - 1), rows[-1] + 2), slice(max(0, cols[0] - 1), cols[-1] + 2)

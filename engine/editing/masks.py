@@ -1,6 +1,6 @@
-"""Masks and fitting: the user's mask decides pixels, the mask snapped to tokens decides tokens.
+"""Masks, fitting and compositing: the mask says which pixels are redrawn, the mask snapped to cells which tokens.
 
-Which tokens of a picture a variation of it keeps."""
+Also: which tokens of a picture a variation keeps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engine.editing.blending import seamless
 from engine.noise import permutation
 
 REACH = 1 / 64
-"""Of a picture's shorter side: the depth of a seamless correction, a quarter of a token of a 16×16 grid. What reaches
-deeper takes its colours from whatever is new there (measured: the demo's model card)."""
+"""Depth of a seamless correction as a share of the picture's shorter side: a quarter of a token of a 16×16 grid. A
+deeper correction takes its colours from new content (measured in the demo's model card)."""
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched where its shape
-    is another."""
+    """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched if its shape differs. Returns
+    the same array if it has this size already."""
     if image.shape[:2] == size:
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
@@ -40,10 +40,10 @@ def known_tokens(tokens: np.ndarray, redrawn: np.ndarray) -> dict[int, int]:
 def composite(
     original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0, *, smooth: bool = False
 ) -> np.ndarray:
-    """drawn uint8 (h, w, 3), resized, where mask bool (H, W) holds; original uint8 (H, W, 3) elsewhere, to the bit.
+    """drawn uint8 (h, w, 3), resized, where mask bool (H, W) is True; original uint8 (H, W, 3), unchanged, elsewhere.
 
-    feather: pixels over which the border is blended, inside the mask: the n-th from the border, counted along
-    rows and columns, is n / (feather + 1) drawn. smooth: what is drawn is shifted to meet the original there.
+    feather: width in pixels of the blend inside the mask's border. The n-th pixel from the border, counted along rows
+    and columns, is n / (feather + 1) drawn. smooth: correct the drawn part so that it meets the original seamlessly.
     """
     fitted = fit(drawn, original.shape[:2])
     if smooth:
@@ -58,7 +58,7 @@ def composite(
 
 
 def _any_in_cells(mask: np.ndarray, cells: int) -> np.ndarray:
-    """Reduce the first axis to cells: cell i covers the pixels that [i, i + 1) · len / cells touches."""
+    """Reduce the first axis to cells by any(): cell i covers the pixels that [i, i + 1) · len / cells touches."""
     n = len(mask)
     starts = [i * n // cells for i in range(cells)]
     ends = [-(-(i + 1) * n // cells) for i in range(cells)]
@@ -75,7 +75,7 @@ def _depth(mask: np.ndarray) -> np.ndarray:
 
 
 def kept(seed: int, share: float, grid: tuple[int, int]) -> np.ndarray:
-    """bool (rows, cols): as many as the share of them (0 … 1) says, but never all and never none."""
+    """bool (rows, cols): True for a share (0 … 1) of the cells, chosen by the seed; at least one, and not all."""
     positions = grid[0] * grid[1]
     count = min(max(1, round(share * positions)), positions - 1)
     keep = np.zeros(grid, dtype=bool)

@@ -1,7 +1,7 @@
-"""Outpainting: where a picture lies on a larger canvas of tokens, and its pixels among those drawn around them.
+"""Outpainting: places a picture on a larger canvas of tokens, and its pixels among the drawn ones.
 
-A picture of any size gets a token grid of its own: its short side as many tokens as the model's side, its long side as
-many whole tokens as keep its shape best. What is added is counted in tokens of that scale.
+A picture of any size gets a token grid of its own: its short side has as many tokens as the model's grid, its long side
+as many as fit its shape best. Tokens of this size are added around it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from engine.request import EMPTY, RequestError
 Side = Literal["left", "right", "up", "down"]
 SIDES: tuple[Side, ...] = get_args(Side)
 ALONG: tuple[tuple[Side, Side], ...] = (("up", "down"), ("left", "right"))
-"""The sides before and after the picture, along rows and along columns."""
+"""The sides before and after the picture along each axis: rows, columns."""
 
 REACH = 2
-"""Tokens around the picture over which the colours of what is drawn come from its own to those of the picture."""
+"""Tokens around the picture over which the seamless correction fades."""
 
 LARGEST = 4
-"""A canvas has at most so many times the model's rows, its columns, and its positions."""
+"""A canvas has at most LARGEST times the model's rows, its columns and its positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """How much is added on each side."""
+    """What is added on each side, in pixels or in tokens."""
 
     left: int = 0
     right: int = 0
@@ -44,11 +44,11 @@ class Padding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutpaintGeometry:
-    """A picture and what is drawn around it.
+    """The place of a picture on its canvas.
 
-    picture: the original's height and width in pixels; cells: its token rows and columns. margin: what is added, in
-    tokens; padding: the same in the original's pixels, rounded down, yet no less than was asked for. stride: pixels a
-    token side, as the model draws it.
+    picture: the original's height and width in pixels. cells: its token rows and columns. margin: tokens added.
+    padding: pixels added, at the original's scale; margin rounded down to pixels, but no less than the client asked
+    for. stride: pixels on a side of a token, at the model's scale.
     """
 
     picture: tuple[int, int]
@@ -69,7 +69,7 @@ class OutpaintGeometry:
 
     @property
     def fitted(self) -> tuple[int, int]:
-        """Height and width that the original is resized to, to become tokens."""
+        """Height and width to which the original is resized before it is encoded."""
         return self.cells[0] * self.stride, self.cells[1] * self.stride
 
     @property
@@ -80,7 +80,7 @@ class OutpaintGeometry:
         return fixed_cells
 
     def canvas(self, tokens: np.ndarray) -> np.ndarray:
-        """int32 (grid): the original's tokens (cells) in their place, EMPTY around them."""
+        """int32 (grid): tokens (cells) of the original in their place, EMPTY around them."""
         canvas = np.full(self.grid, EMPTY, dtype=np.int32)
         canvas[_inside(self.cells, self.margin)] = tokens
         return canvas
@@ -89,10 +89,10 @@ class OutpaintGeometry:
 def outpaint_geometry(
     picture: tuple[int, int], asked: Padding, *, grid: tuple[int, int], stride: int
 ) -> OutpaintGeometry:
-    """The canvas for a picture of so many pixels (height, width) and what is asked for around it, in its pixels;
-    grid and stride are the model's.
+    """The canvas for a picture (height, width in pixels) and the padding asked for, in its pixels. grid and stride are
+    the model's.
 
-    Raises RequestError: its field is the side at fault, or "image" where the picture alone leaves no room.
+    Raises RequestError. Its field is the side at fault, or "image" when the picture alone leaves no room.
     """
     for side in SIDES:
         if asked[side] < 0:
@@ -115,8 +115,8 @@ def outpaint_geometry(
 
 
 def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """Token rows and columns of a picture (height, width): at least the grid, at most LARGEST times it along either
-    side, and else as near to the picture's shape as whole tokens come."""
+    """Token rows and columns of a picture (height, width): as near to its shape as whole tokens allow, but along each
+    axis at least the grid and at most LARGEST times the grid."""
     a_token = min(picture[0] / grid[0], picture[1] / grid[1])  # in pixels
     rows, cols = (
         min(max(side, round(pixels / a_token)), LARGEST * side) for pixels, side in zip(picture, grid, strict=True)
@@ -127,9 +127,9 @@ def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]
 def assemble(
     original: np.ndarray, drawn: np.ndarray, geometry: OutpaintGeometry, *, smooth: bool = False
 ) -> np.ndarray:
-    """uint8 (*size, 3): the original's pixels to the bit; around them the drawn canvas uint8 (grid · stride, 3),
-    resized so that what it shows of the original lies exactly beneath it. smooth: what is drawn is shifted to meet the
-    original, at the size at which it is drawn."""
+    """uint8 (*size, 3): the original's pixels, unchanged, and around them the drawn canvas uint8 (grid · stride, 3),
+    resized so that its image of the original lies exactly under the original. smooth: correct the drawn part so that it
+    meets the original seamlessly, before resizing."""
     if smooth:
         drawn = _meeting(fit(original, geometry.fitted), drawn, geometry)
     (top, bottom), (left, right) = _shown(geometry, 0), _shown(geometry, 1)
@@ -148,15 +148,15 @@ def _meeting(fitted: np.ndarray, drawn: np.ndarray, geometry: OutpaintGeometry) 
 
 
 def _check(geometry: OutpaintGeometry, grid: tuple[int, int]) -> None:
-    """Raises RequestError with the side that adds most to a canvas that is too large."""
+    """Raises RequestError when the canvas is too large; its field is the side that adds most."""
     canvas = geometry.grid
-    guilty = [side for axis, sides in enumerate(ALONG) if canvas[axis] > LARGEST * grid[axis] for side in sides]
-    if not guilty and canvas[0] * canvas[1] > LARGEST * grid[0] * grid[1]:
-        guilty = list(SIDES)
-    if guilty:
+    too_long = [side for axis, sides in enumerate(ALONG) if canvas[axis] > LARGEST * grid[axis] for side in sides]
+    if not too_long and canvas[0] * canvas[1] > LARGEST * grid[0] * grid[1]:
+        too_long = list(SIDES)
+    if too_long:
         rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
         raise RequestError(
-            max(guilty, key=lambda side: geometry.margin[side]),
+            max(too_long, key=lambda side: geometry.margin[side]),
             f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
             f"there may be {rows} rows, {cols} columns, and {most} tokens in all",
         )
@@ -174,8 +174,8 @@ def _inside(inner: tuple[int, int], padding: Padding) -> tuple[slice, slice]:
 
 
 def _shown(geometry: OutpaintGeometry, axis: int) -> tuple[float, float]:
-    """From where to where along an axis the drawn canvas is shown, in its own pixels: all but a fraction of a pixel
-    of the result, at either end."""
+    """First and last coordinate along an axis of the part of the drawn canvas that is shown, in its own pixels: all but
+    a fraction of a pixel of the result at either end."""
     before, after = ALONG[axis]
     scale = geometry.fitted[axis] / geometry.picture[axis]
     begins = geometry.margin[before] * geometry.stride  # the original

@@ -1,8 +1,8 @@
 """ARPG: the decoder-decoder that draws tokens in any order (arXiv 2503.10568).
 
-Content rows pass the self-decoder, each layer with its own keys and values; the result is normed and projected
-once into a single shared set of keys and values. [MASK] queries that carry the target position cross-attend to
-it through the second half. Module names are those of the public checkpoints.
+Content rows pass the self-decoder, where each layer has its own keys and values. The result is normed and projected
+once to one set of keys and values that all cross layers share. [MASK] queries at the target positions cross-attend to
+it in the second half. Module names are those of the public checkpoints.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ ARPG_SIZES = {
 
 
 class CrossAttention(nn.Module):
-    """Queries of its own; keys and values come from elsewhere."""
+    """Projects queries only; its keys and values are those of DecoderDecoder.shared."""
 
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class SelfAttention(CrossAttention):
 
 
 class Layer(nn.Module):
-    """Pre-norm layer, cut at its attention: before it and after it every row stands alone."""
+    """Pre-norm layer in two parts, before and after attention; both work row by row."""
 
     attn: CrossAttention
 
@@ -132,7 +132,7 @@ class DecoderDecoder(nn.Module):
         self.to_v = nn.Linear(config.dim, config.dim, bias=False)
 
     def shared(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
-        """The one set of keys and values that every cross layer reads."""
+        """The set of keys and values that every cross layer reads."""
         x = self.norm(x)
         k, v = (to(x).unflatten(-1, (self.heads, -1)) for to in (self.to_k, self.to_v))
         return rotate(k, rotary), v
@@ -150,7 +150,7 @@ class ARPG(Model):
 
     @property
     def kv_shape(self) -> KVShape:
-        """One cache a self layer, and the shared one."""
+        """A cache for each self layer, and the shared one."""
         return KVShape(len(self.layers.self_dec) + 1, self.config.n_head, self.config.head_dim)
 
     @property
@@ -185,10 +185,10 @@ class ARPG(Model):
         return self.head(self.norm(x)).float()
 
     def teacher_forced(self, ids: Tensor, classes: Tensor, orders: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Logits of training, in one causal pass (paper §3.2): (B, L, vocab_size).
+        """The logits of training, in one causal pass (paper §3.2): (B, L, vocab_size).
 
-        ids (B, L) are row-major tokens, classes (B,) labels with num_classes for the null class, orders (B, L)
-        a permutation of the grid positions a sample; logits[:, i] predicts ids at orders[:, i].
+        ids (B, L): row-major tokens. classes (B,): labels, num_classes for the null class. orders (B, L): for each
+        sample a permutation of the grid positions. logits[:, i] predicts ids at orders[:, i].
         """
         config = self.config
         table = self.rotary(grid).to(ids.device)

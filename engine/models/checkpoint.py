@@ -1,4 +1,4 @@
-"""Weights from disk: the public containers, fitted strictly."""
+"""Checkpoints: reads the public containers, and loads only weights that fit exactly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 CONTAINERS = ("model", "module", "state_dict")
-# Written by the authors' training code, read by nobody.
+# Written by the authors' training code; inference does not need them.
 UNUSED = frozenset({"freqs_cis", "codebook_used", "quantize.codebook_used"})
 NAMES_SHOWN = 6
 
@@ -21,8 +21,8 @@ class CheckpointError(Exception):
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, or in a .pt / .pth / .bin under 'model', 'module' or 'state_dict',
-    or bare. Pickled code is never run."""
+    """The state dict of a .safetensors file, or of a .pt / .pth / .bin: under 'model', 'module' or 'state_dict', or
+    bare. Pickled code is never run. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -45,8 +45,8 @@ def fingerprint(path: Path) -> str:
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Make the state's tensors the model's own. Raises CheckpointError unless every key and shape fits and every
-    weight is a finite number."""
+    """Load the state into the model, without copying tensors. Raises CheckpointError unless every key and shape fits
+    and every weight is finite."""
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = {key: value.shape for key, value in model.state_dict().items()}
     problems = [
@@ -89,7 +89,7 @@ def _plain(value: Tensor) -> bool:
 
 
 def _finite(value: Tensor) -> bool:
-    # One NaN or infinity carries through a sum, and in float64 no float32 numbers can overflow one.
+    # A sum with one NaN or infinity is not finite, and a float64 sum of float32 numbers can't overflow.
     return bool(value.float().sum(dtype=torch.float64).isfinite())
 
 

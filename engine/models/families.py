@@ -1,4 +1,4 @@
-"""The families: what a model.json says of one, turned into a network and a plan."""
+"""The families: each builds a network and a plan from a model.json."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FIXED_ORDER_SETTINGS = ("guidance_scale", "guidance_interval", "temperature", "t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What a family makes of a model.json: an empty network, the requests' row programs, and what the card says of
-    it (see ModelCard)."""
+    """What a family builds from a model.json: a network without weights, the plan of a request, and fields of the card
+    (see ModelCard)."""
 
     network: Model
     plan: Callable[[Request], Plan]
@@ -34,7 +34,7 @@ class Architecture:
 
 
 Builder = Callable[[dict[str, Any], tuple[int, int]], Architecture]
-"""From a model.json and its grid; raises KeyError, TypeError or ValueError where they don't fit."""
+"""Called with a model.json and its grid. Raises KeyError, TypeError or ValueError when an entry does not fit."""
 
 
 def _arpg(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
@@ -50,7 +50,7 @@ def _arpg(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
             mask_id=config.mask_id,
             class_id=config.class_id(request.class_label or 0),
             null_id=config.null_id,
-            # At the same height and width of a larger grid.
+            # On a larger grid: at the same relative height and width.
             first_cell=None if first is None else first[0] * rows // grid[0] * cols + first[1] * cols // grid[1],
         )
 

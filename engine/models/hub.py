@@ -1,6 +1,7 @@
-"""Weights by reference: a file beside the model.json, or one on the Hugging Face Hub by way of its own cache.
+"""Weights by reference: a file beside the model.json, or one on the Hugging Face Hub, read through the hub's cache.
 
-HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN mean what they mean to huggingface-hub, an optional dependency.
+HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN have the meaning that huggingface-hub, an optional dependency, gives
+them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
-    """The file that entry["weights"] names, fetched where it lies on the hub and checked where entry has a "sha256".
-    Raises CheckpointError where it can't be had or is another one, ValueError where the entry can't be read."""
+    """The file that entry["weights"] names. It is fetched if it is on the hub, and checked if entry has a "sha256".
+    Raises CheckpointError when it can't be fetched or has another hash, ValueError when the entry is invalid."""
     expected = entry.get("sha256")
     if expected is not None and not re.fullmatch(r"[0-9a-f]{64}", expected):
         raise ValueError(f"sha256: {expected!r} is not 64 lower-case hexadecimal digits")
@@ -36,8 +37,8 @@ def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def fetch(file: HubFile) -> Path:
-    """Where the file lies in the hub's cache; it is downloaded unless it lies there already, as new as on the hub.
-    Raises CheckpointError with the file, what went wrong and what to do."""
+    """The path of the file in the hub's cache; it is downloaded if the cache lacks it or has an older version. Raises
+    CheckpointError with the file, the cause and what to do."""
     try:
         from huggingface_hub import hf_hub_download
     except ModuleNotFoundError as missing:
@@ -46,7 +47,8 @@ def fetch(file: HubFile) -> Path:
         if on_disk(file) is None:
             log.info("fetching %s", file)  # may take minutes; without a terminal there is no progress bar
         return Path(hf_hub_download(file.repository, file.path, revision=file.revision))
-    # Anything: beside its own errors and a full disk, those of an HTTP client that changes from version to version.
+    # Everything: besides its own errors and a full disk, huggingface-hub raises those of its HTTP client, which
+    # changes with the version.
     except Exception as error:
         raise CheckpointError(f"{file}: {_problem(error, file)}") from error
 

@@ -1,4 +1,4 @@
-"""Building blocks that the families share; every function works row by row, attention excepted."""
+"""Building blocks that the families share. All work row by row."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def rotary_table(
 ) -> Tensor:
     """cos and sin of the 2-D rotary embedding, float32 (1 + rows·cols, head_dim / 2, 2).
 
-    The first half of the pairs turns with the row index, the second with the column. Entry 0 is the
-    condition: cos = sin = 0, so its rotated queries and keys are the zero vector, as published.
+    The first half of the pairs rotates with the row index, the second with the column. Entry 0 is the condition: cos =
+    sin = 0, so its rotated queries and keys are the zero vector, as published.
 
-    Where a side is longer than the trained one: "extrapolate" goes on counting; "interpolate" (Chen et al. 2023)
-    squeezes the positions into the trained length; "ntk" (by parts, Peng et al. 2023; RandAR mixes likewise) leaves
-    frequencies that turn at least NTK_TURNS times within the trained length as they are, squeezes those that don't
-    turn once, and mixes in between.
+    rope_scaling applies to a side that is longer than the trained one. "extrapolate" continues the positions.
+    "interpolate" (Chen et al. 2023) scales all frequencies so that the positions fit the trained length. "ntk" (by
+    parts, Peng et al. 2023; RandAR mixes likewise) keeps frequencies that turn at least NTK_TURNS times within the
+    trained length, scales those that turn less than once, and mixes the two in between.
     """
     half = head_dim // 2
     frequencies = base ** (-torch.arange(0, half, 2)[: half // 2].float() / half)
     by_row, by_col = (
-        torch.outer(torch.arange(side).float(), _extended(frequencies, side, length, rope_scaling))
+        torch.outer(torch.arange(side).float(), _scaled(frequencies, side, length, rope_scaling))
         for side, length in zip(grid, trained or grid, strict=True)
     )
     rows, cols = grid
@@ -78,7 +78,7 @@ def rotary_table(
     return torch.cat([torch.zeros_like(cells[:1]), cells])
 
 
-def _extended(frequencies: Tensor, side: int, trained: int, rope_scaling: RopeScaling) -> Tensor:
+def _scaled(frequencies: Tensor, side: int, trained: int, rope_scaling: RopeScaling) -> Tensor:
     if side <= trained or rope_scaling == "extrapolate":
         return frequencies
     squeezed = frequencies * (trained / side)
@@ -90,7 +90,7 @@ def _extended(frequencies: Tensor, side: int, trained: int, rope_scaling: RopeSc
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn interleaved pairs of x (…, heads, head_dim) by rotary (…, head_dim / 2, 2), in float32."""
+    """Rotate interleaved pairs of x (…, heads, head_dim) by rotary (…, head_dim / 2, 2), in float32."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rotary.unsqueeze(-3).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)

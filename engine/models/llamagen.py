@@ -1,7 +1,7 @@
 """LlamaGen: a decoder-only transformer over image tokens (arXiv 2406.06525).
 
-Every row carries a token and its logits decide another; which one is the plan's affair. Module names are those of
-the public checkpoints.
+Every row carries a token, and its logits decide another one, which the plan names. Module names are those of the public
+checkpoints.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from engine.request import RopeScaling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaGenConfig:
-    """Sizes of a LlamaGen; the defaults are the published vocabulary. Embedding ids: the image tokens, then the
-    classes, the null class, and the special tokens where a family has some."""
+    """Sizes of a LlamaGen; the defaults are the published vocabulary. Embedding ids, in order: image tokens, classes,
+    the null class, and the special tokens of families that have some."""
 
     dim: int
     n_layer: int
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm layer, cut at its attention: before it and after it every row stands alone."""
+    """Pre-norm layer in two parts, before and after attention; both work row by row."""
 
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class LlamaGen(Model):
         return x
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Write the rows to the cache, all of which are cached; logits float32 (batch.answers, vocab_size)."""
+        """Write the rows, all of which are cached, to the cache; logits float32 of those at batch.logits_indices."""
         rows = batch.cached
         x = self.embed(rows.tokens)
         for index, layer in enumerate(self.layers):

@@ -1,6 +1,6 @@
-"""The models that go by a name: those shipped, and the public ones whose weights lie on the Hugging Face Hub.
+"""Models by name: the shipped ones, and public ones whose weights are on the Hugging Face Hub.
 
-Each is a model folder under weights/; of a public one it holds the model.json alone. Read without torch.
+Each is a model folder under weights/; that of a public model holds only a model.json. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REFERENCE = re.compile(rf"{HUB}({NAME}/{NAME})(?:@({NAME}))?/({NAME}(?:/{NAME})*
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository on the hub; revision is a branch, a tag or a commit, None: main."""
+    """A file of a repository on the hub. revision: a branch, a tag or a commit; None: main."""
 
     repository: str
     path: str
@@ -29,7 +29,7 @@ class HubFile:
 
     @classmethod
     def parse(cls, reference: str) -> HubFile:
-        """Raises ValueError unless it reads hub:owner/name/file or hub:owner/name@revision/file."""
+        """Raises ValueError unless the reference is hub:owner/name/file or hub:owner/name@revision/file."""
         found = REFERENCE.fullmatch(reference)
         if found is None:
             raise ValueError(f"{reference!r} does not read hub:owner/name/file or hub:owner/name@revision/file")
@@ -41,13 +41,13 @@ class HubFile:
 
 
 def weights_of(folder: Path, entry: Mapping[str, Any]) -> HubFile | Path:
-    """What "weights" of a model.json, or of its tokenizer, names: a file on the hub, or one in the folder."""
+    """The file that "weights" of a model.json or of its tokenizer names: on the hub, or in the folder."""
     reference = entry["weights"]
     return HubFile.parse(reference) if reference.startswith(HUB) else folder / reference
 
 
 def on_disk(weights: HubFile | Path) -> Path | None:
-    """Where the file lies now, without asking the network; None where it would have to be fetched, or is missing."""
+    """The path of the file, without network access; None when it is missing or would have to be fetched."""
     if isinstance(weights, Path):
         return weights if weights.is_file() else None
     try:
@@ -64,6 +64,6 @@ def known_folders() -> dict[str, Path]:
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """The folder's model.json. Raises OSError or ValueError where there is none that can be read."""
+    """The folder's model.json. Raises OSError or ValueError when it can't be read."""
     data: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return data

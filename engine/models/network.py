@@ -1,4 +1,4 @@
-"""The networks, a file a family; module names are those of the public checkpoints."""
+"""The interface of a family's network. Module names are those of the public checkpoints."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ class Model(nn.Module, ABC):
     @property
     @abstractmethod
     def kv_shape(self) -> KVShape:
-        """What a cached row costs."""
+        """Size of a cached row."""
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Image tokens that it draws."""
+        """Number of image tokens."""
 
     @abstractmethod
     def rotary(
         self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
     ) -> Tensor:
-        """What each position of a row program turns by, float32 (positions, head_dim / 2, 2). trained: the grid
-        that the model knows, where this one is larger and so an extension of it."""
+        """RoPE cos and sin of each position, float32 (positions, head_dim / 2, 2). trained: the grid of the training,
+        where this one may be larger; rope_scaling then applies. None: this grid."""
 
     @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Caches the batch's cached rows; logits float32 (batch.answers, then batch.queries; vocab)."""
+        """Write the batch's cached rows to the cache. Returns logits float32 (n, vocab): of the cached rows at
+        batch.logits_indices, then of batch.queries."""

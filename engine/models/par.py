@@ -1,4 +1,4 @@
-"""PAR: a LlamaGen with learned tokens that open the parallel part (arXiv 2412.15119)."""
+"""PAR: a LlamaGen with learned special tokens that begin the parallel part (arXiv 2412.15119)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SpecialTokens(nn.Module):
 
 
 class PAR(LlamaGen):
-    """regions: how many tokens a step draws once the first of every region are there."""
+    """regions: tokens that a step draws once the first token of every region is drawn."""
 
     def __init__(self, config: LlamaGenConfig, regions: int) -> None:
         super().__init__(config)

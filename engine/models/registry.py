@@ -1,4 +1,4 @@
-"""Model folders: a model.json beside the weights, turned into networks."""
+"""Loads model folders: a model.json and the weights beside it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from engine.request import Request, check_request
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model folder in memory. plan turns a request into its row program; palette is uint8 (codes, 4, 4, 3),
-    None where the folder ships none."""
+    """A model folder in memory. plan: makes the plan of a request. palette: uint8 (codes, 4, 4, 3); None: the folder
+    has none."""
 
     card: ModelCard
     network: Model
@@ -39,7 +39,7 @@ class LoadedModel:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Networks built inside draw no random weights: billions of numbers that the checkpoint replaces."""
+    """Networks built inside it get no random weights, which the checkpoint would replace: billions of numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):  # they fill in place
@@ -48,11 +48,11 @@ class _Unfilled(TorchFunctionMode):
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a model: one that goes by this name, or a path."""
-    known = known_folders()
-    folder = known.get(str(name), Path(name))
+    """The folder of a model, given by name or as a path. Raises CheckpointError when there is no model.json."""
+    folders = known_folders()
+    folder = folders.get(str(name), Path(name))
     if not (folder / "model.json").is_file():
-        names = ", ".join(known)
+        names = ", ".join(folders)
         raise CheckpointError(
             f"{name}: neither a shipped model nor a public one ({names}) nor a folder with a model.json"
         )
@@ -60,7 +60,7 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Read a model folder. Raises CheckpointError with the file and the key that don't fit."""
+    """Read a model folder. Raises CheckpointError, which names the file and the key that don't fit."""
     folder = find(name)
     description = folder / "model.json"
     try:
@@ -106,7 +106,7 @@ def _builder(name: str) -> Builder:
 
 
 def _check(card: ModelCard, network: Model) -> None:
-    """Raises ValueError where parts that load don't fit each other."""
+    """Raises ValueError when the name is invalid, or when transformer, tokenizer and defaults don't fit each other."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", card.name):
         raise ValueError(f"name: {card.name!r} may hold letters, digits, '_', '.' and '-' only")
     if network.vocab_size != card.codebook_size:
@@ -125,7 +125,7 @@ def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
 
 
 def _classes(data: list[dict[str, Any]] | None, num_classes: int) -> tuple[ClassLabel, ...]:
-    """The labels 0 … num_classes - 1, named after their numbers where the folder names none."""
+    """The labels 0 … num_classes - 1; without names in the folder, a class is named by its number."""
     if data is None:
         return tuple(ClassLabel(label, str(label)) for label in range(num_classes))
     classes = class_labels(data)

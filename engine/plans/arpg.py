@@ -12,11 +12,11 @@ from engine.plans.schedule import step_counts
 from engine.request import ContentAttention, Request
 
 PREFILL_ROWS = 64
-"""Known tokens enter the cache in pieces of this size, so that a long prefill stalls nobody. A constant: the
-pieces of a request must not depend on who else is served."""
+"""Rows of one step of a prefill. Fixed tokens are written in pieces, so that a long prefill does not stall other
+requests. Constant, because a request's pieces must not depend on the other requests."""
 
 PREFILL_CHUNK = 16
-"""Known tokens that see each other both ways in a chunked prefill."""
+"""Fixed tokens that see each other both ways in a chunked prefill."""
 
 
 def plan_arpg(
@@ -28,23 +28,23 @@ def plan_arpg(
     null_id: int,
     first_cell: int | None = None,
 ) -> Plan:
-    """class_id: embedding id of the request's class (ignored when it is unconditional). first_cell: the cell that
-    comes first where it may, in a step of its own, for a model trained so: a query that sees the condition alone
-    can't tell where it is."""
+    """class_id: embedding id of the request's class, ignored when it is unconditional. first_cell: the cell that is
+    drawn first, in a step of its own, unless it is fixed; for models that were trained so, because a query that sees
+    only the condition can't tell its position."""
     order = request.order or _first(first_cell, _drawing_order(request, grid))
     counts = step_counts(len(order), request.steps, request.schedule)
     if order[0] == first_cell and not request.fixed_tokens:
         counts = _first_alone(counts)
-    known = len(request.fixed_tokens) if request.guide_known else 0
+    fixed = len(request.fixed_tokens) if request.guide_known else 0
     scales = guidance_scales(
-        counts, known, request.guidance_scale, request.guidance_schedule, request.guidance_interval
+        counts, fixed, request.guidance_scale, request.guidance_schedule, request.guidance_interval
     )
     ends = tuple(accumulate(counts, initial=0))
     chunks = [order[start:end] for start, end in pairwise(ends)]
 
     pieces = _prefill(request, grid, first_cell)
-    # A step writes the rows of the one before; the last piece goes with the first, if that is not the last as well:
-    # what a drawing's last step writes, nobody can share.
+    # A drawing step writes the tokens of the step before it. The first one writes the last piece of the prefill, unless
+    # it is also the last step, whose rows no other sequence can share.
     content = pieces.pop() if len(chunks) > 1 or not request.fixed_tokens else ()
     steps = [Step(piece) for piece in pieces]
     cached = sum(len(piece) for piece in pieces)
@@ -57,7 +57,7 @@ def plan_arpg(
 
 
 def _first_alone(counts: tuple[int, ...]) -> tuple[int, ...]:
-    """The first step draws one token, the second what the first would have drawn beside it."""
+    """The first step draws one token; the second also draws the others of the first."""
     if len(counts) == 1:
         return counts
     first, second, *rest = counts
@@ -65,7 +65,7 @@ def _first_alone(counts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _content(chunk: tuple[int, ...], cached: int, attention: ContentAttention) -> tuple[Row, ...]:
-    """The tokens of one step: they see each other both ways, or the earlier ones alone."""
+    """Content rows of the tokens of one step, which see all tokens of the step or only the earlier ones."""
     ends = range(cached + 1, cached + len(chunk) + 1)
     return tuple(
         Row(token_at(cell), cell + 1, end if attention == "causal" else ends[-1], True)
@@ -74,12 +74,12 @@ def _content(chunk: tuple[int, ...], cached: int, attention: ContentAttention) -
 
 
 def _drawing_order(request: Request, grid: tuple[int, int]) -> tuple[int, ...]:
-    unknown = (p for p in range(grid[0] * grid[1]) if p not in request.fixed_tokens)
-    return _shuffled(request, request.seed, f"{request.task}/order", unknown, grid[1])
+    to_draw = (p for p in range(grid[0] * grid[1]) if p not in request.fixed_tokens)
+    return _shuffled(request, request.seed, f"{request.task}/order", to_draw, grid[1])
 
 
 def _shuffled(request: Request, seed: int, purpose: str, cells: Iterable[int], cols: int) -> tuple[int, ...]:
-    """By the cells' places on the canvas, where the grid is a window of one."""
+    """Shuffle by the cells' canvas positions where the grid is a window."""
     if request.window is None:
         return permutation(seed, purpose, cells)
     cell_at = {request.window.position(cell, cols): cell for cell in cells}
@@ -91,16 +91,16 @@ def _first(cell: int | None, order: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _prefill(request: Request, grid: tuple[int, int], first_cell: int | None) -> list[tuple[Row, ...]]:
-    """The condition and the known tokens, in an order that is the same for every seed, so that pictures that start
-    from the same tokens can share these rows. Pieces end where a chunk does."""
-    known = _first(first_cell, _shuffled(request, 0, "known", request.fixed_tokens, grid[1]))
+    """The condition and the fixed tokens, in pieces. The order is the same for every seed, so that pictures with the
+    same fixed tokens can share these rows. Pieces end where a chunk ends."""
+    fixed = _first(first_cell, _shuffled(request, 0, "known", request.fixed_tokens, grid[1]))
     if request.prefill == "block":
-        size = 1 + len(known)
-        return [(Row(CONDITION, 0, size, True), *(Row(token_at(cell), cell + 1, size, True) for cell in known))]
+        size = 1 + len(fixed)
+        return [(Row(CONDITION, 0, size, True), *(Row(token_at(cell), cell + 1, size, True) for cell in fixed))]
     chunk = 1 if request.prefill == "causal" else PREFILL_CHUNK
     rows = [Row(CONDITION, 0, 1, True)]
-    for start in range(0, len(known), chunk):
-        end = 1 + min(start + chunk, len(known))
-        rows += [Row(token_at(cell), cell + 1, end, True) for cell in known[start : start + chunk]]
+    for start in range(0, len(fixed), chunk):
+        end = 1 + min(start + chunk, len(fixed))
+        rows += [Row(token_at(cell), cell + 1, end, True) for cell in fixed[start : start + chunk]]
     first = PREFILL_ROWS if chunk == 1 else 1 + PREFILL_ROWS
     return [tuple(rows[:first])] + [tuple(rows[i : i + PREFILL_ROWS]) for i in range(first, len(rows), PREFILL_ROWS)]

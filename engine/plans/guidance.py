@@ -1,4 +1,4 @@
-"""How strongly each step is guided, and by which branches."""
+"""The guidance scale of each step, and the branches of a request."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from engine.request import GuidanceSchedule, Request
 
 
 def guidance_scales(
-    counts: tuple[int, ...], known: int, scale: float, schedule: GuidanceSchedule, interval: int | None = None
+    counts: tuple[int, ...], fixed: int, scale: float, schedule: GuidanceSchedule, interval: int | None = None
 ) -> tuple[float, ...]:
-    """Guidance scale of each step; 1 in the steps that begin with interval tokens drawn, or more. Linear:
-    1 + (scale - 1) · share of the grid that is filled after the step, known tokens counted."""
+    """The guidance scale of each step; 1 for steps that begin with at least interval tokens drawn. linear:
+    1 + (scale - 1) · the share of the grid that is filled after the step. counts: tokens of each step; fixed: fixed
+    tokens that count as filled."""
     ends = tuple(accumulate(counts, initial=0))
     scales = []
     for drawn, filled in pairwise(ends):
@@ -20,12 +21,12 @@ def guidance_scales(
         elif schedule == "constant":
             scales.append(scale)
         else:
-            scales.append(1 + (scale - 1) * (known + filled) / (known + ends[-1]))
+            scales.append(1 + (scale - 1) * (fixed + filled) / (fixed + ends[-1]))
     return tuple(scales)
 
 
 def conditions(request: Request, class_id: int, null_id: int) -> tuple[int, ...]:
-    """Plan.conditions: two branches for a class that is guided, one for a class that is not, or for none."""
+    """Plan.conditions: two branches for a guided class; one for a class without guidance, or for no class."""
     if request.class_label is None:
         return (null_id,)
     if request.guidance_scale == 1 or request.guidance_interval == 0:

@@ -1,4 +1,5 @@
-"""LlamaGen's row program (arXiv 2406.06525): raster order, one row a step that carries a token and decides the next."""
+"""LlamaGen's row program (arXiv 2406.06525): raster order; each step has one row, which carries a token and decides the
+next."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ def plan_llamagen(request: Request, *, positions: int, class_id: int, null_id: i
     """The class decides cell 0, the token at cell i decides cell i + 1; the last token is never cached."""
     scales = guidance_scales((1,) * positions, 0, request.guidance_scale, "constant", request.guidance_interval)
     sources = (CONDITION, *(token_at(cell) for cell in range(positions - 1)))
-    # The cell before is cell - 1, so its entry of the rotary table is cell; that of cell 0 is the condition's.
+    # The row of a step carries cell - 1, whose rotary position is cell; for cell 0 that is the condition's.
     steps = tuple(
         Step((Row(source, position=cell, visible=cell + 1, cached=True, target=cell),), scale)
         for cell, (source, scale) in enumerate(zip(sources, scales, strict=True))

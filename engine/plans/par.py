@@ -1,4 +1,4 @@
-"""PAR's row program (arXiv 2412.15119): regions drawn side by side, one token of each a step."""
+"""PAR's row program (arXiv 2412.15119): regions drawn side by side; each step draws one token of every region."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def region_groups(grid: tuple[int, int], regions: int) -> Groups:
-    """The cells in drawing order: group k holds the k-th cell (row-major) of every region. The regions cut the
-    grid √regions times each way. Raises ValueError where they can't."""
+    """The cells in drawing order: group k holds the k-th cell (row-major) of every region. The grid is cut into
+    √regions parts along each axis. Raises ValueError when it can't be."""
     rows, cols = grid
     side = isqrt(max(regions, 0))
     if regions < 2 or side**2 != regions or rows % side or cols % side:
@@ -27,9 +27,9 @@ def region_groups(grid: tuple[int, int], regions: int) -> Groups:
 
 
 def plan_par(request: Request, *, groups: Groups, special_ids: Sequence[int], class_id: int, null_id: int) -> Plan:
-    """The first group is drawn token by token. Then each block of rows decides the next group, all at once, and
-    its rows see each other both ways: first the last token drawn and the special tokens (one for each other
-    region), later the tokens of the group before."""
+    """The first group is drawn token by token. Then each block of rows decides a whole group, and its rows see each
+    other both ways. The first block is the last token drawn and the special tokens, one for each other region; later
+    blocks are the tokens of the group before."""
     first, *later = groups
     blocks = [[_CONDITION], *([_token(cell)] for cell in first[:-1])]
     targets = [*((cell,) for cell in first), *later]
@@ -48,7 +48,7 @@ def plan_par(request: Request, *, groups: Groups, special_ids: Sequence[int], cl
     return Plan(tuple(steps), conditions(request, class_id, null_id), cached)
 
 
-# Source and position of a row. Special tokens stand where the condition does: nowhere on the grid.
+# Source and position of a row. Special tokens have the position of the condition.
 _CONDITION = (CONDITION, 0)
 
 

@@ -1,7 +1,7 @@
 """A request as a row program: for each step, the rows that go through the model.
 
-The scheduler, the cache, the attention and the sampler know rows and nothing of a family; a family is a plan
-(this package) and a forward pass (engine.models).
+The scheduler, the cache, the attention and the sampler handle rows and know no family. A family is a plan (this
+package) and a forward pass (engine.models).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from engine.request import RequestError
 
 CONDITION = -1
-"""Source of the row that carries the branch's own condition: the class, or the null class."""
+"""Source of the row that carries the branch's condition: the class, or the null class."""
 
 NO_TARGET = -1
 """Target of a row that wants no logits."""
@@ -22,11 +22,11 @@ NO_TARGET = -1
 class Row(NamedTuple):
     """One row of a forward pass.
 
-    source: an embedding id, or CONDITION, or token_at(cell) for the token of a canvas cell.
-    position: entry of the rotary table; 0 is the condition, cell c is c + 1.
-    visible: how many of the branch's cached rows it sees, itself included where it is cached.
-    cached: its keys and values stay for later steps.
-    target: canvas cell that its logits decide, or NO_TARGET.
+    source: an embedding id, or CONDITION, or token_at(cell) for the token of a grid cell.
+    position: index into the rotary table; the condition is 0, cell c is c + 1.
+    visible: how many of the branch's cached rows it sees, itself included if it is cached.
+    cached: whether its keys and values stay in the cache for later steps.
+    target: the grid cell whose token its logits decide, or NO_TARGET.
     """
 
     source: int
@@ -37,18 +37,18 @@ class Row(NamedTuple):
 
 
 def token_at(cell: int) -> int:
-    """Source of a row that carries the token at a canvas cell."""
+    """Source of a row that carries the token of a grid cell."""
     return -2 - cell
 
 
 def cell_of(source: int) -> int:
-    """The canvas cell of token_at."""
+    """Inverse of token_at."""
     return -2 - source
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Rows of one forward pass, the same for each branch, cached rows first; they are never cut apart."""
+    """Rows of one forward pass, the same for each branch, cached rows first. A step is never split."""
 
     rows: tuple[Row, ...]
     guidance: float = 1.0
@@ -60,9 +60,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps of a request. conditions: the embedding id behind CONDITION, one a branch; the first branch is
-    the conditional one. cached_rows: what a branch will have in the cache at the end. replayed: how many drawing
-    steps at the start only write down again what was drawn before."""
+    """All steps of a request. conditions: the embedding id of CONDITION in each branch; the first branch is the
+    conditional one. cached_rows: rows of each branch in the cache at the end. replayed: how many drawing steps at the
+    start are a fork's, which only write rows."""
 
     steps: tuple[Step, ...]
     conditions: tuple[int, ...]
@@ -75,12 +75,13 @@ class Plan:
 
     @property
     def drawing_steps(self) -> int:
-        """Those that draw, and those that are replayed."""
+        """The number of steps that draw, replayed ones included."""
         return self.replayed + sum(1 for step in self.steps if step.targets)
 
     def replay(self, drawn: Collection[int]) -> Plan:
-        """The plan of a request whose first steps have drawn these cells already: only their cached rows are left,
-        in the same steps, so that the cache becomes what it was. Raises RequestError where steps end elsewhere."""
+        """This plan for a fork whose first steps have drawn these cells already. Of these steps only the cached rows
+        remain, in the same steps, because what rows see of each other depends on them. Raises RequestError when the
+        cells are not those of whole steps."""
         steps, left, replayed = list(self.steps), set(drawn), 0
         for index, step in enumerate(steps):
             if not left:
@@ -95,7 +96,7 @@ class Plan:
         return replace(self, steps=tuple(steps), replayed=replayed)
 
     def without(self, count: int) -> Plan:
-        """The rest, once the first count rows are in the cache; none of them wants logits."""
+        """This plan without its first count cached rows, which are in the cache already; none of them wants logits."""
         steps = list(self.steps)
         while count:
             rows = steps[0].rows
