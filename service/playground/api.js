@@ -1,9 +1,9 @@
-// The public API as the page asks it: a problem is an error, and where a key is wanted, it is asked for.
-// Paths are relative to the page, which a proxy may serve under a prefix; the URLs in answers carry that prefix.
+// Calls the public API. An error response becomes an Error; if a key is needed, a dialog asks the user for it.
+// Paths are relative to the page, which a proxy may serve under a prefix; the URLs in responses carry that prefix.
 
 const $ = (id) => document.getElementById(id);
 
-// The body of an answer. Throws an Error whose `problem` is the server's own, where it has sent one.
+// The parsed body of a response. Throws an Error; its `problem` is the problem document, if the server sent one.
 export async function api(path, options) {
   for (;;) {
     const response = await fetch(path, options);
@@ -12,11 +12,11 @@ export async function api(path, options) {
     try {
       body = text === "" ? null : JSON.parse(text);
     } catch {
-      // Not from our server: a proxy's page, say.
+      // Not from this server: for example a proxy's error page.
     }
     if (response.ok) return body;
     if (response.status === 401 && (await askForKey())) continue;
-    const message = body?.detail ?? `the server answers ${response.status} ${response.statusText}`;
+    const message = body?.detail ?? `The server answered ${response.status} ${response.statusText}.`;
     throw Object.assign(new Error(message), { problem: body, status: response.status });
   }
 }
@@ -26,9 +26,9 @@ export const post = (path, fields) =>
 
 // ---- the key -------------------------------------------------------------------------------------------------
 
-let asking = null; // one dialog, however many requests wait for it
+let asking = null; // requests that need a key at the same time share one dialog
 
-// Whether the server has taken a key; from then on a cookie speaks for us, which no script can read.
+// Resolves to whether the server accepted a key. It then sets a cookie, which scripts can't read.
 export function askForKey() {
   asking ??= ask().finally(() => {
     asking = null;
@@ -66,13 +66,13 @@ function ask() {
   });
 }
 
-// Why the key is not taken; null: it is.
+// Why the server rejects the key; null: it accepts it.
 async function enter(key) {
-  if (key === "") return "a key is needed";
+  if (key === "") return "Enter a key.";
   try {
     const response = await fetch("v1/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
     return response.ok ? null : (await response.json()).detail;
   } catch (error) {
-    return `that did not reach the server (${error.message})`;
+    return `The server could not be reached (${error.message}).`;
   }
 }

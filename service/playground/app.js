@@ -1,9 +1,9 @@
-// Draws and edits through the public API, and paints every token as it arrives. No library, no build.
+// The page: draws and edits pictures through the public API, and paints each token as it arrives. No build step.
 
 import { api, askForKey } from "./api.js";
 import * as base from "./base.js";
 import { follow } from "./follow.js";
-import * as there from "./models.js";
+import * as catalogue from "./models.js";
 import { frames } from "./pictures.js";
 import * as request from "./request.js";
 
@@ -12,29 +12,29 @@ const $ = (id) => document.getElementById(id);
 let model = null; // the model object of /v1/models, with its palette
 let drawing = null; // the job being drawn: { job, task, stop, began, grid, pictures }
 
-// ---- what there is -------------------------------------------------------------------------------------------
+// ---- models --------------------------------------------------------------------------------------------------
 
 async function start() {
   try {
-    const models = await there.models();
-    there.offerModels(models);
+    const models = await catalogue.models();
+    catalogue.offerModels(models);
     $("models").onchange = () => choose(models[$("models").selectedIndex]);
     await choose(models[0]);
   } catch (error) {
-    $("model").textContent = error.status === 401 ? "this server wants a key" : error.message;
+    $("model").textContent = error.status === 401 ? "This server needs a key." : error.message;
   }
 }
 
 async function choose(found) {
   request.complain(null);
   $("draw").disabled = true;
-  const wanted = () => $("models").value === found.id;
+  const wanted = () => $("models").value === found.id; // still the chosen model
   try {
-    const [classes] = await Promise.all([there.classesOf(found), there.holdPalette(found, wanted)]);
-    if (!wanted()) return; // another one was chosen meanwhile
+    const [classes] = await Promise.all([catalogue.classesOf(found), catalogue.holdPalette(found, wanted)]);
+    if (!wanted()) return; // the user has chosen another model meanwhile
     model = found;
-    there.describe(model);
-    there.offerClasses(classes);
+    catalogue.describe(model);
+    catalogue.offerClasses(classes);
     request.offer(model);
     $("draw").disabled = false;
     arrange();
@@ -50,18 +50,18 @@ function arrange() {
   request.arrange(model);
   const chosen = request.task();
   $("bench").classList.toggle("editing", request.NEEDS_PICTURE.includes(chosen));
-  base.show(chosen, chosen === "fork" ? "Press Edit under a picture drawn here." : "Press Edit under a picture, drop or paste one, or");
+  base.show(chosen, chosen === "fork" ? "Press Edit under a picture that was drawn here." : "Press Edit under a picture, drop or paste a picture file, or");
   request.describe();
   if (!drawing && !document.querySelector("figure img:not(.under)")) {
     frames(Number($("n").value), { model, grid: model.grid });
   }
 }
 
-// ---- the picture that is worked on ---------------------------------------------------------------------------
+// ---- the picture to edit -------------------------------------------------------------------------------------
 
 async function edit(picture) {
   const can = edits().filter((task) => picture.job || task !== "fork");
-  if (!can.length) return request.complain(new Error(`${model.id} can't start from a picture`));
+  if (!can.length) return request.complain(new Error(`The model ${model.id} can't edit pictures.`));
   request.complain(null);
   try {
     await base.take(picture);
@@ -91,32 +91,32 @@ async function draw() {
   }
   const [task, picture] = [request.task(), base.current()];
   drawing = { job, task, began: null, grid: null, pictures: frames(job.request.n, about(job, task, picture)) };
-  drawing.stop = follow(job, hearing);
+  drawing.stop = follow(job, handlers);
   $("pictures").scrollIntoView({ block: "nearest" });
 }
 
 function about(job, task, picture) {
-  const said = { name: job.class_name, model, grid: model.grid, edit: edits().length ? edit : null };
+  const shown = { name: job.class_name, model, grid: model.grid, edit: edits().length ? edit : null };
   if (task === "fork") {
     const shared = (picture.history ?? []).filter(({ step }) => step <= job.fork.step);
-    return { ...said, model: picture.model, grid: picture.grid, shared };
+    return { ...shown, model: picture.model, grid: picture.grid, shared };
   }
-  if (!request.NEEDS_PICTURE.includes(task)) return said;
-  return { ...said, under: { url: picture.url, width: picture.width, height: picture.height, padding: job.padding ?? {} } };
+  if (!request.NEEDS_PICTURE.includes(task)) return shown;
+  return { ...shown, under: { url: picture.url, width: picture.width, height: picture.height, padding: job.padding ?? {} } };
 }
 
-const hearing = {
-  queued: ({ position }) => say(position ? `Waiting: ${position} ahead.` : "Waiting for the worker…"),
+const handlers = {
+  queued: ({ position }) => say(position ? `Waiting: ${position} ${position === 1 ? "job" : "jobs"} ahead.` : "Waiting for a worker…"),
   started: ({ attempt, grid, kept = [] }) => {
     drawing.began ??= performance.now();
     drawing.pictures.forEach((picture, index) => kept.includes(index) || picture.clear(grid));
     $("progress").hidden = false;
-    say(attempt > 1 ? "A worker was lost; drawing again." : "Drawing…");
+    say(attempt > 1 ? "The worker failed; drawing again." : "Drawing…");
   },
-  tokens: (told) => {
-    drawing.pictures[told.image_index].take(told);
+  tokens: (event) => {
+    drawing.pictures[event.image_index].take(event);
     $("progress").value = drawing.pictures.reduce((sum, each) => sum + each.done, 0) / drawing.pictures.length;
-    say(`Step ${told.step} of ${told.steps}: ${told.n_done} of ${told.n_total} tokens.`);
+    say(`Step ${event.step} of ${event.steps}: ${event.n_done} of ${event.n_total} tokens.`);
   },
   completed: ({ images, usage }) => {
     const { job, task, began, pictures } = drawing;
@@ -137,7 +137,7 @@ const hearing = {
   },
 };
 
-// The mask as it was snapped to tokens, over the picture that it was painted on.
+// Outlines the tokens that the mask selected, over the picture that it was painted on.
 async function showMask({ urls }) {
   const picture = base.current();
   try {
@@ -147,15 +147,15 @@ async function showMask({ urls }) {
     const cells = mask_tokens.flat();
     $("status").textContent += ` ${cells.filter(Boolean).length} of ${cells.length} tokens were redrawn.`;
   } catch {
-    // The picture is there; this was only beside it.
+    // The picture itself is there; only the outline is missing.
   }
 }
 
-function finish(words) {
+function finish(status) {
   drawing.stop();
   drawing = null;
   busy(false);
-  say(words);
+  say(status);
 }
 
 async function cancel() {
@@ -170,18 +170,18 @@ async function cancel() {
 
 function busy(yes) {
   $("draw").disabled = yes;
-  $("models").disabled = yes; // the palette must stay that of what is drawn
+  $("models").disabled = yes; // the pictures being drawn need this model's palette
   $("cancel").hidden = !yes;
   $("stage").setAttribute("aria-busy", String(yes));
   if (!yes) $("progress").hidden = true;
   $("progress").value = 0;
 }
 
-function say(words) {
-  $("status").textContent = words;
+function say(status) {
+  $("status").textContent = status;
 }
 
-// ---- hands ---------------------------------------------------------------------------------------------------
+// ---- input ---------------------------------------------------------------------------------------------------
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,4 +1,4 @@
-// The picture that is worked on: where it comes from, and what is shown over it for each task.
+// The picture to edit: how the user chooses it, and what is shown over it for each task.
 
 import { Mask } from "./mask.js";
 import { blank, lay, outline, paint, place } from "./tokens.js";
@@ -10,21 +10,21 @@ export const mask = new Mask($("mask"), $("ring"), () => {
   $("undo").disabled = mask.strokes.length === 0;
   $("redo").disabled = mask.undone.length === 0;
   $("clear").disabled = mask.empty;
-  $("over").hidden = true; // it showed what came of another mask
+  $("over").hidden = true; // it outlined the tokens of the previous mask
 });
 
-// { url, width, height, name } and either its file or, drawn here, { job, image, model, grid, steps, history }.
+// { url, width, height, name }, with its file or, if it was drawn here, { job, image, model, grid, steps, history }.
 let base = null;
 let task = "generate";
 
 export const current = () => base;
 
-// Shows what a task wants: nothing, the picture, or a place to put one. words: how one gets there.
+// Shows what a task needs: nothing, the picture, or a place to drop one. words: how to choose a picture.
 export function show(wanted, words) {
   if (wanted !== task) $("over").hidden = true;
   task = wanted;
   $("drop-words").textContent = words;
-  $("choose").hidden = wanted === "fork"; // only what is drawn here has steps
+  $("choose").hidden = wanted === "fork"; // only pictures that were drawn here can be forked
   $("base").hidden = wanted === "generate" || wanted === "expand";
   $("drop").hidden = base !== null;
   $("board").hidden = $("other").hidden = base === null;
@@ -34,7 +34,7 @@ export function show(wanted, words) {
   arrange();
 }
 
-// What is added around it, and how far a fork goes back.
+// Shows the borders that outpainting adds, and the step that a fork starts from.
 export function arrange() {
   if (base === null) return;
   const sides = ["left", "right", "up", "down"].map((side) => [side, task === "outpaint" ? Math.max(0, Number($(side).value) || 0) : 0]);
@@ -54,7 +54,7 @@ export async function take(picture) {
   } catch {
     if (picture.file) URL.revokeObjectURL(picture.url);
     image.src = base?.url ?? "";
-    throw new Error(`${picture.name} is not a picture that can be shown; take a PNG, JPEG or WebP`);
+    throw new Error(`${picture.name} can't be read as a picture; choose a PNG, JPEG or WebP file.`);
   }
   if (base?.file) URL.revokeObjectURL(base.url);
   base = { ...picture, width: image.naturalWidth, height: image.naturalHeight };
@@ -65,19 +65,19 @@ export async function take(picture) {
   step.value = Math.ceil(last / 4);
 }
 
-// The picture itself, to be sent where the model does not know its tokens.
+// The picture as a file, for an upload.
 export async function fileOf({ file, url }) {
   return file ?? (await fetch(url)).blob();
 }
 
-// Which tokens were drawn anew: the mask, snapped to the grid.
+// Outlines the tokens that were redrawn: the mask, snapped to the grid.
 export function showDrawn(tokens) {
   outline($("over"), tokens, getComputedStyle($("board")).getPropertyValue("--cells"));
   $("over").hidden = false;
   $("over").classList.remove("tokens");
 }
 
-// The picture as it was after a step. What it did not draw itself stays as it is.
+// Shows the picture as it was after a step. Parts that were not drawn, such as those outside a mask, stay.
 function scrub(step) {
   const over = $("over");
   over.hidden = !base.history?.length;
@@ -85,19 +85,19 @@ function scrub(step) {
   over.classList.add("tokens");
   lay(over, base.grid);
   const empty = getComputedStyle($("board")).getPropertyValue("--cell-a");
-  for (const told of base.history) {
-    if (told.step <= step) paint(over, base.model.palette, told.positions, told.tokens, base.grid);
-    else blank(over, told.positions, base.grid, empty);
+  for (const event of base.history) {
+    if (event.step <= step) paint(over, base.model.palette, event.positions, event.tokens, base.grid);
+    else blank(over, event.positions, base.grid, empty);
   }
 }
 
-// ---- hands ---------------------------------------------------------------------------------------------------
+// ---- input ---------------------------------------------------------------------------------------------------
 
-// taken: called with a picture from outside; complain: with what is wrong with it.
+// Accepts pictures by file choice, drop and paste. taken: called with a picture; complain: with an Error.
 export function receive(taken, complain) {
   const bring = async (file) => {
     if (!file) return;
-    if (!KINDS.includes(file.type)) return complain(new Error(`${file.name} is not a PNG, JPEG or WebP picture`));
+    if (!KINDS.includes(file.type)) return complain(new Error(`${file.name} is not a PNG, JPEG or WebP picture.`));
     await taken({ url: URL.createObjectURL(file), name: file.name || "a pasted picture", file });
   };
   for (const input of document.querySelectorAll("input[type=file]")) {

@@ -1,6 +1,6 @@
-// Renders openapi.json: every route with its fields and answers. No library, no build.
+// Renders openapi.json: every route with its fields and responses. No build step.
 
-const shapes = new Map(); // name → schema of an object that several routes share
+const shapes = new Map(); // name → schema of an object that several routes use
 
 function make(tag, ...children) {
   const made = document.createElement(tag);
@@ -18,21 +18,21 @@ function kind(schema = {}) {
   if (schema.enum) return [schema.enum.map((value) => JSON.stringify(value)).join(" or ")];
   if (schema.items) return ["list of ", ...kind(schema.items)];
   const bounds = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", maxLength: "length ≤" };
-  const said = Object.entries(bounds).filter(([name]) => name in schema).map(([name, sign]) => `${sign} ${schema[name]}`);
-  return [`${schema.format ?? schema.type ?? "anything"} ${said.join(", ")}`.trim()];
+  const limits = Object.entries(bounds).filter(([name]) => name in schema).map(([name, sign]) => `${sign} ${schema[name]}`);
+  return [`${schema.format ?? schema.type ?? "anything"} ${limits.join(", ")}`.trim()];
 }
 
-// Rows of [name, schema, where or whether it is needed].
+// Rows of [name, schema, note]; the note says where a parameter is sent, or that a field is required.
 function fields(rows) {
   const cells = ([name, schema, note]) => {
-    const ready = schema.default === undefined ? "" : ` (${JSON.stringify(schema.default)})`;
-    return make("tr", make("th", make("code", name)), make("td", ...kind(schema), ready, note), make("td", prose(schema.description)));
+    const fallback = schema.default === undefined ? "" : ` (${JSON.stringify(schema.default)})`;
+    return make("tr", make("th", make("code", name)), make("td", ...kind(schema), fallback, note), make("td", prose(schema.description)));
   };
   return make("table", make("tbody", ...rows.map(cells)));
 }
 
 const properties = ({ properties = {}, required = [] }) =>
-  fields(Object.entries(properties).map(([name, schema]) => [name, schema, required.includes(name) ? ", needed" : ""]));
+  fields(Object.entries(properties).map(([name, schema]) => [name, schema, required.includes(name) ? ", required" : ""]));
 
 function route(method, path, { description, parameters = [], requestBody, responses }) {
   const parts = [make("summary", make("code", `${method.toUpperCase()} ${path}`), ` ${(description ?? "").split("\n")[0]}`)];
@@ -41,11 +41,11 @@ function route(method, path, { description, parameters = [], requestBody, respon
   for (const [media, { schema }] of Object.entries(requestBody?.content ?? {})) {
     parts.push(make("h3", media), schema.properties ? properties(schema) : make("p", ...kind(schema)));
   }
-  const answers = Object.entries(responses).map(([status, { description, content = {} }]) => {
+  const rows = Object.entries(responses).map(([status, { description, content = {} }]) => {
     const kinds = Object.entries(content).map(([media, { schema }]) => make("li", `${media}: `, ...kind(schema)));
     return make("tr", make("th", status), make("td", prose(description), make("ul", ...kinds)));
   });
-  return make("details", ...parts, make("h3", "Answers"), make("table", make("tbody", ...answers)));
+  return make("details", ...parts, make("h3", "Responses"), make("table", make("tbody", ...rows)));
 }
 
 try {
@@ -55,11 +55,11 @@ try {
   const shared = (found) => Object.values(found.content ?? {}).map(({ schema }) => schema).filter((schema) => schema?.properties);
   for (const [, , { responses }] of routes) Object.values(responses).flatMap(shared).forEach((each) => shapes.set(each.title, each));
   const entry = ([name, schema]) => Object.assign(make("section", make("h3", name), prose(schema.description), properties(schema)), { id: name });
-  const said = info.description.trim().split("\n\n").map(prose);
+  const intro = info.description.trim().split("\n\n").map(prose);
   document.getElementById("docs").replaceChildren(
-    ...said, make("h2", "Routes"), ...routes.map((each) => route(...each)), make("h2", "Objects"), ...[...shapes].map(entry),
+    ...intro, make("h2", "Routes"), ...routes.map((each) => route(...each)), make("h2", "Objects"), ...[...shapes].map(entry),
   );
   document.getElementById(location.hash.slice(1))?.scrollIntoView();
 } catch (error) {
-  document.getElementById("docs").replaceChildren(prose(`openapi.json can't be read: ${error.message}`));
+  document.getElementById("docs").replaceChildren(prose(`openapi.json could not be loaded: ${error.message}`));
 }

@@ -1,13 +1,13 @@
-// A job's events, from its beginning to its end, whatever happens to the connection.
+// Follows a job's events from its beginning to its end, over lost connections.
 
 import { api } from "./api.js";
 
 const NAMES = ["queued", "started", "tokens", "completed", "failed", "canceled", "error", "reconnect"];
-const AGAIN_MS = 2000;
+const RETRY_MS = 2000;
 
-// hear: what is done by name of event; `lost`: the connection is, and comes back by itself; `gone`: the job is, with
-// the error. The answer ends it.
-export function follow(job, hear) {
+// handlers: functions by event name; also `lost`, when the connection is lost and will be reopened, and `gone`, with the
+// error, when the job can't be read any more. Returns a function that stops following.
+export function follow(job, handlers) {
   let [source, last, over, leaving] = [null, null, false, false];
 
   function open() {
@@ -19,33 +19,33 @@ export function follow(job, hear) {
         if (over || !event.data) return;
         if (event.lastEventId) last = event.lastEventId;
         leaving = name === "reconnect";
-        hear[name]?.(JSON.parse(event.data));
+        handlers[name]?.(JSON.parse(event.data));
       });
     }
-    // The browser reconnects by itself and goes on after the last event it has seen; a refusal it takes for good.
+    // The browser reconnects by itself after the last event that it received; but after an error response it stops.
     source.onerror = ({ data }) => {
-      if (over || data) return; // data: the server's own word, heard above
+      if (over || data) return; // the server's `error` event, handled above
       if (source.readyState === EventSource.CLOSED) lookUp();
-      else if (!leaving) hear.lost();
+      else if (!leaving) handlers.lost();
     };
   }
 
-  // Refused: expired, no room, all seen, or a key is wanted.
+  // After an error response: the job has expired, the server is full, all events were read, or a key is needed.
   async function lookUp() {
     let now = null;
     try {
       now = await api(job.urls.self);
     } catch (error) {
       if (over) return;
-      // Anything else passes: too many at once, or trouble of the server's own.
-      const forGood = error.status >= 400 && error.status < 500 && error.status !== 429;
-      if (forGood) return hear.gone(error);
+      // All other errors are temporary: too many requests, or an error of the server.
+      const permanent = error.status >= 400 && error.status < 500 && error.status !== 429;
+      if (permanent) return handlers.gone(error);
     }
     if (over) return;
     const end = { succeeded: "completed", failed: "failed", canceled: "canceled" }[now?.status];
-    if (end) return hear[end](now);
-    hear.lost();
-    setTimeout(() => over || open(), AGAIN_MS);
+    if (end) return handlers[end](now);
+    handlers.lost();
+    setTimeout(() => over || open(), RETRY_MS);
   }
 
   open();

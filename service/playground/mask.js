@@ -1,9 +1,9 @@
-// A mask painted with a brush, by pointer or by keys. What is painted is kept as strokes, so that each can be undone.
+// A mask that the user paints with a brush, by pointer or by keys. It is stored as strokes, so that each can be undone.
 
-const COLOUR = "rgb(226 30 120)"; // the page shows it half transparent
+const COLOUR = "rgb(226 30 120)"; // the page shows the canvas half transparent
 
 export class Mask {
-  // ring: shows where the brush is; changed: called when the mask is another.
+  // ring: the element that shows the brush; changed: called after each change of the mask.
   constructor(canvas, ring, changed) {
     Object.assign(this, { canvas, ring, changed, erasing: false, strokes: [], undone: [], stroke: null });
     this.context = canvas.getContext("2d", { willReadFrequently: true });
@@ -18,7 +18,7 @@ export class Mask {
     canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && this.#point(this.at));
   }
 
-  // An empty mask for a picture of so many pixels.
+  // Starts an empty mask for a picture of this size in pixels.
   begin(width, height) {
     Object.assign(this.canvas, { width, height });
     Object.assign(this, { strokes: [], undone: [], stroke: null, at: [width / 2, height / 2] });
@@ -26,7 +26,7 @@ export class Mask {
     this.changed();
   }
 
-  // The brush, as a share of the picture's short side.
+  // Sets the brush's size, as a share of the picture's shorter side.
   grow(share) {
     const { width, height } = this.canvas;
     this.share = Math.min(0.6, Math.max(0.02, share));
@@ -56,7 +56,7 @@ export class Mask {
     this.#redraw();
   }
 
-  // White where it is painted, black elsewhere: what the API takes.
+  // A PNG as the API expects it: painted pixels white, the others black.
   png() {
     const { width, height } = this.canvas;
     const copy = Object.assign(document.createElement("canvas"), { width, height });
@@ -87,7 +87,7 @@ export class Mask {
     context.globalCompositeOperation = erasing ? "destination-out" : "source-over";
     Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: size, strokeStyle: COLOUR });
     context.beginPath();
-    context.moveTo(points[0][0] + 0.01, points[0][1]); // a line of no length would leave no dot
+    context.moveTo(points[0][0] + 0.01, points[0][1]); // a line without length would paint nothing
     for (const point of points) context.lineTo(...point);
     context.stroke();
   }

@@ -1,26 +1,26 @@
-// What there is to draw with: the models, each with its classes and its palette.
+// The models that are served, with their classes and palettes.
 
 import { api } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
 const FEW_CLASSES = 64;
-const AGAIN_MS = 1000;
-const PALETTE_AGAIN_MS = 5000;
+const RETRY_MS = 1000;
+const PALETTE_RETRY_MS = 5000;
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// The models, as soon as there are any. Throws where a key is wanted and none is given.
+// The models, as soon as there is one. Throws an Error if a key is needed and the user gives none.
 export async function models() {
   for (;;) {
     try {
       const found = (await api("v1/models")).models;
       if (found.length) return found;
-      $("model").textContent = "the model is loading…";
+      $("model").textContent = "The model is loading…";
     } catch (error) {
       if (error.status === 401) throw error;
-      $("model").textContent = `the server does not answer (${error.message})`;
+      $("model").textContent = `The server does not respond (${error.message}).`;
     }
-    await sleep(AGAIN_MS);
+    await sleep(RETRY_MS);
   }
 }
 
@@ -33,7 +33,7 @@ export async function classesOf(model) {
   return (await api(model.urls.classes)).classes;
 }
 
-// Uint8Array [codes][4][4][3]; null while the worker still makes it.
+// Uint8Array [codes][4][4][3]; null while the worker computes it.
 async function paletteOf(model) {
   try {
     const { rgb } = await api(model.urls.palette);
@@ -43,12 +43,12 @@ async function paletteOf(model) {
   }
 }
 
-// Holds the palette of a model, from when it is there.
+// Loads a model's palette into model.palette; retries while it is not ready and `wanted()` holds.
 export async function holdPalette(model, wanted) {
   model.palette = await paletteOf(model);
   const wait = async () => {
     while (model.palette === null && wanted()) {
-      await sleep(PALETTE_AGAIN_MS);
+      await sleep(PALETTE_RETRY_MS);
       model.palette = await paletteOf(model);
     }
   };
@@ -65,7 +65,7 @@ export function offerClasses(classes) {
   if (classes.length > FEW_CLASSES) {
     const input = Object.assign(document.createElement("input"), { id: "class", name: "class", autocomplete: "off" });
     input.setAttribute("list", "classes");
-    input.placeholder = `one of ${classes.length}; type to search`;
+    input.placeholder = `${classes.length} classes; type to search`;
     const list = Object.assign(document.createElement("datalist"), { id: "classes" });
     list.append(...classes.map(({ name }) => new Option(name, name)));
     $("class-slot").replaceChildren(input, list);

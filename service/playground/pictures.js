@@ -1,4 +1,4 @@
-// The pictures of a job: token by token as they come, then as they are.
+// The pictures of a job: painted token by token while they are drawn, then the finished pictures.
 
 import { api } from "./api.js";
 import { lay, paint, place } from "./tokens.js";
@@ -13,14 +13,14 @@ export function frames(n, about) {
   return pictures;
 }
 
-// name: of the class. under: { url, width, height, padding } of the picture that it starts from. shared: what a fork has
-// of its parent's history. edit: called with a finished picture that is to be worked on; null: it can't be.
+// name: of the class. under: { url, width, height, padding } of the picture that the task starts from. shared: a fork's
+// part of its parent's history. edit: called with a finished picture when the user presses Edit; null: no such button.
 function frame(index, { name, model, grid, under = null, shared = [], edit }) {
   const figure = document.createElement("figure");
   const box = Object.assign(document.createElement("div"), { className: "canvas" });
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `Picture ${index + 1}, not finished`);
+  canvas.setAttribute("aria-label", `Picture ${index + 1}, not finished yet`);
   const caption = document.createElement("figcaption");
   if (under) {
     const ground = Object.assign(new Image(), { className: "under", alt: "", src: under.url });
@@ -40,9 +40,9 @@ function frame(index, { name, model, grid, under = null, shared = [], edit }) {
   function take({ step, positions, tokens, n_done, n_total }) {
     paint(canvas, model.palette, positions, tokens, picture.grid);
     picture.done = n_done / n_total;
-    // A fork begins with all that it shares, told at once: its parent knows how that came.
+    // The first event of a fork holds all shared tokens at once; the parent's history has their order.
     const known = picture.history.length ? [] : shared;
-    const before = new Set(known.flatMap((told) => told.positions));
+    const before = new Set(known.flatMap((event) => event.positions));
     const own = [...positions.keys()].filter((k) => !before.has(positions[k]));
     picture.history.push(...known, { step, positions: own.map((k) => positions[k]), tokens: own.map((k) => tokens[k]) });
   }
@@ -50,7 +50,7 @@ function frame(index, { name, model, grid, under = null, shared = [], edit }) {
   function show({ url, seed }, { job, usage }) {
     picture.finished = true;
     const image = new Image();
-    image.alt = `${name ?? "a picture without a class"}, seed ${seed}`;
+    image.alt = `${name ?? "picture without a class"}, seed ${seed}`;
     image.onload = () => {
       box.append(image);
       canvas.setAttribute("aria-hidden", "true");
@@ -58,7 +58,7 @@ function frame(index, { name, model, grid, under = null, shared = [], edit }) {
     };
     image.onerror = async () => {
       image.onerror = null;
-      await api(job.urls.self); // asks for a key, where that was it
+      await api(job.urls.self); // opens the key dialog if the session has ended
       image.src = url;
     };
     image.src = url;

@@ -1,4 +1,4 @@
-// What is asked for: the fields of each task, from the form to the API, and back where one of them is wrong.
+// The request: reads the form's fields for each task, sends them, and shows errors beside the fields.
 
 import { keyed, post, api } from "./api.js";
 import * as base from "./base.js";
@@ -18,7 +18,7 @@ const OF_THE_PICTURE = ["image", "mask", "source", "source.job", "source.image",
 
 export const task = () => $("form").elements.task.value || "generate";
 
-// Only what the model offers, and of that what the task has.
+// Shows only the tasks that the model can do, and sets its defaults.
 export function offer(model) {
   for (const input of $("form").elements.task) input.closest("label").hidden = !model.tasks.includes(input.value);
   $("tasks").hidden = model.tasks.filter((name) => name in TASKS).length < 2;
@@ -36,7 +36,7 @@ export function arrange(model) {
   const chosen = task();
   for (const field of $("form").querySelectorAll(".field, .pair")) {
     const [tasks, setting] = [field.dataset.tasks, field.dataset.setting];
-    if (field.contains($("models"))) continue; // there are several, or there are not
+    if (field.contains($("models"))) continue; // offerModels decides
     field.hidden = Boolean((tasks && !tasks.split(" ").includes(chosen)) || (setting && !model.settings.includes(setting)));
   }
   $("draw").textContent = TASKS[chosen];
@@ -67,15 +67,16 @@ export function fields() {
   return found;
 }
 
-// Sends it; the answer is the job.
+// Sends the request; resolves to the job.
 export async function send(model) {
   const [chosen, asked, picture] = [task(), fields(), base.current()];
   if (!NEEDS_PICTURE.includes(chosen)) return post(`v1/${chosen}`, asked);
-  if (picture === null) throw wrong("image", "choose a picture first");
+  if (picture === null) throw wrong("image", "Choose a picture first.");
   if (chosen === "fork") {
-    if (!picture.job) throw wrong("image", "only a picture that was drawn here has steps to go back to");
+    if (!picture.job) throw wrong("image", "Only a picture that was drawn here can be forked.");
     return post(`v1/jobs/${encodeURIComponent(picture.job)}/fork`, { ...asked, image_index: picture.image });
   }
+  if (chosen === "inpaint" && base.mask.empty) throw wrong("mask", "Paint the part that should be redrawn.");
   const painted = chosen === "inpaint" ? await base.mask.png() : null;
   if (picture.job && picture.model.id === model.id) {
     const source = { job: picture.job, image: picture.image };
@@ -135,7 +136,7 @@ function curl(asked) {
   return `curl ${body} \\\n${key}  -H 'Accept: image/png' -o picture.png \\\n  ${new URL(path, document.baseURI)}`;
 }
 
-// What is wrong, beside the field that is; null: nothing is.
+// Shows an Error, beside its field if it names one; null: removes what was shown.
 export function complain(error) {
   for (const words of document.querySelectorAll(".wrong:not(#wrong-key)")) words.remove();
   for (const control of document.querySelectorAll("main [aria-invalid]")) {

@@ -1,14 +1,14 @@
-// Tokens on a canvas: the colours of each as the palette has them, four by four pixels.
+// Paints tokens on a canvas: each as four by four pixels from the palette.
 
 export const CELL = 4;
 
 export function lay(canvas, [rows, columns]) {
-  canvas.width = columns * CELL; // setting a size empties it
+  canvas.width = columns * CELL; // setting the size also clears the canvas
   canvas.height = rows * CELL;
 }
 
 export function paint(canvas, palette, positions, tokens, [, columns]) {
-  if (palette === null) return; // the picture comes all the same
+  if (palette === null) return; // the finished picture will come all the same
   const context = canvas.getContext("2d");
   const patch = context.createImageData(CELL, CELL);
   positions.forEach((position, k) => {
@@ -29,7 +29,7 @@ export function blank(canvas, positions, [, columns], colour) {
   }
 }
 
-// Lines around what a token mask, rows of 0 and 1, selects.
+// Draws lines around the tokens that a token mask, rows of 0 and 1, selects.
 export function outline(canvas, mask, colour) {
   const [side, line] = [16, 2];
   const redrawn = (row, column) => mask[row]?.[column] === 1;
@@ -49,7 +49,7 @@ export function outline(canvas, mask, colour) {
   );
 }
 
-// A picture's place, in percent, among what is added around it in its own pixels.
+// Places a picture among borders, which are given in its pixels. Returns width / height of the whole.
 export function place(element, { width, height }, { left = 0, right = 0, up = 0, down = 0 } = {}) {
   const [across, high] = [width + left + right, height + up + down];
   const percent = { left: left / across, top: up / high, width: width / across, height: height / high };

@@ -185,7 +185,7 @@ def bring(page: Page, how: str, kind: str, content: bytes) -> None:
 def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, problems: list[str]) -> None:
     open_page(tab, api.url)
     bring(tab, "drop", "text/plain", b"hello")
-    assert tab.evaluate("document.getElementById('problem').textContent") == "mine is not a PNG, JPEG or WebP picture"
+    assert tab.evaluate("document.getElementById('problem').textContent") == "mine is not a PNG, JPEG or WebP picture."
     image = noise(20, 40)
     bring(tab, "paste", "image/png", png(image))
     until(tab, "document.getElementById('mask').checkVisibility() && document.getElementById('mask').width === 40")
@@ -194,7 +194,7 @@ def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, pr
     choose(tab, n="1", feather="3")
     submit(tab)
     until(tab, "document.querySelector('main .wrong')")
-    assert tab.evaluate(WRONG) == {"wrong-mask": "the mask selects nothing to repaint; see mask_mode"}
+    assert tab.evaluate(WRONG) == {"wrong-mask": "Paint the part that should be redrawn."}
     assert tab.evaluate("document.activeElement.id") == "mask"
     tab.keyboard.press("Space")
     mask = np.array(tab.evaluate(PAINTED), dtype=np.uint8) * 255

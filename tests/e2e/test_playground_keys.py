@@ -48,7 +48,7 @@ def test_the_page_asks_for_a_key_and_goes_on_where_it_was(tab: Page, api: Api, t
     assert tab.evaluate("document.activeElement.id") == "key"
     give(tab, text[:-1])
     until(tab, REFUSED)
-    assert tab.evaluate(REFUSED) == "there is no such key, or it was revoked"
+    assert tab.evaluate(REFUSED) == "this key does not exist, or it was revoked"
     assert tab.evaluate("document.getElementById('key').getAttribute('aria-invalid')") == "true"
     give(tab, text)
     until(tab, READY)
@@ -91,7 +91,7 @@ def test_who_gives_no_key_is_told_so_and_may_give_it_later(tab: Page, api: Api, 
     tab.goto(api.url)
     until(tab, ASKED)
     tab.keyboard.press("Escape")
-    until(tab, "document.getElementById('model').textContent === 'this server wants a key'")
+    until(tab, "document.getElementById('model').textContent === 'This server needs a key.'")
     assert tab.evaluate("document.getElementById('draw').disabled")
     tab.evaluate("document.getElementById('give-key').click()")
     until(tab, ASKED)
