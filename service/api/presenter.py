@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,9 +18,10 @@ from fastapi.responses import JSONResponse, Response
 from service.api.job_access import cancel_job, picture_response, until_finished
 from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, prefer_wait
 from service.api.schemas import JobError, JobImage, JobObject, JobUrls, ResolvedRequest
-from service.api.sse import EventStreamResponse, relay
+from service.api.sse import EventStreamResponse, encode, frame, relay
 from service.errors import Problem, draining
 from service.jobs import FINAL_STATES, Event, Job, cancelled
+from service.jobs.messages import encode_event
 from service.services import Services
 from service.tasks.images import MEDIA_TYPES, Format
 
@@ -117,20 +118,16 @@ def event_stream(
     headers: dict[str, str] | None = None,
     abandoned: Callable[[], Awaitable[object]] | None = None,
 ) -> EventStreamResponse:
-    def render(event: Event) -> Any:
-        return event_data(event, id, root)
-
     ending = asyncio.Event()
+    life = services.settings.stream_life
     frames = relay(
-        services.hub.watch(id, after),
-        render,
+        services.hub.follow(id, after),
+        partial(event_frame, job_id=id, root=root),
         heartbeat=services.settings.heartbeat,
-        life=services.settings.stream_life,
-        closing=services.lifecycle.closing,
+        life=life,
         ending=ending,
         streams=services.metrics.http_streams,
     )
-    life = services.settings.stream_life
     return EventStreamResponse(frames, headers, life=life, ending=ending, abandoned=abandoned)
 
 
@@ -176,13 +173,18 @@ def job_object(job: Job, root: str) -> JobObject:
     )
 
 
-def event_data(event: Event, job_id: str, root: str) -> Mapping[str, Any]:
+def event_frame(event: Event, job_id: str, root: str) -> bytes:
+    """The worker's bytes as they are, but for two events, which gain URLs behind this request's root."""
+    url = job_url(root, job_id)
     if event.name == "queued":
-        # Who follows a POST by its events alone learns here where to resume.
-        return event.data | {"job": job_id, "events": f"{job_url(root, job_id)}/events"}
-    if event.name == "completed":
-        return event.data | {"images": _images(event.data["images"], job_url(root, job_id))}
-    return event.data
+        # A client that follows a POST by its events alone learns here where to resume.
+        data = event.json() | {"job": job_id, "events": f"{url}/events"}
+    elif event.name == "completed":
+        data = event.json()
+        data["images"] = _images(data["images"], url)
+    else:
+        return frame(event)
+    return encode(event.name, encode_event(data), event.id)
 
 
 def _images(images: Any, own: str) -> list[dict[str, Any]]:

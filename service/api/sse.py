@@ -8,25 +8,25 @@ some clients dispatch an empty event. For the same reason `retry:` travels insid
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any
 
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 from prometheus_client import Gauge
 from starlette.types import Receive, Scope, Send
 
-from service.jobs import Event, Gone, HubClosed, Lagged, WatchEnded, cancelled
+from service.jobs import Event, Gone, HubClosed, Lagged, WatchEnded
+from service.jobs.messages import encode_event
+from service.jobs.watch import Watch
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
-RETRY_MS = 2000
+RETRY = b"retry: 2000\n"  # ms
+PIECE_BYTES = 2**16
 
 _EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
 _ENDINGS: dict[type[WatchEnded], tuple[int, str]] = {
@@ -35,8 +35,7 @@ _ENDINGS: dict[type[WatchEnded], tuple[int, str]] = {
     HubClosed: (503, "shutting_down"),
 }
 
-Render = Callable[[Event], Mapping[str, Any]]
-
+Render = Callable[[Event], bytes]
 
 TAKING_SECONDS = 30.0
 """How much longer than it lives a stream may take to be read."""
@@ -77,9 +76,16 @@ class EventStreamResponse(StreamingResponse):
             await self._abandoned()
 
 
-def encode(name: str, data: Mapping[str, Any], *, id: str | None = None, retry: int | None = None) -> bytes:
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return format_sse_event(data_str=text, event=name, id=id, retry=retry)
+def encode(name: str, data: bytes, id: str | None = None) -> bytes:
+    """data: JSON, which has no line break."""
+    return b"event: %b\ndata: %b\n%b\n" % (name.encode(), data, b"" if id is None else b"id: %b\n" % id.encode())
+
+
+def frame(event: Event) -> bytes:
+    """Made once for all clients that watch the job."""
+    if event.frame is None:
+        event.frame = encode(event.name, event.data, event.id)
+    return event.frame
 
 
 def last_event_id(header: str | None, query: str | None) -> str | None:
@@ -92,73 +98,59 @@ def last_event_id(header: str | None, query: str | None) -> str | None:
 
 
 async def relay(
-    events: AsyncIterator[Event],
-    render: Render,
-    *,
-    heartbeat: float,
-    life: float,
-    closing: asyncio.Event,
-    ending: asyncio.Event,
-    streams: Gauge,
+    watch: Watch, render: Render, *, heartbeat: float, life: float, ending: asyncio.Event, streams: Gauge
 ) -> AsyncIterator[bytes]:
-    """Encodes events until they end.
+    """The frames of the events until they end: all that wait in one piece.
 
-    heartbeat: seconds of silence that are filled. life: seconds after which the client is asked to come back. closing:
-    the server goes away. ending: set before a last frame that is not the job's own end. streams: how many are open. An
-    exception is told to the client as an `error` event without id: it may resume from the last event it has.
+    heartbeat: seconds of silence that are filled. life: seconds after which the client is asked to reconnect. ending:
+    set before a last frame that is not the job's own end. streams: how many are open. The client is told of an
+    exception in an `error` event without id: it may resume after the last event that it has.
     """
     over = time.monotonic() + life
-    retry: int | None = RETRY_MS
-    coming: asyncio.Task[Event | None] = asyncio.ensure_future(_next(events))
-    closed = asyncio.ensure_future(closing.wait())
+    retry = RETRY
     streams.inc()
     try:
-        while True:
-            patience = min(heartbeat, over - time.monotonic())
-            await asyncio.wait({coming, closed}, timeout=max(0.0, patience), return_when=asyncio.FIRST_COMPLETED)
-            if time.monotonic() >= over and not _terminal(coming):
+        while not watch.finished:
+            events = await watch.next(max(0.0, min(heartbeat, over - time.monotonic())))
+            aged = time.monotonic() >= over
+            frames = [render(event) for event in events]
+            if not (frames or aged or watch.finished):
+                frames.append(encode("heartbeat", encode_event({"time": time.time()})))
+            for piece in _joined(frames):
+                yield retry + piece
+                retry = b""
+            if aged and not watch.finished:
                 ending.set()
-                yield encode("reconnect", {"reason": "stream_life", "seconds": life}, retry=retry)
+                yield retry + encode("reconnect", encode_event({"reason": "stream_life", "seconds": life}))
                 return
-            if coming.done():
-                event = coming.result()
-                if event is None:
-                    return
-                # Always one on its way: cancelling it is what closes the watch, wherever we are left.
-                coming = asyncio.ensure_future(_next(events))
-                yield encode(event.name, render(event), id=event.id, retry=retry)
-                retry = None
-            elif closed.done():
-                raise HubClosed("the server is shutting down")
-            else:
-                yield encode("heartbeat", {"time": time.time()}, retry=retry)
-                retry = None
     except WatchEnded as ended:
         ending.set()
-        yield _error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended), retry)
+        yield retry + _error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended))
     except Exception:
         log.exception("an event stream failed")
         ending.set()
-        yield _error(500, "internal_error", "the stream failed on our side; reconnect to go on", retry)
+        yield retry + _error(500, "internal_error", "the stream failed on our side; reconnect to go on")
     finally:
         streams.dec()
         # Shielded: when the client went away, whatever is awaited here is cancelled at once.
-        await asyncio.shield(cancelled(coming, closed))
+        await asyncio.shield(watch.close())
 
 
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
+def _joined(frames: list[bytes]) -> Iterator[bytes]:
+    """Pieces of PIECE_BYTES or little more, so that many previews are not copied at once."""
+    piece: list[bytes] = []
+    size = 0
+    for part in frames:
+        piece.append(part)
+        size += len(part)
+        if size >= PIECE_BYTES:
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
 
 
-def _terminal(coming: asyncio.Task[Event | None]) -> bool:
-    """Whether what has come is the end anyway."""
-    if not coming.done() or coming.exception() is not None:
-        return coming.done()
-    event = coming.result()
-    return event is None or event.terminal
-
-
-def _error(status: int, code: str, message: str, retry: int | None) -> bytes:
+def _error(status: int, code: str, message: str) -> bytes:
     """A problem, as it would have been the response; `error` as in the event of a job that failed."""
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
-    return encode("error", problem | {"code": code, "error": {"code": code, "message": message}}, retry=retry)
+    return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}}))

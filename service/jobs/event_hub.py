@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -24,52 +22,19 @@ from service.jobs.messages import (
     EventId,
     Gone,
     HubClosed,
-    Lagged,
     QueueConfig,
-    WatchEnded,
     format_event_id,
-    parse_event_id,
 )
 from service.jobs.queue import Queue
 from service.jobs.scripts import text
+from service.jobs.watch import PAGE, Entries, Watch, decode, stored_page
 
 log = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 2.0
 SILENCE_SECONDS = 3.0  # beyond that, after which a connection is taken for dead: the socket has no timeout of its own
-PAGE = 64
 AUDIT_SECONDS = 30.0
-Entries = list[tuple[Any, dict[Any, Any]]]
-
-
-class Watcher:
-    """The bounded buffer between the hub and one reader."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._events: deque[Event] = deque()
-        self._ended: WatchEnded | None = None
-        self._wake = asyncio.Event()
-
-    def offer(self, event: Event) -> None:
-        if self._ended is None and len(self._events) >= self._limit:
-            self._events.clear()  # the stream in Redis is the buffer: the reader resumes from there
-            self.end(Lagged(f"more than {self._limit} events behind"))
-        elif self._ended is None:
-            self._events.append(event)
-            self._wake.set()
-
-    def end(self, why: WatchEnded) -> None:
-        self._ended = self._ended or why
-        self._wake.set()
-
-    async def next(self) -> Event:
-        while not self._events:
-            if self._ended is not None:
-                raise self._ended
-            self._wake.clear()
-            await self._wake.wait()
-        return self._events.popleft()
+CLOSED = "the server is shutting down"
 
 
 @dataclass(slots=True)
@@ -77,7 +42,7 @@ class Followed:
     """A stream that the hub reads, and how far it has read it."""
 
     position: EventId
-    watchers: set[Watcher] = field(default_factory=set)
+    watches: set[Watch] = field(default_factory=set)
 
 
 class EventHub:
@@ -101,112 +66,89 @@ class EventHub:
         self._bell = f"{config.prefix}hub:{uuid.uuid4().hex}"  # rung when there is another stream to read
         self._bell_position = "0-0"
         self._task: asyncio.Task[None] | None = None
+        self._until_closing: asyncio.Task[None] | None = None
+        self._closing = False
         self._audited = 0.0
 
-    async def start(self) -> None:
+    async def start(self, closing: asyncio.Event | None = None) -> None:
+        """closing: once it is set, all watches end with HubClosed."""
         if self._task is None:
             self._audited = time.monotonic()
             self._task = asyncio.create_task(self._run(), name="event hub")
+        if closing is not None:
+            self._until_closing = asyncio.create_task(self._end_at(closing), name="event hub's closing")
 
     async def close(self) -> None:
         """Ends every watch with HubClosed."""
         if self._task is None:
             return
-        task, self._task = self._task, None
-        await cancelled(task)
-        for followed in self._followed.values():
-            for watcher in followed.watchers:
-                watcher.end(HubClosed("this replica is shutting down"))
+        await cancelled(*(task for task in (self._task, self._until_closing) if task is not None))
+        self._task = self._until_closing = None
+        self._end_watches()
         self._followed.clear()
         with contextlib.suppress(RedisError, OSError):
             await self.redis.delete(self._bell)
 
+    def follow(self, job_id: str, after: str | None = None) -> Watch:
+        """The job's events after `after` (None: all). To be closed."""
+        return Watch(self, job_id, after, self.buffer)
+
     async def watch(self, job_id: str, after: str | None = None) -> AsyncIterator[Event]:
-        """Every event after `after` (None: all), then live, without gap or repeat, up to the terminal one.
-
-        An id beyond this stream starts from the beginning; the terminal event's own id ends at once.
-        Raises Gone, Lagged or HubClosed when the watch ends early.
-        """
-        key = self._events_key(job_id)
-        top = cast(Entries, await self.redis.xrevrange(key, count=1))
-        if not top:
-            raise Gone(f"job {job_id} has no events (any more)")
-        last, newest = parse_event_id(after), decode(*top[0])
-        if last > parse_event_id(newest.id):
-            last = ZERO
-        if newest.terminal and last == parse_event_id(newest.id):
-            return
-        async for event in self._replay(key, last, None):
-            yield event
-            last = parse_event_id(event.id)
-            if event.terminal:
-                return
-
-        watcher, followed = self._attach(key, last)
+        """As follow, one event after another. Raises Gone, Lagged or HubClosed when the watch ends early."""
+        watch = self.follow(job_id, after)
         try:
-            if followed is None:
-                await self._ring()
-            elif followed > last:  # read for other watchers before this one was there
-                async for event in self._replay(key, last, followed):
+            while not watch.finished:
+                for event in await watch.next():
                     yield event
-                    last = parse_event_id(event.id)
-                    if event.terminal:
-                        return
-            while True:
-                event = await watcher.next()
-                if parse_event_id(event.id) <= last:
-                    continue
-                yield event
-                last = parse_event_id(event.id)
-                if event.terminal:
-                    return
         finally:
-            self._detach(key, watcher)
+            await asyncio.shield(watch.close())
 
-    def stored_events(self, job_id: str) -> AsyncIterator[Event]:
+    async def stored_events(self, job_id: str) -> AsyncIterator[Event]:
         """The events that are there already: it does not wait for more."""
-        return self._replay(self._events_key(job_id), ZERO, None)
+        last = ZERO
+        while page := await stored_page(self.redis, self.events_key(job_id), last):
+            for event in page:
+                yield event
+            last = page[-1].position
 
-    def _events_key(self, job_id: str) -> str:
+    def events_key(self, job_id: str) -> str:
         return f"{self.config.prefix}events:{job_id}"
 
-    async def _replay(self, key: str, last: EventId, until: EventId | None) -> AsyncIterator[Event]:
-        """The stored events in (last, until], page by page, so a slow reader costs no memory here."""
-        end = "+" if until is None else format_event_id(until)
-        while True:
-            page = cast(Entries, await self.redis.xrange(key, min=f"({format_event_id(last)}", max=end, count=PAGE))
-            for entry in page:
-                event = decode(*entry)
-                yield event
-                last = parse_event_id(event.id)
-            if len(page) < PAGE:
-                return
-
-    def _attach(self, key: str, last: EventId) -> tuple[Watcher, EventId | None]:
-        """A watcher, and the position after which it hears everything (None: `last`, the stream is new)."""
-        if self._task is None:
-            raise HubClosed("the hub is not running")
-        watcher = Watcher(self.buffer)
+    def attach(self, key: str, watch: Watch, last: EventId) -> EventId | None:
+        """From now on the watch gets all events after the returned id (None: after `last`, as nobody watched the
+        stream)."""
+        if self._task is None or self._closing:
+            raise HubClosed(CLOSED)
         followed = self._followed.get(key)
         if followed is None:
-            self._followed[key] = Followed(last, {watcher})
-            return watcher, None
-        followed.watchers.add(watcher)
-        return watcher, followed.position
+            self._followed[key] = Followed(last, {watch})
+            return None
+        followed.watches.add(watch)
+        return followed.position
 
-    def _detach(self, key: str, watcher: Watcher) -> None:
+    def detach(self, key: str, watch: Watch) -> None:
         followed = self._followed.get(key)
         if followed is not None:
-            followed.watchers.discard(watcher)
-            if not followed.watchers:
+            followed.watches.discard(watch)
+            if not followed.watches:
                 del self._followed[key]
 
-    async def _ring(self) -> None:
+    async def notify(self) -> None:
         # A stream, not CLIENT UNBLOCK: what rings between two reads is still heard by the next one.
         async with self.redis.pipeline(transaction=False) as pipe:
             pipe.xadd(self._bell, {"": ""}, maxlen=1, approximate=False)
             pipe.expire(self._bell, 24 * 3600)
             await pipe.execute()
+
+    async def _end_at(self, closing: asyncio.Event) -> None:
+        await closing.wait()
+        self._end_watches()
+
+    def _end_watches(self) -> None:
+        self._closing = True
+        for followed in self._followed.values():
+            for watch in followed.watches:
+                watch.end(HubClosed(CLOSED))
 
     async def _run(self) -> None:
         pause = 0.1
@@ -241,9 +183,9 @@ class EventHub:
                 continue  # its last watcher left meanwhile; whoever came after reads from elsewhere
             for entry in entries:
                 event = decode(*entry)
-                followed.position = parse_event_id(event.id)
-                for watcher in tuple(followed.watchers):
-                    watcher.offer(event)
+                followed.position = event.position
+                for watch in tuple(followed.watches):
+                    watch.offer(event)
 
     async def _audit(self) -> None:
         """A stream that vanished under its watchers (a server that lost data) must not be waited for, and neither must
@@ -255,13 +197,8 @@ class EventHub:
                 self._swept(ended)
         for key in list(self._followed):
             if not await self.redis.exists(key) and (followed := self._followed.get(key)):
-                for watcher in tuple(followed.watchers):
-                    watcher.end(Gone("the job's events are gone"))
-
-
-def decode(event_id: Any, fields: Mapping[Any, Any]) -> Event:
-    held = {text(name): value for name, value in fields.items()}
-    return Event(id=text(event_id), name=text(held["event"]), data=json.loads(held["data"]))
+                for watch in tuple(followed.watches):
+                    watch.end(Gone("the job's events are gone"))
 
 
 def normalised(reply: Any) -> list[tuple[str, Entries]]:

@@ -1,9 +1,10 @@
-"""What front end and workers say to each other: plain data, no Redis."""
+"""The messages between API and workers: plain data, no Redis."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,10 @@ FINAL_STATES = frozenset({"succeeded", "failed", "canceled"})
 TERMINAL_EVENTS = frozenset({"completed", "failed", "canceled"})
 VERSION = 2  # of the scripts and of the keys they share: another layout gets another prefix
 
+EventId = tuple[int, int]
+ZERO: EventId = (0, 0)
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _NAME = re.compile(r"[A-Za-z0-9_.:@/-]{1,200}")
 
 
@@ -161,8 +166,8 @@ class Publication:
     job_id: str
     attempt: int
     sequence: int
-    event: str | None  # None: a pure heartbeat
-    data: dict[str, Any] | None = None
+    event: str | None  # None: a heartbeat, which only renews the lease
+    data: bytes = b""  # by encode_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,15 +188,24 @@ class Job:
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Event:
     id: str  # "<attempt>-<sequence>": the stream id and the SSE id alike
     name: str
-    data: dict[str, Any] = field(default_factory=dict)
+    data: bytes = b"{}"  # JSON, from the worker to the client as it is
+    position: EventId = field(init=False)
+    frame: bytes | None = field(default=None, compare=False, repr=False)  # of api/sse.py, made once for all watchers
+
+    def __post_init__(self) -> None:
+        self.position = parse_event_id(self.id)
 
     @property
     def terminal(self) -> bool:
         return self.name in TERMINAL_EVENTS
+
+    def json(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads(self.data)
+        return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +214,9 @@ class ModelLoad:
     running: int
 
 
-EventId = tuple[int, int]
-ZERO: EventId = (0, 0)
+def encode_event(data: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8, as Redis stores it and clients receive it. Compact: publish.lua looks for `"image_index":0`."""
+    return _ENCODER.encode(data).encode(errors="replace")  # half a surrogate pair has no UTF-8
 
 
 def parse_event_id(text: str | None) -> EventId:

@@ -30,6 +30,7 @@ from service.jobs.messages import (
     State,
     Submitted,
     Suspected,
+    encode_event,
 )
 from service.jobs.reader import QueueReader
 from service.jobs.scripts import dump, load_script, text
@@ -140,8 +141,7 @@ class Queue(QueueReader):
             return {}
         arguments: list[Any] = [self.config.lease_ms]
         for p in publications:
-            data = "" if p.event is None else dump(p.data or {})
-            arguments += [p.job_id, p.attempt, p.sequence, p.event or "", data]
+            arguments += [p.job_id, p.attempt, p.sequence, p.event or "", p.data]
         answers: dict[AttemptKey, PublishStatus] = {}
         replies = await self._publish([self.config.prefix], arguments)
         for publication, reply in zip(publications, replies, strict=True):
@@ -166,7 +166,7 @@ class Queue(QueueReader):
     ) -> Finished:
         """Ends a job with its one terminal event; it and its events expire after `result_ttl_seconds`, and with them
         the blobs to `keep`. All others that the job held are given back."""
-        arguments: list[Any] = [job_id, attempt, sequence, state, event, dump(data)]
+        arguments: list[Any] = [job_id, attempt, sequence, state, event, encode_event(data)]
         arguments += ["" if value is None else dump(value) for value in (result, error)]
         arguments += [self.config.ttl_ms, *keep]
         return cast(Finished, text(await self._finish([self.config.prefix], arguments)))

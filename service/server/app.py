@@ -125,7 +125,7 @@ async def _services(
             metrics.requests.labels(ended.payload["task"], ended.state).inc()
 
         queue, hub = Queue(redis, config), EventHub(blocking, config, swept=count)
-        await hub.start()
+        await hub.start(lifecycle.closing)
         stack.push_async_callback(hub.close)
         canary: SingleFlight[dict[str, dict[str, Any]]] = SingleFlight()
         stack.push_async_callback(canary.close)

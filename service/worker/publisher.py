@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.jobs import Publication, Queue
-from service.jobs.messages import AttemptKey, PublishStatus
+from service.jobs.messages import AttemptKey, PublishStatus, encode_event
 from service.worker.events import TokensEvent
 from service.worker.retry import retry_transient
 
@@ -33,12 +33,13 @@ class Outbox:
         if waiting is not event:
             waiting.merge(event)
 
-    def take(self) -> list[tuple[str, dict[str, Any]]]:
-        said = [] if self.started is None else [("started", self.started)]
-        said += [("tokens", event.data()) for event in self.tokens.values()]
-        said += [("preview", data) for data in self.previews.values()]
+    def take(self) -> list[tuple[str, bytes]]:
+        """Name and JSON of each event that waits."""
+        taken = [] if self.started is None else [("started", encode_event(self.started))]
+        taken += [("tokens", encode_event(event.data())) for event in self.tokens.values()]
+        taken += [("preview", encode_event(data)) for data in self.previews.values()]
         self.started, self.tokens, self.previews = None, {}, {}
-        return said
+        return taken
 
     def next_sequence(self) -> int:
         self.sequence += 1
@@ -117,10 +118,10 @@ class Publisher:
         now = time.monotonic()
         batch: list[Publication] = []
         for (job_id, attempt), outbox in self._jobs.items():
-            said: list[tuple[str | None, dict[str, Any] | None]] = [*outbox.take()]
-            if not said and now - outbox.spoke_at >= self._beat * 0.9 and self._may_beat():
-                said = [(None, None)]  # a heartbeat
-            for event, data in said:
+            taken: list[tuple[str | None, bytes]] = [*outbox.take()]
+            if not taken and now - outbox.spoke_at >= self._beat * 0.9 and self._may_beat():
+                taken = [(None, b"")]  # a heartbeat
+            for event, data in taken:
                 sequence = 0 if event is None else outbox.next_sequence()
                 batch.append(Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data=data))
                 outbox.spoke_at = now

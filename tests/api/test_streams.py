@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from starlette.types import Message
 
 from service.api import sse
 from service.api.sse import EventStreamResponse, relay
-from service.jobs import Claim, Event, HubClosed, Lagged, Publication, Queue, WatchEnded
-from service.jobs.event_hub import Watcher
+from service.jobs import Claim, Event, EventHub, HubClosed, Lagged, Publication, Queue, WatchEnded
+from service.jobs.messages import encode_event
+from service.jobs.watch import Watch
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.api.test_answers import meanwhile
@@ -172,11 +173,20 @@ LAST_WORDS: list[tuple[WatchEnded | None, str, bool]] = [
 def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
     ended: WatchEnded | None, heard: str, cancels: bool
 ) -> None:
-    async def events() -> AsyncIterator[Event]:
-        yield Event(id="0-1", name="queued")
-        if ended is not None:
-            raise ended
-        await asyncio.Event().wait()
+    class EndingWatch(Watch):
+        def __init__(self) -> None:
+            self.finished, self._coming = False, [Event(id="0-1", name="queued")]
+
+        async def next(self, seconds: float | None = None) -> list[Event]:
+            if self._coming:
+                return [self._coming.pop()]
+            if ended is not None:
+                raise ended
+            await asyncio.sleep(seconds or 0)
+            return []
+
+        async def close(self) -> None:
+            pass
 
     async def cancelled() -> bool:
         ending, leaving, cancel = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -194,10 +204,7 @@ def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
             cancel.set()
 
         streams = Metrics(CollectorRegistry()).http_streams
-        frames = relay(
-            events(), lambda event: event.data, heartbeat=10, life=0.1, closing=asyncio.Event(), ending=ending,
-            streams=streams,
-        )  # fmt: skip
+        frames = relay(EndingWatch(), sse.frame, heartbeat=10, life=0.1, ending=ending, streams=streams)
         response = EventStreamResponse(frames, life=0.1, ending=ending, abandoned=abandoned)
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
         return cancel.is_set()
@@ -235,8 +242,12 @@ def test_a_reader_that_trickles_is_cut_off_when_its_time_is_over(brief: Api, mon
 
 
 def test_a_reader_too_slow_is_dropped_and_resumes_without_a_gap(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Watcher.__init__
-    monkeypatch.setattr(Watcher, "__init__", lambda self, _: real(self, 16))  # or it takes many megabytes
+    real = Watch.__init__
+
+    def small(self: Watch, hub: EventHub, job_id: str, after: str | None, limit: int) -> None:
+        real(self, hub, job_id, after, 16)  # or it takes many megabytes
+
+    monkeypatch.setattr(Watch, "__init__", small)
     job = api.generate()
     claim = api.claim()
     count = 150
@@ -262,7 +273,7 @@ def publish_bulk(api: Api, claim: Claim, count: int) -> None:
 
     async def publish(queue: Queue, _: object, __: object) -> None:
         for sequence in range(1, count + 1):
-            data = {"positions": "x" * 60_000}  # no preview: of these only the last is kept
+            data = encode_event({"positions": "x" * 60_000})  # no preview: of these only the last is kept
             event = Publication(job_id=claim.id, attempt=1, sequence=sequence, event="tokens", data=data)
             await queue.publish([event])
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.jobs import ModelLoad, Queue, QueueConfig, connect
-from service.jobs.event_hub import decode
+from service.jobs.watch import decode
 from service.settings import Settings
 from tests.chaos.clients import Clients
 from tests.chaos.history import TERMINAL, Event, History, Outcome
@@ -69,7 +69,7 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
             outcome = history.outcomes[id] = Outcome(job.state, error.get("code"))
             outcome.tokens = {image["index"]: image["tokens"] for image in result["images"]}
             stored = await redis.xrange(f"{prefix}events:{id}")
-            history.streams[id] = [Event(e.id, e.name, e.data) for e in (decode(*entry) for entry in stored)]
+            history.streams[id] = [Event(e.id, e.name, e.json()) for e in (decode(*entry) for entry in stored)]
         history.leftovers = await leftovers(redis, prefix)
     for id, outcome in history.outcomes.items():
         if (job := owner.get(id)) is not None:

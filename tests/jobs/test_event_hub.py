@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.jobs import Event, EventHub, Gone, HubClosed, Lagged, NewJob, Publication, Queue, QueueConfig, connect
+from service.jobs.messages import encode_event
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +44,10 @@ async def hub(blocking: Redis) -> AsyncIterator[EventHub]:
 
 
 async def say(queue: Queue, *sequences: int) -> None:
-    said = [Publication(job_id="a", attempt=1, sequence=i, event="tokens", data={"step": i}) for i in sequences]
+    said = [
+        Publication(job_id="a", attempt=1, sequence=i, event="tokens", data=encode_event({"step": i}))
+        for i in sequences
+    ]
     assert set((await queue.publish(said)).values()) == {"ok"}
 
 
@@ -69,7 +73,7 @@ async def test_replay_then_live_without_gap_or_repeat(hub: EventHub, queue: Queu
     await end(queue, 301)
     events = await asyncio.wait_for(watching, PATIENCE)
     assert ids(events) == ["0-1"] + [f"1-{i}" for i in range(1, 302)]
-    assert (events[0].name, events[1].data, events[-1].name) == ("queued", {"step": 1}, "completed")
+    assert (events[0].name, events[1].json(), events[-1].name) == ("queued", {"step": 1}, "completed")
     assert ids(await collect(hub)) == ids(events)  # a late reader finds the same, and ends
 
 
@@ -106,7 +110,7 @@ async def test_a_new_attempt_follows_the_lost_one(hub: EventHub, queue: Queue) -
     watching = asyncio.create_task(collect(hub, "1-2"))
     await queue.release("a", 1)
     await queue.claim("m", "w2", budget=1, limit=1, alone=True)
-    said = [Publication(job_id="a", attempt=2, sequence=1, event="started", data={"attempt": 2})]
+    said = [Publication(job_id="a", attempt=2, sequence=1, event="started", data=encode_event({"attempt": 2}))]
     await queue.publish(said)
     await queue.finish("a", 2, 2, state="failed", event="failed", data={"error": {"code": "x"}})
     events = await asyncio.wait_for(watching, PATIENCE)
@@ -163,14 +167,14 @@ async def test_a_read_under_way_for_a_watcher_who_left_skips_nothing_for_the_nex
     await waiting
     await asyncio.sleep(0.1)  # the hub now reads from 1-20 on
     await other.aclose()
-    ring = hub._ring
+    ring = hub.notify
 
     async def event_before_the_bell() -> None:
         await say(queue, 21)
         await asyncio.sleep(0.1)
         await ring()
 
-    monkeypatch.setattr(hub, "_ring", event_before_the_bell)
+    monkeypatch.setattr(hub, "notify", event_before_the_bell)
     async with asyncio.timeout(PATIENCE):
         seen += [await anext(slow) for _ in range(11)]
     assert ids(seen) == ["0-1"] + [f"1-{i}" for i in range(1, 22)]
@@ -268,7 +272,9 @@ async def test_a_reader_need_not_find_the_previews_that_another_saw(hub: EventHu
     await asyncio.sleep(0.1)
     for sequence in (1, 2):
         shown = {"image_index": 0, "step": sequence}
-        await queue.publish([Publication(job_id="a", attempt=1, sequence=sequence, event="preview", data=shown)])
+        await queue.publish(
+            [Publication(job_id="a", attempt=1, sequence=sequence, event="preview", data=encode_event(shown))]
+        )
         await asyncio.sleep(0.1)
     assert ids([event async for event in hub.stored_events("a")]) == ["0-1", "1-2"]
     await end(queue, 3)

@@ -161,7 +161,7 @@ class Verbs(RuleBasedStateMachine):
         job_id = self.mostly("running", pick)
         job, attempt, owner = self.by(job_id, age)
         sequence = 1 + (job.sequence if job and owner else 0)
-        said = Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data={})
+        said = Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event)
         answer = self.do(self.queue.publish([said]))[job_id, attempt]
         if job is None or not owner:
             assert answer == "lost"
@@ -258,7 +258,7 @@ class Verbs(RuleBasedStateMachine):
         job, old = self.jobs[job_id], self.jobs[job_id].attempt - 1
         job.absolve(old)
         for event in ("tokens", None):
-            said = Publication(job_id=job_id, attempt=old, sequence=50, event=event, data={})
+            said = Publication(job_id=job_id, attempt=old, sequence=50, event=event)
             assert self.do(self.queue.publish([said])) == {(job_id, old): "lost"}
         assert self.end(job_id, old, "succeeded", set()) == "lost"
         assert self.do(self.queue.release(job_id, old)) == "lost"

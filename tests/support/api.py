@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from engine.card import ClassLabel, Defaults, ModelCard
 from service.jobs import BlobStore, Claim, Publication, Queue, WorkerCards, connect
+from service.jobs.messages import encode_event
 from service.metrics import Metrics
 from service.server.app import create_app
 from service.server.http_server import http_server
@@ -123,7 +124,9 @@ class Api:
         return claims[0]
 
     def publish(self, claim: Claim, sequence: int, event: str | None, data: dict[str, Any]) -> str:
-        publication = Publication(job_id=claim.id, attempt=claim.attempt, sequence=sequence, event=event, data=data)
+        publication = Publication(
+            job_id=claim.id, attempt=claim.attempt, sequence=sequence, event=event, data=encode_event(data)
+        )
         return self.queue(lambda q, _, __: q.publish([publication]))[claim.id, claim.attempt]
 
     def draw(self, claim: Claim, *, steps: int = 2, tokenizer: str = CARD.tokenizer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.jobs import NewJob, Publication, Queue, QueueConfig
+from service.jobs.messages import encode_event
 
 CONFIG = QueueConfig(lease_seconds=100, max_queued=100)  # leases end when a test says so, not when the machine is slow
 
@@ -14,7 +15,7 @@ def new(job_id: str, client: str = "local", *, cost: int = 10, model: str = "m",
 
 
 def said(job_id: str, attempt: int, sequence: int, event: str | None = "tokens", **data: Any) -> Publication:
-    return Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data=data)
+    return Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data=encode_event(data))
 
 
 async def take(

@@ -44,14 +44,14 @@ async def told(service: Service, job_id: str, image: int, known: np.ndarray) -> 
     """The canvas as a watcher paints it, having checked that the steps and counts add up."""
     canvas, done, step = known.copy(), 0, 0
     for event in await service.events(job_id):
-        if event.name == "tokens" and event.data["image_index"] == image:
-            assert (canvas.flat[event.data["positions"]] == EMPTY).all()
-            canvas.flat[event.data["positions"]] = event.data["tokens"]
-            done += len(event.data["positions"])
-            assert step < event.data["step"] <= event.data["steps"]
-            step = event.data["step"]
-            assert (event.data["n_done"], event.data["n_total"]) == (done, (known == EMPTY).sum())
-    steps = (await service.seen(job_id, "started")).data["steps"]
+        if event.name == "tokens" and event.json()["image_index"] == image:
+            assert (canvas.flat[event.json()["positions"]] == EMPTY).all()
+            canvas.flat[event.json()["positions"]] = event.json()["tokens"]
+            done += len(event.json()["positions"])
+            assert step < event.json()["step"] <= event.json()["steps"]
+            step = event.json()["step"]
+            assert (event.json()["n_done"], event.json()["n_total"]) == (done, (known == EMPTY).sum())
+    steps = (await service.seen(job_id, "started")).json()["steps"]
     assert (step, done) == (steps, (known == EMPTY).sum())
     return canvas
 
@@ -112,7 +112,7 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
         assert said.windows == tuple((window.row, window.col) for window in windows)
     started = await service.seen("a", "started")
     unknown = int((canvas == EMPTY).sum())
-    assert started.data == {
+    assert started.json() == {
         "attempt": 1, "images": 2, "grid": list(geometry.grid), "steps": result["usage"]["steps"],
         "known": canvas.size - unknown, "kept": [],
     }  # fmt: skip

@@ -69,13 +69,13 @@ async def test_who_shared_the_step_with_poison_ends_well_and_the_poison_fails_al
     async with serving(redis_url, engine, grace=10) as service:
         innocents = await poisoned(service)
         end = (await service.events("poison"))[-1]
-        assert (end.name, end.data["error"]["code"]) == ("failed", code)
-        assert "job poison" in end.data["error"]["message"]
-        assert "somewhere" not in json.dumps(end.data)  # that is for the log
+        assert (end.name, end.json()["error"]["code"]) == ("failed", code)
+        assert "job poison" in end.json()["error"]["message"]
+        assert "somewhere" not in json.dumps(end.json())  # that is for the log
         for index, name in enumerate(innocents):
             [image] = (await service.result(name))["images"]
             assert image["tokens"] == alone(folder, job(seed=index, steps=64))[0].tolist()
-            attempts = [e.data["attempt"] for e in await service.events(name) if e.name == "started"]
+            attempts = [e.json()["attempt"] for e in await service.events(name) if e.name == "started"]
             assert attempts[0] == 1
             assert len(attempts) > 1
         assert len(failed[0]) > 1
@@ -96,7 +96,7 @@ async def test_a_job_that_fails_with_nothing_beside_it_has_failed_at_once(
     await service.submit("a", seed=POISON, n=2)
     events = await service.events("a")
     assert [event.name for event in events] == ["queued", "started", "failed"]
-    assert events[-1].data["error"]["code"] == "out_of_memory"
+    assert events[-1].json()["error"]["code"] == "out_of_memory"
 
 
 class Held:

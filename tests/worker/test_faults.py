@@ -29,7 +29,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     assert await service.queue.cancel("a") == "requested"
     events = await service.events("a")
     assert [event.name for event in events][-1] == "canceled"
-    assert sum(len(e.data["positions"]) for e in events if e.name == "tokens") < 3 * 64
+    assert sum(len(e.json()["positions"]) for e in events if e.name == "tokens") < 3 * 64
     assert await soon(lambda: not engine.stats().pages_used)
     assert engine.stats().steps_total < 50  # it would have taken 64
     await service.submit("b")
@@ -90,7 +90,7 @@ async def test_a_job_that_cannot_be_refused_now_holds_up_no_other(
         found = await service.queue.job("good")
         assert found is not None
         assert found.attempt == 1
-        error = (await service.events("nonsense"))[-1].data["error"]
+        error = (await service.events("nonsense"))[-1].json()["error"]
         assert error["code"] == "invalid_payload"
         assert "TypeError" not in error["message"]
         assert await service.counted(1, "requests_total", task="generate", outcome="failed")
@@ -120,8 +120,8 @@ async def test_failing_jobs_fail_alone(service: Service) -> None:
         found = await service.queue.job(job_id)
         assert found is not None
         assert (end.name, found.state) == ("failed", "failed")
-        assert end.data["error"] == found.error
-        codes[job_id] = end.data["error"]["code"]
+        assert end.json()["error"] == found.error
+        codes[job_id] = end.json()["error"]["code"]
     assert codes == {
         "missing": "upload_missing",
         "damaged": "upload_damaged",
@@ -185,7 +185,7 @@ async def test_a_request_that_the_engine_trips_over_fails_alone(
     monkeypatch.setattr(engine, "add", tripping)
     await service.submit("a", seed=13)
     await service.submit("b")
-    error = (await service.events("a"))[-1].data["error"]
+    error = (await service.events("a"))[-1].json()["error"]
     assert (error["code"], "job a" in error["message"], "disk" in error["message"]) == ("internal_error", True, False)
     assert await service.result("b")
 

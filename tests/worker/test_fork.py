@@ -49,13 +49,13 @@ class Front:
     async def reached(self, job_id: str, step: int) -> None:
         async with asyncio.timeout(PATIENCE), contextlib.aclosing(self.service.hub.watch(job_id)) as events:
             async for event in events:
-                if event.name == "tokens" and event.data["step"] >= step:
+                if event.name == "tokens" and event.json()["step"] >= step:
                     return
 
     async def first(self, job_id: str, count: int, image: int = 0) -> dict[int, int]:
         """Position → token of so many, in the order in which the watchers of a picture heard of them. How many of them
         an event tells says nothing: they are merged while the queue is slow."""
-        events = [event.data for event in await self.service.events(job_id) if event.name == "tokens"]
+        events = [event.json() for event in await self.service.events(job_id) if event.name == "tokens"]
         told = [
             pair
             for data in events
@@ -119,8 +119,8 @@ async def test_a_fork_shares_the_first_steps_and_goes_on_by_itself(front: Front,
         assert await front.first_steps(child, 9, index) == {
             position: int(drawn.flat[position]) for position in await front.first_steps(parent, 9, 1)
         }
-    started = (await front.service.seen(child, "started")).data
-    assert started == (await front.service.seen(parent, "started")).data
+    started = (await front.service.seen(child, "started")).json()
+    assert started == (await front.service.seen(parent, "started")).json()
     # The parent's own noise draws the parent, from whatever step.
     seed = (await front.service.result(parent))["images"][1]["seed"]
     for step in (1, 8):

@@ -78,9 +78,9 @@ async def told_whole(service: Service, kept: set[int], images: list[dict[str, An
     """Who watches the second attempt alone sees every picture whole."""
     second = [event for event in await service.events("a") if event.id.startswith("2-")]
     assert second[0].name == "started"
-    assert (second[0].data["attempt"], second[0].data["kept"]) == (2, sorted(kept))
+    assert (second[0].json()["attempt"], second[0].json()["kept"]) == (2, sorted(kept))
     for image in images:
-        told = [e.data for e in second if e.name == "tokens" and e.data["image_index"] == image["index"]]
+        told = [e.json() for e in second if e.name == "tokens" and e.json()["image_index"] == image["index"]]
         cells = [pair for data in told for pair in zip(data["positions"], data["tokens"], strict=True)]
         assert sorted(cells) == list(enumerate(token for row in image["tokens"] for token in row))
         assert (told[-1]["step"], told[-1]["n_done"], told[-1]["n_total"]) == (12, 64, 64)

@@ -99,7 +99,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
         result = await service.result("a")
         expected = alone(folder, job(steps=200, n=3))
         assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
-        attempts = [e.data["attempt"] for e in await service.events("a") if e.name == "started"]
+        attempts = [e.json()["attempt"] for e in await service.events("a") if e.name == "started"]
         assert attempts == [1, 2]
 
 
@@ -206,7 +206,7 @@ async def test_the_engine_goes_on_while_redis_stalls(
 
         monkeypatch.setattr(service.queue, "publish", stalling)
         await service.submit("a", steps=32)
-        tokens = [event.data for event in await service.events("a") if event.name == "tokens"]
+        tokens = [event.json() for event in await service.events("a") if event.name == "tokens"]
     assert len(tokens) <= 3  # what was under way, the rest merged, and the last step where its report came late
     positions = [position for data in tokens for position in data["positions"]]
     assert sorted(positions) == list(range(64))

@@ -93,11 +93,11 @@ async def test_each_family_draws_while_the_others_do(
             payload = job(model=name, **fields)
             expected = alone(folders[name], payload)
             assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
-            started = (await service.seen(name, "started")).data
+            started = (await service.seen(name, "started")).json()
             steps = {"anyorder": 5, "raster": 16, "regions": 4 + 32 // 4 - 1}[name]
             assert (started["grid"], started["steps"]) == (list(engines[name].model.grid), steps)
             last = [event for event in await service.events(name) if event.name == "tokens"][-1]
-            assert (last.data["step"], last.data["steps"]) == (steps, steps)
+            assert (last.json()["step"], last.json()["steps"]) == (steps, steps)
             assert result["usage"]["steps"] == steps
 
             n, positions = payload["n"], engines[name].model.positions

@@ -123,7 +123,7 @@ async def test_jobs_that_the_queue_gives_up_are_counted(redis_url: str, engines:
     async with serving(redis_url, *engines, config=once, grace=10) as service:
         async with service.worker._lanes[0]._quarantine.turn:
             await lose(service, {"a": {"model": "one"}})
-        assert (await service.events("a"))[-1].data["error"]["code"] == "worker_lost"
+        assert (await service.events("a"))[-1].json()["error"]["code"] == "worker_lost"
         assert await service.counted(1, "requests_total", task="generate", outcome="failed")
 
 

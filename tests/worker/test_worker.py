@@ -27,11 +27,11 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert names[:2] == ["queued", "started"]
     assert set(names[2:-1]) == {"tokens"}
     assert names[-1] == "completed"
-    assert events[1].data == {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0, "kept": []}
+    assert events[1].json() == {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0, "kept": []}
     told = {}
     for event in events[2:-1]:
-        told |= dict(zip(event.data["positions"], event.data["tokens"], strict=True))
-    last = events[-2].data
+        told |= dict(zip(event.json()["positions"], event.json()["tokens"], strict=True))
+    last = events[-2].json()
     assert (last["step"], last["steps"], last["n_done"], last["n_total"]) == (8, 8, 64, 64)
 
     (expected,) = alone(folder, job(steps=8))
@@ -43,7 +43,7 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     timings = result["timings"]
     assert set(timings) == {"queue_seconds", "draw_seconds", "decode_seconds", "first_tokens_seconds"}
     assert all(0 <= seconds < 20 for seconds in timings.values())
-    assert events[-1].data["images"] == [{"index": 0, "seed": 5, "width": 16, "height": 16}]
+    assert events[-1].json()["images"] == [{"index": 0, "seed": 5, "width": 16, "height": 16}]
 
     data = await service.blobs.get(image["blob"])
     assert data is not None
@@ -104,7 +104,7 @@ async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Pa
     drawn, known = 2 * snapped.sum(), 2 * (~snapped).sum()
     assert result["usage"] == {"steps": snapped.sum(), "tokens_drawn": drawn, "tokens_known": known}
     started = await service.seen("a", "started")
-    assert started.data["known"] == (~snapped).sum()
+    assert started.json()["known"] == (~snapped).sum()
     assert await service.blobs.get("a/image") is None  # no longer needed, and its bytes are given back
     mask_png = await service.blobs.get("a/mask")  # a fork needs it
     assert mask_png is not None
@@ -125,11 +125,11 @@ async def test_previews_show_what_is_drawn_and_grey_elsewhere(
     monkeypatch.setattr(preview_module, "encode", lossless)  # a JPEG smears the grey
     await service.submit("a", steps=64, previews=16)
     events = await service.events("a")
-    previews = [event.data for event in events if event.name == "preview"]
+    previews = [event.json() for event in events if event.name == "preview"]
     assert previews
     assert all(p["step"] % 16 == 0 and p["format"] == "jpeg" and p["image_index"] == 0 for p in previews)
     assert set(kinds) == {"jpeg"}
-    order = [position for event in events if event.name == "tokens" for position in event.data["positions"]]
+    order = [position for event in events if event.name == "tokens" for position in event.json()["positions"]]
     for preview in previews:
         undrawn = np.ones(64, dtype=bool)
         undrawn[order[: preview["step"]]] = False  # 64 steps: one token each

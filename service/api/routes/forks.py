@@ -22,7 +22,6 @@ from service.api.routes.jobs import JobId
 from service.api.routes.tasks import ANSWERS, digest_of, draining, json_only
 from service.errors import Problem
 from service.jobs import Job
-from service.jobs.messages import parse_event_id
 from service.services import Services
 from service.tasks.fields import ForkRequest
 from service.tasks.recipe import MAX_FORKS, forked
@@ -139,10 +138,10 @@ async def _progress(services: Services, job: Job, index: int, card: ModelCard) -
     tokens: dict[int, np.ndarray] = defaultdict(lambda: np.full((rows, cols), EMPTY, dtype=np.int32))
     reached: dict[int, tuple[int, int]] = {}
     async for event in services.hub.stored_events(job.id):
-        if event.name == "tokens" and event.data["image_index"] == index:
-            attempt, _ = parse_event_id(event.id)
-            tokens[attempt].flat[event.data["positions"]] = event.data["tokens"]
-            reached[attempt] = (event.data["step"], event.data["steps"])
+        if event.name == "tokens" and (data := event.json())["image_index"] == index:
+            attempt, _ = event.position
+            tokens[attempt].flat[data["positions"]] = data["tokens"]
+            reached[attempt] = (data["step"], data["steps"])
     if not reached:
         raise _not_yet("the picture is not begun yet")
     furthest = max(reached, key=lambda attempt: (reached[attempt][0], attempt))
