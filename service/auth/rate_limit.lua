@@ -1,5 +1,5 @@
--- A token bucket. KEYS: the bucket. ARGV: its size, and the milliseconds in which an empty one fills.
--- Returns: whether there was a token, how many are left, milliseconds until the next one, until it is full.
+-- Takes a token from a bucket. KEYS: the bucket. ARGV: its size, and the milliseconds in which an empty bucket fills.
+-- Returns: 1 if there was a token, else 0; tokens left; milliseconds until the next token, and until it is full.
 local size, window = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how slowly heads and bodies may come."""
+"""The limit of connections, and the timeouts of request heads and bodies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hasty(redis_socket: Path) -> Iterator[Api]:
         heartbeat=0.2, _env_file=None,
     )  # fmt: skip
     with running_api(settings) as api:
-        api.client.headers["Connection"] = "close"  # one that is idle is hung up on, here soon
+        api.client.headers["Connection"] = "close"  # idle connections are closed soon here
         api.show_card()
         yield api
 
@@ -39,7 +39,7 @@ def impatient(hasty: Api) -> Iterator[Api]:
 
 @pytest.fixture
 def crowded(redis_socket: Path) -> Iterator[Api]:
-    """It lets ten in at once."""
+    """A server that accepts ten connections."""
     settings = Settings(
         redis_url=f"unix://{redis_socket}", namespace="crowded", max_connections=10, heartbeat=0.2, header_timeout=60,
         _env_file=None,
@@ -54,7 +54,7 @@ def connect(api: Api) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=PATIENCE)
 
 
-def hung_up(connection: socket.socket, seconds: float = PATIENCE) -> bool:
+def closed(connection: socket.socket, seconds: float = PATIENCE) -> bool:
     connection.settimeout(seconds)
     try:
         return connection.recv(1) == b""
@@ -64,7 +64,7 @@ def hung_up(connection: socket.socket, seconds: float = PATIENCE) -> bool:
         return False
 
 
-def test_idle_strangers_make_room_for_who_comes_and_shut_nobody_out(crowded: Api) -> None:
+def test_idle_connections_are_closed_for_new_ones_and_busy_ones_stay(crowded: Api) -> None:
     job = crowded.generate()
     with crowded.client.stream("GET", job["urls"]["events"]) as stream, ExitStack() as stack:
         events = frames(stream.iter_lines())
@@ -74,15 +74,15 @@ def test_idle_strangers_make_room_for_who_comes_and_shut_nobody_out(crowded: Api
         idle = []
         for _ in range(30):
             idle.append(stack.enter_context(connect(crowded)))
-            # On the connection that it has: it asked, and they never did.
+            # Its connection has sent a request, so the others are closed first.
             assert regular.get("/healthz").status_code == 200
-        assert all(hung_up(one) for one in idle[:20])  # the oldest first
-        assert not hung_up(idle[-1], 0.2)
-        assert httpx.get(f"{crowded.url}/healthz").status_code == 200  # who comes now is let in
+        assert all(closed(one) for one in idle[:20])  # the oldest first
+        assert not closed(idle[-1], 0.2)
+        assert httpx.get(f"{crowded.url}/healthz").status_code == 200  # a new connection is accepted
         assert next(events)["event"] == "heartbeat"
 
 
-def test_where_all_are_busy_the_newcomer_goes_and_nobody_else(crowded: Api) -> None:
+def test_a_new_connection_is_rejected_when_all_are_busy(crowded: Api) -> None:
     job = crowded.generate()
     request = f"GET {job['urls']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     crowded.client.close()
@@ -92,8 +92,8 @@ def test_where_all_are_busy_the_newcomer_goes_and_nobody_else(crowded: Api) -> N
             one.sendall(request)
             assert one.recv(4096).startswith(b"HTTP/1.1 200")
         with connect(crowded) as late:
-            assert hung_up(late)
-        assert not any(hung_up(one, 0.5) for one in busy)  # a heartbeat has come
+            assert closed(late)
+        assert not any(closed(one, 0.5) for one in busy)  # a heartbeat has come
 
     def served() -> bool:
         try:
@@ -101,14 +101,14 @@ def test_where_all_are_busy_the_newcomer_goes_and_nobody_else(crowded: Api) -> N
         except httpx.TransportError:
             return False
 
-    assert eventually(served), "who left still counts"
+    assert eventually(served), "closed connections still count"
 
 
-# ---- slowness ------------------------------------------------------------------------------------------------------
+# ---- timeouts ------------------------------------------------------------------------------------------------------
 
 
 def closed_after(connection: socket.socket, trickle: bytes) -> float:
-    """Seconds until the server hangs up, while a byte comes now and then."""
+    """Seconds until the server closes the connection, while a byte arrives now and then."""
     began = time.monotonic()
     connection.settimeout(0.1)
     while time.monotonic() - began < PATIENCE:
@@ -126,7 +126,7 @@ def closed_after(connection: socket.socket, trickle: bytes) -> float:
 @pytest.mark.parametrize(
     "start", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"]
 )
-def test_a_head_that_never_ends_is_hung_up_on(impatient: Api, start: bytes) -> None:
+def test_an_endless_request_head_closes_the_connection(impatient: Api, start: bytes) -> None:
     with connect(impatient) as connection:
         connection.sendall(start)
         assert closed_after(connection, b"" if not start else b"x") < PATIENCE
@@ -137,13 +137,13 @@ def answered(connection: socket.socket) -> bool:
     said = b""
     while not said.endswith(b"}"):
         part = connection.recv(4096)
-        assert part, "it was hung up on"
+        assert part, "the server closed the connection"
         said += part
     return said.startswith(b"HTTP/1.1 200")
 
 
-def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_time(redis_socket: Path) -> None:
-    """So that it is the client who hangs up: else a request may cross with our going away."""
+def test_an_idle_connection_may_wait_longer_than_a_head_may_take(redis_socket: Path) -> None:
+    """So the client closes it; otherwise a request could arrive as the server closes the connection."""
     settings = Settings(redis_url=f"unix://{redis_socket}", namespace="kept", header_timeout=2, _env_file=None)
     first_half, second_half = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"\r\n"
     with running_api(settings) as api, ExitStack() as stack:
@@ -152,7 +152,7 @@ def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_
             connection.sendall(first_half + second_half)
             assert answered(connection)
         time.sleep(3)  # longer than a head may take
-        for tick in range(14):  # there are halves of heads at every moment of more than a second: who looks then?
+        for tick in range(14):  # some head is incomplete at every moment, also when the server checks
             if tick < 12:
                 connections[tick].sendall(first_half)
             if tick >= 2:
@@ -161,18 +161,18 @@ def test_between_two_requests_a_connection_has_longer_and_the_next_head_its_own_
         assert all(answered(connection) for connection in connections)
 
 
-def test_a_connection_that_asks_no_more_is_hung_up_on_when_its_time_is_over(impatient: Api) -> None:
+def test_an_idle_connection_is_closed_after_keep_alive(impatient: Api) -> None:
     settings = impatient.settings
     with connect(impatient) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered(connection)
         began = time.monotonic()
-        assert hung_up(connection)
+        assert closed(connection)
         assert time.monotonic() - began > settings.keep_alive - 0.5
     assert http_server(create_app(settings), settings).config.timeout_keep_alive == settings.keep_alive
 
 
-def test_a_head_that_came_while_the_server_stood_still_is_read(impatient: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_arrives_during_a_stall_is_read(impatient: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     on_tick, still = HTTPServer.on_tick, threading.Event()
 
     async def standing_still(server: HTTPServer, counter: int) -> bool:
@@ -180,7 +180,7 @@ def test_a_head_that_came_while_the_server_stood_still_is_read(impatient: Api, m
         if connection.getsockname() in there and not still.is_set():
             still.set()
             time.sleep(2)  # noqa: ASYNC251 — four times what a head may take
-            counter = 0  # and before anything is read it looks who is silent
+            counter = 0  # the check for slow heads runs before anything is read
         return await on_tick(server, counter)
 
     monkeypatch.setattr("service.server.http_server.STALL_SECONDS", 1.5)
@@ -194,19 +194,19 @@ def test_a_head_that_came_while_the_server_stood_still_is_read(impatient: Api, m
 @pytest.mark.parametrize(
     ("path", "kind"), [("generate", "application/json"), ("inpaint", "multipart/form-data; boundary=x")]
 )
-def test_a_body_that_never_ends_is_a_408(impatient: Api, path: str, kind: str) -> None:
+def test_an_endless_body_is_a_408(impatient: Api, path: str, kind: str) -> None:
     head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
     with connect(impatient) as connection:
         connection.sendall(f"{head}Content-Length: 1000\r\n\r\n--x".encode())
         said = b""
-        while part := connection.recv(4096):  # until it hangs up
+        while part := connection.recv(4096):  # until the server closes it
             said += part
     assert said.startswith(b"HTTP/1.1 408")
     assert b'"code":"too_slow"' in said
     assert b"connection: close" in said.lower()
 
 
-def test_a_stream_outlives_the_patience_with_bodies_and_heads(impatient: Api) -> None:
+def test_a_stream_outlives_the_timeouts_of_heads_and_bodies(impatient: Api) -> None:
     with impatient.client.stream("POST", "/v1/generate", json={}, headers={"Accept": "text/event-stream"}) as response:
         events, began = frames(response.iter_lines()), time.monotonic()
         assert next(events)["event"] == "queued"

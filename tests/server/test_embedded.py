@@ -1,4 +1,4 @@
-"""The embedded server: private, durable, alone in its directory, and gone when we are."""
+"""The embedded server: private, durable, one in each directory, and it ends with its owner."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def owner(directory: Path, parent_death: str = "kernel") -> Iterator[tuple[subpr
         process.wait()
 
 
-def test_starts_private_durable_and_never_evicting(tmp_path: Path) -> None:
+def test_the_server_is_private_durable_and_never_evicts(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "data")
     with server as url, redis.Redis.from_url(url) as client:
         assert url.startswith("unix://")
@@ -81,10 +81,10 @@ def test_starts_private_durable_and_never_evicting(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert pid is not None
     assert not alive(pid)
-    server.stop()  # again: harmless
+    server.stop()  # may be called again
 
 
-def test_data_survives_a_kill_of_the_server_which_comes_back(tmp_path: Path) -> None:
+def test_a_killed_server_restarts_with_its_data(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "data")
     with server as url, redis.Redis.from_url(url) as client:
         for i in range(200):
@@ -98,7 +98,7 @@ def test_data_survives_a_kill_of_the_server_which_comes_back(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("parent_death", ["kernel", "pipe"])
-def test_dies_with_its_owner_and_leaves_the_directory_free(tmp_path: Path, parent_death: str) -> None:
+def test_the_server_ends_with_its_owner_and_frees_the_directory(tmp_path: Path, parent_death: str) -> None:
     if parent_death == "kernel" and not sys.platform.startswith("linux"):
         pytest.skip("the kernel's part exists on Linux only")
     with owner(tmp_path / "data", parent_death) as (process, url, pid):
@@ -112,7 +112,7 @@ def test_dies_with_its_owner_and_leaves_the_directory_free(tmp_path: Path, paren
         assert client.get("kept") == b"1"
 
 
-def test_ctrl_c_reaches_the_owner_alone(tmp_path: Path) -> None:
+def test_ctrl_c_reaches_only_the_owner(tmp_path: Path) -> None:
     with owner(tmp_path / "data") as (process, url, pid):
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
@@ -130,7 +130,7 @@ def test_a_directory_in_use_is_refused_and_its_server_found(tmp_path: Path) -> N
     assert eventually(lambda: running_in(tmp_path / "data") is None)
 
 
-def test_loopback_with_a_password_where_sockets_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_unix_sockets_it_uses_loopback_and_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "SOCKET_PATH_LIMIT", 0)
     with EmbeddedServer(tmp_path / "data") as url:
         assert "@127.0.0.1:" in url
@@ -160,9 +160,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path / "data").start()
 
 
-def test_a_server_on_path_is_preferred_to_the_wheel_and_an_old_one_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_on_path_is_preferred_and_an_old_one_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def server(name: str, version: str) -> Path:
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\necho '{version}'\n")

@@ -1,4 +1,4 @@
-"""Where settings come from, and which of them are refused before anything starts."""
+"""Where settings come from, and which values are rejected."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from service.server.app import create_app
 from service.settings import Settings
 
 
-def test_the_models_of_the_environment_have_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ARPG_MODELS", raising=False)
     assert Settings(_env_file=None).models == ("demo",)
     monkeypatch.setenv("ARPG_MODELS", "demo, path/to/folder,")
     assert Settings(_env_file=None).models == ("demo", "path/to/folder")
-    assert Settings(models=["a,b"], _env_file=None).models == ("a,b",)  # what the command line named
+    assert Settings(models=["a,b"], _env_file=None).models == ("a,b",)  # from the command line
     monkeypatch.setenv("ARPG_MODELS", " , ")
     with pytest.raises(ValidationError, match="models"):
         Settings(_env_file=None)
 
 
-def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_environment_also_without_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOST", "PORT", "ARPG_HOST", "ARPG_PORT"):
         monkeypatch.delenv(name, raising=False)
     assert (Settings(_env_file=None).host, Settings(_env_file=None).port) == ("127.0.0.1", 8000)
@@ -37,7 +37,7 @@ def test_settings_come_from_the_environment_and_the_plain_names_count(monkeypatc
 
 
 @pytest.mark.parametrize("path", ["art", "/art/", "/", "/a b", "/art?x", "/art\n"])
-def test_the_path_that_a_proxy_strips_starts_with_a_slash_and_ends_without(path: str) -> None:
+def test_root_path_starts_with_a_slash_and_ends_without(path: str) -> None:
     with warnings.catch_warnings(action="error"):
         create_app(Settings(root_path="/a/b-c", redis_url="redis://x", _env_file=None))
     with pytest.raises(ValidationError, match="root_path"):
@@ -45,7 +45,7 @@ def test_the_path_that_a_proxy_strips_starts_with_a_slash_and_ends_without(path:
 
 
 @pytest.mark.parametrize("namespace", ["a}{ b\n", "arpg\n", " arpg", "a" * 41, ""])
-def test_a_namespace_is_a_plain_word_as_it_becomes_part_of_every_key(namespace: str) -> None:
+def test_a_namespace_is_a_plain_word(namespace: str) -> None:
     assert Settings(namespace="art-2_b", _env_file=None).namespace == "art-2_b"
     with pytest.raises(ValidationError, match="namespace"):
         Settings(namespace=namespace, _env_file=None)

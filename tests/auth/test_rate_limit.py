@@ -1,4 +1,4 @@
-"""The token bucket, in a real Redis."""
+"""The rate limit, in a real Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.auth.rate_limit import RateLimiter
 
 
 @pytest.mark.anyio
-async def test_a_bucket_fills_with_time_is_shared_and_never_overflows(redis: Redis) -> None:
+async def test_a_bucket_refills_over_time_is_shared_and_never_overflows(redis: Redis) -> None:
     one, two = RateLimiter(redis, "{t}:"), RateLimiter(redis, "{t}:")
     first = [await limiter.take("ann", 2) for limiter in (one, two, one)]
     assert [taken.allowed for taken in first] == [True, True, False]
@@ -19,7 +19,7 @@ async def test_a_bucket_fills_with_time_is_shared_and_never_overflows(redis: Red
         await redis.hincrby("{t}:rate:ann", "at", -round(seconds * 1000))
 
     await turn_back(15)
-    assert not (await one.take("ann", 2)).allowed  # half a token, which a refusal does not take
+    assert not (await one.take("ann", 2)).allowed  # half a token is left, and a refusal takes nothing
     await turn_back(15)
     assert (await one.take("ann", 2)).allowed
     await turn_back(3600)

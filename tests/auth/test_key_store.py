@@ -1,4 +1,4 @@
-"""The file of keys: what is in it, who may read it, and that it counts as soon as it is there."""
+"""The key store: the contents and permissions of its file, and that changes take effect at once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from service.auth import key_store, keys
 from tests.support.keys import new_key
 
 
-def test_the_file_holds_hashes_for_its_owners_eyes_alone(tmp_path: Path) -> None:
+def test_the_file_holds_hashes_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "keys.jsonl"
     text = new_key(path, "ann", rate=5)
     assert text not in path.read_text()
     assert hashlib.sha256(text.encode()).hexdigest() in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
-    ring = key_store.KeyStore(path, needed=False)
-    found = ring.find(text)
+    store = key_store.KeyStore(path, needed=False)
+    found = store.find(text)
     assert found is not None
     assert (found.name, found.rate, found.priority, found.scopes) == ("ann", 5, "normal", frozenset({"draw"}))
 
 
-def test_the_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_keeps_its_owner_when_another_user_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, owner, given = tmp_path / "keys.jsonl", os.getuid() + 1, []
     new_key(path, "ann")
     monkeypatch.setattr(key_store.os, "fchown", lambda _, *whose: given.append(whose))
@@ -34,59 +34,59 @@ def test_the_file_stays_its_owners_whoever_changes_it(tmp_path: Path, monkeypatc
     real = Path.stat
 
     def stat(self: Path, **more: Any) -> os.stat_result:
-        told = real(self, **more)
-        return os.stat_result((*told[:4], owner, *told[5:])) if self == path else told
+        found = real(self, **more)
+        return os.stat_result((*found[:4], owner, *found[5:])) if self == path else found
 
     monkeypatch.setattr(Path, "stat", stat)
     new_key(path, "cy")
     assert given == [(owner, os.getgid())]
 
 
-def test_keys_that_cannot_be_looked_at_stay_as_they_were(
+def test_keys_stay_valid_while_the_file_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(key_store.KeyStore, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.jsonl"
     text = new_key(path, "ann")
-    ring = key_store.KeyStore(path, needed=False)
+    store = key_store.KeyStore(path, needed=False)
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
         patch.setattr(key_store.Path, "stat", denied)
-        assert ring.needed
-        assert ring.find(text)
+        assert store.needed
+        assert store.find(text)
         assert caplog.text.count("the keys stay as they were") == 1
         with pytest.raises(keys.KeysError, match="can't stat"):
             key_store.KeyStore(path, needed=False)
     key_store.revoke(path, "ann")
-    assert ring.find(text) is None
+    assert store.find(text) is None
 
 
-def test_once_there_is_a_file_a_key_is_needed_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_the_file_exists_a_key_stays_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_store.KeyStore, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.jsonl"
-    ring = key_store.KeyStore(path, needed=False)
-    assert not ring.needed
+    store = key_store.KeyStore(path, needed=False)
+    assert not store.needed
     text = new_key(path, "ann")
-    assert ring.needed
-    assert ring.find(text)
+    assert store.needed
+    assert store.find(text)
     key_store.revoke(path, "ann")
-    assert ring.needed
-    assert ring.find(text) is None
+    assert store.needed
+    assert store.find(text) is None
     new = new_key(path, "ann")
     path.write_text(path.read_text() + "nonsense\n")
-    assert ring.find(new) is None  # it stays as it was
+    assert store.find(new) is None  # the last valid keys stay
     path.write_text(path.read_text().replace("nonsense\n", ""))
-    assert ring.find(new)
+    assert store.find(new)
     path.unlink()
-    assert ring.needed
-    assert ring.find(new) is None
+    assert store.needed
+    assert store.find(new) is None
 
 
 @pytest.mark.parametrize("line", ["{", '{"name": "a"}', "[]", '{"name":"a","id":"00000000","sha256":"x"}', "\x00"])
-def test_a_damaged_file_is_refused_by_line_and_not_repeated(tmp_path: Path, line: str) -> None:
+def test_a_damaged_line_is_named_but_not_repeated(tmp_path: Path, line: str) -> None:
     path = tmp_path / "keys.jsonl"
     new_key(path, "ann")
     path.write_text(path.read_text() + line + "\n")
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_refused_by_line_and_not_repeated(tmp_path: Path, line
 
 
 @pytest.mark.parametrize("name", ["local", "canary", "", "a b", "a/b", "a" * 65, "é"])
-def test_a_name_is_a_plain_word_and_nobody_elses(tmp_path: Path, name: str) -> None:
+def test_a_name_is_a_plain_word_and_unique(tmp_path: Path, name: str) -> None:
     with pytest.raises(keys.KeysError):
         keys.make(name)
     path = tmp_path / "keys.jsonl"
@@ -105,17 +105,15 @@ def test_a_name_is_a_plain_word_and_nobody_elses(tmp_path: Path, name: str) -> N
         new_key(path, "ann")
 
 
-def test_comparing_takes_as_long_for_a_key_that_is_nearly_right(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path, compared = tmp_path / "keys.jsonl", []
     text = new_key(path, "ann")
     real = key_store.hmac.compare_digest
     monkeypatch.setattr(key_store.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
-    ring = key_store.KeyStore(path, needed=True)
-    assert ring.find(text)
-    assert ring.find(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
-    assert ring.find("arpg_00000000_" + "A" * 43) is None
-    assert ring.find("nonsense") is None
-    assert len(compared) == 4  # an unknown key is compared, too
+    store = key_store.KeyStore(path, needed=True)
+    assert store.find(text)
+    assert store.find(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
+    assert store.find("arpg_00000000_" + "A" * 43) is None
+    assert store.find("nonsense") is None
+    assert len(compared) == 4  # unknown keys are compared too
     assert all(len(a) == len(b) == 64 for a, b in compared)

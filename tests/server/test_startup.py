@@ -1,4 +1,4 @@
-"""What a server looks at before it takes anything, and what of all this it never tells: with real processes."""
+"""The checks before a server accepts requests, and that it logs no secrets; with real processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from service.auth import key_store, keys
 from service.cli.main import main
 from service.jobs import ServerUnsuitable
-from service.server import startup as starting
+from service.server import startup
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
 from tests.support.processes import die_with_parent, server_binary
@@ -28,7 +28,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 
 class Listener:
-    """Stands for a socket; the tests themselves stay on loopback."""
+    """Stands for a socket, as the tests themselves listen only on loopback."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -61,30 +61,30 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7"])
-def test_beyond_loopback_a_key_is_made_and_told_once(
+def test_beyond_loopback_a_key_is_made_and_printed_once(
     host: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(data_dir=tmp_path, _env_file=None)
-    ring = starting.startup_keys(settings, Listener(host))  # type: ignore[arg-type]
+    store = startup.startup_keys(settings, Listener(host))  # type: ignore[arg-type]
     [text] = re.findall(r"arpg_\S+", capfd.readouterr().err)
-    found = ring.find(text)
+    found = store.find(text)
     assert found is not None
     assert (found.name, found.scopes, found.priority) == ("first", frozenset({"draw", "metrics"}), "high")
-    again = starting.startup_keys(settings, Listener(host))  # type: ignore[arg-type]
+    again = startup.startup_keys(settings, Listener(host))  # type: ignore[arg-type]
     assert again.needed
     assert again.find(text)
     assert capfd.readouterr().err == ""
 
 
-def test_where_it_cannot_be_written_down_the_key_is_good_for_this_process(
+def test_a_key_that_cannot_be_stored_is_valid_for_this_process(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     settings = Settings(keys_file=tmp_path / "file" / "keys.jsonl", _env_file=None)
-    ring = starting.startup_keys(settings, Listener("0.0.0.0"))  # type: ignore[arg-type]
+    store = startup.startup_keys(settings, Listener("0.0.0.0"))  # type: ignore[arg-type]
     said = capfd.readouterr().err
     assert "until this process ends" in said
-    assert ring.find(re.findall(r"arpg_\S+", said)[0])
+    assert store.find(re.findall(r"arpg_\S+", said)[0])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.8.8.8"])
@@ -92,20 +92,20 @@ def test_on_loopback_no_key_is_needed_until_there_is_one(
     host: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(data_dir=tmp_path, _env_file=None)
-    assert not starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
+    assert not startup.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     key_store.add(settings.keys_path, keys.make("ann")[1])
-    assert starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
+    assert startup.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     key_store.revoke(settings.keys_path, "ann")
-    assert starting.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
+    assert startup.startup_keys(settings, Listener(host)).needed  # type: ignore[arg-type]
     assert "is revoked" in capfd.readouterr().err
 
 
-def test_the_command_makes_shows_and_takes_back_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_arpg_keys_adds_lists_and_revokes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "keys.jsonl"
     here = ["--keys-file", str(path)]
     limits = ["--weight", "2", "--quota", "5", "--rate", "60", "--priority", "high", "--scope", "draw", "--scope"]
     assert main(["keys", "add", "ann", *limits, "metrics", *here]) == 0
-    text = capfd.readouterr().out.strip()  # alone, so that a script can take it
+    text = capfd.readouterr().out.strip()  # nothing else, for scripts
     found = key_store.KeyStore(path, needed=True).find(text)
     assert found is not None
     assert (found.weight, found.quota, found.rate, found.priority) == (2, 5, 60, "high")
@@ -132,7 +132,7 @@ def test_the_command_makes_shows_and_takes_back_keys(tmp_path: Path, capfd: pyte
         (["api", "--redis-url", "redis://127.0.0.1:1", "--port", "0", "--host", "nonsense.invalid"], "nonsense"),
     ],
 )
-def test_what_cannot_be_had_is_told_in_one_line(
+def test_an_expected_error_is_one_line(
     arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ARPG_DATA_DIR", str(tmp_path))
@@ -159,25 +159,25 @@ def test_a_redis_that_may_lose_jobs_is_refused(
 
 
 @pytest.mark.anyio
-async def test_what_is_unsafe_is_told_by_name_and_may_be_allowed(tmp_path: Path) -> None:
+async def test_an_unsafe_redis_is_reported_and_may_be_allowed(tmp_path: Path) -> None:
     port = free_port()
     address = f"redis://127.0.0.1:{port}"
     settings = Settings(redis_url=address, _env_file=None)
-    assert not await starting.check_redis(address, settings)  # nobody is there yet
+    assert not await startup.check_redis(address, settings)  # no server runs yet
     with valkey(port, tmp_path, "--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"):
-        while not await starting.check_redis(address, settings.model_copy(update={"allow_unsafe_redis": True})):
+        while not await startup.check_redis(address, settings.model_copy(update={"allow_unsafe_redis": True})):
             pass
         with pytest.raises(ServerUnsuitable, match="maxmemory-policy is allkeys-lru"):
-            await starting.check_redis(address, settings)
+            await startup.check_redis(address, settings)
         with redis.Redis(port=port) as client:
             client.config_set("maxmemory-policy", "noeviction")
-            assert await starting.check_redis(address, settings)
+            assert await startup.check_redis(address, settings)
             client.execute_command("ACL", "SETUSER", "default", "-info", "-config")
             with pytest.raises(ServerUnsuitable, match="does not say how it stores its data"):
-                await starting.check_redis(address, settings)
+                await startup.check_redis(address, settings)
 
 
-def test_a_redis_that_comes_later_is_looked_at_then(tmp_path: Path) -> None:
+def test_a_redis_that_starts_later_is_checked_then(tmp_path: Path) -> None:
     port = free_port()
     environment = {"ARPG_DATA_DIR": str(tmp_path), "PORT": "0"}
     with arpg(["api", "--redis-url", f"redis://127.0.0.1:{port}"], **environment) as (process, url):
@@ -190,7 +190,7 @@ def test_a_redis_that_comes_later_is_looked_at_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://:p#ss@host", "redis://:pa/ss@host:x", "http://host", "host:6379", ""])
-def test_an_address_that_is_none_is_refused_without_repeating_it(
+def test_an_invalid_redis_url_is_rejected_without_repeating_it(
     url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ARPG_REDIS_URL", url)
@@ -203,10 +203,10 @@ def test_an_address_that_is_none_is_refused_without_repeating_it(
     assert "ss@" not in said
 
 
-# ---- what is never told ---------------------------------------------------------------------------------------------
+# ---- secrets --------------------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_in_what_a_server_says(tmp_path: Path) -> None:
+def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
     data = tmp_path / "var"
     text, key = keys.make("ann", scopes=("draw", "metrics"))
     key_store.add(data / "keys.jsonl", key)
@@ -236,7 +236,7 @@ def test_no_secret_is_in_what_a_server_says(tmp_path: Path) -> None:
             assert process.stderr is not None
             said = process.stderr.read()
     hidden += [text, text.split("_", 2)[2], key.sha256, cookie, cookie.rpartition(".")[2], signing]
-    assert "redis" in said  # it did speak of what went wrong
+    assert "redis" in said  # the errors themselves are logged
     assert "line 2" in said
     assert [secret for secret in hidden if secret in said] == []
 
