@@ -1,6 +1,6 @@
 """Measurements of the engine: `python -m engine.bench flip-rate`, `python -m engine.bench batching`.
 
-Ratios of paired runs in one process; absolute times say little on a shared machine.
+They compare paired runs in one process, because absolute times say little on a shared machine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from engine.request import Request
 
 
 def flip_rate(model: str, device: str, images: int, batch_invariant: bool) -> str:
-    """Draw each request alone and then all in a crowd; how many logits differ, and how many tokens flip.
+    """Draw each request alone and then all together; how many logits differ, and how many tokens flip.
 
-    A picture is compared up to the first step in which it parts from its solo run: what follows has another past.
+    A picture is compared up to the first step that differs from its solo run, since later steps depend on it.
     """
     logits: dict[int, list[torch.Tensor]] = defaultdict(list)
 
@@ -56,7 +56,7 @@ def flip_rate(model: str, device: str, images: int, batch_invariant: bool) -> st
 
 
 def batching(model: str, device: str, images: int, rounds: int) -> str:
-    """Pictures a second drawn together against one after another, the median of paired rounds."""
+    """Pictures per second, drawn together and one after another; medians of paired rounds."""
     engine = Engine.load(model, device=device)
     defaults = engine.model.defaults
     labels = len(engine.model.classes)
@@ -99,10 +99,10 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="a shipped model or a model folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    flips = verbs.add_parser("flip-rate", help="how far a crowd changes a picture by float rounding")
+    flips = verbs.add_parser("flip-rate", help="how often float rounding changes tokens when requests share steps")
     flips.add_argument("--images", type=int, default=64)
     flips.add_argument("--batch-invariant", action="store_true")
-    batch = verbs.add_parser("batching", help="pictures a second together against one by one")
+    batch = verbs.add_parser("batching", help="pictures per second, drawn together and one by one")
     batch.add_argument("--images", type=int, default=16)
     batch.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -1,1 +1,1 @@
-"""How well a model draws: a classifier that never saw a sample, and what is measured in its features."""
+"""Measures how well a model draws, with a classifier that was trained without samples, and in its features."""

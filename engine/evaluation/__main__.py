@@ -1,7 +1,7 @@
 """`arpg evaluate`: measures a demo model, one command for each question. Samples are kept under --runs and drawn once.
 
 quality: the default settings against held-out renders.  sweep: settings against each other.  curve: what training
-bought so far.  sheet, strip: pictures to look at.  editing, prefill, expand: what goes beyond generating.
+improved.  sheet, strip: pictures to look at.  editing, prefill, expand: tasks beyond generating.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CURVE_LOSS_PICTURES = 512
 
 
 def quality(options: argparse.Namespace) -> None:
-    """Everything the model card says of the default settings."""
+    """All figures of the model card about the default settings."""
     judge, engine = _judge(options), Engine.load(options.model, device=options.device)
     count = options.each * len(THINGS)
     reference = Reference.load(options.runs / "world", judge, count)
@@ -89,7 +89,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def axes_of(given: dict[str, Any]) -> dict[str, Any]:
-    """What varies; where nothing does, the paper's step sweep under what is given."""
+    """The settings to vary; if none varies, the paper's step sweep with the given ones."""
     return given if any(len(values) > 1 for values in given.values()) else STEP_SWEEP | given
 
 
@@ -116,7 +116,7 @@ def curve(options: argparse.Namespace) -> None:
 
 
 def sheet(options: argparse.Namespace) -> None:
-    """Classes side by side, `each` pictures a class below each other."""
+    """A contact sheet: a column for each class, of `each` pictures."""
     engine = Engine.load(options.model, device=options.device)
     if options.kind == "samples":
         pictures = draw(options.model, options.runs / "samples", options.each, {}, options.device).pictures
@@ -131,7 +131,7 @@ def sheet(options: argparse.Namespace) -> None:
 
 
 def strip(options: argparse.Namespace) -> None:
-    """Pictures while they are drawn, one a line."""
+    """A contact sheet of pictures while they are drawn, one in each row."""
     engine = Engine.load(options.model, device=options.device)
     chosen = asdict(engine.model.defaults)
     labels = {thing.name: label for label, thing in enumerate(THINGS)}
@@ -161,9 +161,9 @@ COMMANDS = {"quality": quality, "sweep": compare, "curve": curve, "sheet": sheet
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="arpg evaluate", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where renders, weights and samples live")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of renders, weights and samples")
     parser.add_argument("--model", type=Path, default=DEMO, help="the model folder")
-    parser.add_argument("--figures", type=Path, default=DEMO / "figures", help="where plots go")
+    parser.add_argument("--figures", type=Path, default=DEMO / "figures", help="folder of plots")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("quality", help="the default settings").add_argument("--each", type=int, default=100)

@@ -1,4 +1,4 @@
-"""Requests drawn once: their token maps are kept on disk, by what was asked and which weights drew it."""
+"""Draws each request once: token maps are stored on disk under a hash of the request and the model's weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.request import EMPTY, Request
 
 
 class CachedGenerator:
-    """A model folder that draws. Pictures are uint8 (n, H, W, 3), token maps int32 (n, rows, cols)."""
+    """An engine whose token maps are stored. Pictures are uint8 (n, H, W, 3), token maps int32 (n, rows, cols)."""
 
     def __init__(self, model: Path, kept: Path, device: str | None = None) -> None:
         self.engine = Engine.load(model, device=device)
@@ -36,7 +36,7 @@ class CachedGenerator:
         return self.once([_plain(request) for request in requests], draw)
 
     def generate_windowed(self, templates: Sequence[Request], canvases: np.ndarray) -> np.ndarray:
-        """Canvases (n, rows, cols), filled up window by window where they are EMPTY, which is the same in all."""
+        """Fill canvases (n, rows, cols) window by window where they are EMPTY; all have the same EMPTY cells."""
         shape = self.engine.model.grid
         windows = windows_over(canvases[0] != EMPTY, shape)
 
@@ -51,7 +51,7 @@ class CachedGenerator:
         return self.once([places, canvases.tolist(), [_plain(request) for request in templates]], draw)
 
     def once(self, what: Any, draw: Callable[[], np.ndarray]) -> np.ndarray:
-        """The token maps that `draw` drew the first time that this model was asked for `what`, which is plain data."""
+        """The stored token maps of `what`, which is JSON data; the first call draws them with `draw`."""
         asked = json.dumps([*self._model, what], sort_keys=True)
         path = self._kept / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.npy"
         if not path.exists():
@@ -70,7 +70,7 @@ class CachedGenerator:
         return np.stack([picture for part in parts for picture in self.engine.codec.decode_many(list(part))])
 
     def settings(self, **chosen: Any) -> dict[str, Any]:
-        """Sampling settings: the model's defaults, but for what is chosen."""
+        """Sampling settings: the model's defaults, except for the chosen ones."""
         return asdict(self.engine.model.defaults) | chosen
 
 

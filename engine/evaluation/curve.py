@@ -1,4 +1,4 @@
-"""What training buys: the weights kept along a run, each measured."""
+"""Quality along a training: measures the weights stored during the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOSS_STEPS = 8
 
 
 def kept_weights(runs: Path) -> list[tuple[int, Path]]:
-    """Steps and files of the weights that training kept, in order."""
+    """Steps and files of the stored weights, in order."""
     found = [(int(path.stem.split("-")[1]), path) for path in runs.glob("arpg-*.safetensors")]
     if not found:
         raise FileNotFoundError(f"no weights were kept in {runs}: run `arpg train arpg`")
@@ -30,7 +30,7 @@ def kept_weights(runs: Path) -> list[tuple[int, Path]]:
 
 @contextmanager
 def model_with(model: Path, weights: Path) -> Iterator[Path]:
-    """A model folder like another, with other weights."""
+    """A copy of a model folder with other weights."""
     description = json.loads((model / "model.json").read_text())
     description["weights"] = str(weights.resolve())
     description["tokenizer"]["weights"] = str((model / description["tokenizer"]["weights"]).resolve())
@@ -42,7 +42,8 @@ def model_with(model: Path, weights: Path) -> Iterator[Path]:
 
 @torch.inference_mode()
 def held_out_loss(model: Path, codes: Tensor) -> float:
-    """Nats a token of unseen token maps (n, positions), labels taking turns; the same orders for all weights."""
+    """Loss in nats for each token of unseen token maps (n, positions); map i has label i % classes. The orders are the
+    same for all weights."""
     loaded = registry.load(model, device=torch.device("cpu"), dtype=torch.float32)
     network, classes = loaded.network, len(loaded.card.classes)
     assert isinstance(network, ARPG)

@@ -1,6 +1,5 @@
-"""Pictures completed behind a mask, by the model and by means that know nothing, and objects exchanged for others.
-
-How far the border of what was drawn can be seen."""
+"""Measures inpainting: pictures completed behind masks, by the model and by methods without a model; exchanged objects;
+and how visible the border of the drawn part is."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ UNTOUCHED, GIVEN, HARD, WITHHELD = "untouched", "**class given**", "class given,
 
 @dataclass(frozen=True, slots=True)
 class Renders:
-    """Test renders: pictures uint8 (n, H, W, 3), tokens int32 (n, rows, cols), labels (n,), and what the judge makes
-    of them."""
+    """Test renders: pictures uint8 (n, H, W, 3), tokens int32 (n, rows, cols), labels (n,), and the judge's output
+    for them."""
 
     pictures: np.ndarray
     tokens: np.ndarray
@@ -37,27 +36,28 @@ class Renders:
     looks: Looks
 
     @classmethod
-    def load(cls, world: Path, artist: CachedGenerator, judge: Judge, count: int) -> Renders:
+    def load(cls, world: Path, generator: CachedGenerator, judge: Judge, count: int) -> Renders:
         found, labels = load_split(world, "test", limit=count)
         pictures = found.permute(0, 2, 3, 1).contiguous().numpy()
-        return cls(pictures, artist.encode(pictures), labels.numpy(), look(judge, found))
+        return cls(pictures, generator.encode(pictures), labels.numpy(), look(judge, found))
 
     @property
     def size(self) -> int:
         return self.pictures.shape[1]
 
     def behind(self, hidden: np.ndarray) -> np.ndarray:
-        """What masks bool (n, H, W) leave to go by: the pictures, white where they are hidden."""
+        """The pictures, white where masks bool (n, H, W) hide them."""
         return np.where(hidden[..., None], np.uint8(255), self.pictures)
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """Pictures uint8 (n, H, W, 3) edited behind masks bool (n, H, W), and what they are worth.
+    """Pictures uint8 (n, H, W, 3) edited behind masks bool (n, H, W), and their figures.
 
-    recognised: share seen as what they should show. frechet: to the same renders untouched, so 0 where nothing was
-    done. seam: |gradient across the border of the mask - the same in the render|, the mean over the pictures, in levels
-    of 255; hardness: the same with its sign, below 0 where borders are smoother than in the renders.
+    recognised: share recognised as the class that they should show. frechet: distance to the same renders, unedited, so
+    0 for unedited pictures. seam: |gradient across the border of the mask - the same in the render|, the mean over the
+    pictures, in levels of 255. hardness: the same without taking the absolute value; below 0, borders are smoother than
+    in the renders.
     """
 
     name: str
@@ -79,8 +79,8 @@ def measure_edit(
     *,
     smooth: bool = False,
 ) -> Edited:
-    """drawn uint8 (n, H, W, 3) is seen behind the masks (n, H, W) alone; all else is the render, to the bit. smooth: as
-    composite has it."""
+    """drawn uint8 (n, H, W, 3) is composited behind the masks (n, H, W); the rest is the render, unchanged. smooth: see
+    composite."""
     each = zip(renders.pictures, drawn, hidden, strict=True)
     pictures = np.stack([composite(*one, smooth=smooth) for one in each])
     looks = look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
@@ -97,7 +97,7 @@ def measure_edit(
 
 
 def complete(
-    artist: CachedGenerator,
+    generator: CachedGenerator,
     renders: Renders,
     hidden: np.ndarray,
     labels: Sequence[int] | None,
@@ -105,7 +105,7 @@ def complete(
 ) -> np.ndarray:
     """Pictures drawn behind masks that are snapped outwards to whole tokens, picture i from seed i; labels None: the
     class is withheld."""
-    redrawn = [token_mask(mask, artist.engine.model.grid) for mask in hidden]
+    redrawn = [token_mask(mask, generator.engine.model.grid) for mask in hidden]
     requests = [
         Request(
             class_label=None if labels is None else int(labels[i]),
@@ -116,20 +116,20 @@ def complete(
         )
         for i in range(len(hidden))
     ]
-    return artist.decode(artist.draw(requests))
+    return generator.decode(generator.draw(requests))
 
 
 def completions(
-    name: str, artist: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    name: str, generator: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
 ) -> Iterator[Edited]:
-    """Every way of filling the masks of one name, the model's and the others."""
+    """Every way of filling the masks of one name, by the model and by other methods."""
     hidden = masks(name, len(renders.labels), renders.size)
     ways = {
         UNTOUCHED: lambda: renders.pictures,
-        "tokenizer alone": lambda: artist.decode(renders.tokens),
-        GIVEN: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
-        HARD: lambda: complete(artist, renders, hidden, renders.labels.tolist(), settings),
-        WITHHELD: lambda: complete(artist, renders, hidden, None, settings),
+        "tokenizer alone": lambda: generator.decode(renders.tokens),
+        GIVEN: lambda: complete(generator, renders, hidden, renders.labels.tolist(), settings),
+        HARD: lambda: complete(generator, renders, hidden, renders.labels.tolist(), settings),
+        WITHHELD: lambda: complete(generator, renders, hidden, None, settings),
         "mean colour": lambda: mean_colour(renders.pictures, hidden),
         "diffusion": lambda: diffusion(renders.pictures, hidden),
     }
@@ -137,33 +137,35 @@ def completions(
         yield measure_edit(way, draw(), hidden, renders.labels, renders, judge, smooth=way in (GIVEN, WITHHELD))
 
 
-def exchanges(artist: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]) -> Iterator[Edited]:
+def exchanges(
+    generator: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+) -> Iterator[Edited]:
     """Whole objects exchanged for things of another class, behind their outlines or the boxes around these, seamless
     and hard."""
     count = len(renders.labels)
     around = outlines("test", count, renders.size)
     new = other_labels(renders.labels)
     for name, hidden in (("outline", around), ("box", bounding_boxes(around))):
-        drawn = complete(artist, renders, hidden, new.tolist(), settings)
+        drawn = complete(generator, renders, hidden, new.tolist(), settings)
         yield measure_edit(name, drawn, hidden, new, renders, judge, smooth=True)
         yield measure_edit(f"{name}, hard", drawn, hidden, new, renders, judge)
 
 
 def other_labels(labels: np.ndarray) -> np.ndarray:
-    """For each label another one, any of the others as often, the same every time."""
+    """For each label another one, drawn uniformly from the others; the same every time."""
     rng = np.random.Generator(np.random.PCG64(0))
     return (labels + rng.integers(1, len(THINGS), len(labels))) % len(THINGS)
 
 
 def mean_colour(pictures: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Pictures of one colour each: the mean of what its mask leaves."""
+    """Pictures of one colour each: the mean of the pixels outside its mask."""
     means = [np.rint(picture[~mask].mean(0)) for picture, mask in zip(pictures, hidden, strict=True)]
     return np.broadcast_to(np.array(means, np.uint8)[:, None, None], pictures.shape)
 
 
 def diffusion(pictures: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """By a partial differential equation: lines of equal brightness carried on as a Navier–Stokes flow (Bertalmío,
-    Bertozzi and Sapiro 2001), in OpenCV's hands."""
+    Bertozzi and Sapiro 2001), by OpenCV."""
     pairs = zip(pictures, hidden.astype(np.uint8), strict=True)
     return np.stack([cv2.inpaint(picture, mask, RADIUS, cv2.INPAINT_NS) for picture, mask in pairs])
 
@@ -179,7 +181,7 @@ def seams(drawn: np.ndarray, real: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def across(mask: np.ndarray, picture: np.ndarray) -> float:
-    """Mean absolute difference, in levels of 255, of the neighbouring pixels that the border of a mask parts."""
+    """Mean absolute difference, in levels of 255, of neighbouring pixels on the two sides of a mask's border."""
     levels = picture.astype(np.float64)
     steps = [
         np.abs(np.diff(levels, axis=axis)).mean(2)[np.diff(mask.astype(np.int8), axis=axis) != 0] for axis in (0, 1)
@@ -187,12 +189,12 @@ def across(mask: np.ndarray, picture: np.ndarray) -> float:
     return float(np.concatenate(steps).mean())
 
 
-def window_areas(windows: Sequence[Window], known: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """int (rows, cols): which of the windows, each of that size, draws a cell; -1 where it is known."""
-    areas = np.full(known.shape, -1)
+def window_areas(windows: Sequence[Window], fixed_cells: np.ndarray, window_shape: tuple[int, int]) -> np.ndarray:
+    """int (rows, cols): the index of the window that draws each cell; -1 where the token is fixed."""
+    areas = np.full(fixed_cells.shape, -1)
     for index, window in reversed(list(enumerate(windows))):
-        areas[window.row : window.row + size[0], window.col : window.col + size[1]] = index
-    areas[known] = -1
+        areas[window.row : window.row + window_shape[0], window.col : window.col + window_shape[1]] = index
+    areas[fixed_cells] = -1
     return areas
 
 

@@ -1,4 +1,4 @@
-"""Classes drawn on grids larger than the trained one, at once or window by window, and what that is worth."""
+"""Measures pictures on grids larger than the trained one, drawn at once or window by window."""
 
 from __future__ import annotations
 
@@ -42,20 +42,22 @@ class Expanded:
 
 
 def expand(
-    grid: Grid, method: str, artist: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    grid: Grid, method: str, generator: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
 ) -> Expanded:
-    """As many pictures as there are renders, picture i of its class and from seed i. OUTPAINTED has the render itself
-    in the middle."""
-    tokens, known = _draw(grid, method, artist, renders, settings)
-    pictures = artist.decode(tokens)
+    """A picture for each render, picture i of its class and from seed i. With OUTPAINTED the render itself is in the
+    middle."""
+    tokens, fixed_cells = _draw(grid, method, generator, renders, settings)
+    pictures = generator.decode(tokens)
     size = renders.size
     squeezed = np.stack([fit(picture, (size, size)) for picture in pictures])
     cut = crops(pictures, size)
     labels = torch.from_numpy(renders.labels)
     looks = _look(judge, cut)
     there = min(len(cut), len(renders.looks.features))
-    windows = () if known is None else windows_over(known, artist.engine.model.grid)
-    areas = np.zeros(grid, int) if known is None else window_areas(windows, known, artist.engine.model.grid)
+    windows = () if fixed_cells is None else windows_over(fixed_cells, generator.engine.model.grid)
+    areas = (
+        np.zeros(grid, int) if fixed_cells is None else window_areas(windows, fixed_cells, generator.engine.model.grid)
+    )
     return Expanded(
         tokens=tokens,
         pictures=pictures,
@@ -68,7 +70,7 @@ def expand(
 
 
 def crops(pictures: np.ndarray, size: int) -> np.ndarray:
-    """Squares (n · k, size, size, 3), picture by picture, evenly spread; as few as hold all of a picture."""
+    """Squares (n · k, size, size, 3), picture by picture, evenly spread; as few as cover a picture."""
     tops, lefts = (_evenly(length, size) for length in pictures.shape[1:3])
     return np.stack([p[top : top + size, left : left + size] for p in pictures for top in tops for left in lefts])
 
@@ -88,10 +90,10 @@ class Agreement:
 
 
 def agreement(
-    expanded: Expanded, artist: CachedGenerator, labels: np.ndarray, settings: Mapping[str, Any]
+    expanded: Expanded, generator: CachedGenerator, labels: np.ndarray, settings: Mapping[str, Any]
 ) -> Agreement:
-    """Windows that shared their noise would agree more than strangers do. Neighbours overlap or touch."""
-    rows, cols = artist.engine.model.grid
+    """Windows with the same noise would agree more than independent samples. Neighbours overlap or touch."""
+    rows, cols = generator.engine.model.grid
     pairs = [
         (a, b)
         for a, b in combinations(expanded.windows, 2)
@@ -100,26 +102,26 @@ def agreement(
     inside = [[expanded.tokens[:, w.row : w.row + rows, w.col : w.col + cols] for w in pair] for pair in pairs]
     neighbours = np.array([(a == b).mean((1, 2)) for a, b in inside])
     twice = enumerate([*labels, *labels])
-    samples = artist.draw([Request(class_label=int(label), seed=seed, **settings) for seed, label in twice])
+    samples = generator.draw([Request(class_label=int(label), seed=seed, **settings) for seed, label in twice])
     strangers = (samples[: len(labels)] == samples[len(labels) :]).mean((1, 2))
     return Agreement(float(neighbours.mean()), float(strangers.mean()), float(strangers.std()))
 
 
 def _draw(
-    grid: Grid, method: str, artist: CachedGenerator, renders: Renders, settings: Mapping[str, Any]
+    grid: Grid, method: str, generator: CachedGenerator, renders: Renders, settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Token maps; what was known of each canvas, bool (rows, cols), where it was drawn in windows."""
+    """Token maps; and, if they were drawn in windows, the fixed cells of each canvas, bool (rows, cols)."""
     at_once = {"grid": grid, "rope_scaling": method} if method in get_args(RopeScaling) else {}
     fixed = {"task": "outpaint" if method == OUTPAINTED else "expand", **at_once, **settings}
     requests = [Request(class_label=int(label), seed=seed, **fixed) for seed, label in enumerate(renders.labels)]
     if at_once:
-        return artist.draw(requests), None
+        return generator.draw(requests), None
     canvases = np.full((len(requests), *grid), EMPTY, np.int32)
     if method == OUTPAINTED:
         rows, cols = renders.tokens.shape[1:]
         top, left = (grid[0] - rows) // 2, (grid[1] - cols) // 2
         canvases[:, top : top + rows, left : left + cols] = renders.tokens
-    return artist.generate_windowed(requests, canvases), canvases[0] != EMPTY
+    return generator.generate_windowed(requests, canvases), canvases[0] != EMPTY
 
 
 def _look(judge: Judge, pictures: np.ndarray) -> Looks:

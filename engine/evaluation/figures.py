@@ -1,6 +1,4 @@
-"""The figures of the model card.
-
-Pictures to look at: contact sheets, and one picture while it is drawn."""
+"""Figures of the model card: plots, contact sheets, and a picture at moments of its drawing."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ def plot_quality(quality: Quality, copying: CopyCheck, path: Path) -> None:
 
 
 def plot_sweep(points: Sequence[Point], path: Path) -> None:
-    """Over the first setting that is a number and varies; a line for each combination of the others."""
+    """x: the first numeric setting that varies; a line for each combination of the others."""
     axis = _varying(points)
     figure = Figure(SIZE, layout="constrained")
     panels = figure.subplots(1, 3)
@@ -93,7 +91,7 @@ PAPER = 238
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int, header: Sequence[str] = ()) -> Image.Image:
-    """Pictures uint8 (H, W, 3) of one size, row after row, under the names of the columns."""
+    """Pictures uint8 (H, W, 3) of one size, row by row, under the names of the columns."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     top = HEADER if header else GAP
@@ -110,7 +108,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int, header: Sequence
 def moments(engine: Engine, request: Request, count: int) -> list[np.ndarray]:
     """One picture at `count` moments of its drawing, evenly spread over the steps; the last is the picture itself.
 
-    Before that, drawn tokens are shown by their palette patches on blank paper.
+    In the others, drawn tokens are shown by their palette patches on a light background.
     """
     rows, cols = engine.model.grid
     canvas = np.full((rows * cols,), -1, np.int32)

@@ -1,4 +1,4 @@
-"""What is to be redrawn: the masks that editing is judged on, the same every time."""
+"""The masks with which editing is measured, the same every time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def centre(size: int, index: int) -> np.ndarray:
 
 
 def box(size: int, index: int) -> np.ndarray:
-    """A box of any place and shape, cut across tokens."""
+    """A random box, not aligned with tokens."""
     rng = _rng("box", index)
     height, width = (round(size * rng.uniform(*BOX_SIDES)) for _ in range(2))
     top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
@@ -35,7 +35,7 @@ def box(size: int, index: int) -> np.ndarray:
 
 
 def strokes(size: int, index: int) -> np.ndarray:
-    """Thin bent lines, as of a scratch."""
+    """Thin bent lines, like scratches."""
     rng = _rng("strokes", index)
     image = Image.new("1", (size, size))
     for _ in range(STROKES):
@@ -48,7 +48,7 @@ MASKS: dict[str, Callable[[int, int], np.ndarray]] = {"half": half, "centre": ce
 
 
 def masks(name: str, count: int, size: int) -> np.ndarray:
-    """bool (count, size, size): a mask a picture, True where it is to be redrawn."""
+    """bool (count, size, size): a mask for each picture, True where it is redrawn."""
     return np.stack([MASKS[name](size, index) for index in range(count)])
 
 

@@ -21,7 +21,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def _square_root(matrix: Tensor) -> Tensor:
-    """Of a symmetric positive matrix; rounding below zero is cut."""
+    """Square root of a symmetric positive matrix; eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
@@ -29,7 +29,8 @@ def _square_root(matrix: Tensor) -> Tensor:
 def precision_recall(real: Tensor, drawn: Tensor, neighbours: int = 3) -> tuple[float, float]:
     """Share of drawn points that lie among the real ones, and the reverse (Kynkäänniemi et al. 2019).
 
-    A point lies among a set when it is inside one of its balls, which reach to the k-th nearest neighbour.
+    A point lies among a set when it is inside the ball of one of its points; a ball reaches to the k-th nearest
+    neighbour.
     """
     return _share_inside(drawn, real, neighbours), _share_inside(real, drawn, neighbours)
 
@@ -42,7 +43,7 @@ def _share_inside(points: Tensor, among: Tensor, neighbours: int) -> float:
 
 
 def nearest(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of each point to the nearest of a set, and that one's index."""
+    """For each point, the distance to the nearest point of a set, and its index."""
     found = [_distances(part, among).min(1) for part in _parts(points)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
@@ -55,7 +56,7 @@ def most_agreeing(maps: Tensor, among: Tensor) -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # Not by the expansion of the square: it rounds small distances away.
+    # Not by the expansion of the square, which loses small distances to rounding.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 

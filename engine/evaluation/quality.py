@@ -1,4 +1,4 @@
-"""What samples are worth: recognised, distributed like the real ones, and not copied."""
+"""Quality of samples: are they recognised, distributed like renders, and not copied from the training?"""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NEAR = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Renders that no training saw, and what the judge makes of them. test is what everything is compared with;
-    validation stands for a perfect model: it says what a distance of this many pictures is when nothing is wrong."""
+    """Renders that are in no training, and the judge's output for them. Everything is compared with test. validation
+    stands for a perfect model: its distance to test is what chance alone gives for this number of pictures."""
 
     pictures: Tensor
     labels: Tensor
@@ -37,7 +37,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of one set of pictures against the test renders. accuracy: share recognised as what was asked for."""
+    """Figures of one set of pictures against the test renders. accuracy: share recognised as the requested class."""
 
     pictures: int
     accuracy: float
@@ -48,7 +48,7 @@ class Quality:
 
 
 def measure(looks: Looks, labels: Tensor, reference: Looks) -> Quality:
-    """The reference is cut to as many pictures: the Fréchet distance depends on how many there are."""
+    """The reference is cut to the same number of pictures, on which the Fréchet distance depends."""
     real = reference.features[: len(labels)]
     precision, recall = precision_recall(real, looks.features)
     return Quality(
@@ -63,7 +63,8 @@ def measure(looks: Looks, labels: Tensor, reference: Looks) -> Quality:
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """The tokenizer alone, on the test renders. psnr in dB, the mean over pictures; used: share of the codes."""
+    """Figures of the tokenizer alone, on the test renders. psnr: dB, the mean over pictures. used: share of the
+    codes."""
 
     quality: Quality
     psnr: float
@@ -82,7 +83,7 @@ def measure_tokenizer(engine: Engine, judge: Judge, reference: Reference) -> Tok
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """How near pictures come to the nearest training render or its mirror image: distances in the judge's features
+    """How close pictures are to the nearest training render or its mirror image: distances in the judge's features
     (n,), and the share of the token map that agrees (n,)."""
 
     distances: Tensor
@@ -99,7 +100,7 @@ class Copying:
 
 @dataclass(frozen=True, slots=True)
 class CopyCheck:
-    """samples beside unseen renders, which can't be copies, and beside reconstructed training renders, which are."""
+    """Samples, compared with unseen renders, which can't be copies, and reconstructed training renders, which are."""
 
     samples: Copying
     unseen: Copying

@@ -1,4 +1,4 @@
-"""Samples of a model folder, kept on disk: measuring goes on where it stopped, and never draws a picture twice."""
+"""Samples of a model, stored on disk, so that an evaluation resumes and draws no picture twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DECODE = 16
 @dataclass(frozen=True, slots=True)
 class Samples:
     """`each` pictures of every class, class by class: token maps (n, rows, cols), uint8 pictures (n, 3, H, W), labels
-    (n,). rows: rows of the network's forward passes a picture; seconds: one picture drawn alone; together: seconds a
+    (n,). rows: rows of forward passes for a picture. seconds: for one picture drawn alone. together: seconds for each
     picture when many are drawn at once."""
 
     tokens: Tensor
@@ -39,7 +39,7 @@ class Samples:
 
 
 def draw(model: Path, folder: Path, each: int, settings: Mapping[str, Any], device: str | None = None) -> Samples:
-    """Seeds 0 … each - 1 of every class, with the model's defaults but for `settings`."""
+    """Draw seeds 0 … each - 1 of every class, with the model's defaults except for `settings`."""
     engine = Engine.load(model, device=device)
     chosen = asdict(engine.model.defaults) | dict(settings)
     path = folder / f"{_key(model, each, chosen)}.npz"
@@ -95,7 +95,7 @@ def _seconds(engine: Engine, requests: list[Request]) -> tuple[list[np.ndarray],
 
 
 def drawing_model(model: Path) -> tuple[str, int | None]:
-    """All of a model folder that decides which tokens are drawn: the digest of its weights, and its first cell."""
+    """The parts of a model folder on which the drawn tokens depend: the digest of its weights, and its first cell."""
     description = json.loads((model / "model.json").read_text())
     weights = hashlib.sha256((model / description["weights"]).read_bytes()).hexdigest()
     return weights, description.get("first_cell")

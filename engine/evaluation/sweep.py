@@ -1,4 +1,4 @@
-"""One setting against another: the same classes and seeds drawn under every combination, and measured."""
+"""Compares settings: draws the same classes and seeds with every combination, and measures them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.training.classifier import Judge, look
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination: the settings that vary, what was measured, and what it cost (see Samples)."""
+    """One combination: the settings that vary, its quality, and its cost (see Samples)."""
 
     settings: dict[str, Any]
     quality: Quality

@@ -1,4 +1,4 @@
-"""The commands that judge what goes beyond generating; their tables are printed and kept beside the plots."""
+"""The commands that measure tasks beyond generating. Their tables are printed and stored beside the plots."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ GUIDANCES = (("constant", True), ("linear", True), ("linear", False))
 
 
 def editing(options: argparse.Namespace) -> None:
-    """Completions behind every kind of mask, and objects exchanged for others."""
-    artist, judge, renders = _studio(options)
+    """Completions behind every kind of mask, and exchanged objects."""
+    generator, judge, renders = _load(options)
     sheets: dict[str, dict[str, np.ndarray]] = {}
     note = f"{options.count} test renders a row; the Fréchet distance is to the same renders, untouched"
     head = ("mask", "filled by", *FIGURES)
     with _table(options.figures / "editing.md", head, note) as table:
         for mask in options.masks:
-            found = {edited.name: edited for edited in completions(mask, artist, renders, judge, artist.settings())}
+            found = {
+                edited.name: edited for edited in completions(mask, generator, renders, judge, generator.settings())
+            }
             for edited in found.values():
                 table.row(mask, edited.name, *figures(edited))
             shown = {
@@ -54,7 +56,7 @@ def editing(options: argparse.Namespace) -> None:
     sheets["exchange"] = {"render": renders.pictures}
     note = f"{options.count} test renders a row; recognised: as the new class; Fréchet distance to the old renders"
     with _table(options.figures / "editing-exchange.md", ("mask", *FIGURES), note) as table:
-        for edited in exchanges(artist, renders, judge, artist.settings()):
+        for edited in exchanges(generator, renders, judge, generator.settings()):
             table.row(edited.name, *figures(edited))
             mask = {edited.name: renders.behind(edited.masks)} if "hard" not in edited.name else {}
             sheets["exchange"] |= mask | {f"by {edited.name}": edited.pictures}
@@ -63,8 +65,8 @@ def editing(options: argparse.Namespace) -> None:
 
 
 def prefill(options: argparse.Namespace) -> None:
-    """Ways in which known tokens enter the cache and count in the guidance, the class given."""
-    artist, judge, renders = _studio(options)
+    """Compares ways to write fixed tokens to the cache and to count them in the guidance, with the class given."""
+    generator, judge, renders = _load(options)
     note = (
         f"{options.count} test renders a row, the class given; the Fréchet distance is to the same renders, untouched"
     )
@@ -73,18 +75,18 @@ def prefill(options: argparse.Namespace) -> None:
         for mask, way, guidance in product(options.masks, get_args(Prefill), GUIDANCES):
             schedule, counted = guidance
             scale = options.linear if schedule == "linear" else options.constant
-            settings = artist.settings(guidance_scale=scale, guidance_schedule=schedule)
+            settings = generator.settings(guidance_scale=scale, guidance_schedule=schedule)
             settings |= {"prefill": way, "guide_known": counted}
             hidden = masks(mask, len(renders.labels), renders.size)
-            drawn = complete(artist, renders, hidden, renders.labels.tolist(), settings)
+            drawn = complete(generator, renders, hidden, renders.labels.tolist(), settings)
             edited = measure_edit(way, drawn, hidden, renders.labels, renders, judge, smooth=True)
             told = "-" if schedule == "constant" else "yes" if counted else "no"
             table.row(mask, way, f"{schedule} {scale:g}", told, *figures(edited))
 
 
 def expanding(options: argparse.Namespace) -> None:
-    """Grids larger than the trained one, by every way of reaching beyond it."""
-    artist, judge, renders = _studio(options)
+    """Grids larger than the trained one, drawn by every method."""
+    generator, judge, renders = _load(options)
     found: dict[Grid, dict[str, Expanded]] = {grid: {} for grid in options.grids}
     note = (
         f"{options.count} pictures a row; crops of the model's size; seams in levels of 255, the mean over the borders"
@@ -92,7 +94,7 @@ def expanding(options: argparse.Namespace) -> None:
     head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "at each border")
     with _table(options.figures / "expand.md", head, note) as table:
         for grid, method in product(options.grids, options.methods):
-            one = found[grid][method] = expand(grid, method, artist, renders, judge, artist.settings())
+            one = found[grid][method] = expand(grid, method, generator, renders, judge, generator.settings())
             each = " ".join(f"{border:+.1f}" for border in one.borders)
             seam = (f"{one.borders.mean():+.2f}", each) if each else ("-", "-")
             table.row(_size(grid), method, f"{one.whole:.3f}", f"{one.crops:.3f}", f"{one.frechet:.2f}", *seam)
@@ -101,7 +103,7 @@ def expanding(options: argparse.Namespace) -> None:
     with _table(options.figures / "expand-agreement.md", compared, note) as table:
         for grid, method in product(options.grids, options.methods):
             if len(found[grid][method].windows) > 1:
-                share = agreement(found[grid][method], artist, renders.labels, artist.settings())
+                share = agreement(found[grid][method], generator, renders.labels, generator.settings())
                 strangers = f"{share.independent:.4f} ± {share.deviation:.4f}"
                 table.row(_size(grid), method, f"{share.neighbours:.4f}", strangers, f"{share.bound:.4f}")
     for grid, methods in found.items():
@@ -109,7 +111,7 @@ def expanding(options: argparse.Namespace) -> None:
 
 
 class Table:
-    """Markdown, printed row by row as it comes."""
+    """A Markdown table, printed row by row."""
 
     def __init__(self, head: Sequence[str]) -> None:
         self.lines: list[str] = []
@@ -126,7 +128,7 @@ class Table:
 
 @contextmanager
 def _table(path: Path, head: Sequence[str], note: str) -> Iterator[Table]:
-    """A table that is kept as a file once it is full, with a note below it."""
+    """A table that is written to a file at the end, with a note below it."""
     table = Table(head)
     yield table
     table.say(f"\n{note}\n")
@@ -136,12 +138,12 @@ def _table(path: Path, head: Sequence[str], note: str) -> Iterator[Table]:
 
 
 def figures(edited: Edited) -> tuple[str, str, str, str]:
-    """As FIGURES names them."""
+    """Cells for the columns of FIGURES."""
     return f"{edited.recognised:.3f}", f"{edited.frechet:.2f}", f"{edited.seam:.2f}", f"{edited.hardness:+.2f}"
 
 
 def _sheet(options: argparse.Namespace, name: str, columns: Mapping[str, np.ndarray]) -> None:
-    """A line an example, of as many classes as there are lines."""
+    """Write a contact sheet: a row for each example, each of another class."""
     there = len(next(iter(columns.values())))
     count = min(options.examples, there)
     apart = max(1, min(there, len(THINGS)) // count)
@@ -156,26 +158,30 @@ def _size(grid: Grid) -> str:
     return f"{grid[0]}x{grid[1]}"
 
 
-def _studio(options: argparse.Namespace) -> tuple[CachedGenerator, Judge, Renders]:
-    artist = CachedGenerator(options.model, options.runs / "samples", options.device)
+def _load(options: argparse.Namespace) -> tuple[CachedGenerator, Judge, Renders]:
+    generator = CachedGenerator(options.model, options.runs / "samples", options.device)
     judge = load_judge(options.model / JUDGE, torch.device("cpu"))
-    return artist, judge, Renders.load(options.runs / "world", artist, judge, options.count)
+    return generator, judge, Renders.load(options.runs / "world", generator, judge, options.count)
 
 
 COMMANDS = {"editing": editing, "prefill": prefill, "expand": expanding}
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    edits = commands.add_parser("editing", help="completions and exchanged objects, against means that know nothing")
+    edits = commands.add_parser(
+        "editing", help="completions and exchanged objects, compared with methods without a model"
+    )
     edits.add_argument("--count", type=int, default=320, help="test renders")
     edits.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS))
     edits.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
-    fills = commands.add_parser("prefill", help="ways in which known tokens enter the cache and count in the guidance")
+    fills = commands.add_parser(
+        "prefill", help="ways to write fixed tokens to the cache and to count them in the guidance"
+    )
     fills.add_argument("--count", type=int, default=160, help="test renders")
     fills.add_argument("--masks", nargs="+", choices=MASKS, default=["half", "centre"])
     fills.add_argument("--constant", type=float, default=1.5, help="guidance scale of the constant schedule")
     fills.add_argument("--linear", type=float, default=4.0, help="guidance scale of the linear schedule")
-    grids = commands.add_parser("expand", help="grids larger than the trained one, by every way of reaching beyond it")
+    grids = commands.add_parser("expand", help="grids larger than the trained one, drawn by every method")
     grids.add_argument("--count", type=int, default=64, help="pictures a row of the table")
     grids.add_argument("--grids", nargs="+", type=_grid, default=[(24, 24), (32, 32), (16, 64)], metavar="ROWSxCOLS")
     grids.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

@@ -1,8 +1,7 @@
-"""`arpg train`: the demo model from nothing, a command a stage: render, judge, vq, encode, arpg, export; then
-llamagen, par-4x and par-16x on the same tokens.
+"""`arpg train`: trains the demo models from nothing, one command for each stage: render, judge, vq, encode, arpg,
+export; then llamagen, par-4x and par-16x on the same tokens.
 
-Every stage keeps its state under --runs and goes on from there when it is started again; `arpg evaluate`
-then says what came of it.
+Each stage stores its state under --runs and resumes from it. `arpg evaluate` measures the result.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from engine.training.transformer import train_transformer
 from engine.training.world.renders import load_split, render_split
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
-REGIONS = 0.5  # of the ARPG's whole sequences begin with all that surrounds a rectangle, or with what is in it
+REGIONS = 0.5  # share of the ARPG's whole sequences that begin with the tokens outside a rectangle, or inside it
 
 
 def render(options: argparse.Namespace) -> None:
@@ -35,7 +34,7 @@ def render(options: argparse.Namespace) -> None:
 
 
 def judge(options: argparse.Namespace) -> None:
-    """Once: a judge that is there is kept."""
+    """Does nothing if there is a trained classifier."""
     path = (options.model or DEMO) / JUDGE
     if not path.exists():
         recipe = JudgeRecipe()
@@ -51,7 +50,7 @@ def vq(options: argparse.Namespace) -> None:
 
 
 def encode(options: argparse.Namespace) -> None:
-    """Skipped while the codes are newer than the tokenizer and there is one for every render."""
+    """Does nothing if the codes are newer than the tokenizer and complete."""
     pictures, _ = load_split(options.runs / "world", "train")
     tokenizer = load_tokenizer(_averaged(options.runs / "vq.pt"), DEMO_TOKENIZER)
     path = options.runs / "codes.npy"
@@ -76,7 +75,7 @@ def transformer(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """The ARPG's folder holds the tokenizer and the palette; the others refer to it."""
+    """The ARPG's folder holds the tokenizer and the palette; the other models refer to it."""
     demo = DEMOS[options.demo]
     folder = options.model or WEIGHTS / demo["name"]
     export_transformer(folder, demo, _averaged(options.runs / f"{options.demo}.pt"), DEMO_TOKENIZER)
@@ -95,7 +94,7 @@ def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def _processes(options: argparse.Namespace) -> int:
-    """Several processes pay on a CPU; an accelerator is trained on by one."""
+    """Several processes are faster on a CPU; an accelerator is used by one."""
     return options.processes if pick_device(options.device).type == "cpu" else 1
 
 
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="processes on a CPU")
     stages = parser.add_subparsers(dest="stage", required=True)
     stages.add_parser("render", help="draw the world").add_argument("--count", type=int, default=12288)
-    stages.add_parser("judge", help="train the classifier that judges, on training renders alone")
+    stages.add_parser("judge", help="train the classifier for arpg evaluate, on training renders only")
     tokenizing = stages.add_parser("vq", help="train the tokenizer")
     tokenizing.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
     stages.add_parser("encode", help="cache the token maps of all renders and their mirror images")

@@ -1,4 +1,4 @@
-"""What a training step of the transformers sees: the recipe, and the pictures and orders that it makes of the codes."""
+"""Batches for the transformers: which pictures, orders and classes a training step sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.training.loop import shuffled_batch, step_generator
 class TransformerRecipe:
     steps: int = 8000
     per_class: int = 2  # of every class in a batch
-    openings: int = 8  # of every class, drawn no further than `opening` tokens: the first ones decide the picture
+    openings: int = 8  # of every class, only their first `opening` tokens: these decide the picture
     opening: int = 16
     matrix_rate: float = 0.02
     rate: float = 3e-3
@@ -23,8 +23,8 @@ class TransformerRecipe:
     floor: float = 0.05
     class_dropout: float = 0.1
     average: float = 0.998
-    first_cell: int | None = None  # comes first in every order: the first query can't tell where it is
-    regions: float = 0.0  # share of the whole sequences in which all outside (or inside) a rectangle is given
+    first_cell: int | None = None  # comes first in every order, because the first query can't tell its position
+    regions: float = 0.0  # share of the whole sequences in which the tokens outside (or inside) a rectangle are given
     grid: tuple[int, int] = (16, 16)
     seed: int = 0
     bfloat16: bool = True  # forward and backward; the weights that the optimizers move stay float32
@@ -34,7 +34,7 @@ class TransformerRecipe:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L or fewer). given (B,):
-    so many tokens at the start of an order are not to be learnt, but to go by."""
+    how many tokens at the start of an order are given and have no loss."""
 
     ids: Tensor
     classes: Tensor
@@ -43,17 +43,17 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """How many are to be learnt."""
+        """How many tokens have a loss."""
         return self.orders.numel() - int(self.given.sum())
 
 
 def draw_batch(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
-    """Batch number `step` from codes (pictures, L) whose labels take turns 0, 1, … num_classes - 1."""
+    """Batch number `step` from codes (pictures, L); picture i has label i % num_classes."""
     return _batch(codes, num_classes, recipe, recipe.per_class, recipe.seed, step, recipe.regions)
 
 
 def draw_openings(codes: Tensor, num_classes: int, recipe: TransformerRecipe, step: int) -> Batch:
-    """As draw_batch, of other pictures, and of the first tokens alone."""
+    """As draw_batch, with other pictures, and only their first tokens."""
     batch = _batch(codes, num_classes, recipe, recipe.openings, recipe.seed + 1, step)
     return replace(batch, orders=batch.orders[:, : recipe.opening])
 
@@ -78,13 +78,13 @@ def _batch(
         hidden[chosen] = _regions(int(chosen.sum()), recipe.grid, generator)
     if recipe.first_cell is not None:
         keys[:, recipe.first_cell] = -1
-    # What is given comes first; in either part the first cell, as plans have it.
+    # Given tokens come first; within each part the first cell comes first, as in plans.
     orders = (keys + 3 * hidden).argsort(dim=1)
     return Batch(ids, classes.masked_fill(dropped, num_classes), orders, (~hidden).sum(1))
 
 
 def _regions(count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """bool (count, positions): rectangles of any size and place, or all but these."""
+    """bool (count, positions): inside of random rectangles, or outside of them."""
     inside = torch.ones(count, *grid, dtype=torch.bool)
     for dim, side in enumerate(grid, start=1):
         length = torch.randint(side // 4, side + 1, (count, 1), generator=generator)

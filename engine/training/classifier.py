@@ -1,7 +1,7 @@
-"""The judge: a small classifier trained on training-seed renders alone, asked what a picture shows.
+"""The judge: a small classifier, trained on training renders only, that says what a picture shows.
 
-It never sees a reconstruction or a sample while it learns, so its accuracy on them is a measure of theirs. Its
-weights are frozen: they ship, and models are compared by the same eyes.
+It sees no reconstruction or sample in training, so its accuracy on them measures their quality. Its weights ship and
+are never retrained, so that all models are measured with the same classifier.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """What the judge makes of n pictures: features (n, 128) and the classes it sees (n,)."""
+    """The judge's output for n pictures: features (n, 128) and predicted classes (n,)."""
 
     features: Tensor
     classes: Tensor
 
     def share(self, labels: Tensor) -> float:
-        """Share of the pictures in which it sees their label."""
+        """Share of the pictures whose predicted class is their label."""
         return (self.classes == labels).double().mean().item()
 
     def share_by_class(self, labels: Tensor) -> dict[str, float]:
@@ -74,7 +74,7 @@ class Looks:
 
 @torch.inference_mode()
 def look(judge: Judge, pictures: Tensor, batch: int = 64) -> Looks:
-    """Look at uint8 pictures (n, 3, 128, 128)."""
+    """Run the judge on uint8 pictures (n, 3, 128, 128)."""
     device = next(judge.parameters()).device
     features = torch.cat([judge.features(to_signed(part).to(device)).cpu() for part in pictures.split(batch)])
     return Looks(features, judge.head(features.to(device)).argmax(1).cpu())
@@ -107,7 +107,7 @@ def train_judge(pictures: Tensor, labels: Tensor, recipe: JudgeRecipe, path: Pat
 
 
 def _varied(images: Tensor, recipe: JudgeRecipe, step: int) -> Tensor:
-    """Mirrored, softened and grained at random: the judge should look at the thing, not at single pixels."""
+    """Random mirroring, blur and noise, so that the judge does not depend on single pixels."""
     generator = step_generator(recipe.seed, step)
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     images[mirrored] = images[mirrored].flip(-1)

@@ -1,4 +1,4 @@
-"""Token maps of all renders and of their mirror images, cached: ARPG training never sees a pixel."""
+"""Token maps of all renders and of their mirror images, stored. The transformers train on these alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that ship: what their model.json says beside the classes and the tokenizer."""
+"""The shipped models: their model.json without classes and tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DEMO = WEIGHTS / "demo"
 JUDGE = "judge.safetensors"
-"""In the ARPG's folder; it judges the others as well."""
+"""In the ARPG's folder; the other models are measured with it too."""
 
 WORLD = "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself"
 _GRID = [16, 16]

@@ -1,4 +1,4 @@
-"""From checkpoints to a model folder that the engine loads."""
+"""Writes model folders from training checkpoints."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PALETTE = "palette.png"
 def palette(codes: Tensor, pictures: Tensor, config: VQConfig) -> np.ndarray:
     """Mean patch of every code over real pictures, uint8 (codebook_size, 4, 4, 3).
 
-    codes (n, rows · cols) are those of the uint8 pictures (n, 3, H, W). A code that none of them uses gets the
-    mean of all patches.
+    codes (n, rows · cols) are those of the uint8 pictures (n, 3, H, W). An unused code gets the mean of all
+    patches.
     """
     n, _, height, width = pictures.shape
     rows, cols = height // config.stride, width // config.stride
@@ -39,7 +39,7 @@ def palette(codes: Tensor, pictures: Tensor, config: VQConfig) -> np.ndarray:
 
 
 def export_transformer(folder: Path, demo: dict[str, Any], weights: dict[str, Tensor], tokenizer: VQConfig) -> None:
-    """Write the weights (float16) and the model.json of one of DEMOS. The tokenizer is the ARPG's, next door."""
+    """Write the weights (float16) and the model.json of one of DEMOS. The tokenizer stays in the ARPG's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     file = f"{demo['family']}.safetensors"
     save_half(weights, folder / file)

@@ -1,6 +1,6 @@
 """The training pass of families that draw in a fixed order: their row program, teacher-forced in one pass.
 
-Every row of the plan takes part at once; what a row sees of the others is the plan's `visible`, as when drawing.
+All rows of the plan go through the model at once; which of them a row sees is the plan's `visible`, as in the engine.
 Written for training speed, like `engine.training.forward`.
 """
 
@@ -34,7 +34,7 @@ class FixedOrder:
         )
 
     def __call__(self, network: LlamaGen, ids: Tensor, classes: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 (B, rows, vocab_size) and the tokens (B, rows) they should name, of row-major ids (B, cells)
+        """Logits float32 (B, rows, vocab_size) and the tokens (B, rows) that they predict, of row-major ids (B, cells)
         and labels (B,) with num_classes for the null class. The order is the plan's: orders are ignored."""
         columns, specials, targets, turn, hidden = (t.to(ids.device) for t in self._tables)
         conditions = network.config.vocab_size + classes[:, None]

@@ -1,6 +1,6 @@
-"""ARPG's teacher-forced pass arranged for training speed; the numbers are those of `ARPG.teacher_forced`.
+"""ARPG's teacher-forced pass, written for training speed; its results are those of `ARPG.teacher_forced`.
 
-Two things are done otherwise. Rotation of interleaved pairs, slow on a CPU, becomes two multiplications: with J
+Two things differ. Rotation of interleaved pairs, slow on a CPU, becomes two multiplications: with J
 the quarter turn of every pair, rotate(W x) = cos · (W x) + sin · (J W x). And attention is written out as
 matrix products, whose backward pass runs on matrix units where the fused CPU kernel's does not.
 """
@@ -27,14 +27,14 @@ class AnyOrder:
         self._rotation = rotation_table(network, grid)
 
     def __call__(self, network: ARPG, ids: Tensor, classes: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 (B, L, vocab_size) and the tokens (B, L) they should name."""
+        """Logits float32 (B, L, vocab_size) and the tokens (B, L) that they predict."""
         return training_logits(network, ids, classes, orders, self._rotation.to(ids.device)), ids.gather(1, orders)
 
 
 def training_logits(model: ARPG, ids: Tensor, classes: Tensor, orders: Tensor, rotation: Tensor) -> Tensor:
     """Logits float32 (B, L, vocab_size); arguments as for `ARPG.teacher_forced`, `rotation` from `rotation_table`.
 
-    Orders (B, L) may stop early: then so does the pass.
+    Orders (B, L) may be shorter than the grid; the pass then ends with them.
     """
     config, heads = model.config, model.config.n_head
     dtype = model.head.weight.dtype

@@ -1,6 +1,6 @@
-"""What every training loop here shares: schedules, averaged weights, checkpoints that an interrupted run resumes.
+"""Shared by all training loops: schedules, averaged weights, checkpoints from which an interrupted run resumes.
 
-Batches and noise are functions of (seed, step), so a resumed run is the run that was never stopped.
+Batches and noise are functions of (seed, step), so a resumed run gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def learning_rate(step: int, steps: int, warm_up: int, floor: float) -> float:
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's parameters and buffers; young averages forget faster."""
+    """Exponential moving average of a model's parameters and buffers, with a faster decay in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -46,7 +46,7 @@ class AveragedWeights:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Replace the file in one move: a run killed while saving keeps the older checkpoint."""
+    """Save atomically: a run that is killed while saving keeps the older checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -54,11 +54,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_half(state: dict[str, Tensor], path: Path) -> None:
-    """Weights as they ship: float16 safetensors."""
+    """Save weights as they ship: float16 safetensors."""
     values = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: v.half() if v.is_floating_point() else v for name, v in values.items()}, path)
-    path.chmod(0o644)  # safetensors writes files that only their owner can read
+    path.chmod(0o644)  # safetensors writes files that only the owner can read
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -70,7 +70,7 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def shuffled_batch(size: int, count: int, seed: int, step: int) -> Tensor:
-    """Indices (size,) of batch number `step` when each epoch of `count` is shuffled afresh."""
+    """Indices (size,) of batch number `step`, when each epoch of `count` is shuffled anew."""
     start = step * size
     parts = []
     for epoch in range(start // count, (start + size - 1) // count + 1):

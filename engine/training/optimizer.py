@@ -1,7 +1,7 @@
 """Muon for the matrices (and convolution kernels) inside a network, AdamW for everything else.
 
 Muon (Jordan et al. 2024) orthogonalises a matrix's update. On these small networks it needs a third to half of
-AdamW's steps; embeddings, output layers, norms and biases are no maps between hidden states and stay with AdamW.
+AdamW's steps; embeddings, output layers, norms and biases don't map hidden states to hidden states and use AdamW.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class MatrixOptimizer:
-    """Both optimizers as one; `is_hidden(name, parameter)` says which parameters are Muon's."""
+    """Both optimizers as one; `is_hidden(name, parameter)` says which parameters Muon trains."""
 
     def __init__(
         self,

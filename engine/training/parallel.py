@@ -1,7 +1,7 @@
 """Synchronous data parallelism over a few processes of one thread each.
 
-On a CPU that is shared with other work this beats one process of many threads: processes meet once a step,
-threads at every operation. A batch is cut among the processes, so their number does not change what is learnt.
+On a CPU that is shared with other work this is faster than one process of many threads: processes synchronise once a
+step, threads at every operation. A batch is divided among the processes, so their number does not change the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The processes that train together; a team of one needs no set-up."""
+    """The processes that train together; a team of one needs no process group."""
 
     rank: int = 0
     size: int = 1

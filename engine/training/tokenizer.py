@@ -1,7 +1,7 @@
 """Training of the VQ tokenizer on renders.
 
-The codebook follows the encoder by moving averages. It is seeded from encoder outputs once these mean something,
-and entries that nothing uses are moved onto encoder outputs until the last part of the run, which anneals.
+The codebook follows the encoder by moving averages. It is initialised from encoder outputs after a warm-up. Unused
+entries are moved to encoder outputs until the last part of the run, in which the learning rate falls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEMO_TOKENIZER = VQConfig(
     z_channels=64,
     encoder_res_blocks=1,
     decoder_res_blocks=1,
-    norm_groups=4,  # 32 groups of 32 channels would wash the picture's colour out
+    norm_groups=4,  # 32 groups of 32 channels would lose the picture's colour
 )
 
 
@@ -95,7 +95,7 @@ class TokenizerTrainer:
             self._move(torch.arange(len(self.sums), device=self.device), z)
         codes = self.model.quantize.nearest(z)
         chosen = self.model.quantize.lookup(codes).detach()
-        # Until the codebook is seeded the decoder sees the latent itself: a plain autoencoder.
+        # Until the codebook is initialised the decoder sees the latent itself: a plain autoencoder.
         through = z + (chosen - z).detach() if self.done >= recipe.seed_codebook_at else z
         with torch.autocast(self.device.type, torch.bfloat16):
             decoded = self.model.decode_latent(through)
@@ -124,7 +124,8 @@ class TokenizerTrainer:
 
     @torch.no_grad()
     def _spread(self, images: Tensor) -> None:
-        """Start from whitened principal components: untrained features point all one way on the sphere."""
+        """Start from whitened principal components, because untrained features all lie in one direction on the
+        sphere."""
         features = self.model.encoder(images).permute(0, 2, 3, 1).flatten(0, 2)
         centre = features.mean(0)
         _, values, directions = torch.linalg.svd(features - centre, full_matrices=False)
@@ -138,7 +139,7 @@ class TokenizerTrainer:
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor) -> None:
-        """Move the codebook towards what was assigned to it; put unused entries to use."""
+        """Move each entry towards the latents assigned to it, and unused entries to random latents."""
         recipe = self.recipe
         flat, index = z.permute(0, 2, 3, 1).flatten(0, 2), codes.flatten()
         counts = self.team.sum(torch.zeros_like(self.counts).index_add_(0, index, torch.ones_like(flat[:, 0])))
@@ -194,7 +195,7 @@ def train_tokenizer(
     device: torch.device,
     save_every: int = 50,
 ) -> None:
-    """Train to `recipe.steps` on uint8 pictures (n, 3, H, W), mirrored at random, going on from the checkpoint."""
+    """Train to `recipe.steps` on uint8 pictures (n, 3, H, W), mirrored at random, resuming from the checkpoint."""
     trainer = TokenizerTrainer(config, recipe, device, team)
     state = load_checkpoint(checkpoint, device)
     if state is not None:

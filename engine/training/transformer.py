@@ -1,5 +1,5 @@
-"""Training of the transformers on cached codes, as the papers do it: one pass over all rows, class dropout, and random
-orders for those that draw in any."""
+"""Training of the transformers on stored codes, as in the papers: one pass over all rows, class dropout, and random
+orders for models that draw in any order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from engine.training.optimizer import MatrixOptimizer
 from engine.training.parallel import ALONE, Team
 
 Objective = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A network, ids, classes, orders (see Batch) → logits float32 (B, L, vocab_size) and the tokens they should name."""
+"""A network, ids, classes, orders (see Batch) → logits float32 (B, L, vocab_size) and the tokens that they predict."""
 
 LAST_MATRICES = ("proj.weight", "w2.weight", "head.weight", "wo.weight", "output.weight")
 
@@ -69,8 +69,8 @@ class TransformerTrainer:
         return (F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none") * learnt).sum()
 
     def step(self, batch: Batch, openings: Batch | None = None) -> Tensor:
-        """One update on this member's share of a batch; its mean loss. A token of the openings counts like any other,
-        so that the first tokens weigh more."""
+        """One update on this member's share of a batch; its mean loss. The tokens of the openings count like
+        others, so the first tokens have more weight."""
         recipe = self.recipe
         self.optimizer.scale_rates(learning_rate(self.done, recipe.steps, recipe.warm_up, recipe.floor))
         tokens = batch.tokens / self.team.size
@@ -117,7 +117,7 @@ class TransformerTrainer:
 
 
 def _initialise(model: nn.Module, seed: int) -> None:
-    """Layers start as the identity and the head flat: their last matrices are zero."""
+    """Set the last matrix of each layer and the head to zero: layers start as the identity, logits equal."""
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -130,7 +130,7 @@ def _initialise(model: nn.Module, seed: int) -> None:
 
 
 def new_network(demo: dict[str, Any]) -> tuple[Model, Objective]:
-    """The network that a model.json describes, and what it learns by."""
+    """The network that a model.json describes, and its objective."""
     rows, cols = demo["grid"]
     architecture = FAMILIES[demo["family"]](demo, (rows, cols))
     network = architecture.network
@@ -150,9 +150,9 @@ def train_transformer(
     save_every: int = 50,
     keep_every: int = 1000,
 ) -> None:
-    """Train to `recipe.steps` on codes (pictures, L), going on from the checkpoint.
+    """Train to `recipe.steps` on codes (pictures, L), resuming from the checkpoint.
 
-    Beside it, every `keep_every` steps, the averaged weights stay as <checkpoint>-<step>.safetensors.
+    Every `keep_every` steps the averaged weights are stored beside it as <checkpoint>-<step>.safetensors.
     """
     trainer = TransformerTrainer(*new_network(demo), recipe, device, team)
     state = load_checkpoint(checkpoint, device)

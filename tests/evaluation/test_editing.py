@@ -149,14 +149,14 @@ def test_an_object_becomes_any_other_but_never_itself() -> None:
 def test_what_a_mask_leaves_is_known_and_the_class_is_said_or_withheld(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artist = CachedGenerator(runs / "model", tmp_path)
+    generator = CachedGenerator(runs / "model", tmp_path)
     asked: list[list[Request]] = []
-    draw = artist.draw
-    monkeypatch.setattr(artist, "draw", lambda requests: asked.append(requests) or draw(requests))
-    renders = Renders.load(runs / "world", artist, Judge().eval(), 4)
+    draw = generator.draw
+    monkeypatch.setattr(generator, "draw", lambda requests: asked.append(requests) or draw(requests))
+    renders = Renders.load(runs / "world", generator, Judge().eval(), 4)
     hidden = masks("half", 4, 16)
-    complete(artist, renders, hidden, [3, 1, 2, 0], artist.settings(steps=2))
-    complete(artist, renders, hidden, None, artist.settings(steps=2))
+    complete(generator, renders, hidden, [3, 1, 2, 0], generator.settings(steps=2))
+    complete(generator, renders, hidden, None, generator.settings(steps=2))
     said, withheld = asked
     assert [request.class_label for request in said] == [3, 1, 2, 0]
     assert {request.class_label for request in withheld} == {None}

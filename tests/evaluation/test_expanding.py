@@ -19,7 +19,7 @@ from tests.support.tiny import random_folder
 
 
 @pytest.fixture(scope="module")
-def artist(runs: Path) -> CachedGenerator:
+def generator(runs: Path) -> CachedGenerator:
     return CachedGenerator(runs / "model", runs / "kept")
 
 
@@ -77,29 +77,31 @@ def test_a_canvas_is_painted_around_what_is_there_and_only_once(
         CachedGenerator(model, tmp_path / "kept").generate_windowed(templates, canvases)
 
 
-def test_a_picture_is_outpainted_around_its_own_tokens(runs: Path, artist: CachedGenerator) -> None:
+def test_a_picture_is_outpainted_around_its_own_tokens(runs: Path, generator: CachedGenerator) -> None:
     judge = Judge().eval()
-    renders = Renders.load(runs / "world", artist, judge, 2)
-    outpainted = expand((8, 16), OUTPAINTED, artist, renders, judge, artist.settings(steps=2))
+    renders = Renders.load(runs / "world", generator, judge, 2)
+    outpainted = expand((8, 16), OUTPAINTED, generator, renders, judge, generator.settings(steps=2))
     assert np.array_equal(outpainted.tokens[:, :, 4:12], renders.tokens)
     assert len(outpainted.borders) == 2
-    windowed = expand((8, 16), WINDOWED, artist, renders, judge, artist.settings(steps=2))
+    windowed = expand((8, 16), WINDOWED, generator, renders, judge, generator.settings(steps=2))
     assert len(windowed.borders) == len(windowed.windows) - 1 > 0
-    at_once = expand((8, 16), "ntk", artist, renders, judge, artist.settings(steps=2))
+    at_once = expand((8, 16), "ntk", generator, renders, judge, generator.settings(steps=2))
     assert len(at_once.borders) == 0
     assert at_once.pictures.shape == (2, 16, 32, 3)
 
 
-def test_windows_that_share_their_noise_agree_beyond_the_bound(artist: CachedGenerator) -> None:
+def test_windows_that_share_their_noise_agree_beyond_the_bound(generator: CachedGenerator) -> None:
     labels = np.arange(8)
-    settings = artist.settings(steps=4)
-    alike = artist.draw([Request(class_label=int(label), seed=int(label), **settings) for label in labels])
-    others = artist.draw([Request(class_label=int(label), seed=100 + int(label), **settings) for label in labels])
+    settings = generator.settings(steps=4)
+    alike = generator.draw([Request(class_label=int(label), seed=int(label), **settings) for label in labels])
+    others = generator.draw([Request(class_label=int(label), seed=100 + int(label), **settings) for label in labels])
     windows = (Window(0, 0, 16), Window(0, 8, 16))
 
     def agreed(right: np.ndarray):
         tokens = np.concatenate([alike, right], axis=2)
-        return agreement(Expanded(tokens, np.zeros(0), 0.0, 0.0, 0.0, windows, np.zeros(0)), artist, labels, settings)
+        return agreement(
+            Expanded(tokens, np.zeros(0), 0.0, 0.0, 0.0, windows, np.zeros(0)), generator, labels, settings
+        )
 
     assert agreed(alike).neighbours == 1.0 > agreed(alike).bound
     assert agreed(others).neighbours < agreed(others).bound

@@ -1,4 +1,4 @@
-"""Renders cached on disk: shards of 256 pictures a file, so that an interrupted run goes on where it stopped."""
+"""Renders stored on disk, 256 pictures in a file (shard), so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load_split(folder: Path, split: str, limit: int | None = None) -> tuple[torc
 
 
 def to_signed(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 to float in [-1, 1], as the tokenizer wants it."""
+    """uint8 to float in [-1, 1], the tokenizer's input."""
     return pictures.float() / 127.5 - 1.0
 
 

@@ -199,7 +199,7 @@ class Thing:
     name: str
     synonyms: tuple[str, ...]
     shape: Shape
-    middle: float  # height the camera looks at; centre of the bounding sphere
+    middle: float  # height at which the camera looks; centre of the bounding sphere
     bound: float  # radius of the bounding sphere
     extent: float  # half of what should fill the frame
     second: str = "cream"  # material names of the slots after the main hue

@@ -1,7 +1,7 @@
 """The demo world: lit solids on a floor under a sky, sphere-traced in plain torch.
 
 A picture is a function of (split, index): the index chooses the class, a seeded generator everything else.
-Rays live in the frame of the object; the camera and the sun turn around it instead.
+Rays are in the frame of the object; the camera and the sun are rotated instead of the object.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ AMBIENT = torch.tensor([0.42, 0.46, 0.54])
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that is varied in a picture. Angles in radians, shifts in frame widths."""
+    """All that varies between pictures. Angles are in radians, shifts in frame widths."""
 
     label: int
     hue: int
@@ -66,7 +66,7 @@ class Scene:
 
 
 def scene(split: str, index: int) -> Scene:
-    """The scene number `index` of a split; classes take turns, so any 16 in a row hold each once."""
+    """The scene number `index` of a split; any 16 in a row hold each class once."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLITS.index(split), index])))
     label = index % len(THINGS)
     thing = THINGS[label]
@@ -99,7 +99,7 @@ def _by_class(draw: Callable[[Thing, list[Scene], int], np.ndarray], scenes: lis
     pictures: dict[int, np.ndarray] = {}
     for label in sorted({s.label for s in scenes}):
         members = [i for i, s in enumerate(scenes) if s.label == label]
-        for start in range(0, len(members), 4):  # few at a time: the rays of four stay in the cache
+        for start in range(0, len(members), 4):  # the rays of four scenes fit into the CPU's cache
             batch = members[start : start + 4]
             pictures |= zip(batch, draw(THINGS[label], [scenes[i] for i in batch], size), strict=True)
     return np.stack([pictures[i] for i in range(len(scenes))])
