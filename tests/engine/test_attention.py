@@ -1,4 +1,4 @@
-"""paged_attention: the reference against attention spelled out, the Triton kernel against the reference.
+"""paged_attention: the reference against a plain implementation, the Triton kernel against the reference.
 
 The kernel runs in Triton's interpreter here, so that it is tested without a GPU.
 """
@@ -23,14 +23,14 @@ triton_path = pytest.importorskip("engine.attention.triton_kernel", reason="Trit
 def scene(
     seed: int, page_size: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[list[int]], list[list[int]]]:
-    """Ragged sequences over shuffled pages: an empty one, single rows, causal and block-wise ones."""
+    """Ragged branches over shuffled pages: an empty one, single rows, causal and block-wise ones."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     visible = [[], [1], list(range(5, 25)), [70] * 33, [rng.randint(1, 90) for _ in range(7)]]
     pages = list(range(300))
     rng.shuffle(pages)
     block_tables = [[pages.pop() for _ in range(math.ceil(max(v, default=1) / page_size))] for v in visible]
-    # One sequence has its pages in a row, as a fresh cache gives them.
+    # One branch has consecutive pages, as a fresh cache gives them.
     block_tables[3] = list(range(300, 300 + len(block_tables[3])))
     heads, rows = 3, sum(len(v) for v in visible)
     q = torch.randn(rows, heads, head_dim, generator=generator)

@@ -26,7 +26,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> registry.LoadedModel:
 
 
 def various(rng: random.Random) -> Request:
-    """A request unlike its neighbours in everything that a request can say."""
+    """A request that differs from the others in every field."""
     positions = GRID[0] * GRID[1]
     known = rng.sample(range(positions), rng.choice([0, 0, 4, 20]))
     unknown = [p for p in range(positions) if p not in known]
@@ -50,7 +50,7 @@ def various(rng: random.Random) -> Request:
 def drawn(
     loaded: registry.LoadedModel, requests: list[Request], rng: random.Random, *, batch_invariant: bool
 ) -> tuple[list[tuple[list[torch.Tensor], dict[int, int]]], int]:
-    """Logits and tokens of each request, arriving a few a step; and the most that shared a step."""
+    """Logits and tokens of each request, when a few arrive each step; and the largest number that shared a step."""
     logits: dict[int, list[torch.Tensor]] = defaultdict(list)
     tokens: dict[int, dict[int, int]] = defaultdict(dict)
 
@@ -85,7 +85,7 @@ def test_a_request_has_the_bits_of_its_solo_run(loaded: registry.LoadedModel, se
 
 
 def test_without_the_mode_bits_do_differ(loaded: registry.LoadedModel) -> None:
-    """Else the mode would be for nothing, and the test above could not fail."""
+    """Otherwise the mode would have no effect, and the test above could not fail."""
     rng = random.Random(0)
     requests = [various(rng) for _ in range(20)]
     crowd, _ = drawn(loaded, requests, rng, batch_invariant=False)

@@ -1,4 +1,4 @@
-"""Seamless compositing: smooth where it begins, exact where it has no say."""
+"""Seamless compositing: smooth at the mask's border, unchanged outside the mask."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_membrane_is_harmonic(size: int) -> None:
 
 @pytest.mark.parametrize("reach", [3, 8, 20])
 def test_a_correction_fades_with_its_depth(reach: float) -> None:
-    """Against the exact solution, far from the other borders: exp(-depth / reach). A few sweeps come near it."""
+    """Against the exact solution, far from the other borders: exp(-depth / reach). A few sweeps approximate it."""
     values = np.zeros((64, 160, 1), np.float32)
     values[:, 0] = 100
     free = np.ones((64, 160), dtype=bool)

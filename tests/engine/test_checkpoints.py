@@ -1,4 +1,4 @@
-"""Checkpoints load under the public names and containers; what doesn't fit is refused by name."""
+"""Checkpoints load under the public names and containers; errors name what does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of the library face."""
+"""The engine's interface: add, step, abort, generate, fork, cost."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_corrupted_books_are_noticed_when_the_engine_falls_idle_or_at_once(
     engine = load(folder, check_every_step=check_every_step)
     engine.add(Request(class_label=0, steps=4))
     engine.step()
-    engine._scheduler.pages.allocate(1)  # a page that no block table knows
+    engine._scheduler.pages.allocate(1)  # a page that no block table lists
     for _ in range(0 if check_every_step else 2):
         engine.step()
     with pytest.raises(IntegrityError):
@@ -164,7 +164,7 @@ def test_logits_that_are_not_finite_end_the_step_with_an_error(folder: Path) -> 
 
 
 def test_a_long_prefill_stalls_nobody(folder: Path) -> None:
-    """A newcomer with many known tokens enters in pieces; the others draw in every step meanwhile."""
+    """A request with many fixed tokens is written in pieces; the others draw in every step meanwhile."""
     engine = Engine.load(
         random_folder(folder.parent / "wide", grid=(16, 16)), device="cpu", config=EngineConfig(max_rows=256)
     )

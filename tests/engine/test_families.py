@@ -25,8 +25,8 @@ CLASSES = 4
 
 @dataclass(frozen=True)
 class Sequence:
-    """What a family makes of a whole token map: its rows in order. ids of embeddings per row, the cell that each
-    stands at (-1: nowhere), the block it belongs to, and the cell that its logits decide."""
+    """The rows of a family for a whole token map, in order: embedding ids, the cell of each row (-1: none), its block,
+    and the cell that its logits decide."""
 
     embeddings: torch.Tensor
     cells: torch.Tensor
@@ -136,7 +136,7 @@ def cases(draw: st.DrawFn) -> Case:
 @settings(max_examples=40)
 @given(cases())
 def test_every_step_has_the_logits_of_the_plain_forward_pass(case: Case) -> None:
-    """Whatever the grid, the regions, the sizes and the company; and the guided logits decide the token."""
+    """For any grid, regions, sizes and other requests; and the guided logits decide the token."""
     logits: dict[int, list[torch.Tensor]] = defaultdict(list)
     drawn: dict[int, dict[int, int]] = defaultdict(dict)
 
@@ -222,7 +222,7 @@ def test_any_order_honours_all_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_picture_caches_more_rows_than_its_grid_has_cells(tmp_path: Path, family: str) -> None:
-    """What the queue charges for a picture, whatever its family."""
+    """The cost of a picture, for every family."""
     engine = model(tmp_path, family, grid=(6, 6))
     assert engine.cost(Request(class_label=0, steps=36)) == 2 * engine.cost(Request(steps=36)) == 2 * 48
 

@@ -1,4 +1,4 @@
-"""Engines of several families stepping in turn in one process: nobody's bits depend on anybody."""
+"""Engines of several families stepping in turn in one process: the bits of none depend on the others."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def drawn(
     *,
     batch_invariant: bool,
 ) -> tuple[list[Drawn], int]:
-    """Logits and tokens of each request, arriving a few a turn, while all engines step in turn; and the most
-    that shared a step."""
+    """Logits and tokens of each request, when a few arrive each turn and all engines step in turn; and the largest
+    number that shared a step."""
     logits: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
     tokens: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
     config = EngineConfig(batch_invariant=batch_invariant, cache_tokens=2048, max_rows=200, check_every_step=True)
@@ -86,7 +86,7 @@ def test_a_request_has_the_bits_of_its_solo_run(loaded: dict[str, registry.Loade
 
 @pytest.mark.parametrize("family", ["llamagen", "par"])
 def test_without_the_mode_bits_do_differ(loaded: dict[str, registry.LoadedModel], family: str) -> None:
-    """Else the mode would be for nothing, and the test above could not fail."""
+    """Otherwise the mode would have no effect, and the test above could not fail."""
     rng = random.Random(0)
     requests = [(family, various(rng)) for _ in range(10)]
     crowd, _ = drawn(loaded, requests, rng, batch_invariant=False)

@@ -1,4 +1,4 @@
-"""The public files of every family load; wrong, damaged and hostile ones are refused by name."""
+"""The public files of every family load; wrong, damaged and hostile ones are rejected with their name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(folder: Path) -> registry.LoadedModel:
 
 
 def described(folder: Path, family: str, change: dict[str, Any]) -> Path:
-    """A golden folder with another model.json; None leaves an entry out."""
+    """A golden folder with a changed model.json; None removes an entry."""
     golden_folder(folder, GOLDEN[family])
     description = json.loads((folder / "model.json").read_text()) | change
     (folder / "model.json").write_text(json.dumps({k: v for k, v in description.items() if v is not None}))
@@ -51,7 +51,7 @@ def test_the_public_containers_are_read(tmp_path: Path, family: str, container: 
 
 @families
 def test_no_random_weights_are_drawn_only_to_be_replaced(tmp_path: Path, family: str) -> None:
-    """Billions of them would take longer than the file."""
+    """Initialising billions of weights would take longer than reading the file."""
     folder = golden_folder(tmp_path / "model", GOLDEN[family])
     before = torch.get_rng_state()
     load(folder)
@@ -119,7 +119,7 @@ def test_a_description_that_does_not_fit_is_refused_by_name(
 
 
 class Hostile:
-    """What unpickling it would do leaves a trace."""
+    """A pickle that would write a file when it is run."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -142,7 +142,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path, zipped: bool) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
 def test_a_damaged_file_is_refused_whatever_its_bytes_make_the_reader_raise(tmp_path: Path, kind: str) -> None:
-    """Or read, where the damage is among the numbers: nothing else comes of it."""
+    """A damaged file is rejected, or read if the damage is only in the numbers."""
     path = tmp_path / ("damaged.safetensors" if kind == "safetensors" else "damaged.pt")
     state = {key: value[:2].clone() for key, value in STATES["par"].items()}
     if kind == "safetensors":

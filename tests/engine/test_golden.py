@@ -48,7 +48,7 @@ def test_arpg_draws_the_golden_tokens_from_the_golden_logits(
             for position, token in zip(update.positions, update.tokens, strict=True):
                 tokens[update.id][position] = token
 
-    # All cases in flight at once, a step apart, with strangers between them.
+    # All cases at once, a step apart, with other requests between them.
     for number, case in enumerate(CASES):
         engine.add(Request(class_label=number, seed=number, steps=9, top_k=7, fixed_tokens={number: 3}))
         order = tuple(GOLDEN[f"{case['name']}.order"].tolist())
@@ -93,7 +93,8 @@ def test_teacher_forcing_gives_the_golden_logits_and_loss() -> None:
 
 
 def test_the_first_token_is_drawn_without_knowing_where_it_goes() -> None:
-    """A query that sees the condition alone has one key, whatever its position: why a model may want a first_cell."""
+    """A query that sees only the condition has one key, whatever its position; therefore a model may have a
+    first_cell."""
     network = ARPG(ARPGConfig(**GOLDEN_TRANSFORMER))
     network.load_state_dict(golden("arpg_tiny.weights"))
     orders = torch.stack([torch.arange(16), torch.arange(16).roll(-9)])

@@ -44,7 +44,7 @@ def test_the_golden_tokens_are_drawn_from_the_golden_logits(
     tokens: dict[int, list[int]] = defaultdict(list)
     members: dict[int, int] = {}
     busiest = 0
-    # Each golden class three times, steps apart, with strangers of other guidance and sampling between them.
+    # Each golden class three times, steps apart, with requests of other guidance and sampling between them.
     arrivals = settings["classes"] * 3
     while arrivals or not engine.idle:
         if arrivals:

@@ -1,4 +1,4 @@
-"""Models by name: fetched once from the hub, checked, loaded like a folder; refused in words that say what to do."""
+"""Models by name: fetched once from the hub, checked, and loaded like a folder; errors say what to do."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PUBLIC = [name for name in known_folders() if not name.startswith("demo")]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one file, and an empty cache. huggingface-hub reads the environment when it is imported, so it is
-    told here where it would have read; that it reads the environment is for the command line's test."""
+    """A hub with one file, and an empty cache. huggingface-hub reads the environment when it is imported, so its
+    constants are set here; a test of the command line covers the environment."""
     server = Hub()
     server.put(FILE.repository, FILE.path, CONTENT)
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
@@ -50,7 +50,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface-hub tries again after seconds; here at once."""
+    """huggingface-hub retries after seconds; here at once."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
@@ -147,14 +147,14 @@ def test_the_checksum_decides(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_without_huggingface_hub_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # what Python does with a module that is not there
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # its import raises ModuleNotFoundError
     assert on_disk(FILE) is None
     with pytest.raises(CheckpointError, match=r"pip install 'arpg-serve\[hub\]'"):
         fetch(FILE)
 
 
 def on_the_hub(hub: Hub, folder: Path) -> Path:
-    """The golden model, its weights on the hub and in the folder no more."""
+    """The golden model, with its weights on the hub and not in the folder."""
     golden_folder(folder)
     data = json.loads((folder / "model.json").read_text())
     for entry in (data, data["tokenizer"]):

@@ -1,4 +1,4 @@
-"""The user's mask decides the pixels, the mask snapped to tokens decides the tokens."""
+"""The mask says which pixels are redrawn, the mask snapped to cells which tokens."""
 
 from __future__ import annotations
 

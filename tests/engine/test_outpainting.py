@@ -1,4 +1,5 @@
-"""A picture of any size keeps its pixels on the canvas drawn around it; what can't be drawn is refused by side."""
+"""A picture of any size keeps its pixels on the canvas drawn around it; a canvas that is too large is rejected with the
+side at fault."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ paddings = st.builds(Padding, left=amounts, right=amounts, up=amounts, down=amou
 
 @st.composite
 def small_extensions(draw: st.DrawFn, most: int = 60) -> OutpaintGeometry:
-    """Of a model of 4×4 tokens of 2×2 pixels."""
+    """The geometry for a model of 4×4 tokens of 2×2 pixels."""
     height, width = draw(st.integers(1, most)), draw(st.integers(1, most))
     across, along = st.integers(0, max(1, width // 2)), st.integers(0, max(1, height // 2))
     asked = Padding(left=draw(across), right=draw(across), up=draw(along), down=draw(along))
@@ -135,7 +136,7 @@ def test_at_the_models_own_scale_the_drawn_pixels_are_kept_too() -> None:
 
 
 def test_what_is_drawn_meets_the_original_and_leaves_it_alone() -> None:
-    """Around a picture of another exposure: the step at its border all but goes."""
+    """Around a picture of another exposure the step at its border nearly disappears."""
     geometry = extended((128, 128), left=64, down=30)
     drawn = np.full((160, 192, 3), 100, np.uint8)
     original = np.full((128, 128, 3), 140, np.uint8)
@@ -149,7 +150,7 @@ def test_what_is_drawn_meets_the_original_and_leaves_it_alone() -> None:
 
 @given(small_extensions(most=16), st.booleans())
 def test_what_is_drawn_of_the_original_lies_beneath_it(geometry: OutpaintGeometry, upright: bool) -> None:
-    """A slope that is drawn across the canvas has its height wherever it shows, counted from the original."""
+    """A slope drawn across the canvas has the right value wherever it is shown, measured from the original."""
     axis = 0 if upright else 1
     drawn_length = geometry.grid[axis] * 2
     slope = 255 / drawn_length  # a drawn pixel

@@ -1,4 +1,4 @@
-"""What a code looks like: kept as a picture, made once."""
+"""Palettes are stored as pictures and computed once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_palette_is_made_once_and_kept_for_the_next_start(tmp_path: Path, monk
     tokenizer = VQModel(CONFIG).eval()
     made = Codec(tokenizer, "a").palette()
     assert made.shape == (40, 4, 4, 3)
-    monkeypatch.setattr(tokenizer, "decode", None)  # whoever makes one again fails
+    monkeypatch.setattr(tokenizer, "decode", None)  # computing a palette again fails
     assert np.array_equal(Codec(tokenizer, "a").palette(), made)
     with pytest.raises(TypeError):
         Codec(tokenizer, "another tokenizer").palette()

@@ -1,4 +1,4 @@
-"""Promises of schedules and row programs."""
+"""Properties of schedules and row programs."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[i
             else:
                 cell = cell_of(row.source)
                 assert row.position == cell + 1
-                # A row carries a token that exists: known, or drawn by an earlier step.
+                # A row carries a token that exists: fixed, or drawn by an earlier step.
                 assert cell in known or cell in drawn
             cached.append(row.source)
         for index, row in enumerate(content, start=len(cached) - len(content)):

@@ -1,4 +1,4 @@
-"""Promises of the row programs that draw in a fixed order: LlamaGen's and PAR's."""
+"""Properties of the row programs with a fixed order: LlamaGen's and PAR's."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_llamagen_draws_row_by_row_each_cell_from_the_token_before(request: Requ
     assert [row.visible for row in rows] == list(range(1, positions + 1))
     # The last token is never cached.
     assert plan.cached_rows == positions
-    # It is what PAR would be with a single region.
+    # It equals PAR with a single region.
     single = tuple((cell,) for cell in range(positions))
     assert plan == plan_par(request, groups=single, special_ids=(), class_id=1001, null_id=1002)
 

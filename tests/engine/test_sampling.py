@@ -1,4 +1,4 @@
-"""Sampling follows the distribution, and its noise shares nothing with anybody's."""
+"""Sampling follows the distribution, and its noise is independent of other positions, seeds and tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def params(n: int, temperature: float, top_k: int, top_p: float, seeds: range | 
 
 
 def expected(temperature: float, top_k: int, top_p: float) -> np.ndarray:
-    """The distribution, spelled out over a sorted list."""
+    """The distribution, computed over a sorted list."""
     p = np.exp(LOGITS.double().numpy() / temperature)
     p /= p.sum()
     ranked = np.argsort(-p, kind="stable")
@@ -46,7 +46,7 @@ def test_tokens_over_many_seeds_follow_the_distribution(temperature: float, top_
     counts = np.bincount(tokens.numpy(), minlength=VOCAB)
     wanted = expected(temperature, top_k, top_p) * SEEDS
     assert counts[wanted == 0].sum() == 0, "a filtered token was drawn"
-    # Pool the rare tokens, as the chi-square test wants at least five expected in each bin.
+    # Pool the rare tokens, as the chi-square test needs at least five expected in each bin.
     rare = wanted < 5
     observed = np.append(counts[~rare], counts[rare].sum())
     predicted = np.append(wanted[~rare], wanted[rare].sum())

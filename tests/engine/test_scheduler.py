@@ -1,4 +1,4 @@
-"""Promises of pages and scheduler, by the thousand and without a model."""
+"""Properties of pages and scheduler, in thousands of random runs without a model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def planned(request: Request) -> Plan:
 
 
 def picture(seed: int, size: int) -> dict[int, int]:
-    """Some of a picture's tokens; few pictures, so that requests often start from the same."""
+    """Some tokens of a picture. There are few pictures, so that requests often start with the same rows."""
     return {cell: (cell * 7 + seed) % 10 for cell in range(size)}
 
 
@@ -53,7 +53,7 @@ class Serving(RuleBasedStateMachine):
 
     @initialize(page_size=st.sampled_from([1, 4, 16]), room=st.integers(1, 4), max_rows=st.integers(1, 60))
     def start(self, page_size: int, room: int, max_rows: int) -> None:
-        # Room for at least one request of any kind.
+        # Enough for at least one request of any kind.
         pages = room * 2 * -(-(POSITIONS + 1) // page_size)
         self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows)
         self.known: dict[int, SequenceState] = {}
@@ -126,7 +126,7 @@ class Serving(RuleBasedStateMachine):
 
     @invariant()
     def everybody_finds_the_rows_that_are_theirs(self) -> None:
-        """Shared, copied or written: what a drawing's pages hold is what it would have written itself."""
+        """Shared, copied or written: the pages of a sequence hold what it would have written itself."""
         for each in self.scheduler:
             rows = [row for key in each.written_keys for row in struct.iter_unpack("3q", key.content)]
             assert len(rows) == each.cached
@@ -138,7 +138,7 @@ class Serving(RuleBasedStateMachine):
                 ]
 
     def teardown(self) -> None:
-        """Everything that was accepted ends, and every page comes back."""
+        """Every accepted request ends, and every page becomes free."""
         for _ in range(2000):
             if not self.scheduler.schedule() and self.scheduler.idle:
                 break

@@ -1,4 +1,4 @@
-"""Drawings that start from the same rows share their pages, and draw what they would have drawn alone."""
+"""Sequences that start with the same rows share pages, and draw what they would have drawn alone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_variations_draw_what_they_draw_alone(folders: dict[str, Path]) -> None:
 
 
 def test_the_one_that_writes_the_prefix_may_leave(folders: dict[str, Path]) -> None:
-    """Another takes its place, and the rest share with that one."""
+    """When the donor ends, another sequence writes the rows, and the rest share with that one."""
     known = dict.fromkeys(range(63), 1)
     requests = [replace(INPAINT, seed=seed, fixed_tokens=known) for seed in range(3)]
     engine = engine_of(folders["arpg"], max_rows=10)
@@ -87,7 +87,7 @@ def test_the_one_that_writes_the_prefix_may_leave(folders: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("unknown", [1, 3])
 def test_what_is_drawn_in_one_step_shares_as_well(folders: dict[str, Path], unknown: int) -> None:
-    """Its last step writes nothing that another could miss."""
+    """The last step writes no rows that another sequence could need."""
     known = dict.fromkeys(range(64 - unknown), 1)
     engine = engine_of(folders["arpg"])
     engine.generate([replace(INPAINT, seed=seed, fixed_tokens=known, steps=1) for seed in range(5)])
@@ -116,7 +116,7 @@ def test_nothing_is_shared_by_what_starts_otherwise(folders: dict[str, Path], ot
 
 
 def test_grids_of_another_size_share_nothing(folders: dict[str, Path]) -> None:
-    """Their rows turn by other angles."""
+    """Their rotary angles differ."""
     engine = engine_of(folders["arpg"])
     wide = replace(INPAINT, grid=(8, 12), rope_scaling="interpolate")
     tokens = engine.generate([replace(wide, fixed_tokens=KNOWN), replace(wide, rope_scaling="extrapolate"), INPAINT])
@@ -157,7 +157,7 @@ def test_a_fork_shares_the_parents_first_steps_live_or_rebuilt(
 
 
 def test_forks_before_the_last_step_share_as_well(folders: dict[str, Path]) -> None:
-    """They don't wait for rows that nobody will be there to share."""
+    """They don't wait for rows that will not be written."""
     parent = Request(class_label=1, seed=3, steps=9, guidance_scale=3.0)
     engine = engine_of(folders["arpg"])
     [whole] = engine.generate([parent])
@@ -173,7 +173,7 @@ def test_forks_before_the_last_step_share_as_well(folders: dict[str, Path]) -> N
 
 
 def test_a_fork_with_the_parents_seed_ends_as_the_parent(folders: dict[str, Path]) -> None:
-    """The rebuilt cache is the parent's: whatever the step, the rest comes out the same."""
+    """The rebuilt cache equals the parent's: from any step the rest of the picture is the same."""
     parent = Request(class_label=1, seed=3, steps=9, guidance_scale=3.0)
     for family, folder in folders.items():
         engine = engine_of(folder)

@@ -1,4 +1,4 @@
-"""The weights in the repository: small, and they draw what they are asked for."""
+"""The weights in the repository are small and draw the requested classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_shipped_weights_are_small() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_draws_what_it_is_asked_for(name: str) -> None:
-    """As the judge sees it. With the models' defaults nearly every picture is; with broken weights one in sixteen."""
+    """The judge recognises nearly every picture with the models' defaults; with broken weights one in sixteen."""
     engine = Engine.load(name, device="cpu")
     defaults = {field: getattr(engine.model.defaults, field) for field in engine.model.settings if field != "order"}
     tokens = engine.generate([Request(class_label=label, seed=1, **defaults) for label in LABELS])

@@ -1,4 +1,4 @@
-"""What a painting asks of the engine, window by window: orders, forks, and the model's own grid."""
+"""The requests of a windowed generation: orders, forks, and the model's own grid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_window_draws_its_part_of_the_order_in_that_order(seed: int, cols: 
 
 
 def test_one_window_that_is_the_canvas_leaves_the_templates_grid_as_it_is() -> None:
-    """A model that draws in a fixed order has no other; a larger one is drawn at once."""
+    """A model with a fixed order accepts no other grid; a grid larger than the model's is drawn at once."""
     for template in (Request(), Request(grid=(4, 4), rope_scaling="ntk")):
         tokens = np.full(SIZE, EMPTY, dtype=np.int32)
         request = WindowedGeneration(template, tokens, windows_over(tokens != EMPTY, SIZE), SIZE).next_request()

@@ -18,7 +18,7 @@ SIZE = (8, 8)
 
 @st.composite
 def canvases(draw: st.DrawFn) -> np.ndarray:
-    """Known cells of a canvas: none, or a block of them anywhere."""
+    """Fixed cells of a canvas: none, or a block anywhere."""
     rows, cols = draw(st.integers(8, 30)), draw(st.integers(8, 30))
     known = np.zeros((rows, cols), dtype=bool)
     top, left = draw(st.integers(0, rows)), draw(st.integers(0, cols))
@@ -41,7 +41,7 @@ def test_windows_hold_all_that_is_unknown_and_lie_on_the_canvas(known: np.ndarra
 
 @given(canvases())
 def test_a_window_sees_what_is_there_already(known: np.ndarray) -> None:
-    """All but the first of an empty canvas."""
+    """All windows do, except the first one of an empty canvas."""
     filled = known.copy()
     for number, window in enumerate(windows_over(known, SIZE)):
         inside = filled[window.row : window.row + 8, window.col : window.col + 8]
@@ -115,7 +115,7 @@ def test_one_window_of_the_models_grid_is_an_ordinary_picture(engine: Engine) ->
 
 
 def test_neighbouring_windows_share_no_noise(engine: Engine) -> None:
-    """What is random goes by the place on the canvas; the same window elsewhere draws otherwise."""
+    """Randomness depends on canvas positions: the same window elsewhere draws something else."""
     here, there = Window(0, 0, 16), Window(0, 8, 16)
     places = [[window.position(cell, 8) for cell in range(64)] for window in (here, there)]
     assert not set(places[0]) & set(places[1])

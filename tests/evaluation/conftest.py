@@ -1,4 +1,4 @@
-"""Every test of evaluation computes with one thread; a model of noise and a world of noise to judge."""
+"""Every test of evaluation computes with one thread; a model of noise and a world of noise to evaluate."""
 
 from __future__ import annotations
 

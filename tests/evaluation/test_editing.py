@@ -1,4 +1,4 @@
-"""How editing is judged: what is hidden, what the seam means, and that only what was hidden counts."""
+"""How editing is measured: masks, seams, and that only masked pixels change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How models are judged: what the distances mean, and that every command answers."""
+"""How models are measured: what the distances mean, and that every command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How larger grids are judged: where windows meet, what their borders are held against, and who agrees with whom."""
+"""How larger grids are measured: where windows meet, with what their borders are compared, and agreement of windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step sees, and what of it is learnt."""
+"""Batches of a training step, and which of their tokens have a loss."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_regions_are_given_before_what_is_learnt() -> None:
 
 
 def _area(cells: list[int]) -> int:
-    """Of the smallest rectangle of a 4×4 grid around these cells."""
+    """Area of the smallest rectangle of a 4×4 grid around these cells."""
     rows, cols = [cell // 4 for cell in cells], [cell % 4 for cell in cells]
     return (max(rows) - min(rows) + 1) * (max(cols) - min(cols) + 1)
 

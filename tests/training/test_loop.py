@@ -1,4 +1,4 @@
-"""What every training shares: rates, averages, a team of processes."""
+"""Shared parts of all training loops: rates, averages, a team of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the tokenizer: that steps teach, and that a run cut in two is the run in one piece."""
+"""Training of the tokenizer: the loss falls, and an interrupted run gives the same result as an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the transformers: what a step computes, that steps teach, that a run cut in two is the run in one."""
+"""Training of the transformers: what a step computes, the loss falls, an interrupted run gives the same result."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_transformer_steps_teach_the_classes() -> None:
         ),
         60,
     )
-    assert losses[0] == pytest.approx(np.log(24), rel=0.01)  # the head starts flat
+    assert losses[0] == pytest.approx(np.log(24), rel=0.01)  # the head starts with zeros
     assert np.mean(losses[-5:]) < 0.65 * losses[0]
 
 
 def test_the_training_pass_is_the_teacher_forced_pass() -> None:
-    """The published loss golden holds for `ARPG.teacher_forced`; this ties training to it."""
+    """The published loss golden holds for `ARPG.teacher_forced`; this compares training with it."""
     torch.manual_seed(0)
     model = ARPG(TINY_ARPG)
     ids = torch.randint(0, 24, (3, 16))

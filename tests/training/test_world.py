@@ -1,4 +1,4 @@
-"""The demo world: pictures are functions of (split, index), and things stay inside what the renderer assumes."""
+"""The demo world: pictures are functions of (split, index), and things stay inside the bounding sphere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_splits_share_no_scene_and_classes_take_turns() -> None:
 
 @pytest.mark.parametrize("thing", THINGS, ids=lambda thing: thing.name)
 def test_a_thing_fits_its_bounding_sphere_and_reaches_the_floor(thing: Thing) -> None:
-    """Rays are marched inside the bounding sphere only: what sticks out of it would be cut off."""
+    """Rays are marched inside the bounding sphere only, which would cut off parts outside it."""
     generator = torch.Generator().manual_seed(0)
     direction = torch.nn.functional.normalize(torch.randn(3, 20000, generator=generator), dim=0)
     u, v = torch.rand(2, 20000, generator=generator)
@@ -59,7 +59,7 @@ def test_a_silhouette_is_where_the_colour_of_the_thing_is_seen() -> None:
 
 
 def test_every_class_looks_different_from_every_other() -> None:
-    """Same camera, colours and sun: only the thing can tell the pictures apart."""
+    """Same camera, colours and sun: the pictures differ only in the thing."""
     base = scene("validation", 0)
     values = {name: getattr(base, name) for name in base.__slots__}
     pictures = render([type(base)(**values | {"label": label, "yaw": 0.3}) for label in range(16)], size=32).astype(int)
