@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ class EventHub:
         """The job's events after `after` (None: all). To be closed."""
         return Watch(self, job_id, after, self.buffer)
 
-    async def watch(self, job_id: str, after: str | None = None) -> AsyncIterator[Event]:
+    async def watch(self, job_id: str, after: str | None = None) -> AsyncGenerator[Event]:
         """As follow, one event after another. Raises Gone, Lagged or HubClosed when the watch ends early."""
         watch = self.follow(job_id, after)
         try:

@@ -178,7 +178,8 @@ def test_a_bad_picture_is_refused_whatever_it_is_for(api: Api, route: str, file:
 @pytest.mark.parametrize("route", ["outpaint", "vary", "inpaint"])
 def test_what_to_start_from_is_given_once(api: Api, route: str) -> None:
     image, source = b64(noise(32, 32)), {"job": "x"}
-    fields = {"outpaint": {"left": 8}, "inpaint": {"mask": image}}.get(route, {})
+    needed: dict[str, dict[str, Any]] = {"outpaint": {"left": 8}, "inpaint": {"mask": image}}
+    fields = needed.get(route, {})
     assert refused(api, api.client.post(f"/v1/{route}", json=fields)) == ("image", "missing")
     both = fields | {"image": image, "source": source}
     assert refused(api, api.client.post(f"/v1/{route}", json=both)) == ("source", "two_pictures")

@@ -108,7 +108,7 @@ def test_a_fork_of_an_inpainting_has_uploads_of_its_own(api: Api, when: str, fea
     else:
         api.finish(first, 2, first.payload["seeds"])
         for name, data in zip(("image", "mask"), uploads, strict=True):  # a real worker says which ones to keep
-            api.queue(lambda _, __, blobs, n=first.payload[name], d=data: blobs.put(n, d))
+            api.put_blob(first.payload[name], data)
         assert fork(api, parent["id"], step=1).status_code == 202
     second = api.claim()
     assert all(first.payload[name] != second.payload[name] for name in ("image", "mask"))

@@ -218,5 +218,3 @@ def test_many_at_once_each_get_their_own_job(api: Api) -> None:
     assert len(ids) == 20
     claims = api.queue(lambda q, _, __: q.claim("hand", "hand-1", budget=10**6, limit=20, alone=True))
     assert {claim.id for claim in claims} == ids
-    for claim in claims:
-        api.queue(lambda q, _, __, c=claim: q.finish(c.id, c.attempt, 1, state="canceled", event="canceled", data={}))

@@ -62,7 +62,9 @@ def test_a_canary_that_dies_or_is_not_drawn_in_time_is_a_503(api: Api, monkeypat
 
 
 def test_who_asks_while_a_canary_is_drawn_shares_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, answers, asked, claims = SingleFlight.result, [], threading.Semaphore(0), []
+    real, asked = SingleFlight.result, threading.Semaphore(0)
+    answers: list[Any] = []
+    claims: list[Any] = []
 
     async def result(self: SingleFlight[Any], begin: Any) -> Any:
         asking = asyncio.ensure_future(real(self, begin))

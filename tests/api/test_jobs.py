@@ -198,8 +198,8 @@ def test_closing_tells_watchers_and_they_may_come_back(redis_socket: Any) -> Non
             assert (end["event"], end["data"]["error"]["code"], "id" in end) == ("error", "shutting_down", False)
     with running_api(settings) as second:
         second.draw(second.claim())
-        events = read(second, job["urls"]["events"], **{"Last-Event-ID": last})
-        assert [event["event"] for event in events] == ["started", "tokens", "tokens", "completed"]
+        told = read(second, job["urls"]["events"], **{"Last-Event-ID": last})
+        assert [event["event"] for event in told] == ["started", "tokens", "tokens", "completed"]
 
 
 def test_a_stream_whose_events_vanish_says_so(api: Api) -> None:

@@ -26,7 +26,7 @@ def test_every_route_but_the_open_ones_needs_a_key(keyed: Keyed) -> None:
     topics = (editing, forks, health, jobs, models, sessions, tasks)
     routes = [route for topic in topics for route in topic.router.routes]
     routes += [route for route in create_app(keyed.api.settings).routes if hasattr(route, "path")]
-    asked = {(route.path, method) for route in routes for method in getattr(route, "methods", None) or {"GET"}}  # type: ignore[attr-defined]
+    asked = {(route.path, method) for route in routes for method in getattr(route, "methods", None) or {"GET"}}
     assert ("/metrics", "GET") in asked
     assert ("/v1/jobs/{id}/events", "GET") in asked
     for path, method in sorted(asked):

@@ -185,7 +185,7 @@ def told_what_exists(case: schemathesis.Case, jobs: Sequence[str]) -> None:
         uploaded = case.media_type == "multipart/form-data"
         for field, file in (("image", PICTURE), ("mask", MASK)):
             if case.body.get(field):
-                case.body[field] = file if uploaded else base64.b64encode(file).decode()
+                case.body[field] = file if uploaded else base64.b64encode(file).decode()  # type: ignore[assignment]
         if not uploaded and "image" in case.body and "source" in case.body:
             del case.body[chance.among(("image", "source"))]
         if isinstance(source := case.body.get("source"), dict) and "job" in source:

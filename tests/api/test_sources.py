@@ -40,7 +40,7 @@ def test_the_tokens_and_pixels_of_a_finished_picture_are_used_as_they_are(api: A
     assert claim.payload["tokens"] == TOKENS
     ours, theirs = claim.payload["image"], f"{parent['id']}/result/1"
     assert ours != theirs
-    files = [api.queue(lambda _, __, blobs, n=name: blobs.get(n)) for name in (ours, theirs)]
+    files = [api.blob(name) for name in (ours, theirs)]
     assert files[0] == files[1]
     assert np.array_equal(decode_image(files[0] or b"", "image", Limits(10**6, 10**4)), noise(32, 32, seed=1))
     api.queue(lambda _, __, blobs: blobs.delete(theirs))  # as when the parent expires

@@ -24,6 +24,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.api.test_answers import meanwhile
 from tests.support.api import Api, frames, running_api
+from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, eventually
 
 STARTED = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}
@@ -125,7 +126,7 @@ def asking(api: Api, path: str, headers: dict[str, str]) -> Iterator[str]:
         assert eventually(lambda: api.queue(lambda q, _, __: q.depth("hand")) == 1), "no job came"
         key = f"{api.settings.queue_config.prefix}ready:hand"
         [id] = api.queue(lambda q, _, __: q.redis.zrange(key, 0, -1))
-        yield id.decode()
+        yield decoded(id)
 
 
 WAITING = [{"Accept": "text/event-stream"}, {"Accept": "image/png"}, {"Prefer": "wait=20"}]

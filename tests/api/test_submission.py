@@ -71,7 +71,7 @@ def test_two_requests_with_one_key_never_mix(
     assert (lost.status_code, lost.json()["code"]) == refusal
 
     claim = api.claim()
-    image, mask = (api.queue(lambda _, __, blobs, n=name: blobs.get(claim.payload[n])) for name in ("image", "mask"))
+    image, mask = (api.blob(claim.payload[name]) for name in ("image", "mask"))
     assert image is not None
     assert mask is not None
     assert np.array_equal(decode_image(image, "image", Limits(10**6, 10**4)), pictures[winner])
@@ -87,7 +87,7 @@ def test_the_same_request_twice_at_once_is_one_job(api: Api, monkeypatch: pytest
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] == second.json()["id"]
     claim = api.claim()
-    uploads = [api.queue(lambda _, __, blobs, n=name: blobs.get(claim.payload[n])) for name in ("image", "mask")]
+    uploads = [api.blob(claim.payload[name]) for name in ("image", "mask")]
     assert stored(api) - before == sum(len(upload or b"") for upload in uploads)
     api.draw(claim)
 

@@ -24,7 +24,7 @@ def by_job(history: History) -> Iterator[tuple[str, Asked]]:
 
 
 def one_job_a_key(history: History, _: Mapping[str, Outcome]) -> Iterator[Violation]:
-    told = set()
+    told: set[str] = set()
     for key in history.asked:
         ids = dict.fromkeys(history.accepted.get(key, ()))
         told |= ids.keys()
@@ -71,7 +71,7 @@ def last_attempt_is_whole(history: History, _: Mapping[str, Outcome]) -> Iterato
         outcome, events = history.outcomes.get(id), history.streams.get(id, [])
         if outcome is None or outcome.state != "succeeded" or not events:
             continue
-        attempt, _ = number(events[-1].id)
+        attempt = number(events[-1].id)[0]
         of_it = [event for event in events if number(event.id)[0] == attempt]
         started = [event for event in of_it if event.name == "started"]
         if [event.data["attempt"] for event in started] != [attempt]:

@@ -68,9 +68,9 @@ class ChaosSettings(Settings):
 def worker(setup: Setup, name: str, redis_url: str) -> None:
     begin(setup, name)
     if setup.folder is None:
-        engines.load_engine = lambda settings, model, **_: ChaosEngine(model)  # type: ignore[assignment, return-value]
+        engines.load_engine = lambda settings, model, **_: ChaosEngine(model)  # type: ignore[assignment]
     else:
-        engines.load_engine = real_engine  # type: ignore[assignment]
+        engines.load_engine = real_engine
     sys.exit(serving.worker(setup.settings(redis_url)))
 
 

@@ -18,6 +18,7 @@ from service.settings import Settings
 from tests.chaos.clients import Clients
 from tests.chaos.history import TERMINAL, Event, History, Outcome
 from tests.chaos.jobs import Job
+from tests.support.queue import decoded
 
 EMPTY_AT_THE_END = ("ready:", "leases:", "suspects:", "unfinished", "blobs:", "pictures:", "previews:", "unended")
 """Prefixes of the keys that hold unfinished work."""
@@ -72,8 +73,8 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
             history.streams[id] = [Event(e.id, e.name, e.json()) for e in (decode(*entry) for entry in stored)]
         history.leftovers = await leftovers(redis, prefix)
     for id, outcome in history.outcomes.items():
-        if (job := owner.get(id)) is not None:
-            await as_shown(history, clients, job, id, outcome)
+        if (asked := owner.get(id)) is not None:
+            await as_shown(history, clients, asked, id, outcome)
 
 
 async def as_shown(history: History, clients: Clients, job: Job, id: str, outcome: Outcome) -> None:
@@ -103,7 +104,7 @@ async def leftovers(redis: Redis, prefix: str) -> dict[str, float]:
 
 
 async def amount(redis: Redis, name: bytes) -> float:
-    match (await redis.type(name)).decode():
+    match decoded(await redis.type(name)):
         case "zset":
             return float(await redis.zcard(name))
         case "set":

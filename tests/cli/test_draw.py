@@ -62,7 +62,7 @@ def test_variations_keep_the_same_tokens(model: Path, picture: Path, tmp_path: P
     seed, out = str(told[1].request.seed), tmp_path / "alone.png"
     arguments = ["--keep", "0.5", "--keep-seed", "3", "--steps", "5", "--seed", seed, "-o", str(out)]
     assert main(["vary", str(picture), "--model", str(model), "--device", "cpu", *arguments]) == 0
-    assert np.array_equal(Image.open(out), Image.open(tmp_path / "v-1.png"))
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(tmp_path / "v-1.png")))
     assert verified(model, out)
 
 

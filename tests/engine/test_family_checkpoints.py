@@ -58,7 +58,7 @@ def test_no_random_weights_are_drawn_only_to_be_replaced(tmp_path: Path, family:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-WRONG: dict[str, tuple[Callable[[State], State], str]] = {
+WRONG: dict[str, tuple[Callable[[State], dict[Any, torch.Tensor]], str]] = {
     "a key missing": (lambda s: {k: v for k, v in s.items() if k != "norm.weight"}, "missing: norm.weight"),
     "a key too many": (lambda s: s | {"norm.bias": torch.zeros(64)}, "unexpected: norm.bias"),
     "another shape": (lambda s: s | {"norm.weight": torch.ones(65)}, r"norm.weight \(65,\) instead of \(64,\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -46,9 +47,13 @@ def file_of(upright: np.ndarray, mode: str, format: str, orientation: int) -> by
     picture = picture.quantize(256) if mode == "P" else picture
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True}}[format]
+    kinds: dict[str, dict[str, Any]] = {
+        "PNG": {},
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True, "exact": True},
+    }
     file = io.BytesIO()
-    picture.save(file, format, exif=exif, **options)
+    picture.save(file, format, exif=exif, **kinds[format])
     return file.getvalue()
 
 

@@ -3,6 +3,8 @@ side at fault."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -31,11 +33,11 @@ def small_extensions(draw: st.DrawFn, most: int = 60) -> OutpaintGeometry:
         raise
 
 
-def extended(picture: tuple[int, int], grid: tuple[int, int] = GRID, **asked: int) -> OutpaintGeometry:
+def extended(picture: tuple[int, int], grid: tuple[int, int] = GRID, **asked: Any) -> OutpaintGeometry:
     return outpaint_geometry(picture, Padding(**asked), grid=grid, stride=STRIDE)
 
 
-def refused(picture: tuple[int, int], **asked: int) -> str:
+def refused(picture: tuple[int, int], **asked: Any) -> str:
     with pytest.raises(RequestError) as caught:
         extended(picture, **asked)
     return caught.value.field

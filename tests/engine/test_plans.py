@@ -15,7 +15,7 @@ from engine.plans.guidance import guidance_scales
 from engine.plans.schedule import step_counts
 from engine.request import Request, RequestError, Window, check_request
 
-schedules = st.sampled_from(["arccos", "cosine"])
+schedules: st.SearchStrategy[Any] = st.sampled_from(["arccos", "cosine"])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ schedules = st.sampled_from(["arccos", "cosine"])
     ],
 )
 def test_step_counts_are_the_published_ones(
-    steps: int, schedule: str, first: tuple[int, ...], last: tuple[int, ...]
+    steps: int, schedule: Any, first: tuple[int, ...], last: tuple[int, ...]
 ) -> None:
     counts = step_counts(256, steps, schedule)
     assert counts[: len(first)] == first
@@ -38,7 +38,7 @@ def test_step_counts_are_the_published_ones(
 
 
 @given(st.integers(1, 1100), st.integers(1, 256), schedules)
-def test_every_step_draws_and_all_positions_are_drawn(unknown: int, steps: int, schedule: str) -> None:
+def test_every_step_draws_and_all_positions_are_drawn(unknown: int, steps: int, schedule: Any) -> None:
     counts = step_counts(unknown, steps, schedule)
     assert len(counts) == min(steps, unknown)
     assert min(counts) >= 1
@@ -58,7 +58,7 @@ def test_linear_guidance_counts_the_tokens_of_its_own_step() -> None:
     st.integers(0, 300),
 )
 def test_guidance_ends_where_its_interval_does(
-    counts: tuple[int, ...], known: int, schedule: str, interval: int
+    counts: tuple[int, ...], known: int, schedule: Any, interval: int
 ) -> None:
     always = guidance_scales(counts, known, 5.0, schedule)
     drawn = [sum(counts[:step]) for step in range(len(counts))]

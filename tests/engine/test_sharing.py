@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_the_one_that_writes_the_prefix_may_leave(folders: dict[str, Path]) -> N
     ids = [engine.add(request) for request in requests]
     engine.step()
     engine.abort(ids[0])
-    drawn = {}
+    drawn: dict[Any, Any] = {}
     while not engine.idle:
         drawn |= {update.id: update.tokens for update in engine.step() if update.finished}
     assert set(drawn) == set(ids[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_the_gradient_across_a_border_is_that_of_the_pixels_it_parts() -> None:
 def test_a_seam_is_above_nothing_where_the_border_is_hard_and_below_where_it_is_smooth() -> None:
     [real] = pictures(1)
     [mask] = masks("centre", 1, 32)
-    black = np.where(mask[..., None], np.uint8([0, 0, 0]), np.uint8(255))
+    black = np.where(mask[..., None], np.zeros(3, np.uint8), np.uint8(255))
     flat = np.full_like(real, 7)
     same, hard, smooth = seams(np.stack([real, black, flat]), np.stack([real] * 3), np.stack([mask] * 3))
     assert same == 0
@@ -93,7 +94,7 @@ def test_a_seam_is_above_nothing_where_the_border_is_hard_and_below_where_it_is_
     assert smooth == pytest.approx(-across(mask, real))
 
 
-def judged(drawn: np.ndarray, hidden: np.ndarray, labels: list[int], real: np.ndarray):
+def judged(drawn: np.ndarray, hidden: np.ndarray, labels: list[int], real: np.ndarray) -> Any:
     judge = Judge().eval()
     renders = Renders(real, np.zeros(0), np.array(labels), look(judge, torch.from_numpy(real).permute(0, 3, 1, 2)))
     return judge, measure_edit("some", drawn, hidden, np.array(labels), renders, judge)

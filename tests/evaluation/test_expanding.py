@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_windows_that_share_their_noise_agree_beyond_the_bound(generator: Cached
     others = generator.draw([Request(class_label=int(label), seed=100 + int(label), **settings) for label in labels])
     windows = (Window(0, 0, 16), Window(0, 8, 16))
 
-    def agreed(right: np.ndarray):
+    def agreed(right: np.ndarray) -> Any:
         tokens = np.concatenate([alike, right], axis=2)
         return agreement(
             Expanded(tokens, np.zeros(0), 0.0, 0.0, 0.0, windows, np.zeros(0)), generator, labels, settings

@@ -252,7 +252,8 @@ async def test_the_hub_survives_what_nobody_foresaw(
 ) -> None:
     watching = asyncio.create_task(collect(hub))
     await asyncio.sleep(0.1)
-    read, broken = hub._read, []
+    read = hub._read
+    broken: list[Any] = []
 
     async def failing() -> None:
         if not broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -142,7 +143,12 @@ async def test_finish_ends_once(queue: Queue) -> None:
     await queue.submit(new("a"))
     await take(queue)
     await queue.publish([said("a", 1, 1, "started")])
-    end = {"state": "succeeded", "event": "completed", "data": {"images": []}, "result": {"images": [1]}}
+    end: dict[str, Any] = {
+        "state": "succeeded",
+        "event": "completed",
+        "data": {"images": []},
+        "result": {"images": [1]},
+    }
     assert await queue.finish("a", 1, 2, **end) == "ok"
     assert await queue.finish("a", 1, 2, **end) == "already"
     assert await queue.publish([said("a", 1, 3)]) == {("a", 1): "lost"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ TEN_MINUTES = 600.0
 LEVEL = 500e6
 
 
-def series(growth: float, alike: float, seed: int, deviation: float) -> tuple[np.ndarray, np.ndarray]:
+def series(growth: float, alike: float, seed: int, deviation: float) -> tuple[Any, Any]:
     """Times and memory of a process for MINUTES.
 
     growth: a share of LEVEL in ten minutes. alike: correlation of neighbours. deviation: scatter, in bytes.
@@ -50,8 +52,8 @@ def test_a_leak_is_told_from_none(leak: float, passes: bool) -> None:
 
 def test_growth_by_steps_is_growth() -> None:
     """An allocator asks for memory like this: nothing for minutes, then much at once."""
-    times = np.arange(180) * EVERY
-    values = LEVEL * (1 + 0.01 * np.floor(times / 200))
+    times: Any = np.arange(180) * EVERY
+    values: Any = LEVEL * (1 + 0.01 * np.floor(times / 200))
     assert growth(times, values).share(TEN_MINUTES) > MAX_GROWTH
 
 

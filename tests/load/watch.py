@@ -38,7 +38,7 @@ class Watch:
         self._record = record
         self._http = http
         self._redis = Redis.from_url(service.redis_url, decode_responses=True)
-        self._prefix = Settings(_env_file=None).queue_config.prefix  # type: ignore[call-arg]
+        self._prefix = Settings(_env_file=None).queue_config.prefix
         self._pids = service.processes() | {GENERATOR: os.getpid()}
 
     async def run(self, stop: asyncio.Event) -> None:

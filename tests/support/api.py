@@ -30,6 +30,7 @@ from service.server.http_server import http_server
 from service.server.listen import listen
 from service.services import Lifecycle
 from service.settings import Settings
+from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, eventually
 
 T = TypeVar("T")
@@ -111,10 +112,9 @@ class Api:
             sets = [f"{prefix}{name}:{model}" for name in ("ready", "leases") for model in await queue.stats()]
             for key in sets:
                 for job in await queue.redis.zrange(key, 0, -1):
-                    if await queue.cancel(job.decode()) == "requested":
-                        attempt = (await queue.job(job.decode())).attempt  # type: ignore[union-attr]
-                        ended = {"state": "canceled", "event": "canceled", "data": {}}
-                        await queue.finish(job.decode(), attempt, 10**6, **ended)  # type: ignore[arg-type]
+                    if await queue.cancel(decoded(job)) == "requested":
+                        attempt = (await queue.job(decoded(job))).attempt
+                        await queue.finish(decoded(job), attempt, 10**6, state="canceled", event="canceled", data={})
 
         self.queue(cancel_all)
 
@@ -149,7 +149,9 @@ class Api:
         (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
         tokens = (np.arange(rows * cols) % 8).reshape(rows, cols).tolist()
         made = {"width": width, "height": height, "tokens": tokens}
-        images = [{"index": i, "seed": seed, "blob": f"{claim.id}/result/{i}"} | made for i, seed in enumerate(seeds)]
+        images: list[dict[str, Any]] = [
+            {"index": i, "seed": seed, "blob": f"{claim.id}/result/{i}"} | made for i, seed in enumerate(seeds)
+        ]
         timings = {"queue_seconds": 0.1, "draw_seconds": 0.2}
         usage = {"steps": 2, "tokens_drawn": rows * cols, "tokens_known": 0}
         about = {"grid": [rows, cols], "tokenizer": tokenizer, "timings": timings, "usage": usage}
@@ -164,6 +166,12 @@ class Api:
             )
 
         assert self.queue(done) == "ok"
+
+    def blob(self, name: str) -> bytes | None:
+        return self.queue(lambda _, __, blobs: blobs.get(name))
+
+    def put_blob(self, name: str, data: bytes) -> None:
+        self.queue(lambda _, __, blobs: blobs.put(name, data))
 
     def generate(self, **fields: Any) -> dict[str, Any]:
         response = self.client.post("/v1/generate", json=fields)

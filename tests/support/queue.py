@@ -10,6 +10,12 @@ from service.jobs.messages import encode_event
 CONFIG = QueueConfig(lease_seconds=100, max_queued=100)  # leases end when a test says so, not when the machine is slow
 
 
+def decoded(value: Any) -> str:
+    """A string that Redis keeps. The client's type allows more than the bytes that it gives."""
+    content: bytes = value
+    return content.decode()
+
+
 def new(job_id: str, client: str = "local", *, cost: int = 10, model: str = "m", **more: Any) -> NewJob:
     return NewJob(id=job_id, model=model, client=client, cost=cost, payload={"n": job_id}, **more)
 
@@ -27,24 +33,24 @@ async def take(
 
 async def events(queue: Queue, job_id: str) -> list[tuple[str, str]]:
     entries = await queue.redis.xrange(f"{CONFIG.prefix}events:{job_id}")
-    return [(entry_id.decode(), fields[b"event"].decode()) for entry_id, fields in entries]
+    return [(decoded(entry_id), decoded(fields[b"event"])) for entry_id, fields in entries]
 
 
 async def lose_leases(queue: Queue) -> None:
     """Of all who hold one now: it has ended."""
     leases = f"{CONFIG.prefix}leases:m"
     for job_id in await queue.redis.zrange(leases, 0, -1):
-        await queue.redis.zadd(leases, {job_id: 1})
+        await queue.redis.zadd(leases, {decoded(job_id): 1})
 
 
 async def waiting(queue: Queue) -> tuple[list[str], list[str]]:
     """The ready and the suspects."""
     sets = [await queue.redis.zrange(f"{CONFIG.prefix}{name}:m", 0, -1) for name in ("ready", "suspects")]
-    ready, suspects = ([job_id.decode() for job_id in ids] for ids in sets)
+    ready, suspects = ([decoded(job_id) for job_id in ids] for ids in sets)
     return ready, suspects
 
 
 async def unfinished(queue: Queue) -> dict[str, int]:
     """Jobs queued or running, by client."""
     counts = await queue.redis.hgetall(f"{CONFIG.prefix}unfinished")
-    return {client.decode(): int(count) for client, count in counts.items()}
+    return {decoded(client): int(count) for client, count in counts.items()}

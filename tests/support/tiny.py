@@ -56,7 +56,7 @@ def write_folder(
     """model.json of a folder whose weights are FAMILY.safetensors and vq.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     classes = [{"label": label, "name": f"class {label}"} for label in range(transformer["num_classes"])]
-    description = {
+    description: dict[str, Any] = {
         "name": name,
         "family": family,
         "weights": f"{family}.safetensors",
@@ -134,6 +134,6 @@ def random_folder(
     torch.nn.init.normal_(head, std=1.5 * dim**-0.5, generator=generator)
     save_file(network.state_dict(), folder / f"{family}.safetensors")
     torch.manual_seed(0)
-    tokenizer_config = {k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer.items()}
+    tokenizer_config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer.items()}
     save_file(VQModel(VQConfig(**tokenizer_config)).state_dict(), folder / "vq.safetensors")
     return folder

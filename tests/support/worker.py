@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks.inputs import request_of
 from service.worker import Worker
+from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, soon
 
 CONFIG = QueueConfig(lease_seconds=1.0)
@@ -113,7 +114,7 @@ async def serving(
 
 async def suspects(queue: Queue, model: str) -> list[str]:
     """The jobs that wait to be drawn with nothing beside them."""
-    return [job_id.decode() for job_id in await queue.redis.zrange(f"{queue.config.prefix}suspects:{model}", 0, -1)]
+    return [decoded(job_id) for job_id in await queue.redis.zrange(f"{queue.config.prefix}suspects:{model}", 0, -1)]
 
 
 def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = None) -> list[np.ndarray]:

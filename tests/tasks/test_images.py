@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from service.tasks.images import (
     ImageError,
     Limits,
+    MaskMode,
     check_mask,
     decode_image,
     decode_mask,
@@ -41,7 +43,7 @@ def refused(data: bytes, *, limits: Limits = LIMITS) -> ImageError:
 
 def saved(picture: Image.Image, format: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format, **options)  # type: ignore[arg-type]
+    picture.save(file, format, **options)
     return file.getvalue()
 
 
@@ -187,8 +189,9 @@ def test_mask_habits_agree(size: tuple[int, int], seed: int) -> None:
     repaint = np.random.default_rng(seed).random(size) < 0.5
     grey = np.where(repaint, 255, 0).astype(np.uint8)
     alpha = np.dstack([noise(*size, seed=seed), 255 - grey])
-    for mode, data in (("white", png(grey)), ("black", png(255 - grey)), ("alpha", png(alpha))):
-        assert np.array_equal(decode_mask(data, "mask", mode, LIMITS), repaint)  # type: ignore[arg-type]
+    masks: dict[MaskMode, bytes] = {"white": png(grey), "black": png(255 - grey), "alpha": png(alpha)}
+    for mode, data in masks.items():
+        assert np.array_equal(decode_mask(data, "mask", mode, LIMITS), repaint)
     assert np.array_equal(decode_mask(encode(repaint, "png"), "mask", "white", LIMITS), repaint)
 
 
@@ -205,11 +208,12 @@ def test_soft_masks_are_cut_at_the_stated_level() -> None:
 def test_what_is_transparent_is_never_chosen_by_its_colour() -> None:
     """A brush's strokes on a transparent canvas, white or black, as drawing programs export them."""
     alpha = np.array([[0, 127, 128, 255]], dtype=np.uint8)
-    for mode, brush, other in (("white", 255, 0), ("black", 0, 255)):
+    brushes: tuple[tuple[MaskMode, int, int], ...] = (("white", 255, 0), ("black", 0, 255))
+    for mode, brush, other in brushes:
         strokes = np.dstack([np.full_like(alpha, brush)] * 3 + [alpha])
-        assert decode_mask(png(strokes), "mask", mode, LIMITS).tolist() == [[False, False, True, True]]  # type: ignore[arg-type]
+        assert decode_mask(png(strokes), "mask", mode, LIMITS).tolist() == [[False, False, True, True]]
         elsewhere = np.dstack([np.full_like(alpha, other)] * 3 + [alpha])
-        assert not decode_mask(png(elsewhere), "mask", mode, LIMITS).any()  # type: ignore[arg-type]
+        assert not decode_mask(png(elsewhere), "mask", mode, LIMITS).any()
 
 
 def test_sixteen_bits_of_grey_may_have_a_level_that_is_transparent() -> None:
@@ -253,14 +257,14 @@ def test_a_single_pixel_leaves_nothing_to_keep_or_to_draw(selected: bool, code: 
 def test_a_png_carries_text_and_the_others_do_not() -> None:
     image = noise(4, 4)
     for format in ("png", "jpeg", "webp"):
-        with Image.open(io.BytesIO(encode(image, format, text={"arpg": "héllo"}))) as picture:  # type: ignore[arg-type]
+        with Image.open(io.BytesIO(encode(image, format, text={"arpg": "héllo"}))) as picture:
             assert picture.info.get("arpg") == ("héllo" if format == "png" else None)
 
 
 @given(size=sizes, format=st.sampled_from(["png", "jpeg", "webp"]))
-def test_what_is_written_is_what_was_asked_for(size: tuple[int, int], format: str) -> None:
+def test_what_is_written_is_what_was_asked_for(size: tuple[int, int], format: Any) -> None:
     image = noise(*size)
-    data = transcode(png(image), format, 90)  # type: ignore[arg-type]
+    data = transcode(png(image), format, 90)
     with Image.open(io.BytesIO(data)) as picture:
         assert (picture.format or "").lower() == format
         assert picture.size == (size[1], size[0])

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from engine.models.arpg import ARPG
 from engine.training.batches import TransformerRecipe, draw_batch, draw_openings
 from engine.training.forward import rotation_table, training_logits
 from engine.training.loop import shuffled_batch
@@ -63,7 +64,8 @@ def _area(cells: list[int]) -> int:
 def test_what_is_given_is_not_learnt() -> None:
     recipe = TransformerRecipe(per_class=1, openings=0, regions=1.0, grid=GRID, bfloat16=False)
     trainer = TransformerTrainer(*new_network(TINY), recipe, CPU)
-    torch.nn.init.normal_(trainer.model.head.weight, std=0.1)
+    assert isinstance(trainer.model, ARPG)
+    torch.nn.init.normal_(trainer.model.get_parameter("head.weight"), std=0.1)
     batch = draw_batch(codes(64), 16, recipe, 0)
     logits = training_logits(trainer.model, batch.ids, batch.classes, batch.orders, rotation_table(trainer.model, GRID))
     wanted = batch.ids.gather(1, batch.orders)
@@ -87,7 +89,8 @@ def test_openings_are_other_pictures_drawn_no_further() -> None:
 def test_a_token_of_an_opening_weighs_as_much_as_any_other() -> None:
     recipe = TransformerRecipe(per_class=1, openings=2, opening=4, bfloat16=False)
     trainer = TransformerTrainer(*new_network(TINY), recipe, CPU)
-    torch.nn.init.normal_(trainer.model.head.weight, std=0.1)
+    assert isinstance(trainer.model, ARPG)
+    torch.nn.init.normal_(trainer.model.get_parameter("head.weight"), std=0.1)
     reference = copy.deepcopy(trainer.model)
     batch, openings = (draw(codes(64), 16, recipe, 0) for draw in (draw_batch, draw_openings))
     total = torch.zeros(())

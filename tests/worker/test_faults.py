@@ -71,7 +71,8 @@ async def test_a_job_stopped_while_its_upload_is_encoded_draws_nothing(
 async def test_a_job_that_cannot_be_refused_now_holds_up_no_other(
     redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, away = Queue.finish, []
+    finish = Queue.finish
+    away: list[Any] = []
 
     async def failing(self: Queue, job_id: str, *arguments: Any, **more: Any) -> Any:
         if job_id == "nonsense" and not away:

@@ -97,7 +97,7 @@ async def inpaint(front: Front, **fields: Any) -> str:
 
 
 async def vary(front: Front, **fields: Any) -> str:
-    source = {"job": await generate(front), "image": 0}
+    source: dict[str, Any] = {"job": await generate(front), "image": 0}
     await front.service.result(source["job"])
     return await front.post("/v1/vary", json={"source": source, "keep": 0.3, "seed": 5, "steps": 9} | fields)
 
@@ -158,7 +158,7 @@ async def test_live_and_rebuilt_forks_agree_token_for_token(
 
 @pytest.mark.anyio
 async def test_the_pictures_of_a_variation_compute_what_they_keep_once(front: Front, engine: Engine) -> None:
-    source = {"job": await generate(front), "image": 0}
+    source: dict[str, Any] = {"job": await generate(front), "image": 0}
     await front.service.result(source["job"])
     rows = []
     for n in (1, 3):

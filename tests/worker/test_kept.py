@@ -22,7 +22,7 @@ FIELDS = {"n": 7, "steps": 12, "seed": 3}  # of which the cache holds three at o
 async def stored(redis: Redis, at_least: int) -> set[int]:
     """The finished pictures of the job, as soon as there are so many."""
 
-    async def enough() -> list[bytes]:
+    async def enough() -> list[Any]:
         found = await redis.hkeys(f"{CONFIG.prefix}pictures:a")
         return found if len(found) >= at_least else []
 

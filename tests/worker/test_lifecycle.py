@@ -21,6 +21,7 @@ from service.jobs import QueueConfig
 from service.worker import retry as outages
 from service.worker import worker
 from tests.support.processes import REPOSITORY
+from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, soon
 from tests.support.worker import CONFIG, Service, alone, job, serving, suspects
 
@@ -148,7 +149,9 @@ async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Eng
     assert await soon(lambda: not engine.stats().pages_used)
     assert engine.stats().steps_total < 50
     events = await service.queue.redis.xrange(f"{CONFIG.prefix}events:a")
-    assert [entry_id for entry_id, _ in events if entry_id.startswith(b"2-")] == []  # not a word in the heir's name
+    assert [
+        entry_id for entry_id, _ in events if decoded(entry_id).startswith("2-")
+    ] == []  # not a word in the heir's name
     await service.queue.finish("a", 2, 1, state="succeeded", event="completed", data={})
 
 

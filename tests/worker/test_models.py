@@ -28,7 +28,7 @@ from tests.support.waiting import PATIENCE, soon
 from tests.support.worker import CONFIG, Service, alone, job, serving, suspects
 
 FIXED = dict.fromkeys(("steps", "schedule", "guidance_schedule", "content_attention"))
-ASKED = {
+ASKED: dict[str, dict[str, Any]] = {
     "anyorder": {"steps": 5, "n": 2},
     "raster": {"n": 2, "guidance_scale": 2.0, **FIXED},
     "regions": {"guidance_scale": 1.0, **FIXED},

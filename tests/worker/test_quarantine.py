@@ -96,7 +96,9 @@ async def test_suspects_are_drawn_alone_whatever_else_waits_and_they_do_not_wait
 ) -> None:
     async with serving(redis_url, *slow_engines, config=HASTY, grace=10) as service:
         company = Company(service.queue, monkeypatch)
-        guarded = {f"suspect-{i}": {"model": NAMES[i % 2], "seed": i, "steps": 4} for i in range(4)}
+        guarded: dict[str, dict[str, Any]] = {
+            f"suspect-{i}": {"model": NAMES[i % 2], "seed": i, "steps": 4} for i in range(4)
+        }
         for job_id, fields in plain(0).items():
             await service.submit(job_id, **fields)
         await until_none_is_ready(service)  # the worker is busy with them
@@ -132,7 +134,8 @@ async def test_jobs_granted_in_a_lost_answer_are_not_left_to_their_leases(
     redis_url: str, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(redis_url, *engines, config=QueueConfig(lease_seconds=60), grace=10) as service:
-        claim, lost = service.queue.claim, []
+        claim = service.queue.claim
+        lost: list[Any] = []
 
         async def losing(*arguments: Any, **more: Any) -> Any:
             claims = await claim(*arguments, **more)

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert set(names[2:-1]) == {"tokens"}
     assert names[-1] == "completed"
     assert events[1].json() == {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0, "kept": []}
-    told = {}
+    told: dict[Any, Any] = {}
     for event in events[2:-1]:
         told |= dict(zip(event.json()["positions"], event.json()["tokens"], strict=True))
     last = events[-2].json()
