@@ -16,12 +16,6 @@ not compared, because decoders round differently; the digest in a recipe is reco
 from __future__ import annotations
 
 import base64
-import hashlib
-import io
-import json
-import os
-import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +23,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.support.api import Api, frames, half_mask, noise, png
+from tests.support.api import Api, half_mask, noise, png
 from tests.support.serve import serving
 from tests.support.tiny import GOLDEN, GOLDEN_TOKENIZER, golden_transformer, write_folder
-
-WIRE = GOLDEN / "wire"
-WRITE = os.environ.get("ARPG_WRITE_WIRE") == "1"
-
-Json = dict[str, Any]
+from tests.support.wire import Case, Json, Wire, compare
 
 PICTURE = png(noise(30, 26, seed=1))
 MASK = png(half_mask(30, 26))
@@ -69,72 +58,6 @@ def folders(root: Path) -> list[Path]:
         (folder / "vq.safetensors").symlink_to(GOLDEN / "vq_tiny.weights.safetensors")
         made.append(folder)
     return made
-
-
-class Wire:
-    """A client that draws each case once, and remembers it."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self.client = client
-        self.ids: dict[str, str] = {}  # of jobs, by case
-        self.records: dict[str, Json] = {}
-
-    def record(self, case: str) -> Json:
-        """Everything that a client sees of the case's job."""
-        if case not in self.records:
-            self.submit(case)
-            events = list(self.events(case))
-            finished = self.client.get(f"/v1/jobs/{self.ids[case]}").json()
-            assert finished["status"] == "succeeded", finished
-            pictures = [picture_told(self.client.get(image["url"])) for image in finished["images"]]
-            told = {"events": merged(events), "finished": finished, "pictures": pictures}
-            self.records[case] = self.plain(told)
-        return self.records[case]
-
-    def submit(self, case: str) -> None:
-        path, sent = (CASES | HELPERS)[case](self)
-        response = self.client.post(path, **sent)
-        assert response.status_code in (200, 202), response.text  # it may have ended by now
-        self.ids[case] = response.json()["id"]
-
-    def id_of(self, case: str) -> str:
-        """Of a job that has ended."""
-        self.record(case)
-        return self.ids[case]
-
-    def id_of_running(self, case: str) -> str:
-        """Of a job that has drawn two steps, and most likely no more than a few."""
-        self.submit(case)
-        for event in self.events(case):
-            if event["event"] == "tokens" and event["data"]["step"] >= 2:
-                return self.ids[case]
-        raise AssertionError("it ended without a second step")
-
-    def events(self, case: str) -> Iterator[Json]:
-        with self.client.stream("GET", f"/v1/jobs/{self.ids[case]}/events") as response:
-            yield from frames(response.iter_lines())
-
-    def plain(self, told: Any, key: str = "") -> Any:
-        """With names in place of what differs from run to run."""
-        if isinstance(told, dict):
-            return {name: self.plain(value, name) for name, value in told.items()}
-        if isinstance(told, list):
-            return [self.plain(value) for value in told]
-        if key.endswith("_at") and isinstance(told, str):
-            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", told), told
-            return "TIME"
-        if key.endswith("_seconds"):
-            assert isinstance(told, float)
-            return "SECONDS"
-        if key == "request_id":
-            return "REQUEST"
-        if isinstance(told, str):
-            for case, job in self.ids.items():
-                told = told.replace(job, f"JOB {case}")
-        return told
-
-
-Case = Callable[[Wire], tuple[str, Json]]
 
 
 def as_json(route: str, **fields: Any) -> Case:
@@ -243,81 +166,6 @@ QUEUED: dict[str, Json] = {
 }
 
 
-def merged(events: list[Json]) -> Json:
-    """The stream of a job that was drawn once, however its tokens were split into events."""
-    told = [event for event in events if event["event"] != "heartbeat"]
-    ids = [tuple(map(int, event["id"].split("-"))) for event in told]
-    assert ids == sorted(set(ids)), "ids increase"
-    names = [event["event"] for event in told]
-    tokens = [event["data"] for event in told if event["event"] == "tokens"]
-    drawn: dict[str, Json] = {}
-    for data in tokens:
-        assert len(data["positions"]) == len(data["tokens"])
-        image = drawn.setdefault(str(data["image_index"]), {"positions": [], "tokens": []})
-        image["positions"] += data["positions"]
-        image["tokens"] += data["tokens"]
-        image["last"] = {name: value for name, value in data.items() if name not in ("positions", "tokens")}
-    shapes = {name: sorted({shape(e) for e in told if e["event"] == name}) for name in ("tokens", "preview")}
-    return {
-        "names": [*names[:2], *sorted(set(names[2:-1])), names[-1]],
-        "attempts": [ids[0][0], *sorted({attempt for attempt, _ in ids[1:]})],
-        "ends": [{**told[i], "id": "ID"} if i == -1 else told[i] for i in (0, 1, -1)],
-        "shapes": shapes,
-        "drawn": drawn,
-    }
-
-
-def shape(event: Json) -> str:
-    """An event's members and their kinds. A preview is told apart by its format alone."""
-    kinds = {name: type(value).__name__ for name, value in sorted(event["data"].items())}
-    for name, value in event["data"].items():
-        if isinstance(value, str) and len(value) > 100:
-            data = value.removeprefix("data:image/webp;base64,")
-            picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-            kinds[name] = f"{'data URL, ' if data != value else ''}base64, {picture.format}, {picture.size}"
-    return json.dumps({"event": sorted(set(event) - {"retry"}), "data": kinds})
-
-
-def picture_told(response: httpx.Response) -> Json:
-    """What a stored picture is and says: its recipe as it stands, and its tokens as a map."""
-    assert response.status_code == 200, response.text
-    picture = Image.open(io.BytesIO(response.content))
-    told: Json = {"type": response.headers["content-type"], "seed": response.headers.get("x-seed")}
-    told["size"] = list(picture.size)
-    if (text := picture.info.get("arpg")) is not None:
-        recipe = json.loads(text)
-        pixels = np.asarray(picture)
-        digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-        assert recipe["pixels"] == digest
-        tokens = np.frombuffer(zlib.decompress(base64.b64decode(recipe["tokens"])), "<u2")
-        told["map"] = tokens.reshape(recipe["grid"]).tolist()
-        told["recipe"] = recipe | {"pixels": "DIGEST"}
-    return told
-
-
-def compare(name: str, told: Any) -> None:
-    path = WIRE / f"{name}.json"
-    if WRITE:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(written(told) + "\n")
-    assert told == json.loads(path.read_text()), f"{path.name} differs; the test's first lines say what to do"
-
-
-def written(told: Any, indent: str = "") -> str:
-    """JSON with sorted names and a line for each member, but what fits a line stays on it."""
-    line = json.dumps(told, sort_keys=True)
-    if len(indent) + len(line) <= 110 or not isinstance(told, dict | list) or not told:
-        return line
-    inner = indent + " "
-    if isinstance(told, list):
-        if all(isinstance(item, int) for item in told):
-            return line
-        parts, ends = [written(item, inner) for item in told], "[]"
-    else:
-        parts, ends = [f"{json.dumps(k)}: {written(told[k], inner)}" for k in sorted(told)], "{}"
-    return ends[0] + "\n" + ",\n".join(inner + part for part in parts) + "\n" + indent + ends[1]
-
-
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     root = tmp_path_factory.mktemp("wire")
@@ -325,7 +173,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
         patch.setenv("ARPG_BATCH_INVARIANT", "1")
         patch.setenv("ARPG_DEVICE", "cpu")
         with serving(root / "var", *folders(root)) as server:
-            yield Wire(server.client)
+            yield Wire(server.client, CASES | HELPERS)
 
 
 def test_the_openapi_document(wire: Wire) -> None:
@@ -350,7 +198,7 @@ def test_queued_jobs(api: Api) -> None:
         job = response.json()
         assert (job["status"], job["position"]) == ("queued", position)
         assert response.headers["location"] == job["urls"]["self"]
-        wire = Wire(api.client)
+        wire = Wire(api.client, {})
         wire.ids[route] = job["id"]
         told[route] = wire.plain(job)
         assert wire.plain(api.client.get(job["urls"]["self"]).json()) == told[route]

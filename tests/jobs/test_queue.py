@@ -181,51 +181,6 @@ async def test_release_gives_back_to_the_old_place_without_blame(queue: Queue) -
     assert (job.state, job.position) == ("queued", 0)
 
 
-async def test_cancel_of_a_queued_job_ends_it_at_once(queue: Queue) -> None:
-    await queue.submit(new("a"))
-    answers = await asyncio.gather(*(queue.cancel("a") for _ in range(3)))
-    assert sorted(answers) == ["canceled", "finished", "finished"]  # one of them counts it
-    assert await queue.cancel("nobody") == "unknown"
-    assert await take(queue) == []
-    assert await events(queue, "a") == [("0-1", "queued"), ("0-2", "canceled")]
-    assert (await queue.job("a")).state == "canceled"
-
-
-async def test_cancel_of_a_running_job_reaches_its_worker(queue: Queue) -> None:
-    await queue.submit(new("a"))
-    await take(queue)
-    assert await queue.cancel("a") == "requested"
-    assert await queue.publish([said("a", 1, 1)]) == {("a", 1): "cancel"}
-    assert await queue.publish([said("a", 1, 1)]) == {("a", 1): "cancel"}  # the answer was lost
-    assert await queue.finish("a", 1, 2, state="canceled", event="canceled", data={}) == "ok"
-    assert await queue.cancel("a") == "finished"
-
-
-async def test_cancel_of_a_job_whose_worker_is_gone(queue: Queue) -> None:
-    for job_id in ("a", "b", "c"):
-        await queue.submit(new(job_id))
-    await take(queue, 3)
-    assert await queue.cancel("a") == "requested"
-    assert await queue.cancel("b") == "requested"
-    assert await queue.release("b", 1) == "ok"  # a drain does not hand on what nobody wants
-    await lose_leases(queue)
-    assert await queue.cancel("c") == "canceled"  # there may be no other worker to hear the flag
-    claims = await queue.claim("m", "w", budget=100, limit=5, alone=True, empty=True)
-    assert claims == []
-    assert [(job.id, job.state, job.payload) for job in claims.ended] == [("a", "canceled", {"n": "a"})]
-    assert {(await queue.job(job_id)).state for job_id in ("a", "b", "c")} == {"canceled"}
-    assert [name for _, name in await events(queue, "a")] == ["queued", "canceled"]
-
-
-async def test_finished_jobs_cannot_be_canceled(queue: Queue) -> None:
-    await queue.submit(new("a"))
-    await take(queue)
-    error = {"code": "x", "message": "y"}
-    await queue.finish("a", 1, 1, state="failed", event="failed", data={"error": error}, error=error)
-    assert await queue.cancel("a") == "finished"
-    assert (await queue.job("a")).error == error
-
-
 async def test_the_bell_wakes_an_idle_worker(queue: Queue) -> None:
     waiting = asyncio.create_task(queue.wait(["other", "m"], 60.0))
     await asyncio.sleep(0.1)

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from service.jobs import BlobStore, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
-from tests.support.queue_model import SHARES, TERMINAL, Known, Model
+from tests.support.queue_model import SHARES, TERMINAL, Known, Model, check_job, everything
 
 T = TypeVar("T")
 IDS = ["a", "b", "c", "d", "e", "f"]
@@ -267,22 +267,9 @@ class Verbs(RuleBasedStateMachine):
     @invariant()
     def sets_and_streams_are_the_states(self) -> None:
         prefix, ids = PATIENT.prefix, sorted(self.jobs)
-
-        async def read() -> list[Any]:
-            async with self.redis.pipeline() as pipe:
-                for places in ("ready", "suspects", "leases"):
-                    pipe.zrange(f"{prefix}{places}:m", 0, -1)
-                pipe.hkeys(f"{prefix}blob_sizes")
-                pipe.get(f"{prefix}blob_bytes")
-                pipe.hgetall(f"{prefix}unfinished")
-                pipe.zrange(f"{prefix}unended", 0, -1)
-                for job_id in ids:
-                    pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt", "blames", "lost")
-                    pipe.xrange(f"{prefix}events:{job_id}")
-                    pipe.hkeys(f"{prefix}pictures:{job_id}")
-                return await pipe.execute()
-
-        ready, suspects, leased, stored, stored_bytes, unfinished, unended, *held = self.do(read())
+        ready, suspects, leased, stored, stored_bytes, unfinished, unended, *held = self.do(
+            everything(self.redis, prefix, ids)
+        )
         blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
         assert {name.decode() for name in stored} == blobs
         assert int(stored_bytes or 0) == len(DATA) * len(blobs)
@@ -292,19 +279,7 @@ class Verbs(RuleBasedStateMachine):
         assert {i.decode() for i in leased} == self.model.in_state("running")
         assert {client.decode(): int(count) for client, count in unfinished.items()} == self.model.unfinished()
         for index, job_id in enumerate(ids):
-            job = self.jobs[job_id]
-            (state, attempt, blames, lost), entries, pictures = held[3 * index : 3 * index + 3]
-            assert (state.decode(), int(attempt)) == (job.state, job.attempt)
-            assert (int(blames or 0), int(lost)) == (job.blames, job.lost)
-            assert {int(picture) for picture in pictures} == (set() if job.ended else job.pictures)
-            numbers = [tuple(map(int, entry_id.split(b"-"))) for entry_id, _ in entries]
-            assert numbers == sorted(set(numbers))
-            told = [i.decode() for i, fields in entries if fields[b"event"] == b"tokens"]
-            assert told == job.published
-            names = [fields[b"event"].decode() for _, fields in entries]
-            ends = [name for name in names if name in TERMINAL.values()]
-            assert ends == ([TERMINAL[job.state]] if job.ended else [])
-            assert not ends or names[-1] == ends[0]
+            check_job(self.jobs[job_id], *held[3 * index : 3 * index + 3])
 
 
 def test_verbs_under_any_sequence(redis_url: str) -> None:

@@ -1,8 +1,12 @@
-"""What must hold of a queue's jobs whatever is done to them: the verbs once more, in Python and without a server."""
+"""What must hold of a queue's jobs whatever is done to them: the verbs once more, in Python and without a server; and
+how a server's keys are compared with that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
 
 TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
 SHARES = {"low": 0.25, "normal": 1.0, "high": 4.0}
@@ -132,3 +136,35 @@ class Model:
             self.tags[job.flow] = job.score
         job.state = "canceled"
         return "canceled"
+
+
+async def everything(redis: Redis, prefix: str, ids: list[str]) -> list[Any]:
+    """What the server holds: its sets and counts, then three answers for each job."""
+    async with redis.pipeline() as pipe:
+        for places in ("ready", "suspects", "leases"):
+            pipe.zrange(f"{prefix}{places}:m", 0, -1)
+        pipe.hkeys(f"{prefix}blob_sizes")
+        pipe.get(f"{prefix}blob_bytes")
+        pipe.hgetall(f"{prefix}unfinished")
+        pipe.zrange(f"{prefix}unended", 0, -1)
+        for job_id in ids:
+            pipe.hmget(f"{prefix}job:{job_id}", "state", "attempt", "blames", "lost")
+            pipe.xrange(f"{prefix}events:{job_id}")
+            pipe.hkeys(f"{prefix}pictures:{job_id}")
+        return await pipe.execute()
+
+
+def check_job(job: Known, values: list[Any], entries: list[Any], pictures: list[Any]) -> None:
+    """The job's hash, stream and pictures on the server are what the model says."""
+    state, attempt, blames, lost = values
+    assert (state.decode(), int(attempt)) == (job.state, job.attempt)
+    assert (int(blames or 0), int(lost)) == (job.blames, job.lost)
+    assert {int(picture) for picture in pictures} == (set() if job.ended else job.pictures)
+    numbers = [tuple(map(int, entry_id.split(b"-"))) for entry_id, _ in entries]
+    assert numbers == sorted(set(numbers))
+    told = [i.decode() for i, fields in entries if fields[b"event"] == b"tokens"]
+    assert told == job.published
+    names = [fields[b"event"].decode() for _, fields in entries]
+    ends = [name for name in names if name in TERMINAL.values()]
+    assert ends == ([TERMINAL[job.state]] if job.ended else [])
+    assert not ends or names[-1] == ends[0]
