@@ -23,7 +23,7 @@ from service.jobs.watch import Watch
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.api.test_answers import meanwhile
-from tests.support.api import Api, frames, running_api
+from tests.support.api import Api, dechunked, frames, running_api
 from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, eventually
 
@@ -279,16 +279,6 @@ def publish_bulk(api: Api, claim: Claim, count: int) -> None:
             await queue.publish([event])
 
     api.queue(publish)
-
-
-def dechunked(said: bytes) -> bytes:
-    """The body of a chunked response, whose first bytes were taken already."""
-    rest, body = said.partition(b"\r\n\r\n")[2], b""
-    while True:
-        size, _, rest = rest.partition(b"\r\n")
-        if not int(size, 16):
-            return body
-        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system can't")

@@ -225,6 +225,16 @@ def frames(lines: Iterator[str], seconds: float = PATIENCE) -> Iterator[dict[str
             frame[name] = f"{frame[name]}\n{value}" if name == "data" and name in frame else value
 
 
+def dechunked(said: bytes) -> bytes:
+    """The body of a chunked response, whose first bytes were taken already."""
+    rest, body = said.partition(b"\r\n\r\n")[2], b""
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        if not int(size, 16):
+            return body
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+
+
 def png(image: np.ndarray, mode: str | None = None) -> bytes:
     file = io.BytesIO()
     picture = Image.fromarray(image)
