@@ -112,7 +112,7 @@ class SequenceState:
     def _prefix_keys(self) -> Iterator[StepKey]:
         for step in self.plan.steps[:-1]:  # the rows of the last step are written too late to be shared
             cached = [row for row in step.rows if row.cached]
-            if not cached or any(row.target != NO_TARGET or self._unknown(row) for row in cached):
+            if not cached or any(row.target != NO_TARGET or self._is_empty(row) for row in cached):
                 return
             yield self._key(step)
             if step.targets:
@@ -128,7 +128,7 @@ class SequenceState:
     def _embedding(self, row: Row) -> int:
         return row.source if row.source >= CONDITION else self.tokens[cell_of(row.source)]
 
-    def _unknown(self, row: Row) -> bool:
+    def _is_empty(self, row: Row) -> bool:
         return row.source < CONDITION and self.tokens[cell_of(row.source)] == EMPTY
 
 

@@ -103,8 +103,8 @@ def agreement(
     neighbours = np.array([(a == b).mean((1, 2)) for a, b in inside])
     twice = enumerate([*labels, *labels])
     samples = generator.draw([Request(class_label=int(label), seed=seed, **settings) for seed, label in twice])
-    strangers = (samples[: len(labels)] == samples[len(labels) :]).mean((1, 2))
-    return Agreement(float(neighbours.mean()), float(strangers.mean()), float(strangers.std()))
+    independent = (samples[: len(labels)] == samples[len(labels) :]).mean((1, 2))
+    return Agreement(float(neighbours.mean()), float(independent.mean()), float(independent.std()))
 
 
 def _draw(

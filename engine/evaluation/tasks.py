@@ -80,8 +80,8 @@ def prefill(options: argparse.Namespace) -> None:
             hidden = masks(mask, len(renders.labels), renders.size)
             drawn = complete(generator, renders, hidden, renders.labels.tolist(), settings)
             edited = measure_edit(way, drawn, hidden, renders.labels, renders, judge, smooth=True)
-            told = "-" if schedule == "constant" else "yes" if counted else "no"
-            table.row(mask, way, f"{schedule} {scale:g}", told, *figures(edited))
+            counts = "-" if schedule == "constant" else "yes" if counted else "no"
+            table.row(mask, way, f"{schedule} {scale:g}", counts, *figures(edited))
 
 
 def expanding(options: argparse.Namespace) -> None:
@@ -104,8 +104,8 @@ def expanding(options: argparse.Namespace) -> None:
         for grid, method in product(options.grids, options.methods):
             if len(found[grid][method].windows) > 1:
                 share = agreement(found[grid][method], generator, renders.labels, generator.settings())
-                strangers = f"{share.independent:.4f} ± {share.deviation:.4f}"
-                table.row(_size(grid), method, f"{share.neighbours:.4f}", strangers, f"{share.bound:.4f}")
+                independent = f"{share.independent:.4f} ± {share.deviation:.4f}"
+                table.row(_size(grid), method, f"{share.neighbours:.4f}", independent, f"{share.bound:.4f}")
     for grid, methods in found.items():
         _sheet(options, f"expand-{_size(grid)}", {method: one.pictures for method, one in methods.items()})
 
