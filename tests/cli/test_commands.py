@@ -52,8 +52,8 @@ def test_a_model_of_a_fixed_order_without_a_server(
     [
         (["generate", "--port", "1"], 2, "unrecognized arguments"),
         (["serve", "--port", "99999"], 2, "less than or equal to 65535"),
-        (["api"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
-        (["worker"], 2, "ARPG_REDIS_URL is not set, and no `arpg serve` that runs keeps its data in"),
+        (["api"], 2, "set ARPG_REDIS_URL, or run `arpg serve` with the same data folder"),
+        (["worker"], 2, "set ARPG_REDIS_URL, or run `arpg serve` with the same data folder"),
         (["inpaint", "nowhere.png", "mask.png"], 1, "nowhere.png"),
         (["inpaint", "photo.jpg"], 2, "arpg inpaint: error: a mask is needed, unless --mask-mode is alpha"),
         (["inpaint", "photo.jpg", "--mask-mode", "black"], 2, "a mask is needed"),

@@ -108,7 +108,7 @@ def test_from_the_first_picture_to_the_last_process(
         assert server.client.get(job["urls"]["self"]).json()["status"] == "succeeded"
         assert server.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
         assert main(["serve", "--port", str(server.client.base_url.port)]) == 1
-        assert "is in use: stop what listens there, or set PORT" in capfd.readouterr().err
+        assert "is in use: stop the process that listens there, or set PORT" in capfd.readouterr().err
         server.process.send_signal(signal.SIGTERM)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
@@ -198,7 +198,8 @@ def test_a_second_worker_on_a_host_is_told_of_the_port(capfd: pytest.CaptureFixt
         port = taken.getsockname()[1]
         assert main(["worker", "--redis-url", "redis://127.0.0.1:1", "--metrics-port", str(port)]) == 1
     said = capfd.readouterr().err
-    assert said == f"arpg: port {port} is in use: stop what listens there, or set ARPG_METRICS_PORT to another\n"
+    advice = "stop the process that listens there, or set ARPG_METRICS_PORT to another port"
+    assert said == f"arpg: port {port} is in use: {advice}\n"
 
 
 def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
