@@ -14,7 +14,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -23,6 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from engine.card import ClassLabel, Defaults, ModelCard
 from service.jobs import BlobStore, Claim, Publication, Queue, WorkerCards, connect
+from service.jobs.catalogue import Catalogue
 from service.jobs.messages import encode_event
 from service.metrics import Metrics
 from service.server.app import create_app
@@ -190,11 +193,13 @@ def running_api(settings: Settings, key: str = "") -> Iterator[Api]:
     server.config.timeout_graceful_shutdown = 3
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(sockets=[listener]),))
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
+    # Tests change the cards and wait until the server has read them.
+    with patch("service.server.app.Catalogue", partial(Catalogue, fresh_seconds=0.05)):
+        thread.start()
+        while not server.started and thread.is_alive():
             time.sleep(0.01)
+    try:
+        assert server.started, "the server did not start"
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         with httpx.Client(base_url=url, timeout=PATIENCE, headers=headers) as client:
