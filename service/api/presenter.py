@@ -174,10 +174,10 @@ def job_object(job: Job, root: str) -> JobObject:
 
 
 def event_frame(event: Event, job_id: str, root: str) -> bytes:
-    """The worker's bytes as they are, but for two events, which gain URLs behind this request's root."""
+    """The worker's bytes as they are, but for two events: they gain URLs, which begin with this request's root."""
     url = job_url(root, job_id)
     if event.name == "queued":
-        # A client that follows a POST by its events alone learns here where to resume.
+        # A client that reads only the event stream of its POST learns here where to resume.
         data = event.json() | {"job": job_id, "events": f"{url}/events"}
     elif event.name == "completed":
         data = event.json()

@@ -1,8 +1,8 @@
-"""A job's events as server-sent events: encoding, heartbeats, an end that is never silent.
+"""Server-sent events: frames, heartbeats, and a last event that says why a stream ends early.
 
-Every event carries JSON. Ids are the queue's own, so a client that comes back with Last-Event-ID goes on
-where it was, on any replica. A heartbeat is an event without id, not a comment: a comment after an id makes
-some clients dispatch an empty event. For the same reason `retry:` travels inside the first event.
+Every event carries JSON. Event ids are the queue's own, so a client that reconnects with Last-Event-ID resumes on any
+replica. A heartbeat is an event without id, not a comment: a comment after an id makes some clients dispatch an empty
+event. For the same reason `retry:` is part of the first event.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _ENDINGS: dict[type[WatchEnded], tuple[int, str]] = {
 Render = Callable[[Event], bytes]
 
 TAKING_SECONDS = 30.0
-"""How much longer than it lives a stream may take to be read."""
+"""After its maximum age a slow client gets so much longer to read the rest."""
 
 
 class EventStreamResponse(StreamingResponse):
-    """Not to be cached, not to be held back by a proxy."""
+    """Caches must not store it, and proxies must not buffer it."""
 
     media_type = MEDIA_TYPE
 
@@ -55,7 +55,7 @@ class EventStreamResponse(StreamingResponse):
         ending: asyncio.Event,
         abandoned: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """life and ending: as in relay. abandoned: what to do when its reader goes away before it ends."""
+        """life, ending: as in relay. abandoned: called when the client disconnects before the stream ends."""
         fixed = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(content, headers={**fixed, **(headers or {})})
         self._life = life
@@ -63,12 +63,12 @@ class EventStreamResponse(StreamingResponse):
         self._abandoned = abandoned
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Whoever reads a byte now and then holds up the events, and the look at how old the stream is.
+        # A slow reader blocks `send`, so relay never checks the stream's age; this limit does.
         try:
             async with asyncio.timeout(self._life + TAKING_SECONDS):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
-            log.warning("a stream was cut off: its reader took too little")
+            log.warning("a stream was cut off: its client read too slowly")
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         await super().listen_for_disconnect(receive)
@@ -89,9 +89,9 @@ def frame(event: Event) -> bytes:
 
 
 def last_event_id(header: str | None, query: str | None) -> str | None:
-    """Where a client was. What is no event id means from the beginning.
+    """The event after which to resume; None, also for a malformed id: from the beginning.
 
-    The header wins: a browser keeps it up to date when it reconnects, while the URL stays as it was.
+    The header takes precedence: a browser updates it when it reconnects, while the URL stays the same.
     """
     given = header or query or ""
     return given if _EVENT_ID.fullmatch(given) else None
@@ -100,11 +100,11 @@ def last_event_id(header: str | None, query: str | None) -> str | None:
 async def relay(
     watch: Watch, render: Render, *, heartbeat: float, life: float, ending: asyncio.Event, streams: Gauge
 ) -> AsyncIterator[bytes]:
-    """The frames of the events until they end: all that wait in one piece.
+    """Yields the frames of the events until the job ends; all that wait are joined.
 
-    heartbeat: seconds of silence that are filled. life: seconds after which the client is asked to reconnect. ending:
-    set before a last frame that is not the job's own end. streams: how many are open. The client is told of an
-    exception in an `error` event without id: it may resume after the last event that it has.
+    heartbeat: after so many seconds without an event, a heartbeat is sent. life: after so many seconds, the client is
+    asked to reconnect. ending: set before a last frame that is not the job's own end. streams: the number that are
+    open. An exception becomes an `error` event without id, so the client may resume after the last event that it has.
     """
     over = time.monotonic() + life
     retry = RETRY
@@ -132,12 +132,12 @@ async def relay(
         yield retry + _error(500, "internal_error", "the stream failed on our side; reconnect to go on")
     finally:
         streams.dec()
-        # Shielded: when the client went away, whatever is awaited here is cancelled at once.
+        # Shielded, because everything awaited here is cancelled when the client has disconnected.
         await asyncio.shield(watch.close())
 
 
 def _joined(frames: list[bytes]) -> Iterator[bytes]:
-    """Pieces of PIECE_BYTES or little more, so that many previews are not copied at once."""
+    """Joins frames up to PIECE_BYTES, so that many previews are not copied at once."""
     piece: list[bytes] = []
     size = 0
     for part in frames:
@@ -151,6 +151,6 @@ def _joined(frames: list[bytes]) -> Iterator[bytes]:
 
 
 def _error(status: int, code: str, message: str) -> bytes:
-    """A problem, as it would have been the response; `error` as in the event of a job that failed."""
+    """A problem, as in a response; its member `error` is as in the event of a failed job."""
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
     return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}}))

@@ -1,4 +1,4 @@
-"""One reader of Redis per replica, however many watch: XREAD over all watched jobs, fanned out."""
+"""One reader of Redis for all watches of a replica: XREAD over all watched jobs, fanned out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from service.jobs.watch import PAGE, Entries, Watch, decode, stored_page
 log = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 2.0
-SILENCE_SECONDS = 3.0  # beyond that, after which a connection is taken for dead: the socket has no timeout of its own
+SILENCE_SECONDS = 3.0  # more, and the connection counts as dead: the socket has no timeout
 AUDIT_SECONDS = 30.0
 CLOSED = "the server is shutting down"
 
@@ -46,8 +46,8 @@ class Followed:
 
 
 class EventHub:
-    """`redis` must be a blocking client (`connect(url, blocking=True)`). swept: called with each job that this hub
-    found to have waited too long."""
+    """redis: a blocking client (`connect(url, blocking=True)`). swept: called with each job that this hub ended because
+    it had waited too long."""
 
     def __init__(
         self,
@@ -63,8 +63,9 @@ class EventHub:
         self._swept = swept
         self._queue = Queue(redis, config)
         self._followed: dict[str, Followed] = {}
-        self._bell = f"{config.prefix}hub:{uuid.uuid4().hex}"  # rung when there is another stream to read
-        self._bell_position = "0-0"
+        # An entry in this stream ends a read, so that the next one includes another job's stream.
+        self._notifications = f"{config.prefix}hub:{uuid.uuid4().hex}"
+        self._notified = "0-0"
         self._task: asyncio.Task[None] | None = None
         self._until_closing: asyncio.Task[None] | None = None
         self._closing = False
@@ -87,7 +88,7 @@ class EventHub:
         self._end_watches()
         self._followed.clear()
         with contextlib.suppress(RedisError, OSError):
-            await self.redis.delete(self._bell)
+            await self.redis.delete(self._notifications)
 
     def follow(self, job_id: str, after: str | None = None) -> Watch:
         """The job's events after `after` (None: all). To be closed."""
@@ -104,7 +105,7 @@ class EventHub:
             await asyncio.shield(watch.close())
 
     async def stored_events(self, job_id: str) -> AsyncIterator[Event]:
-        """The events that are there already: it does not wait for more."""
+        """The events that Redis holds. Does not wait for more."""
         last = ZERO
         while page := await stored_page(self.redis, self.events_key(job_id), last):
             for event in page:
@@ -115,8 +116,8 @@ class EventHub:
         return f"{self.config.prefix}events:{job_id}"
 
     def attach(self, key: str, watch: Watch, last: EventId) -> EventId | None:
-        """From now on the watch gets all events after the returned id (None: after `last`, as nobody watched the
-        stream)."""
+        """From now on the watch gets all events after the returned id (None: after `last`, because the hub did not
+        read the stream before)."""
         if self._task is None or self._closing:
             raise HubClosed(CLOSED)
         followed = self._followed.get(key)
@@ -134,10 +135,10 @@ class EventHub:
                 del self._followed[key]
 
     async def notify(self) -> None:
-        # A stream, not CLIENT UNBLOCK: what rings between two reads is still heard by the next one.
+        # A stream, not CLIENT UNBLOCK: a notification between two reads ends the next one.
         async with self.redis.pipeline(transaction=False) as pipe:
-            pipe.xadd(self._bell, {"": ""}, maxlen=1, approximate=False)
-            pipe.expire(self._bell, 24 * 3600)
+            pipe.xadd(self._notifications, {"": ""}, maxlen=1, approximate=False)
+            pipe.expire(self._notifications, 24 * 3600)
             await pipe.execute()
 
     async def _end_at(self, closing: asyncio.Event) -> None:
@@ -158,7 +159,7 @@ class EventHub:
                 if time.monotonic() - self._audited > AUDIT_SECONDS:
                     await self._audit()
                 pause = 0.1
-            except Exception as error:  # whatever it is, all who watch here hear nothing more without this task
+            except Exception as error:  # whatever it is: without this task, no watch gets events
                 foreseen = isinstance(error, RedisError | OSError | TimeoutError)
                 log.warning(
                     "event hub: %s; reading again in %.1f s", error, pause, exc_info=None if foreseen else error
@@ -167,20 +168,20 @@ class EventHub:
                 pause = min(2 * pause, 5.0)
 
     async def _read(self) -> None:
-        asked = dict(self._followed)
+        reading = dict(self._followed)
         streams: dict[Any, Any] = {
-            self._bell: self._bell_position,
-            **{key: format_event_id(followed.position) for key, followed in asked.items()},
+            self._notifications: self._notified,
+            **{key: format_event_id(followed.position) for key, followed in reading.items()},
         }
         async with asyncio.timeout(BLOCK_SECONDS + SILENCE_SECONDS):
             reply = await self.redis.xread(streams, count=PAGE, block=round(BLOCK_SECONDS * 1000))
         for key, entries in normalised(reply):
-            if key == self._bell:
-                self._bell_position = text(entries[-1][0])
+            if key == self._notifications:
+                self._notified = text(entries[-1][0])
                 continue
-            followed = asked[key]
+            followed = reading[key]
             if self._followed.get(key) is not followed:
-                continue  # its last watcher left meanwhile; whoever came after reads from elsewhere
+                continue  # all its watches closed meanwhile, and a new one reads from elsewhere
             for entry in entries:
                 event = decode(*entry)
                 followed.position = event.position
@@ -188,8 +189,8 @@ class EventHub:
                     watch.offer(event)
 
     async def _audit(self) -> None:
-        """A stream that vanished under its watchers (a server that lost data) must not be waited for, and neither must
-        a job that nobody will draw. There are hubs even where there is no worker."""
+        """Ends the watches of streams that a Redis without its data no longer holds, and jobs that waited too long:
+        there are hubs even where there is no worker."""
         self._audited = time.monotonic()
         async with asyncio.timeout(SILENCE_SECONDS):
             for ended in await self._queue.expire():

@@ -32,7 +32,7 @@ class QueueFull(Exception):
 
 
 class QuotaFull(Exception):
-    """The client has as many jobs queued or running as it may: it may try again when one of them has ended."""
+    """The client has used up its quota of queued and running jobs. It may try again when one of them has ended."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} jobs of this client are queued or running, and it may have no more")
@@ -65,7 +65,7 @@ class QueueConfig:
     lease_seconds: float = 15.0
     max_queued: int = 1000  # jobs that may wait for a model; beyond it submit raises QueueFull
     max_lost: int = 3  # attempts lost with their worker, with no other job beside them, before the job fails
-    suspect_seconds: float = 10.0  # how long a crash suspect waits for an idle worker before a busy one becomes empty
+    suspect_seconds: float = 10.0  # a poison candidate waits so long for an idle worker; then a busy one becomes empty
     result_ttl_seconds: float = 3600.0  # how long a finished job, its events and its pictures stay readable
     held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end, and the job to be drawn
 
@@ -135,13 +135,13 @@ class Claim:
     payload: dict[str, Any]
     cancel_requested: bool
     queued_seconds: float = 0.0  # from submission to this claim, by the server's clock
-    alone: bool = False  # a crash suspect: nothing may be drawn beside it
+    alone: bool = False  # a poison candidate: nothing may be drawn beside it
     pictures: tuple[dict[str, Any], ...] = ()  # what earlier attempts stored of it: see BlobStore.put
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedJob:
-    """A job that the queue itself brought to its end."""
+    """A job that the queue itself ended."""
 
     id: str
     state: State
@@ -149,10 +149,10 @@ class EndedJob:
 
 
 class Claims(list[Claim]):
-    """What a claim brought.
+    """The jobs of a claim.
 
-    become_empty: a crash suspect has waited long, and this worker is to take nothing more until it holds nothing.
-    ended: jobs whose last worker was lost.
+    become_empty: a poison candidate has waited long, and this worker must claim nothing more until it is empty. ended:
+    jobs that the claim ended, because their last worker was lost.
     """
 
     def __init__(self, claims: Iterable[Claim], *, become_empty: bool, ended: Iterable[EndedJob]) -> None:

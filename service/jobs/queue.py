@@ -1,7 +1,7 @@
-"""The queue: eight atomic verbs in Lua, and this thin class over them.
+"""The queue: eight atomic verbs in Lua, and a thin class over them.
 
-Every verb may be repeated: redis-py sends a command again when its reply was lost. A job's attempt is its
-fencing token: whoever lost the lease is refused by every verb.
+Every verb may be repeated, because redis-py repeats a command whose reply was lost. A job's attempt is its fencing
+token: every verb refuses a worker that has lost the lease.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from service.jobs.messages import (
 from service.jobs.reader import QueueReader
 from service.jobs.scripts import dump, load_script, text
 
-# When a batch holds several publications of one attempt, the answer that asks most of the worker wins.
+# Of several answers for one attempt in a batch, the one with the greatest weight counts.
 _WEIGHT: dict[PublishStatus, int] = {"dup": 0, "ok": 1, "cancel": 2, "lost": 3}
 
 
@@ -56,8 +56,8 @@ class Queue(QueueReader):
     async def submit(self, job: NewJob) -> Submitted:
         """Puts a job into its model's ready set; its first event is `queued`. A known id changes nothing.
 
-        Raises QuotaFull when the client has as many jobs as it may, QueueFull when as many jobs wait for the model as
-        may (or the server's memory is full).
+        Raises QuotaFull when the client has used up its quota, QueueFull when too many jobs wait for the model or the
+        server's memory is full.
         """
         arguments: list[Any] = [job.id, job.model, job.client, job.priority]
         arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, dump(job.payload)]
@@ -86,10 +86,11 @@ class Queue(QueueReader):
     ) -> Claims:
         """Leases up to `limit` jobs in their order while their costs fit `budget` (KV tokens).
 
-        With `alone` (the worker draws nothing of this model) the head is taken whatever it costs. With `empty` (it
-        draws nothing at all) it may get a crash suspect, and is to draw nothing beside it. Expired leases come back
-        first. One claim at a time for each worker and model; one whose answer never came is repeated by its nonce,
-        else its jobs would wait for their leases to end.
+        alone: the worker draws nothing of this model, so it gets the first job whatever its cost. empty: it draws
+        nothing at all, so it may get a poison candidate, and must draw nothing beside it. nonce: a claim whose answer
+        was lost is repeated with the same one, and gets the same jobs.
+
+        Jobs whose lease has expired come first. One claim at a time for each worker and model.
         """
         config = self.config
         granted, become_empty, ended = await self._claim(
@@ -124,18 +125,18 @@ class Queue(QueueReader):
         return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
 
     async def wait(self, models: Iterable[str], seconds: float) -> bool:
-        """Sleeps until a job may be ready for one of these models, at most `seconds` (and 4)."""
-        bells = [self._key(f"bell:{model}") for model in models]
-        return await self.redis.blpop(bells, timeout=min(seconds, 4.0)) is not None
+        """Waits until a job may be ready for one of these models, at most `seconds`, and never longer than 4."""
+        notifications = [self._key(f"bell:{model}") for model in models]
+        return await self.redis.blpop(notifications, timeout=min(seconds, 4.0)) is not None
 
     async def publish(self, publications: Sequence[Publication]) -> dict[AttemptKey, PublishStatus]:
-        """Renews the leases of all jobs named, and appends their events, in one call. An answer is an attempt's.
+        """Renews the leases of all these jobs and appends their events, in one call. Returns an answer per attempt.
 
-        A `preview` takes the place of the one before of the same `image_index`, and the job's end that of the last:
-        who reads late, or again, does not find it.
+        A `preview` replaces the one before of the same `image_index`, and the job's end removes the last: a client
+        that reads later does not get them.
 
-        `ok`: taken. `dup`: was there already. `cancel`: taken, and the client wants the job stopped.
-        `lost`: refused, the job is no longer this attempt's: drop it.
+        `ok`: appended. `dup`: was there already. `cancel`: appended, and the client wants the job stopped. `lost`:
+        refused, because the job belongs to another attempt.
         """
         if not publications:
             return {}
@@ -164,37 +165,37 @@ class Queue(QueueReader):
         error: dict[str, Any] | None = None,
         keep: Iterable[str] = (),
     ) -> Finished:
-        """Ends a job with its one terminal event; it and its events expire after `result_ttl_seconds`, and with them
-        the blobs to `keep`. All others that the job held are given back."""
+        """Ends a job with its one terminal event. The job, its events and the blobs to `keep` expire after
+        `result_ttl_seconds`; its other blobs are deleted."""
         arguments: list[Any] = [job_id, attempt, sequence, state, event, encode_event(data)]
         arguments += ["" if value is None else dump(value) for value in (result, error)]
         arguments += [self.config.ttl_ms, *keep]
         return cast(Finished, text(await self._finish([self.config.prefix], arguments)))
 
     async def release(self, job_id: str, attempt: int) -> Finished:
-        """Gives a running job back to its old place in the ready set, without blame (a drain)."""
+        """Returns a running job to its old place in the ready set, without blame: the worker drains."""
         return cast(Finished, text(await self._release([self.config.prefix], [job_id, attempt, self.config.ttl_ms])))
 
     async def suspect(self, job_id: str, attempt: int, code: str, message: str) -> Suspected:
-        """Gives a running job back that the engine failed over, or over another beside it: it is drawn again with
-        nothing beside it. `failed`: it was so already, too often, and ends with this error."""
+        """Returns a running job as a poison candidate: the engine failed because of it, or of another job beside it.
+        It is drawn again with nothing beside it. `failed`: it was alone too often already, and ends with this error."""
         arguments: list[Any] = [job_id, attempt, code, message, self.config.max_lost, self.config.ttl_ms]
         return cast(Suspected, text(await self._suspect([self.config.prefix], arguments)))
 
     async def cancel(self, job_id: str) -> Canceled:
-        """A queued job ends at once; a running one is flagged (`requested`) and its worker stops it. `canceled`: by
-        this call, so one of many gets it."""
+        """Ends a queued job at once; flags a running one (`requested`), and its worker stops it. `canceled`: this very
+        call ended it; only one call gets this answer."""
         return cast(Canceled, text(await self._cancel([self.config.prefix], [job_id, self.config.ttl_ms])))
 
     async def expire(self, limit: int = 8) -> list[EndedJob]:
-        """Fails jobs (`expired_waiting`) that nobody has drawn within `held_seconds`, since their blobs are gone by
-        then. It needs no worker: of a model that is served no more, nobody claims. EventHub calls it now and then."""
+        """Fails jobs (`expired_waiting`) that were not drawn within `held_seconds`, after which their blobs are gone.
+        EventHub calls it now and then, so it works for a model that no worker serves."""
         config = self.config
         return _ended(await self._expire([config.prefix], [limit, config.ttl_ms, f"{config.held_seconds:g}"]))
 
 
-def _ended(told: Iterable[Sequence[Any]]) -> list[EndedJob]:
+def _ended(entries: Iterable[Sequence[Any]]) -> list[EndedJob]:
     return [
         EndedJob(id=text(job_id), state=cast(State, text(state)), payload=json.loads(payload))
-        for job_id, state, payload in told
+        for job_id, state, payload in entries
     ]

@@ -1,4 +1,4 @@
-"""What a queue holds, as anybody may ask."""
+"""Reads jobs and counts of a queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.jobs.scripts import text
 
 
 class QueueReader:
-    """Changes nothing."""
+    """The verbs that change nothing."""
 
     def __init__(self, redis: Redis, config: QueueConfig) -> None:
         self.redis = redis
@@ -59,7 +59,7 @@ class QueueReader:
         return int(await self.redis.zcard(ready)) + int(await self.redis.zcard(suspects))
 
     async def unfinished(self, client: str) -> int:
-        """Jobs of a client that have not ended, of all models: what its quota counts."""
+        """Jobs of a client that have not ended, of all models. A quota limits them."""
         return int(await self.redis.hget(self._key("unfinished"), client) or 0)
 
     async def stats(self) -> dict[str, ModelLoad]:

@@ -1,4 +1,4 @@
-"""The verbs as the server gets them, and how values come and go."""
+"""Loads the Lua verbs, and converts values for Redis and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread for what blocks, beside the engine's: pictures are encoded and decoded in one, palettes made in another."""
+"""A thread for calls that block: the worker has one for the codec and one for palettes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Call = tuple[Future[Any], Callable[[], Any]]
 
 
 class BackgroundThread:
-    """One call at a time: two at once would only take cores from the steps. A daemon, unlike those of a
-    ThreadPoolExecutor: a call that a hung device never ends must not keep the process."""
+    """Runs one call at a time: two at once would only take cores from the engine's steps. A daemon thread, unlike those
+    of a ThreadPoolExecutor, so that a call on a hung device does not keep the process alive."""
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
@@ -25,17 +25,17 @@ class BackgroundThread:
         self._thread.start()
 
     async def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """What `work` returns or raises. Cancelled in time, it is not called at all."""
+        """Returns or raises what `work` does. A call that is cancelled before it begins does not run."""
         future: Future[Any] = Future()
         self._calls.put((future, partial(work, *arguments)))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Ends the thread after the calls that still wait; does not wait."""
+        """Ends the thread after the calls that are queued. Returns at once."""
         self._calls.put(None)
 
     def join(self, seconds: float) -> None:
-        """Waits for the thread's end, but no longer, and blocks."""
+        """Blocks until the thread has ended, at most so many seconds."""
         self._thread.join(seconds)
 
     def _run(self) -> None:

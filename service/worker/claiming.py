@@ -1,6 +1,4 @@
-"""How a lane asks the queue for jobs.
-
-What the lanes of a worker agree on, so that a crash suspect is drawn with nothing beside it."""
+"""How a model worker claims jobs, and when it may: a poison candidate is drawn with nothing beside it."""
 
 from __future__ import annotations
 
@@ -16,16 +14,16 @@ from service.jobs.messages import AttemptKey
 
 log = logging.getLogger(__name__)
 
-AWAY = (ConnectionError, TimeoutError, OSError)  # the answer may have been lost, and what was asked done
-CLAIM_LIMIT = 32  # jobs a call
-IDLE_WAIT = 1.0  # s: an idle lane also looks by itself, for leases that ended
+REPLY_LOST = (ConnectionError, TimeoutError, OSError)  # Redis may have run the command
+CLAIM_LIMIT = 32  # jobs in one call
+IDLE_WAIT = 1.0  # s: an idle model worker claims so often without a notification, as leases may have expired
 
 
 class Claimer:
     """For one model of a worker."""
 
     def __init__(self, queue: Queue, model: str, worker: str, quarantine: Quarantine) -> None:
-        # An idle worker is to be heard well within a lease: see hear in common.lua.
+        # The queue must hear an idle worker several times in each lease: see hear in common.lua.
         self.idle_wait = min(IDLE_WAIT, queue.config.lease_seconds / 5)
         self._queue = queue
         self._model = model
@@ -33,8 +31,8 @@ class Claimer:
         self._quarantine = quarantine
 
     async def ask(self, stopping: asyncio.Future[Any], *, budget: int, alone: bool) -> Claims | None:
-        """What the queue grants, asked until it answers: its first answer may have been lost, and be the jobs' only
-        way here. None: the worker leaves. In the lane's turn."""
+        """Claims until the queue answers. A repeated claim has the same nonce, so jobs of a lost answer come again.
+        None: the worker leaves. Only in this model's turn."""
         nonce, empty = uuid.uuid4().hex, self._quarantine.empty
         while not stopping.done():
             try:
@@ -47,7 +45,7 @@ class Claimer:
                     empty=empty,
                     nonce=nonce,
                 )
-            except AWAY as error:
+            except REPLY_LOST as error:
                 log.warning("claiming for %s: %s; trying again", self._model, error)
                 await asyncio.wait({stopping}, timeout=self.idle_wait)
             else:
@@ -55,58 +53,59 @@ class Claimer:
                 return claims
         return None
 
-    async def bell(self) -> None:
-        """Until there may be a job, or it is time to look."""
+    async def wait_for_notification(self) -> None:
+        """Returns when there may be a job, or after `idle_wait`."""
         await self._queue.wait([self._model], self.idle_wait)
 
 
 class Quarantine:
-    """Lanes claim one after another, each in its `turn`: whether the worker is empty stays true until the answer."""
+    """What the models of a worker agree on. They claim one after another, each in its `turn`, so that an empty worker
+    is still empty when the answer comes."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
-        self._held: set[AttemptKey] = set()  # until their engine says that nothing of them is left
-        self._suspect: AttemptKey | None = None
-        self._emptying: str | None = None  # the model that has a suspect, for which the worker becomes empty
+        self._held: set[AttemptKey] = set()  # until the engine reports that nothing of them is left
+        self._candidate: AttemptKey | None = None  # the poison candidate in the engine
+        self._emptying: str | None = None  # the model with a poison candidate for which the worker becomes empty
         self._open = asyncio.Event()
         self._open.set()
 
     @property
     def empty(self) -> bool:
-        """Whether the worker holds nothing at all."""
+        """Whether no job is in any engine."""
         return not self._held
 
     @property
     def holds_one(self) -> bool:
-        """Whether a single job is in its engines, or was when they took the last step."""
+        """Whether a single job is in the engines, or was during their last step."""
         return len(self._held) == 1
 
     def may_claim(self, model: str) -> bool:
-        """Not beside a suspect, and not while another model waits for the worker to become empty."""
-        return self._suspect is None and self._emptying in (None, model)
+        """Not beside a poison candidate, and not while another model waits for the worker to become empty."""
+        return self._candidate is None and self._emptying in (None, model)
 
     async def opened(self) -> None:
-        """Until every lane may claim."""
+        """Waits until every model may claim."""
         await self._open.wait()
 
     def answered(self, model: str, claims: Claims) -> None:
         self._emptying = model if claims.become_empty else None
-        self._show()
+        self._update_open()
 
     def hold(self, job: AttemptKey, *, alone: bool) -> None:
         self._held.add(job)
         if alone:
-            self._suspect = job
-        self._show()
+            self._candidate = job
+        self._update_open()
 
     def leave(self, job: AttemptKey) -> None:
         self._held.discard(job)
-        if self._suspect == job:
-            self._suspect = None
-        self._show()
+        if self._candidate == job:
+            self._candidate = None
+        self._update_open()
 
-    def _show(self) -> None:
-        if self._suspect is None and self._emptying is None:
+    def _update_open(self) -> None:
+        if self._candidate is None and self._emptying is None:
             self._open.set()
         else:
             self._open.clear()

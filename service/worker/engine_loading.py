@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class SameName(Exception):
-    """Two models of one worker have the same name: a request could mean either."""
+    """Two models of one worker have the same name, so a request could mean either."""
 
 
 async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
-    """An engine for each of the models, in their order, as soon as it is there; the event loop goes on meanwhile.
+    """Yields an engine for each model, in their order, as soon as it is loaded. The event loop is not blocked.
 
-    Raises SameName; CheckpointError with the file and the key that don't fit.
+    Raises SameName, or CheckpointError with the file and the key that don't fit.
     """
     await asyncio.to_thread(share_cores, len(settings.models))
     folders: dict[str, str] = {}
@@ -32,8 +32,8 @@ async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
 
 
 def load_engine(settings: Settings, model: str, *, before: int = 0, count: int = 1) -> Engine:
-    """The engine of one model, of so many that share the device; `before` of them are there already."""
-    # Torch takes seconds to import, and the front end does without.
+    """count: how many engines share the device. before: how many of them are loaded already."""
+    # Imported here: torch takes seconds to import, and an API replica does without it.
     from engine.core.engine import GPU_CACHE_SHARE, Engine, EngineConfig
 
     share = cache_share(GPU_CACHE_SHARE, before=before, count=count)
@@ -42,14 +42,14 @@ def load_engine(settings: Settings, model: str, *, before: int = 0, count: int =
 
 
 def share_cores(engines: int) -> None:
-    """Engines compute on a thread each, and each of these with a team of its own: on all cores, several teams would
-    stand in each other's way."""
+    """Divides torch's threads by the number of engines. Each engine computes with its own team of threads, and teams
+    that all use every core slow each other down."""
     import torch
 
     torch.set_num_threads(max(1, torch.get_num_threads() // engines))
 
 
 def cache_share(total: float, *, before: int, count: int) -> float:
-    """What a cache takes of the memory that is free when its turn comes. All get the same, and `total` together, but
-    for the weights, which leave less to those that come later."""
+    """The part of the memory free at this moment that the next cache takes, so that all caches get the same and `total`
+    together. Weights are not counted: they leave less to the engines loaded later."""
     return total / (count - total * before)

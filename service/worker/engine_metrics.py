@@ -1,4 +1,4 @@
-"""What the engine's turns mean for the metrics."""
+"""The engine's reports as metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EngineMetrics:
-    """Of one engine, turn by turn."""
+    """For one engine."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
@@ -44,7 +44,7 @@ class EngineMetrics:
 
 
 def device_memory() -> int | None:
-    """Bytes that this process's tensors hold on GPUs. Torch is the engine's import, not the worker's."""
+    """Bytes that this process's tensors hold on GPUs. None without torch, which only the engine imports."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

@@ -93,7 +93,7 @@ class EngineThread:
         self._post(attempt, None)
 
     def close(self) -> None:
-        """Ends the thread after the step under way; does not wait."""
+        """Ends the thread after the step under way. Returns at once."""
         with self._wake:
             self._closing = True
             self._wake.notify()

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from service.jobs import BlobStore, Claim, Queue, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus, State
+from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
 from service.worker.engine_metrics import EngineMetrics
 from service.worker.engine_thread import EngineFailed, EngineReport, EngineThread, ImageKey
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLAIM_PAUSE = 0.03  # s between claims of a busy lane: what a new job may wait while others draw
+CLAIM_PAUSE = 0.03  # s between the claims of a busy model worker: a new job waits no longer than this
 
 
 class ModelWorker:
-    """Claims what its own engine has room for: no model waits behind another's backlog, only behind a crash suspect.
+    """Claims what its own engine has room for, so that no model waits for another's backlog, only for its poison
+    candidates.
 
-    `failed` is called once, with the reason, when the engine is of no further use. hung_seconds: how long a step may
-    take; one that takes longer will not come back.
+    failed: called once, with the reason, when the engine can't be used any more. hung_seconds: a step that takes longer
+    counts as hung.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class ModelWorker:
         self._claimer = Claimer(queue, self.model, worker, quarantine)
         self._engine_metrics = EngineMetrics(metrics, self.model)
         self._jobs: dict[AttemptKey, JobExecution] = {}
-        self._leaving: set[AttemptKey] = set()  # have ended, and the engine may draw a last step of them
+        self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
         loop = asyncio.get_running_loop()
@@ -85,19 +87,19 @@ class ModelWorker:
         return {"card": engine.model.to_json(), "capacity": capacity}
 
     def start(self) -> None:
-        # Series that nobody has moved yet are there all the same.
+        # Exports all series from the start.
         self._engine_metrics.take(EngineReport(stats=self.engine.stats()))
         self._thread.start()
 
     async def claim(self, leaving: asyncio.Event) -> None:
-        """Takes what fits, as soon as it fits, until the worker leaves."""
+        """Claims jobs as soon as they fit, until the worker leaves."""
         stopping = asyncio.ensure_future(leaving.wait())
         while not leaving.is_set():
             self._turned.clear()
             try:
                 async with self._quarantine.turn:
                     await self._take_what_fits(stopping)
-            except RedisError as error:  # an answer, but no good one
+            except RedisError as error:  # Redis answered with an error
                 log.warning("claiming for %s: %s; trying again", self.model, error)
                 await asyncio.wait({stopping}, timeout=IDLE_WAIT)
             else:
@@ -121,52 +123,52 @@ class ModelWorker:
 
     async def _wait_for_work(self, stopping: asyncio.Future[Any]) -> None:
         """Waits until there may be something to claim, or the worker leaves."""
-        news: asyncio.Future[Any]
+        work: asyncio.Future[Any]
         if not self._quarantine.may_claim(self.model):
-            news = asyncio.ensure_future(self._quarantine.opened())
+            work = asyncio.ensure_future(self._quarantine.opened())
         elif self._jobs or self._leaving:
             await asyncio.sleep(CLAIM_PAUSE)
-            news = asyncio.ensure_future(self._turned.wait())
+            work = asyncio.ensure_future(self._turned.wait())
         else:
-            news = asyncio.ensure_future(self._claimer.bell())
-        await asyncio.wait({news, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
-        await cancelled(news)  # a bell that is lost with it is heard again within the idle wait
+            work = asyncio.ensure_future(self._claimer.wait_for_notification())
+        await asyncio.wait({work, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
+        await cancelled(work)  # a notification that is lost here delays the claim by the idle wait at most
 
     def answered(self, key: AttemptKey, answer: PublishStatus) -> None:
-        """What the queue said about a job, if it is one of this lane's."""
+        """The queue's answer for a job, which may be another model's."""
         job = self._jobs.get(key)
         if job is not None and answer in ("cancel", "lost"):
             job.interrupt("canceled" if answer == "cancel" else "lost")
 
     def alive(self) -> bool:
-        """Whether leases may be renewed: not for an engine that hangs."""
+        """Whether leases may be renewed: not while the engine hangs."""
         if self._thread.busy_seconds() < self._hung_seconds:
             return True
         self._fail(f"a step has taken more than {self._hung_seconds:.0f} s")
         return False
 
     def interrupt(self, why: Interruption) -> None:
-        """All its jobs."""
+        """Interrupts all jobs."""
         for job in self._jobs.values():
             job.interrupt(why)
 
     def close(self) -> None:
-        """Ends the engine's thread after the step under way; does not wait."""
+        """Ends the engine's thread after the step under way. Returns at once."""
         self._thread.close()
 
     def join(self, seconds: float) -> bool:
-        """Waits for the engine's thread, and blocks. False: it still runs."""
+        """Blocks until the engine's thread has ended. False: it still runs."""
         return self._thread.join(seconds)
 
     async def _take(self, claim: Claim) -> None:
         try:
             job = JobExecution(claim, self._context)
         except (KeyError, TypeError, ValueError) as error:
-            log.error("job %s is no job", claim.id, exc_info=error)
+            log.error("job %s has an invalid payload", claim.id, exc_info=error)
             await self._refuse(claim)
             return
         for key in [key for key in self._jobs if key[0] == claim.id]:
-            # We lost this job ourselves, and have it again: the old attempt must not speak for it.
+            # This worker lost the job and has claimed it again: the old attempt must publish nothing more.
             self._publisher.unregister(key)
             self._jobs[key].interrupt("lost")
         key = job.key
@@ -188,21 +190,21 @@ class ModelWorker:
 
     async def _refuse(self, claim: Claim) -> None:
         message = f"the payload of job {claim.id} does not fit this worker, whose log says why"
-        told = {"code": "invalid_payload", "message": message}
+        error = {"code": "invalid_payload", "message": message}
         answer = await self._queue.finish(
-            claim.id, claim.attempt, 1, state="failed", event="failed", data={"error": told}, error=told
+            claim.id, claim.attempt, 1, state="failed", event="failed", data=events.failed(error), error=error
         )
         if answer == "ok":
             self._count(claim.payload, "failed")
 
     def _count(self, payload: dict[str, Any], state: State) -> None:
-        """A job that ended before it was drawn here."""
+        """Counts a job that ended before it was drawn here."""
         task = payload.get("task")
-        known = task in self.engine.model.tasks  # else anything: no label for it
+        known = task in self.engine.model.tasks  # a label must not be an arbitrary string
         self._metrics.requests.labels(task if known else "unknown", state).inc()
 
     def _absorb(self, report: EngineReport) -> None:
-        """A turn of the engine, on the event loop."""
+        """Takes in the report of one turn of the engine, on the event loop."""
         self._tokens_free = report.tokens_free
         self._engine_metrics.take(report)
         self._turned.set()
@@ -236,7 +238,7 @@ class ModelWorker:
 
 
 def deliver(loop: asyncio.AbstractEventLoop, absorb: Callable[[EngineReport], None], report: EngineReport) -> None:
-    """From the engine's thread to the event loop, which may have closed meanwhile."""
+    """Passes a report from the engine's thread to the event loop, which may have closed meanwhile."""
     try:
         loop.call_soon_threadsafe(absorb, report)
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""What the worker says, in one call a step for all its jobs.
+"""Publishes the events of all jobs of a worker, in one call for each step.
 
-When Redis stalls the engine goes on: what waits is merged, so a job never holds more than one event of tokens and
-one preview per picture, however long it lasts.
+When Redis stalls, the engine continues. Events that wait are merged: for each picture at most one `tokens` and one
+`preview` wait, however long the stall lasts. An event's JSON is made when it is sent, and repeats send the same bytes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from service.worker.retry import retry_transient
 
 @dataclass(slots=True)
 class Outbox:
-    """What one job has to say and has not said."""
+    """One job's events that have not been sent."""
 
     sequence: int = 0
-    spoke_at: float = field(default_factory=time.monotonic)
+    sent_at: float = field(default_factory=time.monotonic)
     started: dict[str, Any] | None = None
     tokens: dict[int, TokensEvent] = field(default_factory=dict)  # by the picture's index
     previews: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -47,10 +47,8 @@ class Outbox:
 
 
 class Publisher:
-    """`answered` hears what the queue says about each job: lost and cancel are for the worker to act on.
-
-    `may_beat`: whether to renew leases of jobs that have nothing to say; a hung engine must lose its jobs.
-    """
+    """answered: called with the queue's answer for each job; the worker acts on `lost` and `cancel`. may_beat: whether
+    to renew the leases of jobs without events: a hung engine must lose its jobs."""
 
     def __init__(
         self,
@@ -64,15 +62,15 @@ class Publisher:
         self._beat = queue.config.lease_seconds / 5
         self._jobs: dict[AttemptKey, Outbox] = {}
         self._wake = asyncio.Event()
-        self._said = asyncio.Condition()
+        self._sent = asyncio.Condition()
         self._in_flight: list[Publication] = []
 
     def register(self, job: AttemptKey) -> None:
-        """From here on the job's lease is renewed."""
+        """From now on the job's lease is renewed."""
         self._jobs[job] = Outbox()
 
     def unregister(self, job: AttemptKey) -> None:
-        """Nothing more is said for it, and what it still says is ignored."""
+        """Drops the job's events, those that wait and those that still come."""
         self._jobs.pop(job, None)
 
     def started(self, job: AttemptKey, data: dict[str, Any]) -> None:
@@ -91,16 +89,16 @@ class Publisher:
             self._wake.set()
 
     async def last_sequence(self, job: AttemptKey) -> int:
-        """Waits until all that the job said has arrived; the sequence for its terminal event."""
-        async with self._said:
-            await self._said.wait_for(lambda: not self._waiting(job))
+        """The sequence for the job's terminal event, once all its events have arrived."""
+        async with self._sent:
+            await self._sent.wait_for(lambda: not self._waiting(job))
         outbox = self._jobs.get(job)
         return 0 if outbox is None else outbox.next_sequence()
 
     def _waiting(self, job: AttemptKey) -> bool:
         outbox = self._jobs.get(job)
-        unsaid = outbox is not None and (outbox.started or outbox.tokens or outbox.previews)
-        return bool(unsaid) or any((p.job_id, p.attempt) == job for p in self._in_flight)
+        unsent = outbox is not None and (outbox.started or outbox.tokens or outbox.previews)
+        return bool(unsent) or any((p.job_id, p.attempt) == job for p in self._in_flight)
 
     async def run(self) -> None:
         while True:
@@ -119,19 +117,19 @@ class Publisher:
         batch: list[Publication] = []
         for (job_id, attempt), outbox in self._jobs.items():
             taken: list[tuple[str | None, bytes]] = [*outbox.take()]
-            if not taken and now - outbox.spoke_at >= self._beat * 0.9 and self._may_beat():
+            if not taken and now - outbox.sent_at >= self._beat * 0.9 and self._may_beat():
                 taken = [(None, b"")]  # a heartbeat
             for event, data in taken:
                 sequence = 0 if event is None else outbox.next_sequence()
                 batch.append(Publication(job_id=job_id, attempt=attempt, sequence=sequence, event=event, data=data))
-                outbox.spoke_at = now
+                outbox.sent_at = now
         return batch
 
     async def _send(self, batch: list[Publication]) -> None:
-        """Until it has arrived: the same events with the same ids, so a repeat is harmless."""
+        """Repeats the call until it succeeds: the events keep their ids, so Redis ignores a repeat."""
         answers = await retry_transient(f"publishing {len(batch)} events", lambda: self._queue.publish(batch))
-        async with self._said:
+        async with self._sent:
             self._in_flight = []
-            self._said.notify_all()
+            self._sent.notify_all()
         for attempt, answer in answers.items():
             self._answered(attempt, answer)

@@ -1,4 +1,4 @@
-"""Redis may be away for a while: an outage is no reason to fail a job."""
+"""Calls that are repeated while Redis is away: an outage fails no job."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RETRY_SECONDS = 0.5
-PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
-PASSING_CODES = ("BUSY", "MISCONF", "NOREPLICAS")  # that redis-py has no class for
+TRANSIENT = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+TRANSIENT_CODES = ("BUSY", "MISCONF", "NOREPLICAS")  # redis-py has no classes for them
 
 
 async def retry_transient(what: str, call: Callable[[], Awaitable[T]]) -> T:
-    """For calls that may be repeated. Raises what the server will always answer: a job that can't be told of must lose
-    its lease, not keep it for ever."""
+    """Repeats an idempotent call until it succeeds. Raises permanent errors, so that the lease of a job that can't be
+    reported expires."""
     while True:
         try:
             return await call()
         except (RedisError, OSError) as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             log.warning("%s: %s; trying again", what, error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def passes(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same call may succeed later."""
-    return not isinstance(error, ResponseError) or isinstance(error, PASSING) or str(error).startswith(PASSING_CODES)
+    return (
+        not isinstance(error, ResponseError) or isinstance(error, TRANSIENT) or str(error).startswith(TRANSIENT_CODES)
+    )

@@ -1,4 +1,4 @@
-"""A worker process: what its models share, and how it comes and leaves in order."""
+"""A worker process: what its models share, how it starts, and how it leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAVING_SECONDS = 5.0
-LAST_WORDS_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 
 
 class WorkerFailed(Exception):
@@ -38,9 +38,10 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One or more engines, a model each, of different names. `run` returns after the drain that `stop` asks for.
+    """Draws with one or more engines, each with a model of another name. `run` returns once `stop` is set and the
+    worker has drained.
 
-    Raises WorkerFailed when an engine is of no further use; the jobs that the worker held go to others.
+    Raises WorkerFailed when an engine can't be used any more; other workers get its jobs.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Worker:
         self._palette_made = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
         quarantine = Quarantine()
-        self._lanes = [
+        self._models = [
             ModelWorker(
                 engine,
                 worker=self.name,
@@ -82,14 +83,16 @@ class Worker:
         self._leaving = asyncio.Event()
         self._codec_thread.start()
         self._palette_thread.start()
-        for lane in self._lanes:
-            lane.start()
+        for model in self._models:
+            model.start()
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
         painting = asyncio.create_task(self._make_palettes(), name="palettes")
-        claiming = [asyncio.create_task(lane.claim(self._leaving), name=f"claim {lane.model}") for lane in self._lanes]
-        log.info("worker %s serves %s", self.name, ", ".join(lane.model for lane in self._lanes))
+        claiming = [
+            asyncio.create_task(model.claim(self._leaving), name=f"claim {model.model}") for model in self._models
+        ]
+        log.info("worker %s serves %s", self.name, ", ".join(model.model for model in self._models))
         try:
             await self._watch(stopping, publishing, showing, *claiming)
             await self._take_no_more(claiming)
@@ -100,20 +103,20 @@ class Worker:
         finally:
             await self._take_no_more(claiming)
             if self._failure.done():
-                # Who is known to have failed is told so.
-                await self._drain(LAST_WORDS_SECONDS)
+                # Jobs that are known to have failed can still be reported.
+                await self._drain(REPORT_SECONDS)
             await self._hand_back()
             await cancelled(stopping, *claiming, publishing, showing, painting)
             self._palette_thread.close()
-            for lane in self._lanes:
-                lane.close()
-            await asyncio.gather(*(asyncio.to_thread(lane.join, LEAVING_SECONDS) for lane in self._lanes))
+            for model in self._models:
+                model.close()
+            await asyncio.gather(*(asyncio.to_thread(model.join, LEAVING_SECONDS) for model in self._models))
             self._codec_thread.close()
-            # A thread in the midst of torch would crash the interpreter's exit.
+            # A thread that still runs torch would crash the interpreter's exit.
             await asyncio.to_thread(self._palette_thread.join, LEAVING_SECONDS)
 
     async def _watch(self, task: asyncio.Task[Any], *background: asyncio.Task[None]) -> None:
-        """Until this task is done. Raises what an engine or anything in the background failed with."""
+        """Waits until this task is done. Raises the error of an engine or of a background task."""
         await wait_first(task, self._failure, *background)
         for ended in (self._failure, *background, task):
             if ended.done():
@@ -124,16 +127,16 @@ class Worker:
             self._failure.set_exception(WorkerFailed(why))
 
     def _answered(self, key: AttemptKey, answer: PublishStatus) -> None:
-        for lane in self._lanes:
-            lane.answered(key, answer)
+        for model in self._models:
+            model.answered(key, answer)
 
     def _alive(self) -> bool:
-        """Whether leases may be renewed: a worker with an engine that hangs is about to leave."""
-        return all(lane.alive() for lane in self._lanes)
+        """Whether leases may be renewed: a worker with a hung engine is about to leave."""
+        return all(model.alive() for model in self._models)
 
     async def _show_card(self) -> None:
-        """The heartbeat that tells front ends what can be drawn here."""
-        served = [lane.served() for lane in self._lanes]
+        """Renews the worker card, from which the API knows the models that are served."""
+        served = [model.served() for model in self._models]
         card = {"worker": self.name, "models": served, "since": time.time()}
         shown: set[str] = set()
         while True:
@@ -150,25 +153,25 @@ class Worker:
                 await asyncio.wait_for(self._palette_made.wait(), self._cards.ttl_ms / 1000 / 4)
 
     async def _make_palettes(self) -> None:
-        """They may take minutes, and pictures can be drawn without."""
-        for lane in self._lanes:
+        """In the background: palettes may take minutes, and no picture needs them."""
+        for model in self._models:
             try:
-                palette = await self._palette_thread.call(lane.engine.codec.palette, self._leaving.is_set)
+                palette = await self._palette_thread.call(model.engine.codec.palette, self._leaving.is_set)
             except Exception:
                 if self._leaving.is_set():
                     return
-                log.exception("the palette of %s could not be made", lane.model)
+                log.exception("the palette of %s could not be made", model.model)
             else:
-                self._palettes[lane.model] = palette.tobytes()
+                self._palettes[model.model] = palette.tobytes()
                 self._palette_made.set()
 
     async def _take_no_more(self, claiming: Sequence[asyncio.Task[None]]) -> None:
-        """A claim under way is waited for: a job that it takes must not be left to its lease."""
+        """Stops claiming. Waits for claims under way, so that no claimed job has to wait for its lease to end."""
         self._leaving.set()
         await asyncio.wait(claiming, timeout=LEAVING_SECONDS)
 
     async def _drain(self, seconds: float) -> None:
-        """Running jobs may finish."""
+        """Gives running jobs so many seconds to finish."""
         if not (tasks := self._tasks()):
             return
         log.info("draining: %d jobs have %.0f s to finish", len(tasks), seconds)
@@ -180,16 +183,16 @@ class Worker:
                 log.info("draining: %d jobs left", len(tasks))
 
     async def _hand_back(self) -> None:
-        """What still runs goes back to the queue, to its old place. What an engine held that failed may have broken
-        it: that goes back as a crash suspect."""
+        """Returns running jobs to their old place in the queue. A job of a failed engine may have been the reason, so
+        it returns as a poison candidate."""
         if not (tasks := self._tasks()):
             return
-        for lane in self._lanes:
-            why: Interruption = "blamed" if lane.has_failed else "released"
-            log.info("leaving: %d jobs for %s are %s", len(lane.tasks), lane.model, why)
-            lane.interrupt(why)
+        for model in self._models:
+            why: Interruption = "blamed" if model.has_failed else "released"
+            log.info("leaving: %d jobs for %s are %s", len(model.tasks), model.model, why)
+            model.interrupt(why)
         _, left = await asyncio.wait(tasks, timeout=LEAVING_SECONDS)
-        await cancelled(*left)  # Redis is away: their leases will end by themselves
+        await cancelled(*left)  # Redis is away: their leases will expire
 
     def _tasks(self) -> set[asyncio.Task[None]]:
-        return {task for lane in self._lanes for task in lane.tasks}
+        return {task for model in self._models for task in model.tasks}

@@ -191,7 +191,7 @@ async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
 ) -> None:
     await service.submit("a", task="expand", grid=[8, 32], windowed=True, n=2, steps=64)
     await service.seen("a", "tokens")
-    [run] = service.worker._lanes[0]._jobs.values()
+    [run] = service.worker._models[0]._jobs.values()
     async with asyncio.timeout(PATIENCE):
         while service.sample("tokens_total", model="random") < 140:
             # The cache that a picture waits for between two windows is pledged to it; else none is.

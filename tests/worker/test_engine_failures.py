@@ -144,7 +144,7 @@ async def test_the_worker_is_not_empty_while_its_engine_draws_what_was_canceled(
     redis_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(redis_url, engine, grace=10) as service:
-        held, quarantine = Held(engine, monkeypatch, {0}, None), service.worker._lanes[0]._quarantine
+        held, quarantine = Held(engine, monkeypatch, {0}, None), service.worker._models[0]._quarantine
         await service.submit("a", seed=0, steps=64)
         await held.end_within(service, "a")
         assert not quarantine.empty

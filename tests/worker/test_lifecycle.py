@@ -80,7 +80,7 @@ async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str,
         waiting = await service.queue.job("b")
         assert waiting is not None
         assert waiting.state == "queued"
-    assert all(not lane._thread._thread.is_alive() for lane in service.worker._lanes)
+    assert all(not lane._thread._thread.is_alive() for lane in service.worker._models)
 
 
 @pytest.mark.anyio

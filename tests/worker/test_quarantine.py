@@ -102,7 +102,7 @@ async def test_suspects_are_drawn_alone_whatever_else_waits_and_they_do_not_wait
         for job_id, fields in plain(0).items():
             await service.submit(job_id, **fields)
         await until_none_is_ready(service)  # the worker is busy with them
-        async with service.worker._lanes[0]._quarantine.turn:
+        async with service.worker._models[0]._quarantine.turn:
             await lose(service, guarded)
             for job_id, fields in plain(8).items():
                 await service.submit(job_id, **fields)
@@ -123,7 +123,7 @@ async def test_suspects_are_drawn_alone_whatever_else_waits_and_they_do_not_wait
 async def test_jobs_that_the_queue_gives_up_are_counted(redis_url: str, engines: list[Engine]) -> None:
     once = QueueConfig(lease_seconds=2.0, max_lost=0)
     async with serving(redis_url, *engines, config=once, grace=10) as service:
-        async with service.worker._lanes[0]._quarantine.turn:
+        async with service.worker._models[0]._quarantine.turn:
             await lose(service, {"a": {"model": "one"}})
         assert (await service.events("a"))[-1].json()["error"]["code"] == "worker_lost"
         assert await service.counted(1, "requests_total", task="generate", outcome="failed")
