@@ -1,4 +1,4 @@
-"""A worker draws a crash suspect with nothing beside it, whatever models it serves."""
+"""A worker draws a poison candidate with nothing beside it, whatever models it serves."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 -- claim: the heads of a model's ready set while they fit the budget; a head that does not fit stops the line, so a
--- big job never starves. A worker that holds nothing at all gets a crash suspect instead, if there is one, and that
+-- big job never starves. A worker that holds nothing at all gets a poison candidate instead, if there is one, and that
 -- alone; for one that has waited too long, one of the busy workers is told to take nothing more until it is empty.
 -- First, expired leases come back.
 -- ARGV: model, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms.

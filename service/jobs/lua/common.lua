@@ -51,7 +51,7 @@ local function position(id, model)
 end
 
 -- To where a job waits: the place in the ready set that its score gives it (one that comes back keeps its old one),
--- or with the crash suspects, in the order in which they became so.
+-- or with the poison candidates, in the order in which they became so.
 local function enqueue(id, model, attempt)
   local job = redis.call('HMGET', job_key(id), 'score', 'suspected_at')
   redis.call('HSET', job_key(id), 'state', 'queued')

@@ -1,5 +1,5 @@
 -- suspect: a worker gives a job back that its engine failed over, this job or another beside it: from now on it is a
--- crash suspect. One that was alone too often fails.
+-- poison candidate. One that was alone too often fails.
 -- ARGV: id, attempt, code, message, max_lost, ttl_ms.  Returns ok | failed | canceled | already | lost.
 local id, attempt = ARGV[1], ARGV[2]
 local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'cancel')
