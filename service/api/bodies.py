@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -14,10 +14,10 @@ from starlette.datastructures import UploadFile
 
 from service.api.problems import from_validation
 from service.errors import Problem
-from service.tasks.fields import GenerateRequest, Pictured, Source
+from service.tasks.fields import Pictured, Source, TaskFields
+from service.tasks.task import Task
 
 Schema = TypeVar("Schema", bound=BaseModel)
-Fields = TypeVar("Fields", bound=GenerateRequest)
 
 # Text fields of a form: there are some twenty, the largest an explicit order.
 MAX_FIELDS = 40
@@ -25,14 +25,14 @@ MAX_TEXT = 2**19
 
 
 @dataclass(frozen=True, slots=True)
-class Body(Generic[Fields]):
-    """fields as checked; image and mask as the client sent them: bytes of a file, or base64 text. There is an image or
-    a source."""
+class Body:
+    """fields as checked; image and mask as the client sent them: bytes of a file, or base64 text. A task that starts
+    from a picture has an image or a source."""
 
-    fields: Fields
-    image: bytes | str | None
-    mask: bytes | str | None
-    source: Source | None
+    fields: Any
+    image: bytes | str | None = None
+    mask: bytes | str | None = None
+    source: Source | None = None
 
     def digest(self) -> str:
         """Tells whether a repeated request is the same."""
@@ -42,23 +42,31 @@ class Body(Generic[Fields]):
         return said.hexdigest()
 
 
-async def read_body(
-    request: Request, fields: type[Fields], in_json: type[Fields], files: tuple[str, ...]
-) -> Body[Fields]:
-    """fields: what a form has beside its files; in_json: the same with the pictures. Raises Problem."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def json_only(request: Request) -> None:
+    if _content_type(request) != "application/json":
+        detail = "send the body as application/json (curl --json '{\"class\": 3}')"
+        raise Problem(415, "unsupported_media_type", detail)
+
+
+async def read_body(request: Request, task: Task) -> Body:
+    """The body of a task that starts from a picture. Raises Problem."""
+    kind = _content_type(request)
     if kind == "multipart/form-data":
-        return await _form(request, fields, files)
+        return await _form(request, task.fields, task.files)
     if kind != "application/json":
         detail = "send multipart/form-data (curl -F image=@picture.png) or application/json (curl --json)"
         raise Problem(415, "unsupported_media_type", detail)
-    given = checked(in_json.model_validate_json, await request.body())
+    given = checked(task.request.model_validate_json, await request.body())
     assert isinstance(given, Pictured)
     if given.image is None and given.source is None:
         raise Problem.field("image", "is needed: PNG, JPEG or WebP; or a source", "missing")
     if given.image is not None and given.source is not None:
         raise Problem.field("source", "send an image or a source, not both", "two_pictures")
     return Body(given, given.image, getattr(given, "mask", None), given.source)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def checked(validate: Callable[[Any], Schema], data: Any) -> Schema:
@@ -69,7 +77,7 @@ def checked(validate: Callable[[Any], Schema], data: Any) -> Schema:
         raise from_validation(error.errors(include_url=False), place="body") from None
 
 
-async def _form(request: Request, schema: type[Fields], names: tuple[str, ...]) -> Body[Fields]:
+async def _form(request: Request, schema: type[TaskFields], names: tuple[str, ...]) -> Body:
     async with request.form(max_files=len(names), max_fields=MAX_FIELDS, max_part_size=MAX_TEXT) as form:
         texts: dict[str, Any] = {}
         files: dict[str, bytes] = {}

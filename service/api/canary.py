@@ -12,9 +12,10 @@ from service.api.job_access import cancel_job, until_finished
 from service.auth.keys import Client
 from service.jobs import FINAL_STATES, NewJob, QueueFull
 from service.jobs.catalogue import ServedModel
+from service.jobs.spec import encode
 from service.services import Services
-from service.tasks.fields import GenerateRequest
-from service.tasks.sampling import cost, resolve
+from service.tasks.generate import GenerateRequest, plan
+from service.tasks.planning import cost
 
 CANARY = Client(name="canary")
 TIMEOUT = 30.0
@@ -30,13 +31,13 @@ async def run_canary(services: Services) -> dict[str, dict[str, Any]]:
 
 async def _draw(services: Services, served: ServedModel) -> dict[str, Any]:
     began, card = time.monotonic(), served.card
-    payload = resolve(_smallest(card), card, "generate") | {"digest": ""}
+    spec = plan(_smallest(card), None, card)
     new = NewJob(
         id=job_id(CANARY, "canary", None),
         model=card.name,
         client=CANARY.name,
-        cost=cost(payload, card, served.capacity),
-        payload=payload,
+        cost=cost(spec, card, served.capacity),
+        spec=encode(spec),
         priority="high",
     )
     try:

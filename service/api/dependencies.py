@@ -13,7 +13,7 @@ from service.errors import Problem
 from service.jobs.catalogue import ServedModel
 from service.services import Services
 from service.tasks.images import ImageError
-from service.tasks.sampling import check_task
+from service.tasks.planning import check_task
 
 Result = TypeVar("Result")
 

@@ -17,11 +17,12 @@ from typing import Any
 from fastapi.responses import Response
 from redis.exceptions import RedisError
 
-from service.api.dependencies import in_thread
+from service.api.dependencies import ServicesDep, in_thread
 from service.auth.keys import Client
-from service.errors import Problem
+from service.errors import Problem, draining
 from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagged, QueueFull, QuotaFull, cancelled
 from service.jobs.messages import Canceled
+from service.jobs.spec import JobSpec, UnsupportedVersion, decode, task_of
 from service.services import Services
 from service.tasks import images
 from service.tasks.images import MEDIA_TYPES, Format
@@ -40,6 +41,20 @@ async def find_job(services: Services, client: Client, id: str) -> Job:
     if expired(id, services.queue.config.result_ttl_seconds):
         raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
     raise Problem(404, "unknown_job", "there is no job with this id")
+
+
+def read_spec(job: Job) -> JobSpec:
+    """Raises Problem where another version of the service wrote the job."""
+    try:
+        return decode(job.spec)
+    except UnsupportedVersion as error:
+        raise Problem(409, "unsupported_job_version", f"{error}; it is shown by a server of its own version") from None
+
+
+def not_draining(services: ServicesDep) -> None:
+    """A dependency of routes that make jobs. Raises Problem."""
+    if services.lifecycle.draining:
+        raise draining(services.settings.retry_after)
 
 
 async def find_picture(services: Services, job: Job, index: int) -> tuple[dict[str, Any], bytes]:
@@ -73,8 +88,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 async def picture_response(services: Services, job: Job, index: int, format: Format) -> Response:
     """Raises Problem when the job has no such picture (yet, or any more)."""
     made, png = await find_picture(services, job, index)
-    quality = job.payload["quality"]
-    data = png if format == "png" else await in_thread(services, images.transcode, png, format, quality)
+    spec = read_spec(job)
+    data = png if format == "png" else await in_thread(services, images.transcode, png, format, spec.output.quality)
     return Response(
         data,
         media_type=MEDIA_TYPES[format],
@@ -82,15 +97,15 @@ async def picture_response(services: Services, job: Job, index: int, format: For
             # What a URL shows never changes, but it expires with its job.
             "Cache-Control": "private, max-age=3600",
             "Vary": "Accept",
-            "Content-Disposition": f'inline; filename="{_name(job, made["seed"], format)}"',
+            "Content-Disposition": f'inline; filename="{_file_name(spec, made["seed"], format)}"',
             "X-Job-ID": job.id,
             "X-Seed": str(made["seed"]),
         },
     )
 
 
-def _name(job: Job, seed: int, format: Format) -> str:
-    parts = (job.model, job.payload["class_name"] or job.payload["task"], str(seed))
+def _file_name(spec: JobSpec, seed: int, format: Format) -> str:
+    parts = (spec.model, spec.class_name or spec.task, str(seed))
     return "-".join(_UNSAFE.sub("_", part) for part in parts) + "." + {"jpeg": "jpg"}.get(format, format)
 
 
@@ -99,7 +114,7 @@ async def cancel_job(services: Services, job: Job) -> Canceled:
     said = await services.queue.cancel(job.id)
     if said == "canceled" and job.state not in FINAL_STATES:
         # It never reached a worker, or its worker is gone: nobody else counts it.
-        services.metrics.requests.labels(job.payload["task"], "canceled").inc()
+        services.metrics.requests.labels(task_of(job.spec) or "unknown", "canceled").inc()
     return said
 
 

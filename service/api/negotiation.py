@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from service.errors import Problem
 from service.tasks.images import MEDIA_TYPES, Format
 
 EVENTS = "text/event-stream"
@@ -65,3 +67,35 @@ def _covers(media_range: str, offer: str) -> bool:
 
 def _precision(media_range: str) -> int:
     return 2 - media_range.count("*")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsePreference:
+    """How a client wants its answer."""
+
+    kind: str  # JSON, EVENTS, or a picture's media type
+    wait: float | None
+    cancel_on_disconnect: bool
+
+    @classmethod
+    def of(
+        cls,
+        accept: str | None,
+        prefer: str | None,
+        *,
+        n: int,
+        format: Format,
+        limit: float,
+        cancel_on_disconnect: bool,
+    ) -> ResponsePreference:
+        """From the two headers, how many pictures in which format, and the longest wait. Raises Problem where it can't
+        be met."""
+        kind = negotiate(accept, (JSON, EVENTS, MEDIA_TYPES[format], *FORMATS))
+        if kind is None:
+            offers = ", ".join((JSON, EVENTS, *FORMATS))
+            raise Problem(406, "not_acceptable", f"the answer can be one of {offers}")
+        if kind in FORMATS and n > 1:
+            raise Problem.field("n", "must be 1 where the answer is the picture itself", "one_picture")
+        if kind == EVENTS and not names(accept, EVENTS):
+            kind = JSON
+        return cls(kind, prefer_wait(prefer, limit), cancel_on_disconnect)

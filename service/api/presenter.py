@@ -7,68 +7,36 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from service.api.job_access import cancel_job, picture_response, until_finished
-from service.api.negotiation import EVENTS, FORMATS, JSON, names, negotiate, prefer_wait
-from service.api.schemas import JobError, JobImage, JobObject, JobUrls, ResolvedRequest
+from service.api.job_access import cancel_job, picture_response, read_spec, until_finished
+from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
+from service.api.schemas import Fork, JobError, JobImage, JobObject, JobUrls, PaddingObject, ResolvedRequest, Task
 from service.api.sse import EventStreamResponse, encode, frame, relay
 from service.errors import Problem, draining
 from service.jobs import FINAL_STATES, Event, Job, cancelled
 from service.jobs.messages import encode_event
+from service.jobs.spec import JobSpec, OutpaintCompose
 from service.services import Services
-from service.tasks.images import MEDIA_TYPES, Format
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a client wants its answer."""
-
-    kind: str  # JSON, EVENTS, or a picture's media type
-    wait: float | None
-    cancel_on_disconnect: bool
-
-    @classmethod
-    def of(
-        cls,
-        accept: str | None,
-        prefer: str | None,
-        *,
-        n: int,
-        format: Format,
-        limit: float,
-        cancel_on_disconnect: bool,
-    ) -> Wish:
-        """From the two headers, how many pictures in which format, and the longest wait. Raises Problem where it can't
-        be met."""
-        kind = negotiate(accept, (JSON, EVENTS, MEDIA_TYPES[format], *FORMATS))
-        if kind is None:
-            offers = ", ".join((JSON, EVENTS, *FORMATS))
-            raise Problem(406, "not_acceptable", f"the answer can be one of {offers}")
-        if kind in FORMATS and n > 1:
-            raise Problem.field("n", "must be 1 where the answer is the picture itself", "one_picture")
-        if kind == EVENTS and not names(accept, EVENTS):
-            kind = JSON
-        return cls(kind, prefer_wait(prefer, limit), cancel_on_disconnect)
-
-
-async def answer(services: Services, request: Request, job: Job, wish: Wish) -> Response:
+async def present(services: Services, request: Request, job: Job, preference: ResponsePreference) -> Response:
     root = root_of(request)
     headers = {"Location": job_url(root, job.id), "X-Job-ID": job.id}
-    if wish.kind == EVENTS:
-        abandoned = partial(cancel_job, services, job) if wish.cancel_on_disconnect else None
+    if preference.kind == EVENTS:
+        abandoned = partial(cancel_job, services, job) if preference.cancel_on_disconnect else None
         return event_stream(services, job.id, root, after=None, headers=headers, abandoned=abandoned)
-    if wish.kind in FORMATS:
-        limit = services.settings.picture_wait if wish.wait is None else wish.wait
-        job = await _awaited(services, request, job, limit, wish)
+    if preference.kind in FORMATS:
+        limit = services.settings.picture_wait if preference.wait is None else preference.wait
+        job = await _awaited(services, request, job, limit, preference)
         if job.state not in FINAL_STATES and services.lifecycle.closing.is_set():
             going = f"the job goes on elsewhere, its picture will be at {headers['Location']}"
             raise draining(services.settings.retry_after, going, headers)
@@ -76,7 +44,7 @@ async def answer(services: Services, request: Request, job: Job, wish: Wish) -> 
             detail = f"not done within {limit:g} s; the job goes on, its picture will be at {headers['Location']}"
             raise Problem(504, "not_done_yet", detail, headers={**headers, "Retry-After": "1"})
         try:
-            response = await picture_response(services, job, 0, FORMATS[wish.kind])
+            response = await picture_response(services, job, 0, FORMATS[preference.kind])
         except Problem as problem:
             # Who asked for the picture in one go gets a failure as a server's error.
             problem.status = 500 if job.state == "failed" else problem.status
@@ -84,20 +52,22 @@ async def answer(services: Services, request: Request, job: Job, wish: Wish) -> 
             raise
         response.headers.update(headers)
         return response
-    if wish.wait is not None:
-        job = await _awaited(services, request, job, wish.wait, wish)
-        headers["Preference-Applied"] = f"wait={wish.wait:g}"
+    if preference.wait is not None:
+        job = await _awaited(services, request, job, preference.wait, preference)
+        headers["Preference-Applied"] = f"wait={preference.wait:g}"
     status = 200 if job.state in FINAL_STATES else 202
     body = job_object(job, root).model_dump(mode="json", by_alias=True)
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-async def _awaited(services: Services, request: Request, job: Job, seconds: float, wish: Wish) -> Job:
+async def _awaited(
+    services: Services, request: Request, job: Job, seconds: float, preference: ResponsePreference
+) -> Job:
     """As until_finished, and no longer than somebody waits for the answer."""
     left = asyncio.ensure_future(_disconnected(request))
     try:
         job = await until_finished(services, job, seconds, left)
-        if left.done() and wish.cancel_on_disconnect:
+        if left.done() and preference.cancel_on_disconnect:
             await cancel_job(services, job)
     finally:
         await cancelled(left)
@@ -143,14 +113,12 @@ def job_url(root: str, job_id: str) -> str:
 
 def job_object(job: Job, root: str) -> JobObject:
     """root: the path that a proxy strips, in front of every URL."""
-    result, payload, own = job.result or {}, job.payload, job_url(root, job.id)
-    height, width = payload["size"]
-    request = payload | {"class": payload["class_label"]}
-    if payload["task"] != "inpaint":
-        del request["feather"]
+    result, spec, own = job.result or {}, read_spec(job), job_url(root, job.id)
+    height, width = spec.size
+    succeeded = job.state == "succeeded"
     return JobObject(
         id=job.id,
-        task=payload["task"],
+        task=cast(Task, spec.task),
         status=job.state,
         position=job.position,
         created_at=_moment(job.created_at) or datetime.now(UTC),
@@ -158,19 +126,47 @@ def job_object(job: Job, root: str) -> JobObject:
         finished_at=_moment(job.finished_at),
         expires_at=_moment(job.expires_at),
         model=job.model,
-        class_name=payload["class_name"],
-        request=ResolvedRequest.model_validate(request),
+        class_name=spec.class_name,
+        request=_resolved(spec),
         width=width,
         height=height,
-        padding=payload.get("padding"),
-        fork=payload.get("fork"),
+        padding=_padding(spec),
+        fork=_fork(spec),
         images=[JobImage(**image) for image in _images(result.get("images", ()), own)],
-        mask_tokens=result.get("token_mask"),
+        mask_tokens=(~spec.fixed_cells).astype(int).tolist() if succeeded and spec.picture_box else None,
         error=None if job.error is None else JobError(**job.error),
         urls=JobUrls(self=own, events=f"{own}/events", cancel=own),
         timings=result.get("timings", {}),
         usage=result.get("usage", {}),
     )
+
+
+def _resolved(spec: JobSpec) -> ResolvedRequest:
+    output = spec.output
+    return ResolvedRequest.model_validate(
+        {
+            "model": spec.model,
+            "class": spec.class_label,
+            "n": spec.n,
+            "seed": spec.seeds[0],
+            **spec.sampling.model_dump(mode="json"),
+            "previews": output.previews,
+            "format": output.format,
+            "quality": output.quality,
+            **spec.request,
+        }
+    )
+
+
+def _padding(spec: JobSpec) -> PaddingObject | None:
+    if not isinstance(spec.compose, OutpaintCompose):
+        return None
+    return PaddingObject(**asdict(spec.compose.geometry.padding))
+
+
+def _fork(spec: JobSpec) -> Fork | None:
+    fork = spec.fork
+    return None if fork is None else Fork(job=fork.job, image=fork.image, step=fork.step)
 
 
 def event_frame(event: Event, job_id: str, root: str) -> bytes:

@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.tasks.fields import Method, Source
-from service.tasks.images import Format, MaskMode
+from service.api import sse
+from service.api.problems import described
+from service.tasks.expand import Method
+from service.tasks.fields import Source
+from service.tasks.images import MEDIA_TYPES, Format, MaskMode
 
 Task = Literal["generate", "expand", "inpaint", "outpaint", "vary"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -177,3 +180,23 @@ class Links(BaseModel):
     events: str
     images: list[str]
     expires_at: datetime | None = Field(description="Null: no key is needed here, and they are the plain ones")
+
+
+_PICTURES: dict[str, Any] = {
+    media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()
+}
+_STREAM: dict[str, Any] = {sse.MEDIA_TYPE: {"schema": {"type": "string"}}}
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"model": JobObject, "description": "The job is accepted; `Location` says where to follow it"},
+    200: {
+        "model": JobObject,
+        "description": "With `Prefer: wait=N`, the job, ended in time. With `Accept: text/event-stream`, its events. "
+        "With `Accept: image/png`, `image/jpeg` or `image/webp`, the picture itself",
+        "content": _STREAM | _PICTURES,
+    },
+    **described(400, 406, 413, 415, 422),
+    504: described(504)[504]
+    | {"description": "Only a picture was accepted, and it is not done in time; the job goes on"},
+}
+"""The kinds of answer of a route that makes a job, by Accept and Prefer."""

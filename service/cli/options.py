@@ -10,24 +10,12 @@ from pydantic import ValidationError
 
 from engine.editing.outpainting import SIDES
 from engine.request import MAX_SEED, MAX_STEPS
-from service.tasks.fields import (
-    DEFAULT_KEEP,
-    ExpandRequest,
-    GenerateRequest,
-    InpaintFields,
-    Method,
-    OutpaintFields,
-    VaryFields,
-)
+from service.tasks.expand import Method
+from service.tasks.fields import TaskFields
+from service.tasks.registry import TASKS
+from service.tasks.vary import DEFAULT_KEEP
 
-SCHEMAS: dict[str, type[GenerateRequest]] = {
-    "generate": GenerateRequest,
-    "expand": ExpandRequest,
-    "inpaint": InpaintFields,
-    "outpaint": OutpaintFields,
-    "vary": VaryFields,
-}
-NAMES = tuple(SCHEMAS)
+NAMES = tuple(TASKS)
 
 
 def add(commands: Any) -> None:
@@ -70,11 +58,11 @@ def add(commands: Any) -> None:
         _add_sampling(command)
 
 
-def checked(parsed: Namespace) -> GenerateRequest:
+def checked(parsed: Namespace) -> TaskFields:
     """What the API would take; else the command ends with status 2."""
     if parsed.command == "inpaint" and parsed.mask is None and parsed.mask_mode != "alpha":
         parsed.refuse("a mask is needed, unless --mask-mode is alpha and the picture is transparent")
-    schema = SCHEMAS[parsed.command]
+    schema = TASKS[parsed.command].fields
     # The model may be a path here; the class, the model decides.
     given = {name: getattr(parsed, name, None) for name in schema.model_fields if name not in ("model", "class_")}
     try:

@@ -97,7 +97,7 @@ class NewJob:
     model: str
     client: str = "local"
     cost: int  # KV tokens
-    payload: dict[str, Any]
+    spec: str  # a JobSpec as text, which the queue never reads
     weight: float = 1.0  # share of the client against others of the same model
     priority: Priority = "normal"
     quota: int | None = None  # jobs of this client that may be queued or running, of all models together
@@ -132,7 +132,7 @@ class Claim:
     id: str
     attempt: int
     cost: int
-    payload: dict[str, Any]
+    spec: str  # a JobSpec as text, which the queue never reads
     cancel_requested: bool
     queued_seconds: float = 0.0  # from submission to this claim, by the server's clock
     alone: bool = False  # a poison candidate: nothing may be drawn beside it
@@ -145,7 +145,7 @@ class EndedJob:
 
     id: str
     state: State
-    payload: dict[str, Any]
+    spec: str  # a JobSpec as text, which the queue never reads
 
 
 class Claims(list[Claim]):
@@ -178,7 +178,7 @@ class Job:
     state: State
     attempt: int
     cost: int
-    payload: dict[str, Any]
+    spec: str  # a JobSpec as text, which the queue never reads
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     created_at: float  # unix seconds, as all times here

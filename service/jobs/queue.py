@@ -60,7 +60,7 @@ class Queue(QueueReader):
         server's memory is full.
         """
         arguments: list[Any] = [job.id, job.model, job.client, job.priority]
-        arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, dump(job.payload)]
+        arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, job.spec]
         arguments += [self.config.max_queued, self.config.held_ms, *job.blobs]
         try:
             created, state, ahead = await self._submit([self.config.prefix], arguments)
@@ -114,13 +114,13 @@ class Queue(QueueReader):
                 id=text(job_id),
                 attempt=int(attempt),
                 cost=int(cost),
-                payload=json.loads(payload),
+                spec=text(spec),
                 cancel_requested=text(cancel) == "1",
                 queued_seconds=int(queued_ms) / 1000,
                 alone=bool(as_suspect),
                 pictures=tuple(json.loads(picture) for picture in pictures),
             )
-            for job_id, attempt, cost, payload, cancel, queued_ms, as_suspect, pictures in granted
+            for job_id, attempt, cost, spec, cancel, queued_ms, as_suspect, pictures in granted
         ]
         return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
 
@@ -195,7 +195,4 @@ class Queue(QueueReader):
 
 
 def _ended(entries: Iterable[Sequence[Any]]) -> list[EndedJob]:
-    return [
-        EndedJob(id=text(job_id), state=cast(State, text(state)), payload=json.loads(payload))
-        for job_id, state, payload in entries
-    ]
+    return [EndedJob(id=text(job_id), state=cast(State, text(state)), spec=text(spec)) for job_id, state, spec in entries]

@@ -43,7 +43,7 @@ class QueueReader:
             state=cast(State, held["state"]),
             attempt=int(held["attempt"]),
             cost=int(held["cost"]),
-            payload=json.loads(held["payload"]),
+            spec=held["payload"],
             result=json.loads(held["result"]) if "result" in held else None,
             error=json.loads(held["error"]) if "error" in held else None,
             created_at=seconds("created_at") or math.nan,

@@ -1,7 +1,8 @@
 """Worker cards: the live workers and the models that each serves. So the API needs no torch.
 
-A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}]}`, the
-model cards as `ModelCard.to_json()` gives them. It expires unless the worker's heartbeat renews it.
+A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}],
+"spec": version}`, the model cards as `ModelCard.to_json()` gives them, the version that of the JobSpec that the worker
+reads. It expires unless the worker's heartbeat renews it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 
 from service.jobs.messages import QueueConfig
 from service.jobs.scripts import dump, text
+from service.jobs.spec import SPEC_VERSION
 
 
 class WorkerCards:
@@ -54,9 +56,12 @@ class WorkerCards:
         return [json.loads(card) for card in held if card is not None]
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Model name → `{"card", "workers": how many serve it, "capacity": the largest of each kind}`."""
+        """Model name → `{"card", "workers": how many serve it, "capacity": the largest of each kind}`. Workers that
+        read another version of JobSpec don't count: during a rolling update no job is accepted that nobody can draw."""
         models: dict[str, dict[str, Any]] = {}
         for worker in await self.all():
+            if worker.get("spec") != SPEC_VERSION:
+                continue
             for served in worker["models"]:
                 card = served["card"]
                 known = models.setdefault(card["name"], {"card": card, "workers": 0, "capacity": {}})

@@ -22,6 +22,7 @@ from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
 from service.jobs import BlobStore, EndedJob, EventHub, Queue, WorkerCards, connect
 from service.jobs.catalogue import Catalogue
+from service.jobs.spec import task_of
 from service.metrics import Metrics
 from service.server.auth_middleware import AuthMiddleware
 from service.server.listen import is_loopback
@@ -122,7 +123,7 @@ async def _services(
 
         def count(ended: EndedJob) -> None:
             """Counts a job that ended without a worker."""
-            metrics.requests.labels(ended.payload["task"], ended.state).inc()
+            metrics.requests.labels(task_of(ended.spec) or "unknown", ended.state).inc()
 
         queue, hub = Queue(redis, config), EventHub(blocking, config, swept=count)
         await hub.start(lifecycle.closing)

@@ -1,54 +1,84 @@
-"""How the pictures of a job are drawn: on which canvas, from which tokens, through which windows."""
+"""From a JobSpec to engine requests, and from drawn tokens to the finished PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.editing.windows import WindowedGeneration, windows_over
+from engine.editing.windows import WindowedGeneration
 from engine.request import EMPTY, Request, Window
-from service.tasks.inputs import BadUpload, Source
+from service.jobs.spec import JobSpec
+from service.tasks import recipe
+from service.tasks.images import encode
+from service.tasks.registry import TASKS
+from service.tasks.task import Inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from engine.card import ModelCard
+    from engine.codec.codec import Codec
+
+    Fork = Callable[[Request, Mapping[int, int], int, int], Request]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """tokens int32 (rows, cols): what is there before anything is drawn, EMPTY elsewhere. size: rows and columns that
-    are drawn at once."""
-
-    tokens: np.ndarray
-    size: tuple[int, int]
-    windows: tuple[Window, ...]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        rows, cols = self.tokens.shape
-        return rows, cols
-
-    @property
-    def known(self) -> dict[int, int]:
-        """Position → token."""
-        return {int(cell): int(self.tokens.flat[cell]) for cell in np.flatnonzero(self.tokens != EMPTY)}
-
-    @property
-    def corners(self) -> list[tuple[int, int]]:
-        """Row and column of each window; none, where the canvas is drawn at once."""
-        return [] if self.size == self.grid else [(window.row, window.col) for window in self.windows]
-
-    def generation(self, template: Request) -> WindowedGeneration:
-        return WindowedGeneration(template, self.tokens, self.windows, self.size)
+class FinishedPicture:
+    png: bytes
+    width: int
+    height: int
 
 
-def layout_of(payload: Mapping[str, Any], source: Source | None, card: ModelCard) -> Layout:
-    """Raises BadUpload where the source is not of the job's grid."""
-    rows, cols = payload.get("grid") or card.grid
-    tokens = np.full((rows, cols), EMPTY, dtype=np.int32) if source is None else source.canvas
-    if tokens.shape != (rows, cols):
-        raise BadUpload("upload_damaged", f"the upload's tokens are not of the job's grid of {rows}×{cols}")
-    size = card.grid if payload["windowed"] else (rows, cols)
-    return Layout(tokens, size, windows_over(tokens != EMPTY, size))
+def requests(spec: JobSpec, card: ModelCard) -> list[Request]:
+    """The engine's request of each picture, without its fixed tokens."""
+    settings = {name: value for name, value in spec.sampling if value is not None}
+    if spec.rope_scaling is not None:
+        settings["rope_scaling"] = spec.rope_scaling
+    grid = None if spec.grid == card.grid else spec.grid
+    return [
+        Request(class_label=spec.class_label, seed=seed, task=spec.task, grid=grid, **settings) for seed in spec.seeds
+    ]
+
+
+def fork_requests(spec: JobSpec, canvas: np.ndarray, card: ModelCard, fork: Fork) -> list[Request]:
+    """As `requests`; a fork's replay what its parent had drawn. fork: the engine's."""
+    own = requests(spec, card)
+    if spec.fork is None:
+        return own
+    flat = spec.fork.replayed.ravel()
+    drawn = {int(cell): int(flat[cell]) for cell in np.flatnonzero(flat != EMPTY)}
+    fixed = {int(cell): int(canvas.flat[cell]) for cell in np.flatnonzero(canvas != EMPTY)}
+    # The first ancestor's seed decided the order that all its descendants go by.
+    step, ancestor = spec.fork.seeds[-1][0], spec.fork.seeds[0][1]
+    return [fork(replace(request, fixed_tokens=fixed, seed=ancestor), drawn, step, request.seed) for request in own]
+
+
+def generation(spec: JobSpec, canvas: np.ndarray, request: Request) -> WindowedGeneration:
+    """The chain of engine requests that draws one picture on a canvas int32 grid."""
+    corners = spec.windows or ((0, 0),)
+    windows = tuple(Window(row, col, spec.grid[1]) for row, col in corners)
+    return WindowedGeneration(request, canvas, windows, spec.window_shape)
+
+
+def finish(
+    spec: JobSpec, request: Request, tokens: np.ndarray, *, inputs: Inputs, codec: Codec, card: ModelCard
+) -> FinishedPicture:
+    """The picture of a full token map int (rows, cols), as a lossless PNG that carries its recipe. request: as
+    `requests` made it."""
+    drawn = codec.decode(tokens)
+    shown = TASKS[spec.task].compose(spec, inputs, drawn)
+    text = recipe.write(
+        shown,
+        tokens,
+        request,
+        card,
+        class_name=spec.class_name,
+        known=spec.fixed_cells,
+        windows=spec.windows,
+        forks=() if spec.fork is None else spec.fork.seeds,
+        composited=shown is not drawn,
+    )
+    png = encode(shown, "png", text={recipe.KEYWORD: text})
+    return FinishedPicture(png, width=shown.shape[1], height=shown.shape[0])

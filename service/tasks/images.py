@@ -11,11 +11,13 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+
+T = TypeVar("T")
 
 Format = Literal["png", "jpeg", "webp"]
 MaskMode = Literal["white", "black", "alpha"]
@@ -64,13 +66,18 @@ def from_base64(text: str, field: str) -> bytes:
 
 def decode_image(data: bytes, field: str, limits: Limits) -> np.ndarray:
     """uint8 (H, W, 3), upright. Transparent parts are laid on white."""
-    return _guarded(data, field, limits, _rgb)
+    return decode(data, field, limits, rgb)
 
 
 def decode_mask(data: bytes, field: str, mode: MaskMode, limits: Limits) -> np.ndarray:
-    """bool (H, W), upright: True where the picture is to be repainted.
+    """bool (H, W), upright: True where the picture is to be drawn again. See mask_reader."""
+    return decode(data, field, limits, mask_reader(field, mode))
 
-    white: bright pixels are repainted; what is transparent is not, whatever its colour. black: dark ones, likewise.
+
+def mask_reader(field: str, mode: MaskMode) -> Callable[[Image.Image], np.ndarray]:
+    """Reads a mask bool (H, W) from an open picture.
+
+    white: bright pixels are drawn again; transparent pixels are not, whatever their colour. black: dark ones, likewise.
     alpha: transparent ones. Soft masks are cut at THRESHOLD.
     """
 
@@ -80,16 +87,17 @@ def decode_mask(data: bytes, field: str, mode: MaskMode, limits: Limits) -> np.n
                 raise ImageError(field, "no_alpha", 'mask_mode is "alpha", but this picture has no transparency')
             return _alpha(image) < THRESHOLD
         opposite = 0 if mode == "white" else 255
-        bright: np.ndarray = np.asarray(Image.fromarray(_rgb(image, ground=opposite)).convert("L")) >= THRESHOLD
+        bright: np.ndarray = np.asarray(Image.fromarray(rgb(image, ground=opposite)).convert("L")) >= THRESHOLD
         return bright if mode == "white" else ~bright
 
-    return _guarded(data, field, limits, repaint)
+    return repaint
 
 
-def check_mask(mask: np.ndarray, image: np.ndarray, field: str = "mask") -> None:
-    """A mask bool (H, W) must have the picture's size and leave something to draw and something to keep."""
-    if mask.shape != image.shape[:2]:
-        (height, width), (rows, cols) = image.shape[:2], mask.shape
+def check_mask(mask: np.ndarray, size: tuple[int, int], field: str = "mask") -> None:
+    """A mask bool (H, W) must have the picture's size (height, width) and leave something to draw and something to
+    keep."""
+    if mask.shape != size:
+        (height, width), (rows, cols) = size, mask.shape
         raise ImageError(
             field,
             "size",
@@ -126,7 +134,8 @@ def transcode(png: bytes, format: Format, quality: int) -> bytes:
         return encode(np.asarray(picture.convert("RGB")), format, quality)
 
 
-def _guarded(data: bytes, field: str, limits: Limits, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def decode(data: bytes, field: str, limits: Limits, read: Callable[[Image.Image], T]) -> T:
+    """What `read` makes of the picture, opened once, within the limits and upright. Raises ImageError."""
     if not data:
         raise ImageError(field, "empty", "the file is empty")
     try:
@@ -161,7 +170,7 @@ def _too_large(field: str, limits: Limits) -> ImageError:
     return ImageError(field, "too_many_pixels", f"the picture is too large: {bounds}", status=413)
 
 
-def _rgb(image: Image.Image, ground: int = 255) -> np.ndarray:
+def rgb(image: Image.Image, ground: int = 255) -> np.ndarray:
     """uint8 (H, W, 3); transparent parts are laid on this level of grey."""
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip, not scale
         grey = np.asarray(image).astype(np.uint32)

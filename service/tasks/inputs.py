@@ -1,37 +1,21 @@
-"""Pictures around a drawing: what is known before it, what is shown during it, what is kept after it.
-
-Plain functions that block: they run in a thread beside the engine's.
-"""
+"""What a worker loads for a job: the stored pictures, and the canvas of fixed tokens. These functions block."""
 
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from engine.editing.masks import composite, fit, known_tokens, token_mask
-from engine.editing.outpainting import OutpaintGeometry, Padding, assemble, outpaint_geometry
-from engine.request import EMPTY, Request, RequestError
-from service.tasks import recipe
-from service.tasks.images import encode
-from service.tasks.recipe import RecipeError
+from engine.editing.masks import fit
+from engine.request import EMPTY
+from service.jobs.spec import Box, InpaintCompose, JobSpec, Size
+from service.tasks.task import Inputs
 
 if TYPE_CHECKING:
-    from engine.card import ModelCard
     from engine.codec.codec import Codec
-
-log = logging.getLogger(__name__)
-
-# Key of a payload → field of a request; the class, the seed and the fixed tokens are read apart.
-_APART = {"class_label", "seed", "fixed_tokens", "replayed_tokens", "window"}
-_KEYS = {"rope_scaling": "extension"}
-SETTINGS = {_KEYS.get(f.name, f.name): f.name for f in fields(Request) if f.name not in _APART}
-PAIRS = ("order", "grid")  # lists in JSON
 
 
 class BadUpload(Exception):
@@ -42,117 +26,50 @@ class BadUpload(Exception):
         self.code = code
 
 
-class Source(Protocol):
-    """The picture that a drawing starts from, at its own size."""
-
-    @property
-    def canvas(self) -> np.ndarray:
-        """int32 (rows, cols): the tokens that are kept, EMPTY where it is drawn."""
-
-    def compose(self, drawn: np.ndarray) -> np.ndarray:
-        """The finished picture uint8 (H, W, 3), with what was drawn on the canvas, uint8 (h, w, 3)."""
+def whole_picture(grid: Size) -> Box:
+    """The picture covers the whole canvas."""
+    return Box(row=0, col=0, rows=grid[0], cols=grid[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """What an inpainting starts from."""
-
-    image: np.ndarray  # uint8 (H, W, 3)
-    mask: np.ndarray  # bool (H, W), True: repaint
-    redrawn: np.ndarray  # bool (rows, cols): the mask snapped to tokens
-    tokens: np.ndarray  # int32 (rows, cols): the picture, fitted and encoded
-    feather: int = 0
-    seamless: bool = False
-
-    @property
-    def known(self) -> dict[int, int]:
-        """Grid position → token of what is kept."""
-        return known_tokens(self.tokens, self.redrawn)
-
-    @property
-    def canvas(self) -> np.ndarray:
-        return np.where(self.redrawn, np.int32(EMPTY), self.tokens)
-
-    def compose(self, drawn: np.ndarray) -> np.ndarray:
-        return composite(self.image, drawn, self.mask, self.feather, smooth=self.seamless)
+def tokens_on(tokens: np.ndarray | None, grid: Size) -> np.ndarray | None:
+    """Known tokens, if they are those of this grid."""
+    return tokens if tokens is not None and tokens.shape == grid else None
 
 
-@dataclass(frozen=True, slots=True)
-class Outpainting:
-    """What an outpainting starts from."""
-
-    image: np.ndarray  # uint8 (H, W, 3)
-    geometry: OutpaintGeometry
-    tokens: np.ndarray  # int32 (geometry.cells): the picture, fitted and encoded
-    seamless: bool = False
-
-    @property
-    def canvas(self) -> np.ndarray:
-        return self.geometry.canvas(self.tokens)
-
-    def compose(self, drawn: np.ndarray) -> np.ndarray:
-        return assemble(self.image, drawn, self.geometry, smooth=self.seamless)
-
-
-def read_upload(
-    image_png: bytes | None,
-    mask_png: bytes | None,
-    card: ModelCard,
-    codec: Codec,
-    feather: int = 0,
-    tokens: np.ndarray | None = None,
-    *,
-    seamless: bool = False,
-) -> Upload:
-    """tokens int32 (rows, cols): the picture's, where they are known already, on whatever grid. Raises BadUpload."""
-    image, mask = read_picture(image_png), _opened(mask_png, "1")
-    if mask.shape != image.shape[:2]:
+def open_inputs(blobs: Mapping[str, bytes | None]) -> Inputs:
+    """Stored PNGs by what they are. Raises BadUpload."""
+    image = _opened(blobs["image"], "RGB") if "image" in blobs else None
+    mask = _opened(blobs["mask"], "1") if "mask" in blobs else None
+    if image is not None and mask is not None and mask.shape != image.shape[:2]:
         raise BadUpload("upload_damaged", "picture and mask differ in size")
-    redrawn = token_mask(mask, card.grid if tokens is None else (tokens.shape[0], tokens.shape[1]))
-    if not redrawn.any():
-        raise BadUpload("upload_damaged", "the mask selects nothing")
+    return Inputs(image, mask)
+
+
+def empty_canvas(spec: JobSpec) -> np.ndarray:
+    """int32 grid, nothing drawn yet."""
+    return np.full(spec.grid, EMPTY, dtype=np.int32)
+
+
+def load_canvas(spec: JobSpec, inputs: Inputs, codec: Codec) -> np.ndarray:
+    """int32 grid: the picture's tokens where they are fixed, EMPTY elsewhere. Raises BadUpload."""
+    canvas, box = empty_canvas(spec), spec.picture_box
+    if box is None:
+        return canvas
+    tokens = spec.picture_tokens
     if tokens is None:
-        tokens = tokens_of(image, image_png, card.grid, card, codec)
-    return Upload(image, mask, redrawn, tokens, feather, seamless)
+        if inputs.image is None:
+            raise BadUpload("upload_missing", "the uploaded picture is no longer stored")
+        tokens = codec.encode(fit(inputs.image, (box.rows * codec.stride, box.cols * codec.stride)))
+    canvas[box.row : box.row + box.rows, box.col : box.col + box.cols] = tokens
+    canvas[~spec.fixed_cells] = EMPTY
+    return canvas
 
 
-def read_outpainting(
-    image_png: bytes | None,
-    asked: Padding,
-    card: ModelCard,
-    codec: Codec,
-    tokens: np.ndarray | None = None,
-    *,
-    seamless: bool = False,
-) -> Outpainting:
-    """asked: pixels on each side. tokens: as for read_upload, where they have the grid that the picture gets here.
-    Raises BadUpload."""
-    image = read_picture(image_png)
-    height, width = image.shape[:2]
-    try:
-        geometry = outpaint_geometry((height, width), asked, grid=card.grid, stride=card.stride)
-    except RequestError as error:
-        raise BadUpload("upload_damaged", str(error)) from error
-    if tokens is None or tokens.shape != geometry.cells:
-        tokens = tokens_of(image, image_png, geometry.cells, card, codec)
-    return Outpainting(image, geometry, tokens, seamless)
-
-
-def read_picture(png: bytes | None) -> np.ndarray:
-    """uint8 (H, W, 3) of a stored upload. Raises BadUpload."""
-    return _opened(png, "RGB")
-
-
-def tokens_of(image: np.ndarray, png: bytes | None, grid: tuple[int, int], card: ModelCard, codec: Codec) -> np.ndarray:
-    """int32 grid of a picture uint8 (H, W, 3), fitted to it: those that its PNG tells of, where they are to be
-    believed, else the tokenizer's."""
-    text = None if png is None else recipe.text_of(png)
-    if text is not None:
-        try:
-            return recipe.tokens_of(recipe.read(text), image, card, grid)
-        except RecipeError as error:
-            log.info("an upload with a recipe is encoded again: %s", error)
-    return codec.encode(fit(image, (grid[0] * card.stride, grid[1] * card.stride)))
+def fork_blobs(spec: JobSpec) -> dict[str, str]:
+    """The blobs that a fork needs beside a finished picture: the mask, and the upload where a border is blended. All
+    else of the upload is in the picture."""
+    feathered = isinstance(spec.compose, InpaintCompose) and spec.compose.feather
+    return {what: name for what, name in spec.blobs.items() if what == "mask" or feathered}
 
 
 def _opened(png: bytes | None, mode: str) -> np.ndarray:
@@ -162,52 +79,3 @@ def _opened(png: bytes | None, mode: str) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]).convert(mode))
     except Exception as error:  # Pillow raises nearly everything
         raise BadUpload("upload_damaged", f"a stored upload cannot be read: {error}") from error
-
-
-def request_of(payload: Mapping[str, Any], image: int, known: Mapping[int, int]) -> Request:
-    settings = {name: payload[key] for key, name in SETTINGS.items() if payload.get(key) is not None}
-    settings |= {name: tuple(settings[name]) for name in PAIRS if name in settings}
-    return Request(class_label=payload["class_label"], seed=payload["seeds"][image], fixed_tokens=known, **settings)
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    png: bytes
-    width: int
-    height: int
-
-
-def finished(
-    tokens: np.ndarray,
-    source: Source | None,
-    codec: Codec,
-    card: ModelCard,
-    request: Request,
-    class_name: str | None,
-    known: np.ndarray | None = None,
-    windows: Sequence[tuple[int, int]] = (),
-    forks: Sequence[tuple[int, int]] = (),
-) -> Picture:
-    """The picture of a full token map int (rows, cols), as a lossless PNG that tells its recipe.
-
-    request: what was drawn; the template where there are windows. known bool (rows, cols): the tokens that were given;
-    None: those of the source, or else of the request. windows: row and column of each, in drawing order, where the
-    canvas was drawn so. forks: see recipe.forked.
-    """
-    drawn = codec.decode(tokens)
-    shown = drawn if source is None else source.compose(drawn)
-    if known is None and source is not None:
-        known = source.canvas != EMPTY
-    told = recipe.write(
-        shown,
-        tokens,
-        request,
-        card,
-        class_name=class_name,
-        known=known,
-        windows=windows,
-        forks=forks,
-        composited=shown is not drawn,
-    )
-    png = encode(shown, "png", text={recipe.KEYWORD: told})
-    return Picture(png, width=shown.shape[1], height=shown.shape[0])

@@ -6,10 +6,8 @@ for the very pixels that it was written with.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.card import SETTINGS, ModelCard
 from engine.request import MAX_SEED, Request
+from service.jobs.packing import PackingError, pack_bits, pack_tokens, unpack_bits, unpack_tokens
 
 KEYWORD = "arpg"
 """Of the text chunk."""
@@ -143,8 +142,8 @@ def write(
         forks=list(forks),
         grid=(tokens.shape[0], tokens.shape[1]),
         windows=list(windows),
-        known=_packed(known) if known.any() else None,
-        tokens=_deflated(tokens),
+        known=pack_bits(known) if known.any() else None,
+        tokens=pack_tokens(tokens),
         composited=composited,
         pixels=digest(pixels),
     )
@@ -176,8 +175,8 @@ def read(text: str | None) -> Recipe:
         tokenizer=sheet.tokenizer,
         class_name=sheet.class_name,
         request=Request(**given),
-        tokens=_inflated(sheet.tokens, sheet.grid),
-        known=_unpacked(sheet.known, sheet.grid),
+        tokens=_tokens(sheet),
+        known=_known(sheet),
         windows=tuple(sheet.windows),
         forks=tuple(sheet.forks),
         composited=sheet.composited,
@@ -190,19 +189,24 @@ def text_of(file: bytes) -> str | None:
     at: check the file's pixels and size elsewhere."""
     try:
         with Image.open(io.BytesIO(file), formats=["PNG"]) as picture:
-            text = picture.info.get(KEYWORD)
+            return text_in(picture)
     except Exception:  # Pillow raises nearly everything
         return None
+
+
+def text_in(picture: Image.Image) -> str | None:
+    """The chunk of an open picture, unread."""
+    text = picture.info.get(KEYWORD)
     return str(text) if isinstance(text, str) and len(text) <= MAX_TEXT else None
 
 
-def tokens_of(recipe: Recipe, pixels: np.ndarray, card: ModelCard, grid: tuple[int, int] | None = None) -> np.ndarray:
-    """The tokens int32 (rows, cols) of a picture uint8 (H, W, 3), as if this model's tokenizer had just encoded it.
-    grid: what it would be fitted to; None: the model's. Raises RecipeError where they can't be taken over."""
-    rows, cols = grid or card.grid
+def tokens_of(recipe: Recipe, pixels: np.ndarray, card: ModelCard) -> np.ndarray:
+    """The tokens int32 (rows, cols) of a picture uint8 (H, W, 3), as if this model's tokenizer had just encoded it at
+    its own size. Raises RecipeError where they can't be taken over."""
+    rows, cols = recipe.tokens.shape
     if not recipe.tokenizer or recipe.tokenizer != card.tokenizer:
         raise RecipeError("its tokens are another tokenizer's")
-    if recipe.tokens.shape != (rows, cols) or pixels.shape[:2] != (rows * card.stride, cols * card.stride):
+    if pixels.shape[:2] != (rows * card.stride, cols * card.stride):
         raise RecipeError(f"it is not of the size of {rows}×{cols} tokens, and has to be fitted")
     if recipe.tokens.max() >= card.codebook_size:
         raise RecipeError(f"its recipe has a token that is not in the codebook of {card.codebook_size}")
@@ -223,42 +227,17 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def _deflated(tokens: np.ndarray) -> str:
-    size = "<u2" if tokens.max() < 2**16 else "<u4"
-    return base64.b64encode(zlib.compress(tokens.astype(size).tobytes(), 9)).decode()
-
-
-def _inflated(text: str, grid: tuple[int, int]) -> np.ndarray:
-    count = grid[0] * grid[1]
-    stream = zlib.decompressobj()
+def _tokens(sheet: _Sheet) -> np.ndarray:
     try:
-        data = stream.decompress(_bytes(text), 4 * count + 1)
-    except zlib.error:
-        raise RecipeError("its token map is damaged") from None
-    if not stream.eof or stream.unused_data or len(data) not in (2 * count, 4 * count):
-        raise RecipeError(f"its token map is not one of {grid[0]}×{grid[1]} tokens")
-    tokens = np.frombuffer(data, "<u2" if len(data) == 2 * count else "<u4").reshape(grid)
-    if tokens.max() >= 2**31:
-        raise RecipeError("its token map has a token beyond any codebook")
-    return tokens.astype(np.int32)
+        return unpack_tokens(sheet.tokens, sheet.grid)
+    except PackingError as error:
+        raise RecipeError(str(error)) from None
 
 
-def _packed(known: np.ndarray) -> str:
-    return base64.b64encode(np.packbits(known).tobytes()).decode()
-
-
-def _unpacked(text: str | None, grid: tuple[int, int]) -> np.ndarray:
-    count = grid[0] * grid[1]
-    if text is None:
-        return np.zeros(grid, dtype=bool)
-    data = _bytes(text)
-    if len(data) != -(-count // 8):
-        raise RecipeError(f"what it says of known tokens is not of {grid[0]}×{grid[1]} tokens")
-    return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool).reshape(grid)
-
-
-def _bytes(text: str) -> bytes:
+def _known(sheet: _Sheet) -> np.ndarray:
+    if sheet.known is None:
+        return np.zeros(sheet.grid, dtype=bool)
     try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise RecipeError("its recipe is damaged: this is not base64") from None
+        return unpack_bits(sheet.known, sheet.grid)
+    except PackingError as error:
+        raise RecipeError(str(error)) from None

@@ -1,51 +1,83 @@
-"""The pictures that a job starts from: as they come, and as they are stored."""
+"""The client's pictures: opened once, checked, and coded once as the PNGs that are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
+from engine.card import ModelCard
+from service.jobs.spec import Size
 from service.tasks import images, recipe
 from service.tasks.images import ImageError, Limits, MaskMode
-
-UPLOADS: dict[str, tuple[str, ...]] = {"inpaint": ("image", "mask"), "outpaint": ("image",), "vary": ("image",)}
-"""What the tasks start from; the others start from nothing."""
-
-
-def uploads_of(payload: Mapping[str, Any]) -> dict[str, str]:
-    """Their names, by what they are."""
-    return {what: payload[what] for what in UPLOADS.get(payload["task"], ())}
+from service.tasks.recipe import RecipeError
+from service.tasks.task import PictureFacts
 
 
-def needed_to_fork(payload: Mapping[str, Any]) -> dict[str, str]:
-    """Those that a fork needs beside a finished picture: but for the mask, and a border that is blended, all that it
-    takes of the upload is in the picture."""
-    return {what: name for what, name in uploads_of(payload).items() if what == "mask" or payload.get("feather")}
+@dataclass(frozen=True, slots=True)
+class OpenedPicture:
+    """pixels uint8 (H, W, 3); mask: of its transparency, where that is asked for; recipe: the text of its chunk."""
+
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    recipe: str | None
+
+    @property
+    def size(self) -> Size:
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def read_image(image: bytes | str, limits: Limits) -> tuple[np.ndarray, bytes]:
-    """A file, or its base64: uint8 (H, W, 3), and the same as PNG, with what it tells of itself. Raises ImageError."""
-    data = _bytes(image, "image")
-    pixels = images.decode_image(data, "image", limits)
-    told = recipe.text_of(data)
-    return pixels, images.encode(pixels, "png", level=1, text=None if told is None else {recipe.KEYWORD: told})
+def read_upload(
+    image: bytes | str, mask: bytes | str | None, mask_mode: MaskMode | None, limits: Limits, card: ModelCard
+) -> tuple[PictureFacts, dict[str, bytes]]:
+    """The facts of an upload, and the PNGs to store. mask_mode: None: the task takes no mask. Blocks. Raises
+    ImageError."""
+    picture = open_picture(image, limits, alpha_mask=mask_mode == "alpha" and mask is None)
+    blobs = {"image": images.encode(picture.pixels, "png", level=1)}
+    selected = None
+    if mask_mode is not None:
+        opened = picture.mask if mask is None else open_mask(mask, mask_mode, limits)
+        selected = check_mask(opened, picture.size)
+        blobs["mask"] = images.encode(selected, "png")
+    return _facts(picture, selected, card), blobs
 
 
-def read_mask(
-    mask: bytes | str | None, image: bytes | str | None, pixels: np.ndarray, mode: MaskMode, limits: Limits
-) -> tuple[np.ndarray, bytes]:
-    """bool (H, W), True where the picture, pixels uint8 (H, W, 3), is repainted, and the same as PNG. image: the
-    upload, whose transparency may stand for a mask. Raises ImageError."""
-    if mask is not None:
-        found = images.decode_mask(_bytes(mask, "mask"), "mask", mode, limits)
-    elif mode == "alpha" and image is not None:
-        found = images.decode_mask(_bytes(image, "image"), "image", mode, limits)
-    else:
+def open_picture(image: bytes | str, limits: Limits, *, alpha_mask: bool = False) -> OpenedPicture:
+    """A file, or its base64. alpha_mask: its transparent pixels are a mask. Raises ImageError."""
+
+    def read(opened: Image.Image) -> OpenedPicture:
+        mask = images.mask_reader("image", "alpha")(opened) if alpha_mask else None
+        return OpenedPicture(images.rgb(opened), mask, recipe.text_in(opened))
+
+    return images.decode(_bytes(image, "image"), "image", limits, read)
+
+
+def open_mask(mask: bytes | str, mode: MaskMode, limits: Limits) -> np.ndarray:
+    """bool (H, W), True where the picture is drawn again. Raises ImageError."""
+    return images.decode_mask(_bytes(mask, "mask"), "mask", mode, limits)
+
+
+def check_mask(mask: np.ndarray | None, size: Size) -> np.ndarray:
+    """The mask of a picture of this size. Raises ImageError."""
+    if mask is None:
         raise ImageError("mask", "missing", "is needed, unless mask_mode is alpha and the picture is transparent")
-    images.check_mask(found, pixels)
-    return found, images.encode(found, "png")
+    images.check_mask(mask, size)
+    return mask
+
+
+def _facts(picture: OpenedPicture, mask: np.ndarray | None, card: ModelCard) -> PictureFacts:
+    """The tokens are those of the picture's recipe, where it can be believed."""
+    return PictureFacts(size=picture.size, grid=card.grid, mask=mask, tokens=_recipe_tokens(picture, card))
+
+
+def _recipe_tokens(picture: OpenedPicture, card: ModelCard) -> np.ndarray | None:
+    if picture.recipe is None:
+        return None
+    try:
+        return recipe.tokens_of(recipe.read(picture.recipe), picture.pixels, card)
+    except RecipeError:
+        return None
 
 
 def _bytes(picture: bytes | str, field: str) -> bytes:

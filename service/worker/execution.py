@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from operator import itemgetter
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from engine.request import EMPTY, Request
+from engine.request import EMPTY
 from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
-from service.tasks.drawing import Layout, layout_of
-from service.tasks.inputs import Source, finished, request_of
-from service.tasks.sources import source_of
-from service.tasks.uploads import needed_to_fork, uploads_of
+from service.jobs.spec import JobSpec
+from service.tasks import drawing
+from service.tasks.inputs import empty_canvas, fork_blobs, load_canvas, open_inputs
+from service.tasks.task import Inputs
 from service.worker import events
 from service.worker.engine_thread import EngineFailed, ImageKey
 from service.worker.picture import ModelContext, PictureExecution
@@ -40,14 +39,12 @@ class JobExecution:
     Pictures that an earlier attempt stored are kept as they are; the others are drawn.
     """
 
-    def __init__(self, claim: Claim, context: ModelContext) -> None:
-        """Raises KeyError, TypeError or ValueError where the payload is not a job's."""
+    def __init__(self, claim: Claim, spec: JobSpec, context: ModelContext) -> None:
         self.claim = claim
+        self.spec = spec
         self.key: AttemptKey = (claim.id, claim.attempt)
         self.pictures: list[PictureExecution] = []
         self._context = context
-        self._task = str(claim.payload["task"])
-        self._count = int(claim.payload["n"])
         self._kept = {int(picture["index"]): picture for picture in claim.pictures}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
@@ -57,9 +54,9 @@ class JobExecution:
     @property
     def unadmitted_cost(self) -> int:
         """KV tokens that this job will reserve and that the engine's statistics don't count yet."""
-        loading = self._count - len(self._kept)
+        loading = self.spec.n - len(self._kept)
         unadmitted = sum(picture.waiting for picture in self.pictures) if self.pictures else loading
-        return -(-self.claim.cost * unadmitted // self._count)
+        return -(-self.claim.cost * unadmitted // self.spec.n)
 
     def interrupt(self, why: Interruption) -> None:
         if not self._interrupted.done():
@@ -83,13 +80,13 @@ class JobExecution:
         context.publisher.register(self.key)
         if claim.cancel_requested:
             self.interrupt("canceled")
-        drawing = self._drawing = asyncio.ensure_future(self._draw())
+        self._drawing = asyncio.ensure_future(self._draw())
         try:
-            await wait_first(drawing, self._interrupted)
+            await wait_first(self._drawing, self._interrupted)
             if self._interrupted.done():
                 await self._leave(self._interrupted.result())
-            elif (error := drawing.exception()) is None:
-                await self._succeed(drawing.result())
+            elif (error := self._drawing.exception()) is None:
+                await self._succeed(self._drawing.result())
             else:
                 await self._fail(error)
         finally:
@@ -98,78 +95,60 @@ class JobExecution:
 
     async def _draw(self) -> list[dict[str, Any]]:
         """The stored images, as the job's result lists them. Raises the error of the first picture that fails."""
-        payload, card, context = self.claim.payload, self._context.card, self._context
-        self._source = await self._load_source()
-        layout = self._layout = layout_of(payload, self._source, card)
-        templates = self._templates(layout)
-        generations = [layout.generation(template) for template in templates]
-        steps = self._steps = card.steps or generations[0].steps
-        finish = partial(
-            finished,
-            source=self._source,
-            codec=context.codec,
-            card=card,
-            class_name=payload["class_name"],
-            windows=layout.corners,
-            forks=[(step, seed) for step, seed in payload.get("forks", ())],
-        )
+        spec, context = self.spec, self._context
+        inputs, canvas = await self._load()
+        requests = drawing.requests(spec, context.card)
+        templates = drawing.fork_requests(spec, canvas, context.card, context.fork)
+        generations = [drawing.generation(spec, canvas, template) for template in templates]
+        steps = self._steps = context.card.steps or generations[0].steps
+        finish = partial(drawing.finish, spec, inputs=inputs, codec=context.codec, card=context.card)
         self.pictures = [
             PictureExecution(
                 ImageKey(*self.key, index),
                 context,
                 generation,
-                partial(finish, request=request_of(payload, index, {})),
-                seed=payload["seeds"][index],
+                partial(finish, request),
+                seed=request.seed,
                 steps=steps,
-                previews=payload["previews"],
+                previews=spec.output.previews,
             )
-            for index, generation in enumerate(generations)
+            for index, (generation, request) in enumerate(zip(generations, requests, strict=True))
         ]
         event = events.started(
             attempt=self.claim.attempt,
-            images=self._count,
-            grid=layout.grid,
+            images=spec.n,
+            grid=spec.grid,
             steps=steps,
-            known=len(layout.known),
+            known=int(spec.fixed_cells.sum()),
             kept=self._kept,
         )
         context.publisher.started(self.key, event)
-        cells = [int(cell) for cell in np.flatnonzero(layout.tokens == EMPTY)]
-        drawing = []
+        cells = [int(cell) for cell in np.flatnonzero(canvas == EMPTY)]
+        under_way = []
         for index, (picture, template) in enumerate(zip(self.pictures, templates, strict=True)):
             if index in self._kept:
                 picture.keep(self._kept[index], cells, replayed=len(template.replayed_tokens))
                 continue
-            if template.replayed_tokens:
-                picture.publish_replayed(template.replayed_tokens, payload["forks"][-1][0])
-            drawing.append(picture.start())
-        return sorted([*self._kept.values(), *await asyncio.gather(*drawing)], key=itemgetter("index"))
+            if spec.fork is not None:
+                picture.publish_replayed(template.replayed_tokens, spec.fork.step)
+            under_way.append(picture.start())
+        return sorted([*self._kept.values(), *await asyncio.gather(*under_way)], key=itemgetter("index"))
 
-    async def _load_source(self) -> Source | None:
-        payload, context = self.claim.payload, self._context
-        if not (names := uploads_of(payload)):
-            return None
-        uploads = {
-            what: await retry_transient("reading an upload", partial(context.blobs.get, name))
-            for what, name in names.items()
-        }
-        source: Source = await context.in_thread(source_of, payload, uploads, context.card, context.codec)
-        return source
-
-    def _templates(self, layout: Layout) -> list[Request]:
-        """What to draw, a request for each picture."""
-        payload = self.claim.payload
-        requests = [request_of(payload, index, {}) for index in range(self._count)]
-        if not (forks := payload.get("forks")):
-            return requests
-        drawn = {cell: token for cell, token in enumerate(chain.from_iterable(payload["drawn"])) if token != EMPTY}
-        step, ancestor = forks[-1][0], forks[0][1]  # every fork keeps the order of its first ancestor
-        parents = [replace(request, fixed_tokens=layout.known, seed=ancestor) for request in requests]
-        fork = self._context.fork
-        return [fork(parent, drawn, step, request.seed) for parent, request in zip(parents, requests, strict=True)]
+    async def _load(self) -> tuple[Inputs, np.ndarray]:
+        """The job's stored pictures, and its canvas int32 (rows, cols)."""
+        spec, context, inputs = self.spec, self._context, Inputs()
+        if spec.blobs:
+            blobs = {
+                what: await retry_transient("reading an upload", partial(context.blobs.get, name))
+                for what, name in spec.blobs.items()
+            }
+            inputs = await context.in_thread(open_inputs, blobs)
+        if spec.picture_box is None:
+            return inputs, empty_canvas(spec)
+        return inputs, await context.in_thread(load_canvas, spec, inputs, context.codec)
 
     async def _succeed(self, images: list[dict[str, Any]]) -> None:
-        layout, card, metrics, now = self._layout, self._context.card, self._context.metrics, time.monotonic()
+        spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()
         last_tokens = self._last_tokens_at or now
         timings = {
             "queue_seconds": self.claim.queued_seconds,
@@ -181,23 +160,21 @@ class JobExecution:
         usage = {
             "steps": self._steps,
             "tokens_drawn": tokens_drawn,
-            "tokens_known": layout.tokens.size * len(images) - tokens_drawn,
+            "tokens_known": spec.fixed_cells.size * len(images) - tokens_drawn,
         }
         result: dict[str, Any] = {
             "images": images,
-            "grid": list(layout.grid),
+            "grid": list(spec.grid),
             "tokenizer": card.tokenizer,
             "weights": card.weights,
             "timings": timings,
             "usage": usage,
         }
-        if self._source is not None:
-            result["token_mask"] = (layout.tokens == EMPTY).astype(int).tolist()
         event = events.completed(images, timings, usage)
-        keep = [*(image["blob"] for image in images), *needed_to_fork(self.claim.payload).values()]
+        keep = [*(image["blob"] for image in images), *fork_blobs(spec).values()]
         if await self._finish("succeeded", "completed", event, result=result, keep=keep):
             metrics.images.labels(card.name).inc(len(images))
-            metrics.request_seconds.labels(card.name, self._task).observe(self._since_acceptance(now))
+            metrics.request_seconds.labels(card.name, self.spec.task).observe(self._since_acceptance(now))
 
     async def _fail(self, error: BaseException) -> None:
         answer = events.error_of(error, self.claim.id)
@@ -227,7 +204,7 @@ class JobExecution:
         answer = await retry_transient("giving a job back", lambda: queue.suspect(*self.key, code, message))
         log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
         if answer in ("failed", "canceled"):
-            self._context.metrics.requests.labels(self._task, answer).inc()
+            self._context.metrics.requests.labels(self.spec.task, answer).inc()
 
     async def _stop_drawing(self) -> None:
         await cancelled(self._drawing)  # first, as it would give the engine more
@@ -254,7 +231,7 @@ class JobExecution:
             log.warning("job %s had been given to another worker when it was finished", self.claim.id)
         if answer != "ok":  # `already`: another call ended it, perhaps otherwise, and counts it
             return False
-        self._context.metrics.requests.labels(self._task, state).inc()
+        self._context.metrics.requests.labels(self.spec.task, state).inc()
         return True
 
     def _since_acceptance(self, moment: float) -> float:

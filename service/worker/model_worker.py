@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from service.jobs import BlobStore, Claim, Queue, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus, State
+from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, task_of
 from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
 from service.worker.engine_metrics import EngineMetrics
@@ -114,7 +115,7 @@ class ModelWorker:
         if claims is None:
             return
         for ended in claims.ended:
-            self._count(ended.payload, ended.state)
+            self._count(ended.spec, ended.state)
         for claim in claims:
             try:
                 await self._take(claim)
@@ -162,11 +163,16 @@ class ModelWorker:
 
     async def _take(self, claim: Claim) -> None:
         try:
-            job = JobExecution(claim, self._context)
-        except (KeyError, TypeError, ValueError) as error:
-            log.error("job %s has an invalid payload", claim.id, exc_info=error)
-            await self._refuse(claim)
+            spec = decode(claim.spec)
+        except UnsupportedVersion as error:
+            await self._refuse(claim, "unsupported_job_version", f"job {claim.id}: {error}")
             return
+        except InvalidSpec as error:
+            log.error("job %s is no job", claim.id, exc_info=error)
+            message = f"job {claim.id} can't be read by this worker, whose log says why"
+            await self._refuse(claim, "invalid_payload", message)
+            return
+        job = JobExecution(claim, spec, self._context)
         for key in [key for key in self._jobs if key[0] == claim.id]:
             # This worker lost the job and has claimed it again: the old attempt must publish nothing more.
             self._publisher.unregister(key)
@@ -188,20 +194,20 @@ class ModelWorker:
 
         task.add_done_callback(ended)
 
-    async def _refuse(self, claim: Claim) -> None:
-        message = f"the payload of job {claim.id} does not fit this worker, whose log says why"
-        error = {"code": "invalid_payload", "message": message}
+    async def _refuse(self, claim: Claim, code: str, message: str) -> None:
+        log.error("%s: %s", code, message)
+        error = {"code": code, "message": message}
         answer = await self._queue.finish(
             claim.id, claim.attempt, 1, state="failed", event="failed", data=events.failed(error), error=error
         )
         if answer == "ok":
-            self._count(claim.payload, "failed")
+            self._count(claim.spec, "failed")
 
-    def _count(self, payload: dict[str, Any], state: State) -> None:
-        """Counts a job that ended before it was drawn here."""
-        task = payload.get("task")
-        known = task in self.engine.model.tasks  # a label must not be an arbitrary string
-        self._metrics.requests.labels(task if known else "unknown", state).inc()
+    def _count(self, spec: str, state: State) -> None:
+        """A job that ended before it was drawn here."""
+        task = task_of(spec)
+        label = task if task in self.engine.model.tasks else "unknown"  # a label is never a client's text
+        self._metrics.requests.labels(label, state).inc()
 
     def _absorb(self, report: EngineReport) -> None:
         """Takes in the report of one turn of the engine, on the event loop."""

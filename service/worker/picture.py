@@ -15,7 +15,7 @@ import numpy as np
 from engine.editing.windows import WindowedGeneration
 from engine.request import StepOutput
 from service.jobs import BlobStore, Queue
-from service.tasks.inputs import Picture
+from service.tasks.drawing import FinishedPicture
 from service.worker import events
 from service.worker.engine_thread import EngineThread, ImageKey
 from service.worker.preview import preview
@@ -65,7 +65,7 @@ class PictureExecution:
         key: ImageKey,
         context: ModelContext,
         generation: WindowedGeneration,
-        finish: Callable[[np.ndarray], Picture],
+        finish: Callable[[np.ndarray], FinishedPicture],
         *,
         seed: int,
         steps: int,
@@ -167,7 +167,7 @@ class PictureExecution:
     async def _store(self) -> dict[str, Any]:
         await self.drawn
         key, context, tokens = self._key, self._context, self._generation.tokens
-        made: Picture = await context.in_thread(self._finish, tokens)
+        made: FinishedPicture = await context.in_thread(self._finish, tokens)
         image = {
             "index": key.image,
             "seed": self._seed,

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from service.jobs import BlobStore, Queue, WorkerCards, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
+from service.jobs.spec import SPEC_VERSION
 from service.worker.background_thread import BackgroundThread
 from service.worker.claiming import Quarantine
 from service.worker.execution import Interruption, wait_first
@@ -137,7 +138,7 @@ class Worker:
     async def _show_card(self) -> None:
         """Renews the worker card, from which the API knows the models that are served."""
         served = [model.served() for model in self._models]
-        card = {"worker": self.name, "models": served, "since": time.time()}
+        card = {"worker": self.name, "models": served, "spec": SPEC_VERSION, "since": time.time()}
         shown: set[str] = set()
         while True:
             self._palette_made.clear()

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from engine.editing.masks import kept
+from engine.request import Request
 from service.tasks import recipe
 from service.tasks.images import Limits, decode_image, encode
-from tests.support.api import CARD, Api, noise, png
+from tests.support.api import CARD, Api, noise, png, spec_of
 
 LIMITS = Limits(10**6, 10**4)
 
@@ -57,9 +58,9 @@ def test_an_outpainting_is_rounded_up_to_tokens_and_says_so_at_once(api: Api, ho
         "left": 1, "right": 7, "up": 0, "down": 0
     }  # fmt: skip
     claim = api.claim()
-    assert (claim.payload["grid"], claim.payload["windowed"], claim.cost) == ([4, 9], True, 32)
-    assert np.array_equal(decode_image(stored(api, claim.payload["image"]), "image", LIMITS), picture)
-    api.finish(claim, 1, claim.payload["seeds"])
+    assert ([*spec_of(claim).grid], spec_of(claim).windowed, claim.cost) == ([4, 9], True, 32)
+    assert np.array_equal(decode_image(stored(api, spec_of(claim).blobs["image"]), "image", LIMITS), picture)
+    api.finish(claim, 1, [*spec_of(claim).seeds])
     assert api.client.get(job["urls"]["self"]).json()["images"][0]["width"] == 45
 
 
@@ -85,7 +86,7 @@ def test_bad_padding_is_refused_by_its_side(api: Api, fields: dict[str, Any], fi
 def test_an_order_goes_by_the_whole_canvas(api: Api) -> None:
     order = [15, 0, 10, 5]  # the first of five columns
     accepted(api.client.post("/v1/outpaint", json={"image": b64(noise(32, 32)), "left": 8, "order": order}))
-    assert api.claim().payload["order"] == order
+    assert [*(spec_of(api.claim()).sampling.order or ())] == order
 
 
 # ---- expand ---------------------------------------------------------------------------------------------------------
@@ -98,11 +99,11 @@ def test_an_expansion_weighs_its_whole_grid_or_a_window(api: Api) -> None:
         assert (job["width"], job["height"]) == (64, 40)
         assert {name: job["request"][name] for name in fields} == fields
         claim = api.claim()
-        assert (claim.payload["grid"], claim.cost) == ([5, 8], cost)
-        assert (claim.payload["windowed"], claim.payload.get("extension")) == (
+        assert ([*spec_of(claim).grid], claim.cost) == ([5, 8], cost)
+        assert (spec_of(claim).windowed, spec_of(claim).rope_scaling) == (
             (True, None) if method == "windowed" else (False, "ntk")
         )
-        api.finish(claim, 1, claim.payload["seeds"])
+        api.finish(claim, 1, [*spec_of(claim).seeds])
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,10 @@ def test_a_variation_says_what_it_keeps_and_by_which_seed(api: Api, how: str) ->
     assert (request["keep"], request["keep_seed"]) == (0.25, request["seed"])
     assert (job["width"], job["height"]) == (70, 50)
     claim = api.claim()
-    assert (claim.payload["keep_seed"], claim.payload["windowed"]) == (request["seed"], False)
-    api.finish(claim, 1, claim.payload["seeds"])
+    assert (spec_of(claim).request["keep_seed"], spec_of(claim).windowed) == (request["seed"], False)
+    api.finish(claim, 1, [*spec_of(claim).seeds])
     # Its second picture alone: another seed, the same tokens kept.
-    again = {"seed": claim.payload["seeds"][1], "keep_seed": request["seed"], "keep": 0.25, "class": "house"}
+    again = {"seed": [*spec_of(claim).seeds][1], "keep_seed": request["seed"], "keep": 0.25, "class": "house"}
     alone = accepted(api.client.post("/v1/vary", json=again | {"image": b64(picture)}))
     assert (alone["request"]["seed"], alone["request"]["keep_seed"]) == (again["seed"], request["seed"])
 
@@ -201,13 +202,20 @@ def test_a_result_too_large_to_keep_is_refused(api: Api, monkeypatch: pytest.Mon
     assert refused(api, api.client.post("/v1/outpaint", json=outpaint | {"right": 33}), 413) == ("image", "too_large")
 
 
-def test_what_an_upload_tells_of_itself_reaches_the_worker(api: Api) -> None:
-    """Its recipe: the worker believes it for the very pixels that it was written with, and need not encode them."""
-    picture = encode(noise(32, 32), "png", text={recipe.KEYWORD: '{"version": 1}', "Comment": "mine"})
+def test_tokens_of_an_uploads_recipe_reach_the_worker_and_its_text_does_not(api: Api) -> None:
+    """Its recipe counts for the very pixels that it was written with; then the worker need not encode them."""
+    pixels, tokens = noise(32, 32), np.arange(16, dtype=np.int32).reshape(4, 4) % 8
+    text = recipe.write(pixels, tokens, Request(), CARD, class_name=None)
+    edited = pixels.copy()
+    edited[0, 0] ^= 1
     for route, data in (("outpaint", {"left": "8"}), ("vary", {})):
-        accepted(api.client.post(f"/v1/{route}", data=data, files={"image": picture}))
-        claim = api.claim()
-        kept_file = stored(api, claim.payload["image"])
-        assert recipe.text_of(kept_file) == '{"version": 1}'
-        assert b"mine" not in kept_file
-        api.finish(claim, 1, claim.payload["seeds"])
+        for shown, believed in ((pixels, True), (edited, False)):
+            picture = encode(shown, "png", text={recipe.KEYWORD: text, "Comment": "mine"})
+            accepted(api.client.post(f"/v1/{route}", data=data, files={"image": picture}))
+            claim = api.claim()
+            carried = spec_of(claim).picture_tokens
+            assert np.array_equal(carried, tokens) if believed else carried is None
+            kept_file = stored(api, spec_of(claim).blobs["image"])
+            assert recipe.text_of(kept_file) is None
+            assert b"mine" not in kept_file
+            api.finish(claim, 1, [*spec_of(claim).seeds])

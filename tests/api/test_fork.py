@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 from engine.noise import image_seed
-from service.jobs import Job, Queue
+from service.jobs import Claim, Job, Queue
+from service.jobs.spec import ForkOrigin
 from tests.api.test_jobs import finished
-from tests.support.api import Api, noise, png
+from tests.support.api import Api, noise, png, spec_of
 
 TOKENS = (np.arange(16) % 8).reshape(4, 4)
 MASK = np.zeros((32, 32), dtype=np.uint8)
 MASK[:, 20:] = 255
 IMAGE = noise(32, 32, seed=50)
+
+
+def origin(claim: Claim) -> ForkOrigin:
+    fork = spec_of(claim).fork
+    assert fork is not None
+    return fork
 
 
 def fork(api: Api, job: str, **fields: Any) -> httpx.Response:
@@ -46,16 +53,16 @@ def test_a_fork_of_a_finished_picture_takes_all_but_the_seeds_from_its_parent(ap
     assert job["request"] == parent["request"] | {"n": 3, "seed": 77}
     assert (job["task"], job["model"], job["class_name"]) == ("generate", "hand", "tree")
     claim = api.claim()
-    assert claim.payload["seeds"] == [image_seed(77, i) for i in range(3)]
-    assert claim.payload["forks"] == [[1, image_seed(5, 1)]]
-    assert claim.payload["drawn"] == TOKENS.tolist()
+    assert [*spec_of(claim).seeds] == [image_seed(77, i) for i in range(3)]
+    assert origin(claim).seeds == ((1, image_seed(5, 1)),)
+    assert np.array_equal(origin(claim).replayed, TOKENS)
     assert claim.cost == 96
     api.draw(claim)
 
     # What a fork of that shares with it at that step, is its parent's.
     assert fork(api, job["id"], step=1, image_index=2).status_code == 202
     claim = api.claim()
-    assert claim.payload["forks"] == [[1, image_seed(5, 1)]]
+    assert origin(claim).seeds == ((1, image_seed(5, 1)),)
     api.draw(claim)
 
 
@@ -73,7 +80,7 @@ def test_a_fork_of_a_running_picture_has_what_it_has_drawn_so_far(api: Api) -> N
     claim = api.claim()
     drawn = np.full(16, -1)
     drawn[[8, 9, 1, 0, 7]] = TOKENS.ravel()[[8, 9, 1, 0, 7]]
-    assert claim.payload["drawn"] == drawn.reshape(4, 4).tolist()
+    assert np.array_equal(origin(claim).replayed, drawn.reshape(4, 4))
     api.draw(claim)
 
 
@@ -90,7 +97,7 @@ def test_the_attempts_of_a_parent_are_not_mixed(api: Api) -> None:
     api.draw(second)
     for _ in range(2):
         claim = api.claim()
-        assert np.flatnonzero(np.ravel(claim.payload["drawn"]) >= 0).tolist() == [0, 1, 2]
+        assert np.flatnonzero(origin(claim).replayed >= 0).tolist() == [0, 1, 2]
         api.draw(claim)
 
 
@@ -100,26 +107,28 @@ def test_a_fork_of_an_inpainting_has_uploads_of_its_own(api: Api, when: str, fea
     files = {"image": png(IMAGE), "mask": png(MASK)}
     parent = api.client.post("/v1/inpaint", data={"feather": str(feather)}, files=files).json()
     first = api.claim()
-    uploads = [stored(api, first.payload[name]) for name in ("image", "mask")]
+    uploads = [stored(api, spec_of(first).blobs[name]) for name in ("image", "mask")]
     if when == "running":
         tell(api, first, 1, 0, 1, [2])
         assert fork(api, parent["id"], step=1).status_code == 202
-        api.finish(first, 2, first.payload["seeds"])
+        api.finish(first, 2, [*spec_of(first).seeds])
     else:
-        api.finish(first, 2, first.payload["seeds"])
+        api.finish(first, 2, [*spec_of(first).seeds])
         for name, data in zip(("image", "mask"), uploads, strict=True):  # a real worker says which ones to keep
-            api.put_blob(first.payload[name], data)
+            api.put_blob(spec_of(first).blobs[name], data)
         assert fork(api, parent["id"], step=1).status_code == 202
     second = api.claim()
-    assert all(first.payload[name] != second.payload[name] for name in ("image", "mask"))
-    image, mask = (stored(api, second.payload[name]) for name in ("image", "mask"))
+    assert all(spec_of(first).blobs[name] != spec_of(second).blobs[name] for name in ("image", "mask"))
+    image, mask = (stored(api, spec_of(second).blobs[name]) for name in ("image", "mask"))
     # Outside of its mask and without a border that is blended, a finished picture is the upload.
     result = stored(api, f"{parent['id']}/result/0")
     assert image == (result if (when, feather) == ("finished", 0) else uploads[0])
     assert mask == uploads[1]
-    assert second.payload["tokens"] == (TOKENS.tolist() if when == "finished" else None)
-    assert second.payload["feather"] == feather
-    api.finish(second, 1, second.payload["seeds"])
+    assert (spec_of(second).picture_tokens is not None) == (when == "finished")
+    if when == "finished":
+        assert np.array_equal(spec_of(second).picture_tokens, TOKENS)
+    assert spec_of(second).request["feather"] == feather
+    api.finish(second, 1, [*spec_of(second).seeds])
 
 
 def test_a_parent_that_ends_while_it_is_forked_is_forked_all_the_same(api: Api) -> None:
@@ -127,10 +136,10 @@ def test_a_parent_that_ends_while_it_is_forked_is_forked_all_the_same(api: Api) 
     parent = api.client.post("/v1/inpaint", files=files).json()
     first = api.claim()
     tell(api, first, 1, 0, 1, [2])
-    mask = stored(api, first.payload["mask"])
+    mask = stored(api, spec_of(first).blobs["mask"])
     running = api.queue(lambda q, _, __: q.job(parent["id"]))
-    api.finish(first, 2, first.payload["seeds"])
-    api.queue(lambda _, __, blobs: blobs.put(first.payload["mask"], mask or b""))
+    api.finish(first, 2, [*spec_of(first).seeds])
+    api.queue(lambda _, __, blobs: blobs.put(spec_of(first).blobs["mask"], mask or b""))
     real, asked = Queue.job, []
 
     async def stale(self: Queue, job_id: str) -> Job | None:
@@ -141,8 +150,8 @@ def test_a_parent_that_ends_while_it_is_forked_is_forked_all_the_same(api: Api) 
         patch.setattr(Queue, "job", stale)
         assert fork(api, parent["id"], step=1).status_code == 202
     second = api.claim()
-    assert stored(api, second.payload["image"]) == stored(api, f"{parent['id']}/result/0")
-    api.finish(second, 1, second.payload["seeds"])
+    assert stored(api, spec_of(second).blobs["image"]) == stored(api, f"{parent['id']}/result/0")
+    api.finish(second, 1, [*spec_of(second).seeds])
 
 
 @pytest.mark.parametrize(
@@ -175,11 +184,11 @@ def test_only_what_draws_or_has_drawn_can_be_forked(api: Api) -> None:
             sent = {"data": fields, "files": {"image": png(IMAGE)}}
         job = api.client.post(f"/v1/{route}", **sent).json()
         claim = api.claim()
-        api.finish(claim, 1, claim.payload["seeds"])
+        api.finish(claim, 1, [*spec_of(claim).seeds])
         assert refusal(fork(api, job["id"], step=1)) == (422, "step", "windowed")
     job = api.client.post("/v1/expand", json={"width": 64, "height": 32, "method": "interpolate"}).json()
     claim = api.claim()
-    api.finish(claim, 1, claim.payload["seeds"])
+    api.finish(claim, 1, [*spec_of(claim).seeds])
     assert fork(api, job["id"], step=1).status_code == 202
 
 
@@ -220,4 +229,4 @@ def test_a_picture_of_one_step_says_that_it_has_nothing_to_fork(api: Api) -> Non
     response = fork(api, parent["id"], step=1)
     assert refusal(response) == (422, "step", "step")
     assert "a picture of one step can't be forked" in response.json()["detail"]
-    api.finish(claim, 2, claim.payload["seeds"])
+    api.finish(claim, 2, [*spec_of(claim).seeds])

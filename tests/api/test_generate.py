@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 
 from engine.core.engine import Engine
 from engine.noise import image_seed
-from service.tasks.canvas import redrawn
-from service.tasks.fields import GenerateRequest
-from service.tasks.inputs import request_of
-from service.tasks.sampling import cost, resolve
-from tests.support.api import Api
+from service.tasks.drawing import requests
+from service.tasks.generate import GenerateRequest
+from service.tasks.layout import around
+from service.tasks.planning import cost, job_spec
+from tests.support.api import Api, spec_of
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE
 
@@ -30,8 +31,8 @@ def test_a_request_is_accepted_with_its_defaults_filled_in(api: Api) -> None:
     request = job["request"]
     assert (request["class"], request["steps"], request["guidance_scale"], request["n"]) == (4, 8, 3.0, 1)
     claim = api.claim()
-    assert claim.payload["seeds"] == [request["seed"]]
-    assert {name: claim.payload[name] for name in ("task", "model", "class_label")} == {
+    assert [*spec_of(claim).seeds] == [request["seed"]]
+    assert {name: getattr(spec_of(claim), name) for name in ("task", "model", "class_label")} == {
         "task": "generate", "model": "hand", "class_label": 4
     }  # fmt: skip
     api.draw(claim)
@@ -45,10 +46,10 @@ def test_a_request_is_accepted_with_its_defaults_filled_in(api: Api) -> None:
 def test_each_picture_of_a_job_has_its_own_seed(api: Api) -> None:
     job = api.generate(seed=5, n=3)
     claim = api.claim()
-    assert claim.payload["seeds"] == [image_seed(5, index) for index in range(3)]
+    assert [*spec_of(claim).seeds] == [image_seed(5, index) for index in range(3)]
     api.draw(claim)
     images = api.client.get(job["urls"]["self"]).json()["images"]
-    assert [image["seed"] for image in images] == claim.payload["seeds"]
+    assert [image["seed"] for image in images] == [*spec_of(claim).seeds]
     assert [image["url"] for image in images] == [f"{job['urls']['self']}/images/{i}" for i in range(3)]
 
 
@@ -108,7 +109,7 @@ def test_an_explicit_order_reaches_the_worker(api: Api) -> None:
     order = np.random.default_rng(0).permutation(16).tolist()
     api.generate(order=order)
     claim = api.claim()
-    assert claim.payload["order"] == order
+    assert [*(spec_of(claim).sampling.order or ())] == order
     api.draw(claim)
 
 
@@ -161,15 +162,15 @@ def test_a_job_weighs_at_least_what_the_engine_reserves_for_it(
     if family == "arpg":
         given |= {"steps": steps, "schedule": schedule}
     known = known if "inpaint" in engine.model.tasks else frozenset()
-    unknown = np.ones((8, 8), dtype=bool)
-    unknown.flat[list(known)] = False
-    canvas = redrawn(unknown, (16, 16), engine.model)
-    payload = resolve(GenerateRequest.model_validate(given), engine.model, "generate", canvas)
+    fixed = np.zeros((8, 8), dtype=bool)
+    fixed.flat[list(known)] = True
+    fields = GenerateRequest.model_validate(given | {"seed": 0})
+    spec = job_spec("generate", fields, engine.model, around(fixed, (16, 16), engine.model))
     capacity = {"page_size": engine.config.page_size, "cache_tokens": engine.tokens_total}
-    reserved = engine.cost(request_of(payload, 0, dict.fromkeys(known, 0)))
-    weighs = cost(payload, engine.model, capacity)
+    reserved = engine.cost(replace(requests(spec, engine.model)[0], fixed_tokens=dict.fromkeys(known, 0)))
+    weighs = cost(spec, engine.model, capacity)
     assert n * reserved <= weighs
-    branches = len({label, None}) if payload["guidance_scale"] != 1 else 1
+    branches = len({label, None}) if spec.sampling.guidance_scale != 1 else 1
     assert weighs == n * branches * 64  # of a whole grid of tokens in whole pages
 
 

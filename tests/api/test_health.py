@@ -12,7 +12,7 @@ import pytest
 from service.api import canary
 from service.services import SingleFlight
 from tests.api.test_answers import meanwhile
-from tests.support.api import Api
+from tests.support.api import Api, spec_of
 from tests.support.waiting import eventually
 
 
@@ -44,7 +44,7 @@ def test_a_canary_is_the_smallest_picture_drawn_through_the_queue(api: Api) -> N
     assert (model, sung["status"], sung["timings"]["draw_seconds"]) == ("hand", "succeeded", 0.2)
     assert 0 < sung["seconds"] < 20
     claim, job = seen
-    assert (claim.payload["n"], claim.payload["steps"], claim.cost) == (1, 1, 16)
+    assert (spec_of(claim).n, spec_of(claim).sampling.steps, claim.cost) == (1, 1, 16)
     assert job.client == "canary"
     # Nobody's picture: not even for those without a key.
     assert api.client.get(f"/v1/jobs/{claim.id}").status_code == 404
@@ -101,7 +101,7 @@ def test_a_canary_overtakes_the_backlog_of_others(api: Api) -> None:
 
     with meanwhile(draw_three):
         assert api.client.get("/readyz?canary=1").status_code == 200
-    assert 1 in [claim.payload["steps"] for claim in claims]
+    assert 1 in [spec_of(claim).sampling.steps for claim in claims]
 
 
 def test_readiness_follows_the_card_and_the_drain(api: Api) -> None:

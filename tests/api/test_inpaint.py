@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.tasks.images import Limits, decode_image, decode_mask
-from tests.support.api import Api, half_mask, noise, png
+from tests.support.api import Api, half_mask, noise, png, spec_of
 
 LIMITS = Limits(10**6, 10**4)
 
@@ -38,8 +38,8 @@ def test_an_upload_reaches_the_worker_as_it_was(api: Api, how: str) -> None:
     assert (request["class"], request["n"], request["feather"], request["mask_mode"]) == (6, 2, 3, "white")
     assert request["seamless"] is False
     claim = api.claim()
-    assert np.array_equal(decode_image(stored(api, claim.payload["image"]), "image", LIMITS), image)
-    assert np.array_equal(decode_mask(stored(api, claim.payload["mask"]), "mask", "white", LIMITS), mask > 0)
+    assert np.array_equal(decode_image(stored(api, spec_of(claim).blobs["image"]), "image", LIMITS), image)
+    assert np.array_equal(decode_mask(stored(api, spec_of(claim).blobs["mask"]), "mask", "white", LIMITS), mask > 0)
     api.draw(claim)
 
 
@@ -48,7 +48,7 @@ def test_the_pictures_own_transparency_can_be_the_mask(api: Api) -> None:
     response = api.client.post("/v1/inpaint", data={"mask_mode": "alpha"}, files={"image": png(rgba)})
     assert response.status_code == 202, response.text
     claim = api.claim()
-    mask = decode_mask(stored(api, claim.payload["mask"]), "mask", "white", LIMITS)
+    mask = decode_mask(stored(api, spec_of(claim).blobs["mask"]), "mask", "white", LIMITS)
     assert np.array_equal(mask, half_mask(16, 16) > 0)
     api.draw(claim)
 
@@ -60,7 +60,7 @@ def test_an_inpainting_order_names_the_tokens_that_the_mask_touches(api: Api) ->
     response = api.client.post("/v1/inpaint", data={"order": ",".join(map(str, left))}, files=files)
     assert response.status_code == 202, response.text
     claim = api.claim()
-    assert claim.payload["order"] == left
+    assert [*(spec_of(claim).sampling.order or ())] == left
     api.draw(claim)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.api import job_access
 from service.settings import Settings
-from tests.support.api import Api, frames
+from tests.support.api import Api, frames, spec_of
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -152,7 +152,7 @@ def test_events_arrive_as_they_happen_with_heartbeats_between(api: Api) -> None:
         claim = api.claim()
         api.publish(claim, 1, "started", {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0})
         assert next(e for e in events if e["event"] != "heartbeat")["event"] == "started"
-        api.finish(claim, 2, claim.payload["seeds"])
+        api.finish(claim, 2, [*spec_of(claim).seeds])
         assert [e["event"] for e in events if e["event"] != "heartbeat"] == ["completed"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine.card import SETTINGS, Defaults
 from service.settings import Settings
-from tests.support.api import CARD, Api, noise, png, running_api
+from tests.support.api import CARD, Api, noise, png, running_api, spec_of
 
 FIXED = ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
 RASTER = replace(
@@ -74,7 +74,7 @@ def test_a_request_goes_to_the_model_that_it_names(several: Api) -> None:
         job = several.generate(model=name, **{"class": 1})
         assert (job["model"], job["request"]["model"]) == (name, name)
         claim = several.claim(name)
-        assert (claim.id, claim.payload["model"]) == (job["id"], name)
+        assert (claim.id, spec_of(claim).model) == (job["id"], name)
         several.draw(claim)
 
 
@@ -156,6 +156,7 @@ def test_what_does_not_apply_is_null_and_the_request_can_be_sent_again(several: 
         "content_attention": None, "temperature": 1.0, "top_k": 5, "top_p": 1.0, "order": None,
     }  # fmt: skip
     claim = several.claim("hand-raster")
-    assert {name: claim.payload[name] for name in SETTINGS} == {name: request[name] for name in SETTINGS}
+    sampling = spec_of(claim).sampling
+    assert {name: getattr(sampling, name) for name in SETTINGS} == {name: request[name] for name in SETTINGS}
     assert several.generate(**request)["request"] == request
     assert several.generate(model="hand-raster")["request"]["guidance_scale"] == 1.0  # without a class

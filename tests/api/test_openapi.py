@@ -29,7 +29,7 @@ from service.api.problems import MEDIA_TYPE
 from service.jobs import BlobStore, Claim, Queue, connect
 from service.server.app import create_app
 from service.settings import Settings
-from tests.support.api import CARD, Api, noise, png, running_api
+from tests.support.api import CARD, Api, noise, png, running_api, spec_of
 
 T = TypeVar("T")
 
@@ -69,11 +69,11 @@ class AtOnce:
             await redis.aclose()
 
     async def _finish(self, claim: Claim, queue: Queue, blobs: BlobStore) -> None:
-        (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
+        (height, width), (rows, cols) = spec_of(claim).size, spec_of(claim).grid
         picture = png(noise(height, width))
         made = {"width": width, "height": height, "tokens": [[0] * cols] * rows}
         images = []
-        for index, seed in enumerate(claim.payload["seeds"]):
+        for index, seed in enumerate([*spec_of(claim).seeds]):
             name = f"{claim.id}/result/{index}"
             await blobs.put(name, picture)
             images.append({"index": index, "seed": seed, "blob": name} | made)

@@ -13,7 +13,7 @@ import pytest
 
 from service.tasks.images import Limits, decode_image
 from tests.api.test_jobs import finished
-from tests.support.api import CARD, Api, noise, png
+from tests.support.api import CARD, Api, noise, png, spec_of
 
 TOKENS = (np.arange(16) % 8).reshape(4, 4).tolist()  # as the hand-driven worker draws them
 MASK = np.zeros((32, 32), dtype=np.uint8)
@@ -37,15 +37,15 @@ def test_the_tokens_and_pixels_of_a_finished_picture_are_used_as_they_are(api: A
     job = response.json()
     assert job["request"]["source"] == {"job": parent["id"], "image": 1}
     claim = api.claim()
-    assert claim.payload["tokens"] == TOKENS
-    ours, theirs = claim.payload["image"], f"{parent['id']}/result/1"
+    assert np.array_equal(spec_of(claim).picture_tokens, TOKENS)
+    ours, theirs = spec_of(claim).blobs["image"], f"{parent['id']}/result/1"
     assert ours != theirs
     files = [api.blob(name) for name in (ours, theirs)]
     assert files[0] == files[1]
     assert np.array_equal(decode_image(files[0] or b"", "image", Limits(10**6, 10**4)), noise(32, 32, seed=1))
     api.queue(lambda _, __, blobs: blobs.delete(theirs))  # as when the parent expires
     assert api.queue(lambda _, __, blobs: blobs.get(ours)) is not None
-    api.finish(claim, 1, claim.payload["seeds"])
+    api.finish(claim, 1, [*spec_of(claim).seeds])
 
 
 def test_an_order_for_a_source_goes_by_its_tokens(api: Api) -> None:
@@ -58,12 +58,12 @@ def test_an_order_for_a_source_goes_by_its_tokens(api: Api) -> None:
 def test_an_expanded_picture_is_edited_on_its_own_grid(api: Api) -> None:
     response = api.client.post("/v1/expand", json={"class": 1, "width": 64, "height": 40})
     claim = api.claim()
-    api.finish(claim, 1, claim.payload["seeds"])
+    api.finish(claim, 1, [*spec_of(claim).seeds])
     job = post(api, "vary", response.json()["id"]).json()
     assert (job["width"], job["height"]) == (64, 40)
     claim = api.claim()
-    assert (claim.payload["grid"], claim.payload["windowed"], claim.cost) == ([5, 8], True, 16)
-    api.finish(claim, 1, claim.payload["seeds"])
+    assert ([*spec_of(claim).grid], spec_of(claim).windowed, claim.cost) == ([5, 8], True, 16)
+    api.finish(claim, 1, [*spec_of(claim).seeds])
     # Whose mask must be of the picture's size.
     [error] = post(api, "inpaint", response.json()["id"]).json()["errors"]
     assert (error["field"], error["code"]) == ("mask", "size")

@@ -23,7 +23,7 @@ from service.jobs.watch import Watch
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.api.test_answers import meanwhile
-from tests.support.api import Api, dechunked, frames, running_api
+from tests.support.api import Api, dechunked, frames, running_api, spec_of
 from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, eventually
 
@@ -60,7 +60,7 @@ def test_an_old_stream_asks_its_reader_to_come_back_and_nothing_is_lost(brief: A
     end = first[-1]
     assert (end["event"], "id" in end, end["data"]) == ("reconnect", False, {"reason": "stream_life", "seconds": 0.6})
     last = [event["id"] for event in first if "id" in event][-1]
-    brief.finish(claim, 2, claim.payload["seeds"])
+    brief.finish(claim, 2, [*spec_of(claim).seeds])
     with brief.client.stream("GET", job["urls"]["events"], headers={"Last-Event-ID": last}) as response:
         rest = list(frames(response.iter_lines()))
     assert [event["event"] for event in first + rest if "id" in event] == ["queued", "started", "completed"]
@@ -139,7 +139,7 @@ def test_who_hangs_up_leaves_the_job_alone(api: Api, headers: dict[str, str]) ->
     api.publish(claim, 1, "started", STARTED)
     assert eventually(lambda: "arpg_http_streams 0.0" in httpx.get(f"{api.url}/metrics").text), "a stream is open"
     assert api.publish(claim, 2, None, {}) == "ok"
-    api.finish(claim, 3, claim.payload["seeds"])
+    api.finish(claim, 3, [*spec_of(claim).seeds])
     assert status(api, id) == "succeeded"
 
 
@@ -254,7 +254,7 @@ def test_a_reader_too_slow_is_dropped_and_resumes_without_a_gap(api: Api, monkey
     count = 150
     with slow_reader(api, job, holds=2**16) as (connection, said):
         publish_bulk(api, claim, count)
-        api.finish(claim, count + 1, claim.payload["seeds"])
+        api.finish(claim, count + 1, [*spec_of(claim).seeds])
         while not said.endswith(b"0\r\n\r\n"):
             part = connection.recv(2**16)
             assert part, "it ended without a word"

@@ -17,7 +17,7 @@ import redis
 from service.jobs import EventHub, NewJob, Queue, QueueFull, Submitted
 from service.settings import Settings
 from service.tasks.images import Limits, decode_image
-from tests.support.api import Api, noise, png, running_api
+from tests.support.api import Api, noise, png, running_api, spec_of
 
 MASK = np.zeros((24, 24), dtype=np.uint8)
 MASK[:, 12:] = 255
@@ -71,7 +71,7 @@ def test_two_requests_with_one_key_never_mix(
     assert (lost.status_code, lost.json()["code"]) == refusal
 
     claim = api.claim()
-    image, mask = (api.blob(claim.payload[name]) for name in ("image", "mask"))
+    image, mask = (api.blob(spec_of(claim).blobs[name]) for name in ("image", "mask"))
     assert image is not None
     assert mask is not None
     assert np.array_equal(decode_image(image, "image", Limits(10**6, 10**4)), pictures[winner])
@@ -87,7 +87,7 @@ def test_the_same_request_twice_at_once_is_one_job(api: Api, monkeypatch: pytest
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] == second.json()["id"]
     claim = api.claim()
-    uploads = [api.blob(claim.payload[name]) for name in ("image", "mask")]
+    uploads = [api.blob(spec_of(claim).blobs[name]) for name in ("image", "mask")]
     assert stored(api) - before == sum(len(upload or b"") for upload in uploads)
     api.draw(claim)
 
@@ -102,7 +102,7 @@ def test_a_submission_sent_twice_keeps_its_uploads(api: Api, monkeypatch: pytest
     monkeypatch.setattr(Queue, "submit", reply_lost)
     assert inpaint(api, "twice", noise(24, 24)).status_code == 202
     claim = api.claim()
-    assert api.queue(lambda _, __, blobs: blobs.get(claim.payload["image"])) is not None
+    assert api.queue(lambda _, __, blobs: blobs.get(spec_of(claim).blobs["image"])) is not None
     api.draw(claim)
 
 

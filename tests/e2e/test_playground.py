@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.card import ClassLabel, Defaults
 from service.server.app import create_app
 from service.settings import Settings
-from tests.support.api import CARD, Api, running_api
+from tests.support.api import CARD, Api, running_api, spec_of
 from tests.support.playground import READY, STATUS, choose, chromium, lose_the_stream, open_page, submit, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
@@ -39,7 +39,7 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, proble
     submit(page)
     until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
-    assert (claim.payload["class_label"], claim.payload["seed"]) == (1, 7)
+    assert (spec_of(claim).class_label, spec_of(claim).seeds[0]) == (1, 7)
 
     started = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}
     api.publish(claim, 1, "started", started)
@@ -49,7 +49,7 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, proble
     # Two cells of 4×4 pixels each; the first shows code 2 of the palette, whose bytes run from 96.
     assert page.evaluate(PAINTED) == [32, 96, 97, 98, 16, 16]
 
-    api.finish(claim, 3, claim.payload["seeds"])
+    api.finish(claim, 3, [*spec_of(claim).seeds])
     until(page, "document.querySelector('figure img.there')")
     assert page.evaluate("document.querySelector('figure img').naturalWidth") == 32
     assert page.evaluate("document.querySelector('figcaption').textContent") == "seed 7EditPNG"
@@ -71,7 +71,7 @@ def test_a_new_attempt_starts_from_an_empty_canvas(page: Page, api: Api) -> None
     again = api.claim()
     api.publish(again, 1, "started", started | {"attempt": again.attempt})
     until(page, f"{PAINTED}[0] === 0")
-    api.finish(again, 2, again.payload["seeds"])
+    api.finish(again, 2, [*spec_of(again).seeds])
     until(page, f"{STATUS}.startsWith('Done')")
 
 
@@ -120,12 +120,13 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         until(tab, f"{STATUS}.startsWith('Waiting')")
         assert tab.evaluate("document.getElementById('models').disabled") is True
         claim = api.claim("raster")
-        asked = [claim.payload[name] for name in ("class_label", "steps", "guidance_scale")]
+        spec = spec_of(claim)
+        asked = [spec.class_label, spec.sampling.steps, spec.sampling.guidance_scale]
         assert asked == [1, None, 1.75]
         started = {"attempt": 1, "images": 1, "grid": [2, 4], "steps": 8, "known": 0}
         api.publish(claim, 1, "started", started)
         until(tab, "(c => c.width === 16 && c.height === 8)(document.querySelector('#pictures canvas'))")
-        api.finish(claim, 2, claim.payload["seeds"])
+        api.finish(claim, 2, [*spec_of(claim).seeds])
         until(tab, "document.querySelector('figure img.there')")
         switch("hand")
         assert tab.evaluate(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
@@ -153,7 +154,7 @@ def test_a_stream_that_is_refused_for_good_still_ends_with_the_picture(page: Pag
     until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     lose_the_stream(page, api)
-    api.finish(claim, 1, claim.payload["seeds"])
+    api.finish(claim, 1, [*spec_of(claim).seeds])
     forget(api, f"events:{claim.id}")
     until(page, "document.querySelector('figure img.there')")
     assert page.evaluate(STATUS) == "Done."

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.support.api import Api, frames, noise, png
+from tests.support.api import Api, frames, noise, png, spec_of
 from tests.support.playground import DRAWN, READY, STATUS, choose, chromium, drag, open_page, submit, task, until
 from tests.support.serve import serving
 from tests.support.tiny import random_folder
@@ -202,18 +202,18 @@ def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, pr
     until(tab, f"{STATUS}.startsWith('Waiting')")
     assert tab.evaluate(WRONG) == {}
     claim = api.claim()
-    sent = api.queue(lambda _, __, blobs: both(blobs, claim.payload))
+    sent = api.queue(lambda _, __, blobs: both(blobs, spec_of(claim).blobs))
     assert np.array_equal(sent[0], image)
     assert np.array_equal(sent[1], mask)
     assert mask.any()
-    assert (claim.payload["task"], claim.payload["feather"], claim.payload["n"]) == ("inpaint", 3, 1)
+    assert (spec_of(claim).task, spec_of(claim).request["feather"], spec_of(claim).n) == ("inpaint", 3, 1)
     # What it starts from is seen from the beginning, at its place.
     assert tab.evaluate("document.querySelector('#pictures img.under').naturalWidth") == 40
     assert all("422" in complaint for complaint in complaints(problems))
 
 
-async def both(blobs: Any, payload: dict[str, Any]) -> list[np.ndarray]:
-    files = [await blobs.get(payload[what]) for what in ("image", "mask")]
+async def both(blobs: Any, names: dict[str, str]) -> list[np.ndarray]:
+    files = [await blobs.get(names[what]) for what in ("image", "mask")]
     return [
         np.asarray(Image.open(io.BytesIO(file)).convert(mode)) for file, mode in zip(files, ("RGB", "L"), strict=True)
     ]

@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 from service.auth import key_store, keys
 from service.settings import Settings
-from tests.support.api import Api, running_api
+from tests.support.api import Api, running_api, spec_of
 from tests.support.playground import DRAWN, READY, STATUS, choose, chromium, lose_the_stream, submit, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
@@ -58,7 +58,7 @@ def test_the_page_asks_for_a_key_and_goes_on_where_it_was(tab: Page, api: Api, t
     submit(tab)
     until(tab, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
-    assert claim.payload["seed"] == 7
+    assert spec_of(claim).seeds[0] == 7
     token = {"image_index": 0, "step": 1, "steps": 2, "positions": [0], "tokens": [1], "n_done": 1, "n_total": 16}
     api.publish(claim, 1, "started", {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0})
     api.publish(claim, 2, "tokens", token)
@@ -75,7 +75,7 @@ def test_the_page_asks_for_a_key_and_goes_on_where_it_was(tab: Page, api: Api, t
     assert "Drawing…" not in tab.evaluate("said")  # the stream's beginning is not told again
     painted = "(c => [...c.getContext('2d').getImageData(0, 0, 16, 16).data].filter((v, k) => k % 4 == 3 && v).length)"
     assert tab.evaluate(f"{painted}(document.querySelector('#pictures canvas'))") == 32
-    api.finish(claim, 4, claim.payload["seeds"])
+    api.finish(claim, 4, [*spec_of(claim).seeds])
     until(tab, DRAWN)
     # No script can read what speaks for the user now, and nothing keeps the key.
     assert tab.evaluate("document.cookie") == ""

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.jobs import BlobConfig, BlobStore, BlobStoreFull, Queue, WorkerCards
+from service.jobs.spec import SPEC_VERSION
 from tests.support.queue import CONFIG, lose_leases, new, take
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +138,9 @@ async def test_cards_merge_per_model_and_expire(redis: Redis) -> None:
     demo = {"name": "demo", "grid": [16, 16]}
     for worker, tokens in (("w1", 100), ("w2", 300)):
         capacity = {"cache_tokens": tokens, "page_size": 16}
-        await cards.put(worker, {"worker": worker, "models": [{"card": demo, "capacity": capacity}]})
+        await cards.put(
+            worker, {"worker": worker, "models": [{"card": demo, "capacity": capacity}], "spec": SPEC_VERSION}
+        )
     expected = {"card": demo, "workers": 2, "capacity": {"cache_tokens": 300, "page_size": 16}}
     assert await cards.models() == {"demo": expected}
     await cards.remove("w2")

@@ -22,7 +22,7 @@ CONFIG = QueueConfig()
 async def queue(redis_url: str) -> AsyncIterator[Queue]:
     client = connect(redis_url)
     queue = Queue(client, CONFIG)
-    await queue.submit(NewJob(id="a", model="m", cost=1, payload={}))
+    await queue.submit(NewJob(id="a", model="m", cost=1, spec=""))
     await queue.claim("m", "w", budget=1, limit=1, alone=True)
     yield queue
     await client.aclose()

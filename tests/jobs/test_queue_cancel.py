@@ -43,7 +43,7 @@ async def test_cancel_of_a_job_whose_worker_is_gone(queue: Queue) -> None:
     assert await queue.cancel("c") == "canceled"  # there may be no other worker to hear the flag
     claims = await queue.claim("m", "w", budget=100, limit=5, alone=True, empty=True)
     assert claims == []
-    assert [(job.id, job.state, job.payload) for job in claims.ended] == [("a", "canceled", {"n": "a"})]
+    assert [(job.id, job.state, job.spec) for job in claims.ended] == [("a", "canceled", "a")]
     assert {(await queue.job(job_id)).state for job_id in ("a", "b", "c")} == {"canceled"}
     assert [name for _, name in await events(queue, "a")] == ["queued", "canceled"]
 

@@ -26,11 +26,11 @@ async def age(queue: Queue, *ids: str) -> None:
 async def test_who_has_waited_too_long_fails_and_gives_back_what_it_held(queue: Queue) -> None:
     blobs = BlobStore(queue.redis, CONFIG)
     await blobs.put("a/image", b"upload")
-    await queue.submit(NewJob(id="a", model="m", cost=1, payload={"n": "a"}, blobs=("a/image",)))
+    await queue.submit(NewJob(id="a", model="m", cost=1, spec="a", blobs=("a/image",)))
     await queue.submit(new("b"))
     assert await queue.expire() == []
     await age(queue, "a")
-    assert [(job.id, job.state, job.payload) for job in await queue.expire()] == [("a", "failed", {"n": "a"})]
+    assert [(job.id, job.state, job.spec) for job in await queue.expire()] == [("a", "failed", "a")]
     job = await queue.job("a")
     assert (job.state, job.error["code"]) == ("failed", "expired_waiting")
     assert [name for _, name in await events(queue, "a")] == ["queued", "failed"]

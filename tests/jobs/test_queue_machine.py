@@ -91,7 +91,7 @@ class Verbs(RuleBasedStateMachine):
         upload = f"{job_id}/image"
         new = NewJob(
             id=job_id, model="m", client=client, cost=cost, weight=weight, priority=priority, quota=quota,
-            payload={"id": job_id}, blobs=(upload,),
+            spec=job_id, blobs=(upload,),
         )  # fmt: skip
         refused: type[Exception] | None = None
         if job_id not in self.jobs:
@@ -127,7 +127,7 @@ class Verbs(RuleBasedStateMachine):
         model, queue = self.model, self.hasty if hasty else self.queue
         ended = model.reap()
         claims = self.do(queue.claim("m", worker, budget=budget, limit=limit, alone=alone, empty=empty))
-        assert {(job.id, job.state, job.payload["id"]) for job in claims.ended} == {
+        assert {(job.id, job.state, job.spec) for job in claims.ended} == {
             (job_id, self.jobs[job_id].state, job_id) for job_id in ended
         }
         ids, suspects = [claim.id for claim in claims], model.suspects()

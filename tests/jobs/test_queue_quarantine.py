@@ -54,7 +54,7 @@ async def test_an_innocent_beside_poison_ends_well_and_poison_fails_after_three_
     await lose_leases(patient)
     claims = await patient.claim("m", "w", budget=0, limit=1, alone=True, empty=True)
     assert claims == []
-    assert [(job.id, job.state, job.payload) for job in claims.ended] == [("poison", "failed", {"n": "poison"})]
+    assert [(job.id, job.state, job.spec) for job in claims.ended] == [("poison", "failed", "poison")]
     poison = await patient.job("poison")
     assert (poison.state, poison.attempt, poison.error["code"]) == ("failed", 4, "worker_lost")
     assert (await events(patient, "poison"))[-1] == ("4-0", "failed")

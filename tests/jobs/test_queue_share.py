@@ -64,7 +64,7 @@ async def test_claim_stays_within_budget_and_never_passes_the_head(queue: Queue)
     assert await take(queue, 8, budget=49) == []
     alone = await queue.claim("m", "w", budget=5, limit=8, alone=True)
     assert [claim.id for claim in alone] == ["b"]
-    assert (alone[0].attempt, alone[0].cost, alone[0].payload) == (1, 50, {"n": "b"})
+    assert (alone[0].attempt, alone[0].cost, alone[0].spec) == (1, 50, "b")
     assert alone[0].queued_seconds >= 0
 
 

@@ -27,6 +27,7 @@ from engine.card import ClassLabel, Defaults, ModelCard
 from service.jobs import BlobStore, Claim, Publication, Queue, WorkerCards, connect
 from service.jobs.catalogue import Catalogue
 from service.jobs.messages import encode_event
+from service.jobs.spec import SPEC_VERSION, JobSpec, decode
 from service.metrics import Metrics
 from service.server.app import create_app
 from service.server.http_server import http_server
@@ -89,7 +90,7 @@ class Api:
 
         async def put(_: Queue, cards: WorkerCards, __: BlobStore) -> None:
             served = [{"card": card.to_json(), "capacity": CAPACITY} for card in models]
-            await cards.put(worker, {"worker": worker, "models": served})
+            await cards.put(worker, {"worker": worker, "models": served, "spec": SPEC_VERSION})
             for card in models:
                 await cards.put_palette(card.name, np.arange(8 * 48, dtype=np.uint8).tobytes())
 
@@ -134,7 +135,7 @@ class Api:
 
     def draw(self, claim: Claim, *, steps: int = 2, tokenizer: str = CARD.tokenizer) -> None:
         """A whole job, as the real worker tells it: started, tokens, completed."""
-        n, seeds = claim.payload["n"], claim.payload["seeds"]
+        n, seeds = spec_of(claim).n, [*spec_of(claim).seeds]
         self.publish(
             claim, 1, "started", {"attempt": claim.attempt, "images": n, "grid": [4, 4], "steps": steps, "known": 0}
         )
@@ -149,7 +150,7 @@ class Api:
         self.finish(claim, sequence, seeds, tokenizer)
 
     def finish(self, claim: Claim, sequence: int, seeds: list[int], tokenizer: str = CARD.tokenizer) -> None:
-        (height, width), (rows, cols) = claim.payload["size"], claim.payload.get("grid", CARD.grid)
+        (height, width), (rows, cols) = spec_of(claim).size, spec_of(claim).grid
         tokens = (np.arange(rows * cols) % 8).reshape(rows, cols).tolist()
         made = {"width": width, "height": height, "tokens": tokens}
         images: list[dict[str, Any]] = [
@@ -257,3 +258,7 @@ def half_mask(height: int, width: int) -> np.ndarray:
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[:, : width // 2] = 255
     return mask
+
+
+def spec_of(claim: Claim) -> JobSpec:
+    return decode(claim.spec)

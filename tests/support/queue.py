@@ -17,7 +17,7 @@ def decoded(value: Any) -> str:
 
 
 def new(job_id: str, client: str = "local", *, cost: int = 10, model: str = "m", **more: Any) -> NewJob:
-    return NewJob(id=job_id, model=model, client=client, cost=cost, payload={"n": job_id}, **more)
+    return NewJob(id=job_id, model=model, client=client, cost=cost, spec=job_id, **more)
 
 
 def said(job_id: str, attempt: int, sequence: int, event: str | None = "tokens", **data: Any) -> Publication:

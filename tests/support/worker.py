@@ -14,13 +14,16 @@ import numpy as np
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
+from engine.card import SETTINGS, ModelCard
 from engine.core.engine import Engine, EngineConfig
-from engine.noise import image_seed
-from engine.request import Request
 from service.jobs import BlobStore, Event, EventHub, NewJob, Queue, QueueConfig, WorkerCards, connect
+from service.jobs.spec import ForkOrigin, JobSpec, decode, encode
 from service.metrics import Metrics
 from service.settings import Settings
-from service.tasks.inputs import request_of
+from service.tasks import drawing
+from service.tasks.planning import cost
+from service.tasks.registry import TASKS
+from service.tasks.task import PictureFacts
 from service.worker import Worker
 from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, soon
@@ -43,13 +46,22 @@ class Service:
     running: asyncio.Task[None]
 
     async def submit(self, job_id: str, **fields: Any) -> None:
-        payload = job(**fields)
-        blobs = tuple(payload[name] for name in ("image", "mask") if payload[name])
-        template = request_of(payload, 0, {})
-        if payload["windowed"]:
-            template = replace(template, grid=None)
-        cost = self.engines[payload["model"]].cost(template) * payload["n"]
-        await self.queue.submit(NewJob(id=job_id, model=payload["model"], cost=cost, payload=payload, blobs=blobs))
+        spec = await self.plan(**fields)
+        engine = self.engines[spec.model]
+        capacity = {"page_size": engine.config.page_size}
+        blobs = tuple(spec.blobs.values())
+        weighs = cost(spec, engine.model, capacity)
+        await self.queue.submit(NewJob(id=job_id, model=spec.model, cost=weighs, spec=encode(spec), blobs=blobs))
+
+    async def plan(self, **fields: Any) -> JobSpec:
+        """As the API plans it; `image` and `mask` name stored PNGs."""
+        files = {name: await self.blobs.get(fields[name]) for name in ("image", "mask") if fields.get(name)}
+        return job(self.engines[fields.get("model", "random")].model, files, **fields)
+
+    async def spec(self, job_id: str) -> JobSpec:
+        found = await self.queue.job(job_id)
+        assert found is not None
+        return decode(found.spec)
 
     async def events(self, job_id: str) -> list[Event]:
         async with asyncio.timeout(PATIENCE):
@@ -80,15 +92,38 @@ class Service:
         return self.sample(name, **labels) == wanted
 
 
-def job(**fields: Any) -> dict[str, Any]:
-    payload: dict[str, Any] = {
-        "task": "generate", "model": "random", "class_label": 1, "class_name": "class 1", "n": 1, "seed": 5,
-        "steps": 8, "schedule": "arccos", "guidance_scale": 4.0, "guidance_schedule": "linear",
-        "guidance_interval": None, "content_attention": "blockwise", "temperature": 1.0, "top_k": 0, "top_p": 1.0,
-        "order": None, "previews": 0, "image": None, "mask": None, "feather": 0, "seamless": True, "format": "png",
-        "quality": 90, "windowed": False,
-    } | fields  # fmt: skip
-    return {"seeds": [image_seed(payload["seed"], i) for i in range(payload["n"])]} | payload
+def job(card: ModelCard, files: dict[str, bytes | None] | None = None, **fields: Any) -> JobSpec:
+    """A job of small pictures, planned as the API plans it. image, mask: names of blobs, whose PNGs are in files; where
+    there is none, any picture stands in for it. tokens: those of the image. fork: as in a spec."""
+    names = {name: fields.pop(name) for name in ("image", "mask") if name in fields}
+    tokens, fork = fields.pop("tokens", None), fields.pop("fork", None)
+    task = TASKS[fields.pop("task", "generate")]
+    sent = {"class": 1, "seed": 5, "steps": 8, "content_attention": "blockwise"} | fields
+    sent = {name: value for name, value in sent.items() if name not in SETTINGS or name in card.settings}
+    spec = task.plan(task.fields.model_validate(sent), _facts(names, files or {}, tokens, card), card)
+    update = {"blobs": names} | ({} if fork is None else {"fork": ForkOrigin(**fork)})
+    return spec.model_copy(update=update)
+
+
+def _facts(
+    names: dict[str, str], files: dict[str, bytes | None], tokens: np.ndarray | None, card: ModelCard
+) -> PictureFacts | None:
+    if not names:
+        return None
+    image, mask = (_stored(files.get(name)) for name in ("image", "mask"))
+    size = (card.height, card.width) if image is None else (image.shape[0], image.shape[1])
+    if mask is None or mask.shape != size or mask.all():
+        mask = np.zeros(size, dtype=bool)
+        mask[: size[0] // 2] = True
+    grid = card.grid if tokens is None else (tokens.shape[0], tokens.shape[1])
+    return PictureFacts(size=size, grid=grid, mask=mask if "mask" in names else None, tokens=tokens)
+
+
+def _stored(file: bytes | None) -> np.ndarray | None:
+    try:
+        return None if file is None else np.asarray(Image.open(io.BytesIO(file)))
+    except OSError:
+        return None
 
 
 @contextlib.asynccontextmanager
@@ -117,13 +152,12 @@ async def suspects(queue: Queue, model: str) -> list[str]:
     return [decoded(job_id) for job_id in await queue.redis.zrange(f"{queue.config.prefix}suspects:{model}", 0, -1)]
 
 
-def alone(folder: Path, payload: dict[str, Any], known: dict[int, int] | None = None) -> list[np.ndarray]:
-    """The pictures' tokens as the library draws them."""
+def alone(folder: Path, known: dict[int, int] | None = None, **fields: Any) -> list[np.ndarray]:
+    """The pictures' tokens as the library draws them. fields: as for `job`."""
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
-    names = ("class_label", "steps", "guidance_scale", "temperature", "task")
-    fields = {name: payload[name] for name in names if payload[name] is not None}
-    seeds = [image_seed(payload["seed"], i) for i in range(payload["n"])]
-    return engine.generate([Request(seed=seed, fixed_tokens=known or {}, **fields) for seed in seeds])
+    spec = job(engine.model, **fields)
+    requests = [replace(request, fixed_tokens=known or {}) for request in drawing.requests(spec, engine.model)]
+    return engine.generate(requests)
 
 
 def png(array: np.ndarray) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from service.tasks.canvas import Canvas, expanded, redrawn
 
 from engine.core.engine import Engine
 from engine.editing.masks import kept
@@ -18,7 +19,6 @@ from engine.editing.outpainting import LARGEST
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import EMPTY, Request
 from service.errors import Problem
-from service.tasks.canvas import Canvas, expanded, redrawn
 from service.tasks.fields import ExpandRequest, VaryRequest
 from service.tasks.inputs import request_of
 from service.tasks.sampling import cost, resolve

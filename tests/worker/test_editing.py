@@ -1,4 +1,4 @@
-"""Variations, outpaintings and expansions through the worker: what is kept, what is told, and in which coordinates."""
+"""Variations, outgenerations and expansions through the worker: what is kept, what is told, and in which coordinates."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine.editing.outgeneration import Padding, assemble, outpaint_geometry
 
 from engine.core.engine import Engine, EngineConfig
 from engine.editing.masks import fit, kept
-from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import EMPTY
-from service.tasks import recipe
-from service.tasks.inputs import request_of
+from service.jobs.spec import JobSpec
+from service.tasks import drawing, recipe
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import Service, alone, job, pixels, png
+from tests.support.worker import Service, alone, pixels, png
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
 SIZE = (8, 8)
 
 
-def painted(folder: Path, payload: dict[str, Any], canvas: np.ndarray) -> list[np.ndarray]:
+def painted(folder: Path, spec: JobSpec, canvas: np.ndarray) -> list[np.ndarray]:
     """Window after window, picture after picture, as the library draws them."""
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
     pictures = []
-    for index in range(payload["n"]):
-        generation = WindowedGeneration(
-            request_of(payload, index, {}), canvas, windows_over(canvas != EMPTY, SIZE), SIZE
-        )
+    for template in drawing.requests(spec, engine.model):
+        generation = WindowedGeneration(template, canvas, windows_over(canvas != EMPTY, SIZE), SIZE)
         while (request := generation.next_request()) is not None:
             engine.add(request)
             while not engine.idle:
@@ -68,29 +66,28 @@ async def test_a_variation_keeps_its_tokens_its_size_and_none_of_its_pixels(
     theirs = engine.codec.encode(fit(IMAGE, (16, 16)))
     known = {int(cell): int(theirs.flat[cell]) for cell in np.flatnonzero(keep)}
     canvas = np.where(keep, theirs, EMPTY)
-    for made, expected in zip(result["images"], alone(folder, job(**fields), known), strict=True):
+    for made, expected in zip(result["images"], alone(folder, known, **fields), strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens, expected)
         assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
         assert (made["width"], made["height"]) == (26, 20)
         shown = pixels(await service.blobs.get(made["blob"]))
         assert np.array_equal(shown, fit(engine.codec.decode(tokens), (20, 26)))
-    assert np.array_equal(np.array(result["token_mask"], dtype=bool), ~keep)
+    assert np.array_equal(~(await service.spec("a")).fixed_cells, ~keep)
     assert result["usage"] == {"steps": 5, "tokens_drawn": 2 * (~keep).sum(), "tokens_known": 2 * keep.sum()}
     # The images of a job keep the same, and compute it once.
     assert engine.stats().rows_shared_total > 0
 
 
 @pytest.mark.anyio
-async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates(
+async def test_an_outgeneration_keeps_its_pixels_and_is_told_in_canvas_coordinates(
     service: Service, folder: Path, engine: Engine, slowly: None
 ) -> None:
     await service.blobs.put("a/image", png(IMAGE))
     asked = Padding(left=3, right=30)
     geometry = outpaint_geometry((20, 26), asked, grid=SIZE, stride=2)
     fields = {
-        "task": "outpaint", "image": "a/image", "left": 3, "right": 30, "up": 0, "down": 0, "n": 2, "steps": 4,
-        "grid": list(geometry.grid), "windowed": True, "previews": 3,
+        "task": "outpaint", "image": "a/image", "left": 3, "right": 30, "n": 2, "steps": 4, "previews": 3,
     }  # fmt: skip
     await service.submit("a", **fields)
     assert await service.seen("a", "preview")  # none is kept once the job has ended
@@ -98,7 +95,7 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
     canvas = geometry.canvas(engine.codec.encode(fit(IMAGE, geometry.fitted)))
     windows = windows_over(canvas != EMPTY, SIZE)
     assert len(windows) > 2
-    for made, expected in zip(result["images"], painted(folder, job(**fields), canvas), strict=True):
+    for made, expected in zip(result["images"], painted(folder, await service.spec("a"), canvas), strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens, expected)
         assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
@@ -126,17 +123,16 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
 async def test_an_expansion_is_drawn_at_once_or_in_windows(
     service: Service, folder: Path, engine: Engine, extension: str | None
 ) -> None:
-    fields: dict[str, Any] = {"task": "expand", "grid": [8, 12], "steps": 5, "windowed": extension is None}
-    fields |= {"extension": extension} if extension else {}
+    fields = {"task": "expand", "width": 24, "height": 16, "steps": 5, "method": extension or "windowed"}
     await service.submit("a", **fields)
     result = await service.result("a")
     [made] = result["images"]
     tokens, empty = np.array(made["tokens"]), np.full((8, 12), EMPTY)
     assert np.array_equal(tokens, await told(service, "a", 0, empty))
     if extension is None:
-        [expected] = painted(folder, job(**fields), empty.astype(np.int32))
+        [expected] = painted(folder, await service.spec("a"), empty.astype(np.int32))
     else:
-        [expected] = engine.generate([request_of(job(**fields), 0, {})])
+        [expected] = engine.generate(drawing.requests(await service.spec("a"), engine.model))
     assert np.array_equal(tokens, expected)
     assert (made["width"], made["height"], result["grid"]) == (24, 16, [8, 12])
 
@@ -145,7 +141,7 @@ async def test_an_expansion_is_drawn_at_once_or_in_windows(
 async def test_what_is_given_as_tokens_is_not_encoded(
     service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a source, or of an upload that tells them."""
+    """Of a source, or of an upload whose recipe tells them: the plan carries them."""
     await service.submit("a", steps=4)
     [first] = (await service.result("a"))["images"]
     file = await service.blobs.get(first["blob"])
@@ -153,14 +149,13 @@ async def test_what_is_given_as_tokens_is_not_encoded(
     encoded: list[Any] = []
     encode = engine.codec.encode
     monkeypatch.setattr(engine.codec, "encode", lambda image: encoded.append(image) or encode(image))
-    strangers = [[5] * 8] * 8
-    for name, tokens in (("upload", None), ("source", strangers)):
+    for name, tokens in (("upload", np.array(first["tokens"])), ("source", np.full((8, 8), 5))):
         await service.blobs.put(f"{name}/image", file)
         fields = {"task": "vary", "image": f"{name}/image", "keep": 0.5, "keep_seed": 1, "steps": 3}
-        await service.submit(name, **fields, tokens=tokens)
+        await service.submit(name, **fields, tokens=tokens.astype(np.int32))
         [made] = (await service.result(name))["images"]
         keep = kept(1, 0.5, SIZE)
-        assert np.array_equal(np.array(made["tokens"])[keep], np.array(tokens or first["tokens"])[keep])
+        assert np.array_equal(np.array(made["tokens"])[keep], tokens[keep])
     assert not encoded
 
 
@@ -172,11 +167,11 @@ async def test_a_source_of_a_larger_grid_is_edited_on_it(service: Service, engin
     tokens = rng.integers(0, 64, (8, 20))
     await service.blobs.put("a/image", png(image))
     await service.blobs.put("a/mask", png(mask))
-    fields = {"task": "inpaint", "image": "a/image", "mask": "a/mask", "grid": [8, 20], "windowed": True}
-    await service.submit("a", **fields, tokens=tokens.tolist(), steps=4, seamless=False)
+    fields = {"task": "inpaint", "image": "a/image", "mask": "a/mask", "steps": 4, "seamless": False}
+    await service.submit("a", **fields, tokens=tokens.astype(np.int32))
     result = await service.result("a")
     [made] = result["images"]
-    drawn = np.array(result["token_mask"], dtype=bool)
+    drawn = ~(await service.spec("a")).fixed_cells
     assert drawn.shape == (8, 20)
     assert np.array_equal(np.array(made["tokens"])[~drawn], tokens[~drawn])
     shown = pixels(await service.blobs.get(made["blob"]))
@@ -189,7 +184,7 @@ async def test_a_source_of_a_larger_grid_is_edited_on_it(service: Service, engin
 async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
     service: Service, engine: Engine, slowly: None
 ) -> None:
-    await service.submit("a", task="expand", grid=[8, 32], windowed=True, n=2, steps=64)
+    await service.submit("a", task="expand", width=64, height=16, method="windowed", n=2, steps=64)
     await service.seen("a", "tokens")
     [run] = service.worker._models[0]._jobs.values()
     async with asyncio.timeout(PATIENCE):
@@ -208,14 +203,16 @@ async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
 @pytest.mark.anyio
 async def test_jobs_in_windows_and_others_share_the_cache_without_harm(service: Service, folder: Path) -> None:
     """More of both than the cache holds at once."""
-    wide = {f"w{i}": job(task="expand", grid=[8, 14], windowed=True, seed=i, steps=6, n=2) for i in range(3)}
-    plain = {f"p{i}": job(seed=10 + i, steps=9, n=1 + i % 2) for i in range(4)}
-    for job_id, payload in (wide | plain).items():
-        await service.submit(job_id, **payload)
+    size = {"task": "expand", "width": 28, "height": 16, "method": "windowed"}
+    wide: dict[str, dict[str, Any]] = {f"w{i}": size | {"seed": i, "steps": 6, "n": 2} for i in range(3)}
+    plain: dict[str, dict[str, Any]] = {f"p{i}": {"seed": 10 + i, "steps": 9, "n": 1 + i % 2} for i in range(4)}
+    for job_id, fields in (wide | plain).items():
+        await service.submit(job_id, **fields)
     empty = np.full((8, 14), EMPTY, dtype=np.int32)
-    for job_id, payload in (wide | plain).items():
+    for job_id, fields in (wide | plain).items():
         images = (await service.result(job_id))["images"]
-        expected = painted(folder, payload, empty) if job_id in wide else alone(folder, payload)
+        spec = await service.spec(job_id)
+        expected = painted(folder, spec, empty) if job_id in wide else alone(folder, **fields)
         assert [image["tokens"] for image in images] == [tokens.tolist() for tokens in expected]
 
 
@@ -223,12 +220,12 @@ async def test_jobs_in_windows_and_others_share_the_cache_without_harm(service: 
 async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
     service: Service, folder: Path, slowly: None
 ) -> None:
-    fields = {"task": "expand", "grid": [8, 20], "windowed": True, "steps": 16}
+    fields = {"task": "expand", "width": 40, "height": 16, "method": "windowed", "steps": 16}
     await service.submit("a", **fields)
     assert await soon(lambda: service.sample("tokens_total", model="random") >= 70)  # in the second window
     assert await service.queue.release("a", 1) == "ok"
     [made] = (await service.result("a"))["images"]
-    [expected] = painted(folder, job(**fields), np.full((8, 20), EMPTY, dtype=np.int32))
+    [expected] = painted(folder, await service.spec("a"), np.full((8, 20), EMPTY, dtype=np.int32))
     assert made["tokens"] == expected.tolist()
     attempts = {event.id.partition("-")[0] for event in await service.events("a") if event.name == "tokens"}
     assert attempts == {"1", "2"}

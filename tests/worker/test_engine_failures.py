@@ -16,7 +16,7 @@ from engine.core.pages import IntegrityError
 from service.worker import worker
 from service.worker.engine_thread import code_of
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import CONFIG, Service, alone, job, serving, suspects
+from tests.support.worker import CONFIG, Service, alone, serving, suspects
 
 POISON = 13  # the seed that no engine can draw
 
@@ -74,7 +74,7 @@ async def test_who_shared_the_step_with_poison_ends_well_and_the_poison_fails_al
         assert "somewhere" not in json.dumps(end.json())  # that is for the log
         for index, name in enumerate(innocents):
             [image] = (await service.result(name))["images"]
-            assert image["tokens"] == alone(folder, job(seed=index, steps=64))[0].tolist()
+            assert image["tokens"] == alone(folder, seed=index, steps=64)[0].tolist()
             attempts = [e.json()["attempt"] for e in await service.events(name) if e.name == "started"]
             assert attempts[0] == 1
             assert len(attempts) > 1

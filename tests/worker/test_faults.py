@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import redis
 from engine.core.engine import Engine
 from engine.request import Request
 from service.jobs import NewJob, Queue, connect
+from service.jobs.spec import ClassCondition, encode
 from tests.support.processes import REPOSITORY
 from tests.support.waiting import soon
 from tests.support.worker import CONFIG, Service, job, png, serving
@@ -82,9 +84,9 @@ async def test_a_job_that_cannot_be_refused_now_holds_up_no_other(
 
     monkeypatch.setattr(Queue, "finish", failing)
     client = connect(redis_url)
-    nonsense = {"n": "x", "task": "generate", "path": "/somewhere"}
-    await Queue(client, CONFIG).submit(NewJob(id="nonsense", model="random", cost=64, payload=nonsense))
-    await Queue(client, CONFIG).submit(NewJob(id="good", model="random", cost=64, payload=job()))
+    nonsense = {"version": 1, "n": "x", "task": "generate", "path": "/somewhere"}
+    await Queue(client, CONFIG).submit(NewJob(id="nonsense", model="random", cost=64, spec=json.dumps(nonsense)))
+    await Queue(client, CONFIG).submit(NewJob(id="good", model="random", cost=64, spec=encode(job(engine.model))))
     await client.aclose()
     async with serving(redis_url, engine, grace=5) as service:
         assert await service.result("good")
@@ -113,8 +115,9 @@ async def test_failing_jobs_fail_alone(service: Service) -> None:
     await service.blobs.put("damaged/image", b"no picture")
     await service.blobs.put("damaged/mask", png(np.ones((4, 4), dtype=bool)))
     await service.submit("damaged", task="inpaint", image="damaged/image", mask="damaged/mask")
-    await service.queue.submit(NewJob(id="strange", model="random", cost=64, payload=job(class_label=99)))
-    await service.queue.submit(NewJob(id="nonsense", model="random", cost=64, payload={"n": "x"}))
+    strange = (await service.plan()).model_copy(update={"condition": ClassCondition(label=99, name="?")})
+    await service.queue.submit(NewJob(id="strange", model="random", cost=64, spec=encode(strange)))
+    await service.queue.submit(NewJob(id="nonsense", model="random", cost=64, spec='{"version": 1, "n": "x"}'))
     codes = {}
     for job_id in ("missing", "damaged", "strange", "nonsense"):
         end = (await service.events(job_id))[-1]

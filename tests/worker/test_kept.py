@@ -7,14 +7,16 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
 
 from engine.core.engine import Engine, EngineConfig
 from service.jobs import connect
+from service.tasks.planning import image_seeds
 from service.worker import worker
 from tests.support.waiting import soon
-from tests.support.worker import CONFIG, Service, alone, job, pixels, serving
+from tests.support.worker import CONFIG, Service, alone, pixels, serving
 
 FIELDS = {"n": 7, "steps": 12, "seed": 3}  # of which the cache holds three at once
 
@@ -54,11 +56,11 @@ async def test_finished_pictures_outlive_their_worker(
     monkeypatch.setattr(other, "add", lambda request: asked.append(request.seed) or add(request))
     async with serving(redis_url, other, grace=5) as service:
         result = await service.result("a")
-        payload = job(**FIELDS)
-        assert sorted(asked) == sorted(payload["seeds"][index] for index in set(range(7)) - kept)
+        seeds = image_seeds(FIELDS["seed"], FIELDS["n"])
+        assert sorted(asked) == sorted(seeds[index] for index in set(range(7)) - kept)
         images = result["images"]
-        assert [(image["index"], image["seed"]) for image in images] == list(enumerate(payload["seeds"]))
-        for image, expected in zip(images, alone(folder, payload), strict=True):
+        assert [(image["index"], image["seed"]) for image in images] == list(enumerate(seeds))
+        for image, expected in zip(images, alone(folder, **FIELDS), strict=True):
             assert image["tokens"] == expected.tolist()
             assert image["blob"].split("/")[2] == ("1" if image["index"] in kept else "2")
             assert (pixels(await service.blobs.get(image["blob"])) == engine.codec.decode(expected)).all()
@@ -118,7 +120,9 @@ async def test_a_fork_keeps_its_pictures_and_counts_what_it_drew_itself(
 ) -> None:
     await service.submit("parent", steps=8, seed=1)
     [parent] = (await service.result("parent"))["images"]
-    fields = {"n": 2, "steps": 8, "seed": 2, "forks": [[4, 1]], "drawn": parent["tokens"]}
+    tokens = np.array(parent["tokens"], dtype=np.int32)
+    fork = {"job": "parent", "image": 0, "step": 4, "seeds": [(4, 1)], "replayed": tokens}
+    fields = {"n": 2, "steps": 8, "seed": 2, "fork": fork}
     await service.submit("undisturbed", **fields)
     expected = await service.result("undisturbed")
     released_before_its_end(service, "a", monkeypatch)

@@ -23,7 +23,7 @@ from service.worker import worker
 from tests.support.processes import REPOSITORY
 from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import CONFIG, Service, alone, job, serving, suspects
+from tests.support.worker import CONFIG, Service, alone, serving, suspects
 
 
 def test_a_worker_brings_no_torch_in() -> None:
@@ -98,7 +98,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
     other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
     async with serving(redis_url, other, grace=5) as service:
         result = await service.result("a")
-        expected = alone(folder, job(steps=200, n=3))
+        expected = alone(folder, steps=200, n=3)
         assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
         attempts = [e.json()["attempt"] for e in await service.events("a") if e.name == "started"]
         assert attempts == [1, 2]

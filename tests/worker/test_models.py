@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from engine.core.engine import Engine, EngineConfig
 from engine.core.pages import IntegrityError
+from engine.request import Request
 from service.jobs import QueueConfig
 from service.settings import Settings
-from service.tasks.inputs import request_of
 from service.worker import worker
 from service.worker.engine_loading import SameName, cache_share, load_engines, share_cores
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import CONFIG, Service, alone, job, serving, suspects
+from tests.support.worker import CONFIG, Service, alone, serving, suspects
 
 FIXED = dict.fromkeys(("steps", "schedule", "guidance_schedule", "content_attention"))
 ASKED: dict[str, dict[str, Any]] = {
@@ -90,8 +90,7 @@ async def test_each_family_draws_while_the_others_do(
             await service.submit(name, model=name, **fields)
         for name, fields in ASKED.items():
             result = await service.result(name)
-            payload = job(model=name, **fields)
-            expected = alone(folders[name], payload)
+            expected = alone(folders[name], model=name, **fields)
             assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
             started = (await service.seen(name, "started")).json()
             steps = {"anyorder": 5, "raster": 16, "regions": 4 + 32 // 4 - 1}[name]
@@ -100,7 +99,7 @@ async def test_each_family_draws_while_the_others_do(
             assert (last.json()["step"], last.json()["steps"]) == (steps, steps)
             assert result["usage"]["steps"] == steps
 
-            n, positions = payload["n"], engines[name].model.positions
+            n, positions = fields.get("n", 1), engines[name].model.positions
             assert await service.counted(n, "images_total", model=name)
             assert await service.counted(n * positions, "tokens_total", model=name)
             assert await service.counted(1, "request_queue_seconds_count", model=name)
@@ -124,7 +123,7 @@ async def test_a_backlog_of_one_model_holds_up_no_other(
         # Not a step is taken for the backlog, and the single job is claimed, drawn and finished.
         assert await service.result("single")
         assert busy.stats().steps_total == 0
-        fits = busy.tokens_total // busy.cost(request_of(job(model="anyorder", steps=1), 0, {}))
+        fits = busy.tokens_total // busy.cost(Request(class_label=1, steps=1))
         assert await service.queue.depth("anyorder") >= len(backlog) - fits > 0
         gate.set()
         for job_id in backlog:

@@ -13,7 +13,7 @@ from engine.core.engine import Engine, EngineConfig
 from service.jobs import Queue, QueueConfig
 from tests.support.tiny import random_folder
 from tests.support.waiting import soon
-from tests.support.worker import Service, alone, job, serving, suspects
+from tests.support.worker import Service, alone, serving, suspects
 
 HASTY = QueueConfig(lease_seconds=2.0, suspect_seconds=0)
 NAMES = ("one", "two")
@@ -108,7 +108,7 @@ async def test_suspects_are_drawn_alone_whatever_else_waits_and_they_do_not_wait
                 await service.submit(job_id, **fields)
         for job_id, fields in guarded.items():
             [image] = (await service.result(job_id))["images"]
-            [expected] = alone(folders[fields["model"]], job(**fields))
+            [expected] = alone(folders[fields["model"]], **fields)
             assert image["tokens"] == expected.tolist()
             assert company.of[job_id] == set()
             done = await service.queue.job(job_id)

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 
 from engine.core.engine import Engine
-from engine.editing.masks import composite, fit, token_mask
-from service.tasks.inputs import read_upload
-from service.worker import preview as preview_module
-from tests.support.worker import Service, alone, job, pixels, png
+from engine.editing.masks import composite, fit, known_tokens, token_mask
+from service.tasks.planning import image_seeds
+from tests.support.worker import Service, alone, pixels, png
 
 
 @pytest.mark.anyio
@@ -35,7 +34,7 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     last = events[-2].json()
     assert (last["step"], last["steps"], last["n_done"], last["n_total"]) == (8, 8, 64, 64)
 
-    (expected,) = alone(folder, job(steps=8))
+    (expected,) = alone(folder, steps=8)
     assert [told[position] for position in range(64)] == expected.ravel().tolist()
     result = await service.result("a")
     (image,) = result["images"]
@@ -58,16 +57,22 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
 async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
     """More than the cache holds: they are claimed as room comes, and each draws what it draws alone."""
     wanted = {
-        f"j{i}": job(seed=i, steps=3 + i, class_label=i % 4, n=1 + i % 3, guidance_scale=1.0 if i % 4 == 0 else 3.0)
+        f"j{i}": {
+            "seed": i,
+            "steps": 3 + i,
+            "class": i % 4,
+            "n": 1 + i % 3,
+            "guidance_scale": 1.0 if i % 4 == 0 else 3.0,
+        }
         for i in range(9)
     }
-    for job_id, payload in wanted.items():
-        await service.submit(job_id, **payload)
+    for job_id, fields in wanted.items():
+        await service.submit(job_id, **fields)
     results = await asyncio.gather(*(service.result(job_id) for job_id in wanted))
-    for result, payload in zip(results, wanted.values(), strict=True):
-        assert [image["seed"] for image in result["images"]] == payload["seeds"]
-        assert [image["index"] for image in result["images"]] == list(range(payload["n"]))
-        for image, expected in zip(result["images"], alone(folder, payload), strict=True):
+    for result, fields in zip(results, wanted.values(), strict=True):
+        assert [image["seed"] for image in result["images"]] == list(image_seeds(fields["seed"], fields["n"]))
+        assert [image["index"] for image in result["images"]] == list(range(fields["n"]))
+        for image, expected in zip(result["images"], alone(folder, **fields), strict=True):
             assert np.array_equal(image["tokens"], expected)
     assert await service.counted(9, "requests_total", task="generate", outcome="succeeded")
     assert await service.counted(sum(p["n"] for p in wanted.values()), "images_total", model="random")
@@ -77,7 +82,7 @@ async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Path, engine: Engine) -> None:
+async def test_ingeneration_keeps_what_the_mask_keeps(service: Service, folder: Path, engine: Engine) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)  # no multiple of anything
     mask = np.zeros((37, 53), dtype=bool)
@@ -90,10 +95,9 @@ async def test_inpainting_keeps_what_the_mask_keeps(service: Service, folder: Pa
     result = await service.result("a")
 
     snapped = token_mask(mask, (8, 8))
-    assert np.array_equal(np.array(result["token_mask"], dtype=bool), snapped)
+    assert np.array_equal(~(await service.spec("a")).fixed_cells, snapped)
     kept = engine.codec.encode(fit(image, (16, 16)))
-    upload = read_upload(png(image), png(mask), engine.model, engine.codec)
-    drawn = alone(folder, job(**fields), upload.known)
+    drawn = alone(folder, known_tokens(kept, snapped), **fields)
     for made, expected in zip(result["images"], drawn, strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens[~snapped], kept[~snapped])
@@ -123,7 +127,7 @@ async def test_previews_show_what_is_drawn_and_grey_elsewhere(
         kinds.append(kind)
         return png(shown)
 
-    monkeypatch.setattr(preview_module, "encode", lossless)  # a JPEG smears the grey
+    monkeypatch.setattr("service.worker.preview.encode", lossless)  # a JPEG smears the grey
     await service.submit("a", steps=64, previews=16)
     events = await service.events("a")
     previews = [event.json() for event in events if event.name == "preview"]

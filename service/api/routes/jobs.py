@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from service.api import sse
 from service.api.dependencies import ClientDep, ServicesDep
-from service.api.job_access import cancel_job, find_job, picture_response
+from service.api.job_access import cancel_job, find_job, picture_response, read_spec
 from service.api.negotiation import FORMATS, negotiate
 from service.api.presenter import event_stream, job_object, root_of
 from service.api.problems import described
@@ -83,7 +83,7 @@ async def image(
     likes best."""
     job = await find_job(services, client, id)
     if format is None:
-        own = MEDIA_TYPES[job.payload["format"]]
+        own = MEDIA_TYPES[read_spec(job).output.format]
         accept = request.headers.get("accept")
         chosen = own if negotiate(accept, [own]) else negotiate(accept, list(FORMATS))
         if chosen is None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request, Response
 
 from service.api.dependencies import ClientDep, ServicesDep
-from service.api.job_access import find_job
+from service.api.job_access import find_job, read_spec
 from service.api.presenter import job_url, root_of
 from service.api.problems import described
 from service.api.routes.jobs import JobId
@@ -52,7 +52,7 @@ async def links(id: JobId, request: Request, services: ServicesDep, client: Clie
     """Signed addresses of a job's events and pictures: for a while they need no key."""
     job = await find_job(services, client, id)
     own = job_url(root_of(request), job.id)
-    events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(job.payload["n"])]
+    events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(read_spec(job).n)]
     if not client.key_id:
         return Links(events=events, images=images, expires_at=None)
     expires = int(time.time() + services.settings.link_life)

@@ -1,0 +1,88 @@
+"""The picture that a request starts from: an upload, or one that this server keeps, with its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.card import ModelCard
+from service.api.bodies import Body
+from service.api.dependencies import choose_model, in_thread
+from service.api.job_access import check_room, find_job, find_picture
+from service.auth.keys import Client
+from service.errors import Problem
+from service.jobs import Job
+from service.jobs.catalogue import ServedModel
+from service.services import Services
+from service.tasks import images, uploads
+from service.tasks.fields import Source
+from service.tasks.images import Limits, MaskMode
+from service.tasks.task import PictureFacts, Task
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """served: the model that is to work on it. facts: for the plan. uploads: the PNGs to store, by what they are."""
+
+    served: ServedModel
+    facts: PictureFacts | None = None
+    uploads: dict[str, bytes] = field(default_factory=dict)
+
+
+async def starting_point(services: Services, client: Client, body: Body, task: Task) -> StartingPoint:
+    """Raises Problem: a field of the body is wrong, or what it names is not kept (any more)."""
+    mask_mode: MaskMode | None = body.fields.mask_mode if "mask" in task.files else None
+    if body.source is not None:
+        return await _from_stored(services, client, body, body.source, task, mask_mode)
+    served = await choose_model(services, body.fields.model, task.name)
+    if body.image is None:
+        return StartingPoint(served)
+    await check_room(services, client, served.card.name)
+    facts, blobs = await in_thread(
+        services, uploads.read_upload, body.image, body.mask, mask_mode, services.limits, served.card
+    )
+    return StartingPoint(served, facts, blobs)
+
+
+async def _from_stored(
+    services: Services, client: Client, body: Body, source: Source, task: Task, mask_mode: MaskMode | None
+) -> StartingPoint:
+    """What the plan needs of a stored picture is in its job's result: it is not decoded."""
+    job, made, png = await _stored(services, client, source)
+    served = await choose_model(services, body.fields.model or job.model, task.name)
+    _check_tokenizer(job, served.card)
+    await check_room(services, client, served.card.name)
+    size = made["height"], made["width"]
+    blobs, selected = {"image": png}, None
+    if mask_mode is not None:
+        selected, blobs["mask"] = await in_thread(services, _read_mask, body.mask, size, mask_mode, services.limits)
+    tokens = np.array(made["tokens"], dtype=np.int32)
+    grid = tokens.shape[0], tokens.shape[1]
+    return StartingPoint(served, PictureFacts(size=size, grid=grid, mask=selected, tokens=tokens), blobs)
+
+
+def _read_mask(
+    mask: bytes | str | None, size: tuple[int, int], mode: MaskMode, limits: Limits
+) -> tuple[np.ndarray, bytes]:
+    selected = uploads.check_mask(None if mask is None else uploads.open_mask(mask, mode, limits), size)
+    return selected, images.encode(selected, "png")
+
+
+async def _stored(services: Services, client: Client, source: Source) -> tuple[Job, dict[str, Any], bytes]:
+    try:
+        job = await find_job(services, client, source.job)
+        made, png = await find_picture(services, job, source.image)
+    except Problem as problem:
+        if problem.code == "no_such_image":
+            raise Problem.field("source.image", problem.detail, problem.code) from None
+        raise Problem.field("source.job", problem.detail, problem.code, status=problem.status) from None
+    return job, made, png
+
+
+def _check_tokenizer(job: Job, card: ModelCard) -> None:
+    tokenizer = (job.result or {}).get("tokenizer")
+    if not tokenizer or tokenizer != card.tokenizer:
+        message = f"its tokens are another tokenizer's than {card.name}'s; send the picture itself, as image"
+        raise Problem.field("source.job", message, "other_tokenizer")

@@ -1,0 +1,69 @@
+"""A request for pictures, apart from its body: its sender, its idempotency key, and how it wants its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.responses import Response
+
+from service.api.dependencies import ClientDep, ServicesDep
+from service.api.job_access import read_spec
+from service.api.negotiation import ResponsePreference
+from service.api.presenter import present
+from service.auth.keys import Client
+from service.jobs import Job
+from service.services import Services
+from service.tasks.images import Format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    services: Services
+    request: Request
+    client: Client
+    key: str | None
+    prefer: str | None
+    cancel_on_disconnect: bool
+
+    def preference(self, n: int, format: Format) -> ResponsePreference:
+        """For n pictures in this format. Raises Problem where the preference can't be met."""
+        return ResponsePreference.of(
+            self.request.headers.get("accept"),
+            self.prefer,
+            n=n,
+            format=format,
+            limit=self.services.settings.max_wait,
+            cancel_on_disconnect=self.cancel_on_disconnect,
+        )
+
+    async def answer(self, job: Job) -> Response:
+        spec = read_spec(job)
+        return await present(self.services, self.request, job, self.preference(spec.n, spec.output.format))
+
+
+def _submission(
+    request: Request,
+    services: ServicesDep,
+    client: ClientDep,
+    idempotency_key: Annotated[
+        str | None, Header(description="The same key again answers with the same job, instead of drawing anew")
+    ] = None,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job is done, within N seconds")] = None,
+    on_disconnect: Annotated[
+        Literal["cancel"] | None,
+        Query(description="Cancel the job when this connection closes before it has ended; else it goes on"),
+    ] = None,
+) -> Submission:
+    return Submission(
+        services=services,
+        request=request,
+        client=client,
+        key=idempotency_key,
+        prefer=prefer,
+        cancel_on_disconnect=on_disconnect == "cancel",
+    )
+
+
+SubmissionDep = Annotated[Submission, Depends(_submission)]

@@ -1,0 +1,81 @@
+"""inpaint: draw a part of a picture again. With another class than the picture's, this edits."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from engine.card import ModelCard
+from engine.editing.masks import composite, token_mask
+from service.jobs.spec import InpaintCompose, JobSpec
+from service.tasks.fields import SEAMLESS, Pictured, TaskFields, Upload
+from service.tasks.images import MaskMode
+from service.tasks.inputs import tokens_on, whole_picture
+from service.tasks.layout import around
+from service.tasks.planning import job_spec
+from service.tasks.task import Inputs, PictureFacts, Task
+
+
+class InpaintFields(TaskFields):
+    """What inpainting adds, apart from the pictures themselves."""
+
+    mask_mode: MaskMode = Field(
+        "white", description="Which part of the mask is repainted: white, black, or transparent (alpha)"
+    )
+    feather: int = Field(0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard")
+    seamless: bool = SEAMLESS
+
+
+class InpaintRequest(InpaintFields, Pictured):
+    """Redraw a part of a picture. With another class than the picture's, this edits."""
+
+    model_config = ConfigDict(title="Inpaint")
+
+    mask: str | None = Field(
+        None,
+        min_length=1,
+        description="As large as the picture. With mask_mode alpha it may be left out: the picture's own "
+        "transparency counts",
+    )
+
+
+class InpaintForm(InpaintFields, Upload):
+    """The same as multipart/form-data, the pictures as files."""
+
+    model_config = ConfigDict(title="InpaintForm")
+
+    mask: bytes | None = Field(None, description="As large as the picture")
+
+
+def plan(fields: InpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:
+    """The model draws every token that the mask touches; compose takes the pixels inside the mask only."""
+    assert facts.mask is not None
+    layout = around(~token_mask(facts.mask, facts.grid), facts.size, card)
+    return job_spec(
+        "inpaint",
+        fields,
+        card,
+        layout,
+        picture_box=whole_picture(layout.grid),
+        picture_tokens=tokens_on(facts.tokens, layout.grid),
+        compose=InpaintCompose(feather=fields.feather, seamless=fields.seamless),
+    )
+
+
+def compose(spec: JobSpec, inputs: Inputs, drawn: np.ndarray) -> np.ndarray:
+    assert isinstance(spec.compose, InpaintCompose)
+    assert inputs.image is not None
+    assert inputs.mask is not None
+    return composite(inputs.image, drawn, inputs.mask, spec.compose.feather, smooth=spec.compose.seamless)
+
+
+TASK = Task(
+    name="inpaint",
+    fields=InpaintFields,
+    request=InpaintRequest,
+    form=InpaintForm,
+    files=("image", "mask"),
+    size_field="image",
+    plan=plan,
+    compose=compose,
+)

@@ -1,0 +1,76 @@
+"""outpaint: draw on beyond the borders of a picture, whose pixels stay as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from engine.card import ModelCard
+from engine.editing.outpainting import SIDES, Padding, assemble, outpaint_geometry
+from engine.request import RequestError
+from service.errors import Problem
+from service.jobs.spec import Box, JobSpec, OutpaintCompose
+from service.tasks.fields import MAX_PIXELS, SEAMLESS, Pictured, TaskFields, Upload
+from service.tasks.inputs import tokens_on
+from service.tasks.layout import Layout
+from service.tasks.planning import job_spec
+from service.tasks.task import Inputs, PictureFacts, Task
+
+
+class OutpaintFields(TaskFields):
+    """What outpainting adds: how much, in pixels of the picture; it is rounded up to whole tokens."""
+
+    left: int = Field(0, ge=0, le=MAX_PIXELS)
+    right: int = Field(0, ge=0, le=MAX_PIXELS)
+    up: int = Field(0, ge=0, le=MAX_PIXELS)
+    down: int = Field(0, ge=0, le=MAX_PIXELS)
+    seamless: bool = SEAMLESS
+
+
+class OutpaintRequest(OutpaintFields, Pictured):
+    """Draw on beyond the borders of a picture."""
+
+    model_config = ConfigDict(title="Outpaint")
+
+
+class OutpaintForm(OutpaintFields, Upload):
+    """The same as multipart/form-data, the picture as a file."""
+
+    model_config = ConfigDict(title="OutpaintForm")
+
+
+def plan(fields: OutpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:
+    """Known tokens of another grid than the picture gets here are dropped: the worker encodes it again."""
+    asked = Padding(**{side: getattr(fields, side) for side in SIDES})
+    try:
+        geometry = outpaint_geometry(facts.size, asked, grid=card.grid, stride=card.stride)
+    except RequestError as error:
+        raise Problem.field(error.field, str(error).partition(": ")[2], "padding") from None
+    rows, cols = geometry.cells
+    return job_spec(
+        "outpaint",
+        fields,
+        card,
+        Layout(fixed_cells=geometry.fixed_cells, size=geometry.size, window_shape=card.grid),
+        picture_box=Box(row=geometry.margin.up, col=geometry.margin.left, rows=rows, cols=cols),
+        picture_tokens=tokens_on(facts.tokens, geometry.cells),
+        compose=OutpaintCompose(geometry=geometry, seamless=fields.seamless),
+    )
+
+
+def compose(spec: JobSpec, inputs: Inputs, drawn: np.ndarray) -> np.ndarray:
+    assert isinstance(spec.compose, OutpaintCompose)
+    assert inputs.image is not None
+    return assemble(inputs.image, drawn, spec.compose.geometry, smooth=spec.compose.seamless)
+
+
+TASK = Task(
+    name="outpaint",
+    fields=OutpaintFields,
+    request=OutpaintRequest,
+    form=OutpaintForm,
+    files=("image",),
+    size_field="image",
+    plan=plan,
+    compose=compose,
+)

@@ -1,0 +1,108 @@
+"""What all plans share: from checked fields, a layout and a model card to a JobSpec, and what a job costs.
+
+Raises Problem with the field at fault.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, TypeVar
+
+import numpy as np
+
+from engine.card import SETTINGS, ModelCard
+from engine.noise import image_seed
+from engine.request import MAX_SEED
+from service.errors import Problem
+from service.jobs.spec import Box, ClassCondition, Compose, JobSpec, NoCondition, Output, Sampling
+from service.tasks.fields import TaskFields
+from service.tasks.layout import Layout
+from service.tasks.sampling import check_order, find_class, sampling
+
+AnyFields = TypeVar("AnyFields", bound=TaskFields)
+
+
+def check_task(task: str, card: ModelCard) -> None:
+    """Raises Problem where the model can't do it."""
+    if task in card.tasks:
+        return
+    why = "" if "order" in card.settings else ": it draws in a fixed order"
+    can = ", ".join(card.tasks)
+    raise Problem.field("model", f"{card.name} can't {task}{why}; it can {can}", "task_not_supported")
+
+
+def random_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def with_seed(fields: AnyFields) -> AnyFields:
+    """The fields with their seed, or else with a random one. Planning itself is pure."""
+    return fields if fields.seed is not None else fields.model_copy(update={"seed": random_seed()})
+
+
+def image_seeds(seed: int, n: int) -> tuple[int, ...]:
+    """The seed of each picture; the first is the request's own."""
+    return tuple(image_seed(seed, index) for index in range(n))
+
+
+def job_spec(
+    task: str,
+    fields: TaskFields,
+    card: ModelCard,
+    layout: Layout,
+    *,
+    picture_box: Box | None = None,
+    picture_tokens: np.ndarray | None = None,
+    compose: Compose | None = None,
+    request: dict[str, Any] | None = None,
+) -> JobSpec:
+    """request: the task's own fields, as shown; None: those that the client sent."""
+    values = sampling({name: getattr(fields, name) for name in SETTINGS}, card)
+    found = find_class(fields.class_, card.classes)
+    if found is None and fields.guidance_scale not in (None, 1):
+        raise Problem.field("guidance_scale", "guidance needs a class; give one, or leave this out", "no_class")
+    check_order(fields.order, np.flatnonzero(~layout.fixed_cells).tolist())
+    if found is None and values["guidance_scale"] is not None:
+        values["guidance_scale"] = 1.0  # without a class there is one branch, and nothing to guide
+    assert fields.seed is not None
+    return JobSpec(
+        task=task,
+        model=card.name,
+        condition=NoCondition() if found is None else ClassCondition(label=found.label, name=found.name),
+        seeds=image_seeds(fields.seed, fields.n),
+        sampling=Sampling(**values),
+        grid=layout.grid,
+        window_shape=layout.window_shape,
+        windows=layout.windows,
+        rope_scaling=layout.rope_scaling,
+        size=layout.size,
+        fixed_cells=layout.fixed_cells,
+        picture_box=picture_box,
+        picture_tokens=picture_tokens,
+        compose=compose,
+        output=Output(format=fields.format, quality=fields.quality, previews=fields.previews),
+        request=own_fields(fields) if request is None else request,
+    )
+
+
+def own_fields(fields: TaskFields) -> dict[str, Any]:
+    """What a task has beside the fields of all, and the pictures themselves."""
+    own = type(fields).model_fields.keys() - TaskFields.model_fields.keys() - {"image", "mask"}
+    return fields.model_dump(mode="json", include=own)
+
+
+def cost(spec: JobSpec, card: ModelCard, capacity: dict[str, Any]) -> int:
+    """KV tokens that the job may reserve, in whole pages: what it weighs in the queue. No family caches more than one
+    row for every position that is drawn at once; the worker's engine may need fewer.
+
+    Raises Problem when one picture alone never fits the largest worker.
+    """
+    page = int(capacity.get("page_size", 16))
+    branches = 1 if spec.class_label is None or spec.sampling.guidance_scale == 1 else 2
+    rows, cols = spec.window_shape
+    picture = -(-rows * cols // page) * page * branches
+    room = capacity.get("cache_tokens")
+    if room is not None and picture > room:
+        message = f"a picture needs {picture} tokens of KV cache, and the largest worker has {room}"
+        raise Problem.field("model" if (rows, cols) == card.grid else "width", message, "never_fits")
+    return picture * spec.n
