@@ -44,7 +44,7 @@ def unpack_bits(text: str, grid: tuple[int, int]) -> np.ndarray:
     count = grid[0] * grid[1]
     data = _bytes(text)
     if len(data) != -(-count // 8):
-        raise PackingError(f"its fixed tokens are not those of a grid of {grid[0]}×{grid[1]} tokens")
+        raise PackingError(f"its fixed tokens are not of {grid[0]}×{grid[1]} tokens")
     return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool).reshape(grid)
 
 

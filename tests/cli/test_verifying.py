@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from engine.core.engine import Engine, EngineConfig
-from engine.editing.outpainting import Padding
+from engine.editing.masks import composite, fit, known_tokens, token_mask
+from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import Request
 from service.cli.main import main
 from service.tasks import recipe
 from service.tasks.images import encode
-from service.tasks.inputs import finished, read_outpainting, read_upload
 from service.tasks.recipe import forked
 from tests.support.tiny import random_folder
 
@@ -55,7 +55,17 @@ def verify(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def drawn(engine: Engine, request: Request, **more: Any) -> bytes:
     [tokens] = engine.generate([request])
-    return finished(tokens, None, engine.codec, engine.model, request, "class 2", **more).png
+    return finished(engine, tokens, request, **more)
+
+
+def finished(
+    engine: Engine, tokens: np.ndarray, request: Request, shown: np.ndarray | None = None, **more: Any
+) -> bytes:
+    """The PNG of a token map, with its recipe. shown: the picture, where it is not just what the tokens decode to."""
+    pixels = engine.codec.decode(tokens) if shown is None else shown
+    about = {"class_name": "class 2", "composited": shown is not None} | more
+    text = recipe.write(pixels, tokens, request, engine.model, **about)
+    return encode(pixels, "png", text={recipe.KEYWORD: text})
 
 
 def retold(file: bytes, shown: np.ndarray, **fields: Any) -> bytes:
@@ -121,7 +131,7 @@ def test_tokens_that_it_would_not_draw_are_counted_from_the_first_step_on(engine
     tokens = tokens.copy()
     for cell in (order[40], order[50]):
         tokens.flat[cell] = (tokens.flat[cell] + 1) % engine.model.codebook_size
-    file = finished(tokens, None, engine.codec, engine.model, request, None).png
+    file = finished(engine, tokens, request, class_name=None)
     status, said, _ = verify(file)
     assert (status, "tokens: 2 of 64 that were drawn differ, from step 41 of 64 on" in said) == (1, True), said
     assert "pixels: all are the decoded tokens'" in said
@@ -133,28 +143,31 @@ def test_an_inpainted_picture_is_compared_by_its_tokens(engine: Engine, verify: 
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (21, 33, 3), dtype=np.uint8), np.zeros((21, 33), dtype=bool)
     mask[4:15, 3:20] = True
-    upload = read_upload(encode(image, "png"), encode(mask, "png"), engine.model, engine.codec, 2)
-    request = dataclasses.replace(REQUEST, fixed_tokens=upload.known, task="inpaint")
+    redrawn = token_mask(mask, engine.model.grid)
+    fixed = known_tokens(engine.codec.encode(fit(image, (16, 16))), redrawn)
+    request = dataclasses.replace(REQUEST, fixed_tokens=fixed, task="inpaint")
     [tokens] = engine.generate([request])
-    file = finished(tokens, upload, engine.codec, engine.model, request, "class 2").png
+    shown = composite(image, engine.codec.decode(tokens), mask, 2)
+    file = finished(engine, tokens, request, shown)
     status, said, _ = verify(file)
     assert status == 0
-    count = int(upload.redrawn.sum())
+    count = int(redrawn.sum())
     assert f"{64 - count} of them given" in said
     assert f"tokens: all {count} that were drawn are the same" in said
     edited = pixels_of(file)
     edited[0, 0, 0] ^= 1
     assert verify(retold(file, edited))[0] == 1
-    tokens[tuple(np.argwhere(upload.redrawn)[0])] ^= 1
-    assert verify(finished(tokens, upload, engine.codec, engine.model, request, "class 2").png)[0] == 1
+    tokens[tuple(np.argwhere(redrawn)[0])] ^= 1
+    assert verify(finished(engine, tokens, request, shown))[0] == 1
 
 
 def test_an_outpainting_is_drawn_again_window_by_window(engine: Engine, verify: Verify) -> None:
     image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    source = read_outpainting(encode(image, "png"), Padding(right=14, left=3), engine.model, engine.codec)
+    geometry = outpaint_geometry((16, 16), Padding(right=14, left=3), grid=engine.model.grid, stride=2)
+    canvas = geometry.canvas(engine.codec.encode(fit(image, geometry.fitted)))
     template = dataclasses.replace(REQUEST, task="outpaint")
-    windows = windows_over(source.geometry.fixed_cells, engine.model.grid)
-    generation = WindowedGeneration(template, source.canvas, windows, engine.model.grid)
+    windows = windows_over(geometry.fixed_cells, engine.model.grid)
+    generation = WindowedGeneration(template, canvas, windows, engine.model.grid)
     while (request := generation.next_request()) is not None:
         engine.add(request)
         while not engine.idle:
@@ -162,11 +175,12 @@ def test_an_outpainting_is_drawn_again_window_by_window(engine: Engine, verify: 
                 generation.update(update)
     lie = [(window.row, window.col) for window in windows]
     assert len(lie) > 1
-    args = (source, engine.codec, engine.model, template, "class 2")
-    file = finished(generation.tokens, *args, windows=lie).png
+    shown = assemble(image, engine.codec.decode(generation.tokens), geometry)
+    about = {"shown": shown, "known": geometry.fixed_cells}
+    file = finished(engine, generation.tokens, template, windows=lie, **about)
     status, said, _ = verify(file)
     assert (status, "tokens: all 72 that were drawn are the same" in said) == (0, True), said
-    assert verify(finished(generation.tokens, *args, windows=lie[::-1]).png)[0] != 0
+    assert verify(finished(engine, generation.tokens, template, windows=lie[::-1], **about))[0] != 0
     status, _, errors = verify(retold(file, pixels_of(file), windows=[[0, 10]]))
     assert (status, "window that reaches beyond the canvas" in errors) == (2, True)
 

@@ -1,4 +1,4 @@
-"""Variations, outgenerations and expansions through the worker: what is kept, what is told, and in which coordinates."""
+"""Variations, outpaintings and expansions through the worker: what is kept, what is told, and in which coordinates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.editing.outgeneration import Padding, assemble, outpaint_geometry
 
 from engine.core.engine import Engine, EngineConfig
 from engine.editing.masks import fit, kept
+from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import EMPTY
 from service.jobs.spec import JobSpec
@@ -80,7 +80,7 @@ async def test_a_variation_keeps_its_tokens_its_size_and_none_of_its_pixels(
 
 
 @pytest.mark.anyio
-async def test_an_outgeneration_keeps_its_pixels_and_is_told_in_canvas_coordinates(
+async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates(
     service: Service, folder: Path, engine: Engine, slowly: None
 ) -> None:
     await service.blobs.put("a/image", png(IMAGE))

@@ -1,0 +1,173 @@
+"""From a spec to fixed tokens, engine requests and the finished PNG with its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from engine.codec.codec import Codec
+from engine.request import EMPTY
+from service.jobs.spec import InpaintCompose, JobSpec, OutpaintCompose
+from service.tasks import drawing, recipe
+from service.tasks.generate import GenerateRequest, plan
+from service.tasks.images import Limits, encode
+from service.tasks.inpaint import InpaintFields
+from service.tasks.inputs import BadUpload, load_canvas, open_inputs
+from service.tasks.outpaint import OutpaintFields
+from service.tasks.registry import TASKS
+from service.tasks.task import Inputs
+from service.tasks.uploads import read_upload
+from tests.support.api import CARD, noise, png
+
+MODEL = replace(CARD, weights="w" * 16, tokenizer="t" * 16)  # 4×4 tokens of 8×8 pixels, 8 codes
+LIMITS = Limits(10**6, 10**4)
+SIZE = (32, 32)
+
+
+class FakeCodec:
+    """Decodes a token to a flat patch, and encodes to 7s; counts its encodings."""
+
+    stride = 8
+    encoded = 0
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        return np.kron(tokens[..., None], np.full((8, 8, 3), 30)).astype(np.uint8)
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        self.encoded += 1
+        return np.full((image.shape[0] // 8, image.shape[1] // 8), 7, dtype=np.int32)
+
+
+CODEC = cast(Codec, FakeCodec())
+TOKENS = np.arange(16, dtype=np.int32).reshape(4, 4) % 8
+
+
+def corner(size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size, dtype=bool)
+    mask[:3, :5] = True
+    return mask
+
+
+def generated(**fields: Any) -> JobSpec:
+    sent = {"class": 2, "seed": 5, "n": 2, "steps": 3, "schedule": "cosine", "guidance_schedule": "constant"}
+    return plan(GenerateRequest.model_validate(sent | fields), None, MODEL)
+
+
+def inpainted(image: bytes, mask: bytes | None, **fields: Any) -> tuple[JobSpec, dict[str, bytes]]:
+    facts, files = read_upload(image, mask, "white", LIMITS, MODEL)
+    asked = InpaintFields.model_validate({"seed": 5, "class": 2} | fields)
+    return TASKS["inpaint"].plan(asked, facts, MODEL), files
+
+
+def outpainted(image: bytes, **fields: Any) -> tuple[JobSpec, dict[str, bytes]]:
+    facts, files = read_upload(image, None, None, LIMITS, MODEL)
+    return TASKS["outpaint"].plan(OutpaintFields.model_validate({"seed": 5} | fields), facts, MODEL), files
+
+
+def loaded(spec: JobSpec, files: dict[str, bytes], codec: Codec = CODEC) -> tuple[Inputs, np.ndarray]:
+    inputs = open_inputs(dict(files))
+    return inputs, load_canvas(spec, inputs, codec)
+
+
+def finished(spec: JobSpec, tokens: np.ndarray, inputs: Inputs | None = None, index: int = 0) -> bytes:
+    request = drawing.requests(spec, MODEL)[index]
+    made = drawing.finish(spec, request, tokens, inputs=inputs or Inputs(), codec=CODEC, card=MODEL)
+    assert (made.height, made.width) == spec.size
+    return made.png
+
+
+def test_a_finished_picture_carries_what_draws_it_again() -> None:
+    spec = generated()
+    told = recipe.read(recipe.text_of(finished(spec, TOKENS, index=1)))
+    assert told.request == drawing.requests(spec, MODEL)[1]
+    assert (told.request.seed, told.request.schedule, told.class_name) == (spec.seeds[1], "cosine", "torus")
+    assert (told.windows, told.forks, told.composited) == ((), (), False)
+    assert np.array_equal(told.tokens, TOKENS)
+    assert not told.known.any()
+    assert told.is_of(CODEC.decode(TOKENS))
+
+
+def test_an_inpainted_picture_says_which_tokens_were_given_and_that_pixels_are_anothers() -> None:
+    image, mask = noise(50, 70), corner((50, 70))
+    spec, files = inpainted(png(image), png(mask), feather=2, seamless=False)
+    inputs, canvas = loaded(spec, files)
+    assert canvas[0, 0] == EMPTY
+    assert (canvas == 7).sum() == 15
+    told = recipe.read(recipe.text_of(finished(spec, TOKENS, inputs)))
+    assert told.composited
+    assert np.array_equal(told.known, canvas != EMPTY)
+    compose, drawn = TASKS["inpaint"].compose, CODEC.decode(TOKENS)
+    assert told.is_of(compose(spec, inputs, drawn))
+    for other in (InpaintCompose(feather=0, seamless=False), InpaintCompose(feather=2, seamless=True)):
+        shown = compose(spec.model_copy(update={"compose": other}), inputs, drawn)
+        assert np.array_equal(shown[~mask], image[~mask])
+        assert not told.is_of(shown)
+
+
+def test_an_outpainting_knows_the_picture_and_keeps_it() -> None:
+    image = noise(20, 30)
+    spec, files = outpainted(png(image), right=7, seamless=False)
+    inputs, canvas = loaded(spec, files)
+    assert canvas.shape == (4, 8)  # 5 pixels a token: two more
+    assert np.array_equal(canvas, [[7] * 6 + [EMPTY] * 2] * 4)
+    tokens = np.where(canvas == EMPTY, 3, canvas)
+    assert isinstance(spec.compose, OutpaintCompose)
+    assert spec.size == (20, 40)
+    told = recipe.read(recipe.text_of(finished(spec, tokens, inputs)))
+    shown = TASKS["outpaint"].compose(spec, inputs, CODEC.decode(tokens))
+    assert np.array_equal(shown[:, :30], image)
+    assert (shown[:, 33:] == 90).all()
+    assert told.windows == spec.windows
+    assert np.array_equal(told.known, canvas != EMPTY)
+    assert told.is_of(shown)
+
+
+def test_an_upload_that_tells_its_tokens_is_not_encoded_again() -> None:
+    codec = FakeCodec()
+    made = finished(generated(), TOKENS)
+    mask = png(corner(SIZE))
+    _, canvas = loaded(*inpainted(made, mask), cast(Codec, codec))
+    assert np.array_equal(canvas.ravel()[1:], TOKENS.ravel()[1:])
+    _, wider = loaded(*outpainted(made, left=1), cast(Codec, codec))
+    assert np.array_equal(wider[:, 1:], TOKENS)
+    assert codec.encoded == 0
+
+    pixels, text = codec.decode(TOKENS), recipe.text_of(made) or ""
+    pixels[5, 5, 1] ^= 1
+    for count, file in enumerate(
+        [
+            encode(pixels, "png", text={recipe.KEYWORD: text}),  # edited
+            encode(CODEC.decode(TOKENS), "png", text={recipe.KEYWORD: "{}"}),
+            encode(CODEC.decode(TOKENS), "png"),
+        ],
+        start=1,
+    ):
+        _, canvas = loaded(*inpainted(file, mask), cast(Codec, codec))
+        assert (canvas.ravel()[1:] == 7).all()
+        assert codec.encoded == count
+    facts, _ = read_upload(made, mask, "white", LIMITS, replace(MODEL, tokenizer="s" * 16))
+    assert facts.tokens is None, "another tokenizer's"
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "code"),
+    [
+        (None, png(corner(SIZE)), "upload_missing"),
+        (png(noise(*SIZE)), None, "upload_missing"),
+        (b"\x89PNG", png(corner(SIZE)), "upload_damaged"),
+        (png(noise(*SIZE)), png(corner((32, 31))), "upload_damaged"),
+    ],
+)
+def test_a_stored_upload_that_cannot_be_used_says_why(image: bytes | None, mask: bytes | None, code: str) -> None:
+    with pytest.raises(BadUpload) as caught:
+        open_inputs({"image": image, "mask": mask})
+    assert caught.value.code == code
+
+
+def test_a_spec_becomes_the_requests_that_it_says() -> None:
+    request = drawing.requests(generated(top_k=4, order=list(range(15, -1, -1))), MODEL)[1]
+    assert (request.order, request.top_k, request.task) == (tuple(range(15, -1, -1)), 4, "generate")
+    assert (request.class_label, request.grid, dict(request.fixed_tokens)) == (2, None, {})
