@@ -24,8 +24,8 @@ from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagg
 from service.jobs.messages import Canceled
 from service.jobs.spec import JobSpec, UnsupportedVersion, decode, task_of
 from service.services import Services
-from service.tasks import images
-from service.tasks.images import MEDIA_TYPES, Format
+from service.tasks.pictures import images
+from service.tasks.pictures.images import MEDIA_TYPES, Format
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import Problem
-from service.tasks.images import MEDIA_TYPES, Format
+from service.tasks.pictures.images import MEDIA_TYPES, Format
 
 EVENTS = "text/event-stream"
 JSON = "application/json"

@@ -16,9 +16,9 @@ from service.errors import Problem
 from service.jobs import Job
 from service.jobs.catalogue import ServedModel
 from service.services import Services
-from service.tasks import images, uploads
 from service.tasks.fields import Source
-from service.tasks.images import Limits, MaskMode
+from service.tasks.pictures import images, uploads
+from service.tasks.pictures.images import Limits, MaskMode
 from service.tasks.task import PictureFacts, Task
 
 

@@ -15,7 +15,7 @@ from service.api.presenter import present
 from service.auth.keys import Client
 from service.jobs import Job
 from service.services import Services
-from service.tasks.images import Format
+from service.tasks.pictures.images import Format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,16 +14,15 @@ from service.jobs.spec import JobSpec
 from service.settings import Settings
 from service.tasks import drawing
 from service.tasks.drawing import FinishedPicture
-from service.tasks.images import Format, Limits, transcode
-from service.tasks.inputs import load_canvas, open_inputs
+from service.tasks.pictures.images import Format, Limits, transcode
+from service.tasks.pictures.inputs import load_canvas, open_inputs
+from service.tasks.pictures.uploads import read_upload
 from service.tasks.planning import check_task, with_seed
 from service.tasks.registry import TASKS
 from service.tasks.task import PictureFacts, Task
-from service.tasks.uploads import read_upload
 from service.worker.engine_loading import load_engine
 
 if TYPE_CHECKING:
-    from engine.card import ModelCard
     from engine.core.engine import Engine
 
 QUALITY = 90
@@ -31,26 +30,20 @@ QUALITY = 90
 
 def draw(arguments: Namespace, settings: Settings) -> int:
     task = TASKS[arguments.command]
+    files = {name: path.read_bytes() for name in task.files if (path := getattr(arguments, name)) is not None}
     engine = _engine(settings, task)
-    facts, uploads = _facts(arguments, task, Limits(settings.max_pixels, settings.max_side), engine.model)
+    facts: PictureFacts | None = None
+    uploads: dict[str, bytes] = {}
+    if files:
+        limits = Limits(settings.max_pixels, settings.max_side)
+        mask_mode = getattr(arguments.fields, "mask_mode", None)
+        facts, uploads = read_upload(files["image"], files.get("mask"), mask_mode, limits, engine.model)
     spec = task.plan(with_seed(arguments.fields), facts, engine.model)
     began = time.monotonic()
     pictures = _draw(engine, spec, uploads)
     print(f"drawn in {time.monotonic() - began:.1f} s", file=sys.stderr)
     _save(arguments.output, pictures, spec.seeds)
     return 0
-
-
-def _facts(
-    arguments: Namespace, task: Task, limits: Limits, card: ModelCard
-) -> tuple[PictureFacts | None, dict[str, bytes]]:
-    """And the PNGs of the picture and its mask. Raises ImageError, FileNotFoundError."""
-    if not task.files:
-        return None, {}
-    takes_mask = "mask" in task.files
-    mask = arguments.mask.read_bytes() if takes_mask and arguments.mask is not None else None
-    mode = arguments.fields.mask_mode if takes_mask else None
-    return read_upload(arguments.image.read_bytes(), mask, mode, limits, card)
 
 
 def _engine(settings: Settings, task: Task) -> Engine:

@@ -14,9 +14,9 @@ from engine.editing.windows import WindowedGeneration
 from engine.models.model_index import known_folders
 from engine.request import EMPTY, Request, RequestError, Window
 from service.settings import Settings
-from service.tasks import recipe
-from service.tasks.images import ImageError, Limits, decode_image
-from service.tasks.recipe import Recipe, RecipeError
+from service.tasks.pictures import recipe
+from service.tasks.pictures.images import ImageError, Limits, decode_image
+from service.tasks.pictures.recipe import Recipe, RecipeError
 from service.worker.engine_loading import load_engine
 
 if TYPE_CHECKING:

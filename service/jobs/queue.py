@@ -195,4 +195,6 @@ class Queue(QueueReader):
 
 
 def _ended(entries: Iterable[Sequence[Any]]) -> list[EndedJob]:
-    return [EndedJob(id=text(job_id), state=cast(State, text(state)), spec=text(spec)) for job_id, state, spec in entries]
+    return [
+        EndedJob(id=text(job_id), state=cast(State, text(state)), spec=text(spec)) for job_id, state, spec in entries
+    ]

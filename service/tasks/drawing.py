@@ -10,8 +10,8 @@ import numpy as np
 from engine.editing.windows import WindowedGeneration
 from engine.request import EMPTY, Request, Window
 from service.jobs.spec import JobSpec
-from service.tasks import recipe
-from service.tasks.images import encode
+from service.tasks.pictures import recipe
+from service.tasks.pictures.images import encode
 from service.tasks.registry import TASKS
 from service.tasks.task import Inputs
 

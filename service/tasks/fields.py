@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.request import MAX_SEED, MAX_STEPS
 from service.auth.keys import Priority
-from service.tasks.images import Format
+from service.tasks.pictures.images import Format
 
 MAX_IMAGES = 16
 MAX_PIXELS = 2**16

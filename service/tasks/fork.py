@@ -12,9 +12,9 @@ from service.auth.keys import Priority
 from service.errors import Problem
 from service.jobs.spec import ForkOrigin, JobSpec
 from service.tasks.fields import MAX_IMAGES
-from service.tasks.inputs import whole_picture
+from service.tasks.pictures.inputs import whole_picture
+from service.tasks.pictures.recipe import MAX_FORKS, forked
 from service.tasks.planning import image_seeds, random_seed
-from service.tasks.recipe import MAX_FORKS, forked
 
 
 class ForkRequest(BaseModel):

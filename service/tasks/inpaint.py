@@ -9,9 +9,9 @@ from engine.card import ModelCard
 from engine.editing.masks import composite, token_mask
 from service.jobs.spec import InpaintCompose, JobSpec
 from service.tasks.fields import SEAMLESS, Pictured, TaskFields, Upload
-from service.tasks.images import MaskMode
-from service.tasks.inputs import tokens_on, whole_picture
 from service.tasks.layout import around
+from service.tasks.pictures.images import MaskMode
+from service.tasks.pictures.inputs import tokens_on, whole_picture
 from service.tasks.planning import job_spec
 from service.tasks.task import Inputs, PictureFacts, Task
 

@@ -11,8 +11,8 @@ from engine.request import RequestError
 from service.errors import Problem
 from service.jobs.spec import Box, JobSpec, OutpaintCompose
 from service.tasks.fields import MAX_PIXELS, SEAMLESS, Pictured, TaskFields, Upload
-from service.tasks.inputs import tokens_on
 from service.tasks.layout import Layout
+from service.tasks.pictures.inputs import tokens_on
 from service.tasks.planning import job_spec
 from service.tasks.task import Inputs, PictureFacts, Task
 

@@ -10,8 +10,8 @@ from engine.request import MAX_SEED
 from service.jobs.spec import JobSpec
 from service.tasks.fields import Pictured, TaskFields, Upload
 from service.tasks.generate import compose
-from service.tasks.inputs import tokens_on, whole_picture
 from service.tasks.layout import around
+from service.tasks.pictures.inputs import tokens_on, whole_picture
 from service.tasks.planning import job_spec, own_fields
 from service.tasks.task import PictureFacts, Task
 

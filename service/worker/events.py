@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.request import RequestError
 from service.jobs import BlobStoreFull
-from service.tasks.inputs import BadUpload
+from service.tasks.pictures.inputs import BadUpload
 from service.worker.engine_thread import EngineFailed
 
 if TYPE_CHECKING:

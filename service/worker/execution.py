@@ -18,7 +18,7 @@ from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
 from service.jobs.spec import JobSpec
 from service.tasks import drawing
-from service.tasks.inputs import empty_canvas, fork_blobs, load_canvas, open_inputs
+from service.tasks.pictures.inputs import empty_canvas, fork_blobs, load_canvas, open_inputs
 from service.tasks.task import Inputs
 from service.worker import events
 from service.worker.engine_thread import EngineFailed, ImageKey

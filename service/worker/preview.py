@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.request import EMPTY
-from service.tasks.images import encode
+from service.tasks.pictures.images import encode
 
 if TYPE_CHECKING:
     from engine.codec.codec import Codec

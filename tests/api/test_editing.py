@@ -11,8 +11,8 @@ import pytest
 
 from engine.editing.masks import kept
 from engine.request import Request
-from service.tasks import recipe
-from service.tasks.images import Limits, decode_image, encode
+from service.tasks.pictures import recipe
+from service.tasks.pictures.images import Limits, decode_image, encode
 from tests.support.api import CARD, Api, noise, png, spec_of
 
 LIMITS = Limits(10**6, 10**4)

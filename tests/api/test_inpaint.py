@@ -7,7 +7,7 @@ import base64
 import numpy as np
 import pytest
 
-from service.tasks.images import Limits, decode_image, decode_mask
+from service.tasks.pictures.images import Limits, decode_image, decode_mask
 from tests.support.api import Api, half_mask, noise, png, spec_of
 
 LIMITS = Limits(10**6, 10**4)

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.tasks.images import Limits, decode_image
+from service.tasks.pictures.images import Limits, decode_image
 from tests.api.test_jobs import finished
 from tests.support.api import CARD, Api, noise, png, spec_of
 

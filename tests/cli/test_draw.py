@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from service.cli.main import main
-from service.tasks import recipe
+from service.tasks.pictures import recipe
 from tests.support.api import noise, png
 
 PICTURE = noise(20, 26)  # 2.5 pixels a token: 8×10 tokens

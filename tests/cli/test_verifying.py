@@ -19,9 +19,10 @@ from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import Request
 from service.cli.main import main
-from service.tasks import recipe
-from service.tasks.images import encode
-from service.tasks.recipe import forked
+from service.jobs.packing import pack_tokens
+from service.tasks.pictures import recipe
+from service.tasks.pictures.images import encode
+from service.tasks.pictures.recipe import forked
 from tests.support.tiny import random_folder
 
 REQUEST = Request(class_label=2, seed=9, steps=6, guidance_scale=2.0)
@@ -214,7 +215,7 @@ def test_what_cannot_be_said_is_not_called_a_difference(
         (retold(file, pixels, weights="0" * 16), "drawn with other weights"),
         (retold(file, pixels, tokenizer="0" * 16), "drawn with other weights"),
         (retold(file, pixels, steps=0), "steps: must be between"),
-        (retold(file, pixels, tokens=recipe._deflated(np.full((8, 8), 9999))), "not in the codebook"),
+        (retold(file, pixels, tokens=pack_tokens(np.full((8, 8), 9999))), "not in the codebook"),
         (retold(file, pixels, known=recipe._packed(np.ones((8, 8), dtype=bool))), "nothing is left to draw"),
     ]:
         status, said, errors = verify(unsayable)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.editing.masks import composite, fit, known_tokens, token_mask
-from service.tasks.images import Limits, MaskMode, check_mask, decode_image, decode_mask, encode
+from service.tasks.pictures.images import Limits, MaskMode, check_mask, decode_image, decode_mask, encode
 
 GRID, LIMITS = (4, 4), Limits(10**6, 10**4)
 

@@ -11,15 +11,16 @@ import pytest
 from engine.codec.codec import Codec
 from engine.request import EMPTY
 from service.jobs.spec import InpaintCompose, JobSpec, OutpaintCompose
-from service.tasks import drawing, recipe
+from service.tasks import drawing
 from service.tasks.generate import GenerateRequest, plan
-from service.tasks.images import Limits, encode
 from service.tasks.inpaint import InpaintFields
-from service.tasks.inputs import BadUpload, load_canvas, open_inputs
 from service.tasks.outpaint import OutpaintFields
+from service.tasks.pictures import recipe
+from service.tasks.pictures.images import Limits, encode
+from service.tasks.pictures.inputs import BadUpload, load_canvas, open_inputs
+from service.tasks.pictures.uploads import read_upload
 from service.tasks.registry import TASKS
 from service.tasks.task import Inputs
-from service.tasks.uploads import read_upload
 from tests.support.api import CARD, noise, png
 
 MODEL = replace(CARD, weights="w" * 16, tokenizer="t" * 16)  # 4×4 tokens of 8×8 pixels, 8 codes

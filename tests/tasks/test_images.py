@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.tasks.images import (
+from service.tasks.pictures.images import (
     ImageError,
     Limits,
     MaskMode,
@@ -127,10 +127,8 @@ def test_a_lying_header_is_refused_before_a_pixel_is_decoded(side: int) -> None:
 
 
 def test_the_warnings_of_the_process_stay_as_they_are() -> None:
-    script = (
-        "import sys, warnings, PIL.Image as _, numpy as _; before = warnings.filters[:]; import service.tasks.images; "
-    )
-    script += "sys.exit(warnings.filters != before)"
+    script = "import sys, warnings, PIL.Image as _, numpy as _; before = warnings.filters[:]; "
+    script += "import service.tasks.pictures.images; sys.exit(warnings.filters != before)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -23,8 +23,8 @@ from service.tasks import expand, fork, inpaint, outpaint, vary
 from service.tasks.drawing import generation, requests
 from service.tasks.expand import ExpandRequest
 from service.tasks.fork import ForkProgress, ForkRequest
-from service.tasks.inputs import empty_canvas
 from service.tasks.layout import around
+from service.tasks.pictures.inputs import empty_canvas
 from service.tasks.planning import cost
 from service.tasks.task import PictureFacts
 from tests.support.api import CAPACITY, CARD

@@ -18,9 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.request import Request
-from service.tasks import recipe
-from service.tasks.images import encode
-from service.tasks.recipe import KEYWORD, MAX_TEXT, Recipe, RecipeError, forked, read, text_of, tokens_of, write
+from service.tasks.pictures import recipe
+from service.tasks.pictures.images import encode
+from service.tasks.pictures.recipe import (
+    KEYWORD,
+    MAX_TEXT,
+    Recipe,
+    RecipeError,
+    forked,
+    read,
+    text_of,
+    tokens_of,
+    write,
+)
 from tests.support.api import CARD, noise
 
 MODEL = dataclasses.replace(CARD, weights="0123456789abcdef", tokenizer="fedcba9876543210")
@@ -214,5 +224,5 @@ def test_a_fork_tells_which_seed_drew_which_steps() -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    script = "import sys, service.tasks.recipe; sys.exit('torch' in sys.modules)"
+    script = "import sys, service.tasks.pictures.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -15,7 +15,8 @@ from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import EMPTY
 from service.jobs.spec import JobSpec
-from service.tasks import drawing, recipe
+from service.tasks import drawing
+from service.tasks.pictures import recipe
 from tests.support.waiting import PATIENCE, soon
 from tests.support.worker import Service, alone, pixels, png
 

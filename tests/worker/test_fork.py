@@ -16,7 +16,7 @@ from engine.core.engine import Engine, EngineConfig
 from engine.plans.schedule import step_counts
 from service.cli.verify import redraw
 from service.settings import Settings
-from service.tasks import recipe
+from service.tasks.pictures import recipe
 from tests.support.api import noise, png, running_api
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE

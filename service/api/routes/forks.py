@@ -34,7 +34,7 @@ from service.jobs.spec import JobSpec
 from service.services import Services
 from service.tasks import fork as fork_task
 from service.tasks.fork import ForkProgress, ForkRequest
-from service.tasks.inputs import fork_blobs
+from service.tasks.pictures.inputs import fork_blobs
 from service.tasks.planning import cost
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], dependencies=[Depends(not_draining), Depends(json_only)])

@@ -17,7 +17,7 @@ from service.api.schemas import JobObject
 from service.errors import Problem
 from service.jobs import FINAL_STATES, Gone, Job
 from service.services import Services
-from service.tasks.images import MEDIA_TYPES, Format
+from service.tasks.pictures.images import MEDIA_TYPES, Format
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], responses=described(404, 410, 422))
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from engine.card import ModelCard
 from service.jobs.spec import Size
-from service.tasks import images, recipe
-from service.tasks.images import ImageError, Limits, MaskMode
-from service.tasks.recipe import RecipeError
+from service.tasks.pictures import images, recipe
+from service.tasks.pictures.images import ImageError, Limits, MaskMode
+from service.tasks.pictures.recipe import RecipeError
 from service.tasks.task import PictureFacts
 
 
