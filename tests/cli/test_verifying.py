@@ -19,7 +19,7 @@ from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import Request
 from service.cli.main import main
-from service.jobs.packing import pack_tokens
+from service.jobs.packing import pack_bits, pack_tokens
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import encode
 from service.tasks.pictures.recipe import forked
@@ -216,7 +216,7 @@ def test_what_cannot_be_said_is_not_called_a_difference(
         (retold(file, pixels, tokenizer="0" * 16), "drawn with other weights"),
         (retold(file, pixels, steps=0), "steps: must be between"),
         (retold(file, pixels, tokens=pack_tokens(np.full((8, 8), 9999))), "not in the codebook"),
-        (retold(file, pixels, known=recipe._packed(np.ones((8, 8), dtype=bool))), "nothing is left to draw"),
+        (retold(file, pixels, known=pack_bits(np.ones((8, 8), dtype=bool))), "nothing is left to draw"),
     ]:
         status, said, errors = verify(unsayable)
         assert status == 2, said

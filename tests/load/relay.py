@@ -49,7 +49,7 @@ def output(step: int) -> StepOutput:
 
 async def job(queue: Queue) -> AttemptKey:
     name = f"job-{time.monotonic_ns()}"
-    await queue.submit(NewJob(id=name, model="m", cost=1, payload={}))
+    await queue.submit(NewJob(id=name, model="m", cost=1, spec=""))
     [claim] = await queue.claim("m", "w", budget=1, limit=1, alone=True)
     return claim.id, claim.attempt
 
