@@ -64,7 +64,7 @@ def finished(
 ) -> bytes:
     """The PNG of a token map, with its recipe. shown: the picture, where it is not just what the tokens decode to."""
     pixels = engine.codec.decode(tokens) if shown is None else shown
-    about = {"class_name": "class 2", "composited": shown is not None} | more
+    about: dict[str, Any] = {"class_name": "class 2", "composited": shown is not None} | more
     text = recipe.write(pixels, tokens, request, engine.model, **about)
     return encode(pixels, "png", text={recipe.KEYWORD: text})
 
@@ -177,7 +177,7 @@ def test_an_outpainting_is_drawn_again_window_by_window(engine: Engine, verify: 
     lie = [(window.row, window.col) for window in windows]
     assert len(lie) > 1
     shown = assemble(image, engine.codec.decode(generation.tokens), geometry)
-    about = {"shown": shown, "known": geometry.fixed_cells}
+    about: dict[str, Any] = {"shown": shown, "known": geometry.fixed_cells}
     file = finished(engine, generation.tokens, template, windows=lie, **about)
     status, said, _ = verify(file)
     assert (status, "tokens: all 72 that were drawn are the same" in said) == (0, True), said

@@ -95,7 +95,7 @@ class Service:
 def job(card: ModelCard, files: dict[str, bytes | None] | None = None, **fields: Any) -> JobSpec:
     """A job of small pictures, planned as the API plans it. image, mask: names of blobs, whose PNGs are in files; where
     there is none, any picture stands in for it. tokens: those of the image. fork: as in a spec."""
-    names = {name: fields.pop(name) for name in ("image", "mask") if name in fields}
+    names: dict[str, str] = {name: fields.pop(name) for name in ("image", "mask") if name in fields}
     tokens, fork = fields.pop("tokens", None), fields.pop("fork", None)
     task = TASKS[fields.pop("task", "generate")]
     sent = {"class": 1, "seed": 5, "steps": 8, "content_attention": "blockwise"} | fields

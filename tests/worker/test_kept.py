@@ -18,7 +18,7 @@ from service.worker import worker
 from tests.support.waiting import soon
 from tests.support.worker import CONFIG, Service, alone, pixels, serving
 
-FIELDS = {"n": 7, "steps": 12, "seed": 3}  # of which the cache holds three at once
+FIELDS: dict[str, Any] = {"n": 7, "steps": 12, "seed": 3}  # of which the cache holds three at once
 
 
 async def stored(redis: Redis, at_least: int) -> set[int]:

@@ -56,7 +56,7 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
 @pytest.mark.anyio
 async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
     """More than the cache holds: they are claimed as room comes, and each draws what it draws alone."""
-    wanted = {
+    wanted: dict[str, dict[str, Any]] = {
         f"j{i}": {
             "seed": i,
             "steps": 3 + i,
