@@ -25,16 +25,16 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
-def token_mask(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """bool (rows, cols) of a pixel mask bool (H, W) of any size: a token is redrawn if any masked pixel touches
-    its cell, so that every masked pixel is covered."""
-    return _any_in_cells(_any_in_cells(mask, grid[0]).T, grid[1]).T
+def fixed_cells(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """bool (rows, cols), True where the token is kept. mask bool (H, W), of any size: True where a pixel is redrawn. A
+    cell is redrawn if a masked pixel touches it, so every masked pixel is covered by a drawn token."""
+    return ~_any_in_cells(_any_in_cells(mask, grid[0]).T, grid[1]).T
 
 
-def known_tokens(tokens: np.ndarray, redrawn: np.ndarray) -> dict[int, int]:
-    """Grid position → token of what a token mask bool (rows, cols) leaves of tokens (rows, cols)."""
+def fixed_tokens(tokens: np.ndarray, fixed: np.ndarray) -> dict[int, int]:
+    """Grid position → token, of those tokens (rows, cols) where fixed bool (rows, cols) is True."""
     flat = tokens.ravel()
-    return {int(position): int(flat[position]) for position in np.flatnonzero(~redrawn.ravel())}
+    return {int(position): int(flat[position]) for position in np.flatnonzero(fixed.ravel())}
 
 
 def composite(
@@ -74,7 +74,7 @@ def _depth(mask: np.ndarray) -> np.ndarray:
     return depth
 
 
-def kept(seed: int, share: float, grid: tuple[int, int]) -> np.ndarray:
+def kept_cells(seed: int, share: float, grid: tuple[int, int]) -> np.ndarray:
     """bool (rows, cols): True for a share (0 … 1) of the cells, chosen by the seed; at least one, and not all."""
     positions = grid[0] * grid[1]
     count = min(max(1, round(share * positions)), positions - 1)

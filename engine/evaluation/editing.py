@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from engine.editing.masks import composite, known_tokens, token_mask
+from engine.editing.masks import composite, fixed_cells, fixed_tokens
 from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.masks import bounding_boxes, masks, outlines
 from engine.evaluation.metrics import frechet
@@ -105,12 +105,12 @@ def complete(
 ) -> np.ndarray:
     """Pictures drawn behind masks that are snapped outwards to whole tokens, picture i from seed i; labels None: the
     class is withheld."""
-    redrawn = [token_mask(mask, generator.engine.model.grid) for mask in hidden]
+    fixed = [fixed_cells(mask, generator.engine.model.grid) for mask in hidden]
     requests = [
         Request(
             class_label=None if labels is None else int(labels[i]),
             seed=i,
-            fixed_tokens=known_tokens(renders.tokens[i], redrawn[i]),
+            fixed_tokens=fixed_tokens(renders.tokens[i], fixed[i]),
             task="inpaint",
             **settings,
         )

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from engine.card import ModelCard
-from engine.editing.masks import composite, token_mask
+from engine.editing.masks import composite, fixed_cells
 from service.jobs.spec import InpaintCompose, JobSpec
 from service.tasks.fields import SEAMLESS, Pictured, TaskFields, Upload
 from service.tasks.layout import around
@@ -50,7 +50,7 @@ class InpaintForm(InpaintFields, Upload):
 def plan(fields: InpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:
     """The model draws every token that the mask touches; compose takes the pixels inside the mask only."""
     assert facts.mask is not None
-    layout = around(~token_mask(facts.mask, facts.grid), facts.size, card)
+    layout = around(fixed_cells(facts.mask, facts.grid), facts.size, card)
     return job_spec(
         "inpaint",
         fields,

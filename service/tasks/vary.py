@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from engine.card import ModelCard
-from engine.editing.masks import kept
+from engine.editing.masks import kept_cells
 from engine.request import MAX_SEED
 from service.jobs.spec import JobSpec
 from service.tasks.fields import Pictured, TaskFields, Upload
@@ -45,7 +45,7 @@ def plan(fields: VaryFields, facts: PictureFacts, card: ModelCard) -> JobSpec:
     """All n pictures keep the same tokens: those that keep_seed selects."""
     keep_seed = fields.seed if fields.keep_seed is None else fields.keep_seed
     assert keep_seed is not None
-    layout = around(kept(keep_seed, fields.keep, facts.grid), facts.size, card)
+    layout = around(kept_cells(keep_seed, fields.keep, facts.grid), facts.size, card)
     return job_spec(
         "vary",
         fields,

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from engine.editing.masks import kept
+from engine.editing.masks import kept_cells
 from engine.request import Request
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import Limits, decode_image, encode
@@ -145,7 +145,7 @@ def test_a_variation_says_what_it_keeps_and_by_which_seed(api: Api, how: str) ->
 
 
 def test_an_order_names_what_a_variation_does_not_keep(api: Api) -> None:
-    drawn = np.flatnonzero(~kept(9, 0.5, CARD.grid)).tolist()
+    drawn = np.flatnonzero(~kept_cells(9, 0.5, CARD.grid)).tolist()
     fields = {"image": b64(noise(32, 32)), "seed": 9}
     assert refused(api, api.client.post("/v1/vary", json=fields | {"order": drawn[1:]})) == ("order", "order")
     accepted(api.client.post("/v1/vary", json=fields | {"order": drawn[::-1]}))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from engine.core.engine import Engine, EngineConfig
-from engine.editing.masks import composite, fit, known_tokens, token_mask
+from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
 from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import Request
@@ -144,8 +144,8 @@ def test_an_inpainted_picture_is_compared_by_its_tokens(engine: Engine, verify: 
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (21, 33, 3), dtype=np.uint8), np.zeros((21, 33), dtype=bool)
     mask[4:15, 3:20] = True
-    redrawn = token_mask(mask, engine.model.grid)
-    fixed = known_tokens(engine.codec.encode(fit(image, (16, 16))), redrawn)
+    redrawn = ~fixed_cells(mask, engine.model.grid)
+    fixed = fixed_tokens(engine.codec.encode(fit(image, (16, 16))), ~redrawn)
     request = dataclasses.replace(REQUEST, fixed_tokens=fixed, task="inpaint")
     [tokens] = engine.generate([request])
     shown = composite(image, engine.codec.decode(tokens), mask, 2)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.editing.masks import composite, fit, known_tokens, token_mask
+from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
 from service.tasks.pictures.images import Limits, MaskMode, check_mask, decode_image, decode_mask, encode
 
 GRID, LIMITS = (4, 4), Limits(10**6, 10**4)
@@ -113,9 +113,9 @@ def test_from_files_to_a_file_the_mask_decides_pixels_and_the_snapped_mask_token
     assert np.array_equal(mask, case.mask)
     check_mask(mask, image.shape[:2])
 
-    redrawn = token_mask(mask, GRID)
+    redrawn = ~fixed_cells(mask, GRID)
     tokens = np.arange(16).reshape(GRID)
-    assert known_tokens(tokens, redrawn) == {p: p for p in range(16) if not redrawn.flat[p]}
+    assert fixed_tokens(tokens, ~redrawn) == {p: p for p in range(16) if not redrawn.flat[p]}
 
     painted = encode(composite(image, case.drawn, mask), "png")
     shown = decode_image(painted, "image", LIMITS)
@@ -151,7 +151,7 @@ def test_a_token_is_redrawn_exactly_if_a_masked_pixel_touches_its_cell(
 ) -> None:
     _, mask, _ = case
     height, width = mask.shape
-    snapped = token_mask(mask, (rows, cols))
+    snapped = ~fixed_cells(mask, (rows, cols))
     touched = np.zeros((rows, cols), dtype=bool)
     for y, x in zip(*np.nonzero(mask), strict=True):
         for r in range(y * rows // height, -(-(y + 1) * rows // height)):

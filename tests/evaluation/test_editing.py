@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from engine import Engine, Request
-from engine.editing.masks import token_mask
+from engine.editing.masks import fixed_cells
 from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import (
     Renders,
@@ -49,7 +49,7 @@ def test_a_mask_hides_some_of_every_picture_and_the_same_every_time(name: str) -
 def test_half_and_centre_fall_on_whole_tokens() -> None:
     for name, share in (("half", 1 / 2), ("centre", 1 / 4)):
         [mask] = masks(name, 1, 128)
-        assert mask.mean() == token_mask(mask, (16, 16)).mean() == share
+        assert mask.mean() == (~fixed_cells(mask, (16, 16))).mean() == share
     assert masks("half", 1, 128)[0, :, :64].all()
 
 

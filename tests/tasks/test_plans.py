@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.engine import Engine
-from engine.editing.masks import kept
+from engine.editing.masks import kept_cells
 from engine.editing.outpainting import LARGEST
 from engine.editing.windows import WindowedGeneration
 from engine.request import Request
@@ -82,15 +82,17 @@ def test_the_side_that_is_too_large_is_told_how_large_it_may_be(tokens: int) -> 
 
 @given(share=st.floats(0, 1, exclude_min=True, exclude_max=True), seed=st.integers(0, 2**32 - 1))
 def test_a_variation_keeps_its_share_never_all_and_never_none(share: float, seed: int) -> None:
-    keep = kept(seed, share, (8, 8))
+    keep = kept_cells(seed, share, (8, 8))
     assert 1 <= keep.sum() <= 63
     assert abs(keep.sum() - share * 64) <= 1
-    assert np.array_equal(keep, kept(seed, share, (8, 8)))
-    assert not (keep & ~kept(seed, min(share + 0.2, 0.999), (8, 8))).any(), "a larger share keeps the same and more"
+    assert np.array_equal(keep, kept_cells(seed, share, (8, 8)))
+    assert not (keep & ~kept_cells(seed, min(share + 0.2, 0.999), (8, 8))).any(), (
+        "a larger share keeps the same and more"
+    )
 
 
 def test_which_tokens_a_variation_keeps_follows_from_the_seed() -> None:
-    masks = {kept(seed, 0.5, (8, 8)).tobytes() for seed in range(50)}
+    masks = {kept_cells(seed, 0.5, (8, 8)).tobytes() for seed in range(50)}
     assert len(masks) == 50
 
 
@@ -163,7 +165,7 @@ def test_keep_and_its_seed_are_shown_as_they_were_decided() -> None:
     fields = vary.VaryRequest.model_validate({"keep": 0.3, "seed": 7, "image": "x"})
     spec = vary.plan(fields, PictureFacts(size=(32, 32), grid=CARD.grid), CARD)
     assert (spec.request["keep"], spec.request["keep_seed"], spec.seeds, spec.windowed) == (0.3, 7, (7,), False)
-    assert np.array_equal(spec.fixed_cells, kept(7, 0.3, CARD.grid))
+    assert np.array_equal(spec.fixed_cells, kept_cells(7, 0.3, CARD.grid))
     assert "image" not in spec.request
 
 

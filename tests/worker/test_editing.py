@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.core.engine import Engine, EngineConfig
-from engine.editing.masks import fit, kept
+from engine.editing.masks import fit, kept_cells
 from engine.editing.outpainting import Padding, assemble, outpaint_geometry
 from engine.editing.windows import WindowedGeneration, windows_over
 from engine.request import EMPTY
@@ -63,7 +63,7 @@ async def test_a_variation_keeps_its_tokens_its_size_and_none_of_its_pixels(
     fields = {"task": "vary", "image": "a/image", "keep": 0.4, "keep_seed": 9, "n": 2, "steps": 5}
     await service.submit("a", **fields)
     result = await service.result("a")
-    keep = kept(9, 0.4, SIZE)
+    keep = kept_cells(9, 0.4, SIZE)
     theirs = engine.codec.encode(fit(IMAGE, (16, 16)))
     known = {int(cell): int(theirs.flat[cell]) for cell in np.flatnonzero(keep)}
     canvas = np.where(keep, theirs, EMPTY)
@@ -155,7 +155,7 @@ async def test_what_is_given_as_tokens_is_not_encoded(
         fields = {"task": "vary", "image": f"{name}/image", "keep": 0.5, "keep_seed": 1, "steps": 3}
         await service.submit(name, **fields, tokens=tokens.astype(np.int32))
         [made] = (await service.result(name))["images"]
-        keep = kept(1, 0.5, SIZE)
+        keep = kept_cells(1, 0.5, SIZE)
         assert np.array_equal(np.array(made["tokens"])[keep], tokens[keep])
     assert not encoded
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from engine.core.engine import Engine
-from engine.editing.masks import composite, fit, known_tokens, token_mask
+from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
 from service.tasks.planning import image_seeds
 from tests.support.worker import Service, alone, pixels, png
 
@@ -94,10 +94,10 @@ async def test_ingeneration_keeps_what_the_mask_keeps(service: Service, folder: 
     await service.submit("a", **fields)
     result = await service.result("a")
 
-    snapped = token_mask(mask, (8, 8))
+    snapped = ~fixed_cells(mask, (8, 8))
     assert np.array_equal(~(await service.spec("a")).fixed_cells, snapped)
     kept = engine.codec.encode(fit(image, (16, 16)))
-    drawn = alone(folder, known_tokens(kept, snapped), **fields)
+    drawn = alone(folder, fixed_tokens(kept, ~snapped), **fields)
     for made, expected in zip(result["images"], drawn, strict=True):
         tokens = np.array(made["tokens"])
         assert np.array_equal(tokens[~snapped], kept[~snapped])
