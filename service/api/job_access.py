@@ -1,10 +1,4 @@
-"""Jobs and their pictures, by id; or the problem with them.
-
-A finished picture as a response, in the format asked for.
-
-Stopping a job, and counting it.
-
-Whether there is a place for a job: looked at before the work that a request makes, and told in one way."""
+"""Access to jobs: find one and its pictures, wait for its end, cancel it, check that there is room for another."""
 
 from __future__ import annotations
 
@@ -22,7 +16,7 @@ from service.auth.keys import Client
 from service.errors import Problem, draining
 from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagged, QueueFull, QuotaFull, cancelled
 from service.jobs.messages import Canceled
-from service.jobs.spec import JobSpec, UnsupportedVersion, decode, task_of
+from service.jobs.spec import InvalidSpec, JobSpec, UnsupportedVersion, decode, task_of
 from service.services import Services
 from service.tasks.pictures import images
 from service.tasks.pictures.images import MEDIA_TYPES, Format
@@ -44,11 +38,14 @@ async def find_job(services: Services, client: Client, id: str) -> Job:
 
 
 def read_spec(job: Job) -> JobSpec:
-    """Raises Problem where another version of the service wrote the job."""
+    """Raises Problem where another version of the service wrote the job, or nothing that is a job."""
     try:
         return decode(job.spec)
     except UnsupportedVersion as error:
-        raise Problem(409, "unsupported_job_version", f"{error}; it is shown by a server of its own version") from None
+        raise Problem(409, "unsupported_job_version", f"{error}; ask a server of the job's version") from None
+    except InvalidSpec:
+        log.exception("job %s can't be read", job.id)
+        raise Problem(409, "invalid_payload", "the stored job can't be read; the server's log says why") from None
 
 
 def not_draining(services: ServicesDep) -> None:

@@ -118,8 +118,9 @@ async def test_failing_jobs_fail_alone(service: Service) -> None:
     strange = (await service.plan()).model_copy(update={"condition": ClassCondition(label=99, name="?")})
     await service.queue.submit(NewJob(id="strange", model="random", cost=64, spec=encode(strange)))
     await service.queue.submit(NewJob(id="nonsense", model="random", cost=64, spec='{"version": 1, "n": "x"}'))
+    await service.queue.submit(NewJob(id="newer", model="random", cost=64, spec='{"version": 2, "task": "generate"}'))
     codes = {}
-    for job_id in ("missing", "damaged", "strange", "nonsense"):
+    for job_id in ("missing", "damaged", "strange", "nonsense", "newer"):
         end = (await service.events(job_id))[-1]
         found = await service.queue.job(job_id)
         assert found is not None
@@ -131,6 +132,7 @@ async def test_failing_jobs_fail_alone(service: Service) -> None:
         "damaged": "upload_damaged",
         "strange": "invalid_request",
         "nonsense": "invalid_payload",
+        "newer": "unsupported_job_version",
     }
     assert await service.result("good")
 

@@ -1,0 +1,62 @@
+"""Jobs of another version of the service: refused by their code and never misread; accepted only where one is read."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from service.jobs import NewJob
+from service.jobs.spec import SPEC_VERSION
+from tests.support.api import CAPACITY, CARD, Api
+
+
+def submit(api: Api, text: str) -> str:
+    job = NewJob(id=uuid.uuid4().hex, model=CARD.name, cost=16, spec=text)
+    api.queue(lambda queue, _, __: queue.submit(job))
+    return job.id
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (json.dumps({"version": SPEC_VERSION + 1, "task": "generate"}), "unsupported_job_version"),
+        (json.dumps({"task": "generate", "n": 1, "seeds": [1]}), "unsupported_job_version"),  # before there were any
+        (json.dumps({"version": SPEC_VERSION, "task": "generate"}), "invalid_payload"),
+        ("no json", "invalid_payload"),
+    ],
+)
+def test_a_job_that_this_version_does_not_read_is_a_409_wherever_it_is_asked_for(
+    api: Api, text: str, code: str
+) -> None:
+    job = submit(api, text)
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", f"/v1/jobs/{job}", {}),
+        ("POST", f"/v1/jobs/{job}/fork", {"json": {"step": 1}}),
+        ("POST", f"/v1/jobs/{job}/links", {}),
+        ("GET", f"/v1/jobs/{job}/images/0", {}),
+        ("DELETE", f"/v1/jobs/{job}", {}),
+    ]
+    for method, path, more in asked:
+        response = api.client.request(method, path, **more)
+        assert (response.status_code, response.json()["code"]) == (409, code), (method, path)
+
+
+def test_jobs_are_accepted_only_while_a_worker_reads_them(api: Api) -> None:
+    def show(version: int | None) -> None:
+        card: dict[str, Any] = {"worker": "hand-1", "models": [{"card": CARD.to_json(), "capacity": CAPACITY}]}
+        card |= {} if version is None else {"spec": version}
+        api.queue(lambda _, cards, __: cards.put("hand-1", card))
+
+    try:
+        for version in (None, SPEC_VERSION + 1):
+            show(version)
+            api.wait_for_models(lambda served: not served)
+            refused = api.client.post("/v1/generate", json={"class": 1})
+            assert (refused.status_code, refused.json()["code"]) == (503, "no_worker")
+            assert "retry-after" in refused.headers
+    finally:
+        api.show_card()
+    assert api.client.post("/v1/generate", json={"class": 1}).status_code == 202
