@@ -27,8 +27,7 @@ WATCH_AGAIN_SECONDS = 0.5
 
 
 async def find_job(services: Services, client: Client, id: str) -> Job:
-    """Raises Problem: 404 where there never was one, 410 where there is none any more. Another client's is as if there
-    were none."""
+    """Raises Problem: 404 if there is no such job, 410 if it has expired. Another client's job is a 404, too."""
     job = await services.queue.job(id)
     if job is not None and job.client == client.name:
         return job
@@ -55,8 +54,8 @@ def not_draining(services: ServicesDep) -> None:
 
 
 async def find_picture(services: Services, job: Job, index: int) -> tuple[dict[str, Any], bytes]:
-    """What the job's result says of a picture, and the picture as PNG. Raises Problem where the job has no such picture
-    (yet, or any more)."""
+    """The picture's entry in the job's result, and its PNG. Raises Problem if the job has no such picture, has not
+    finished it yet, or keeps it no longer."""
     must_have_succeeded(job)
     made = {image["index"]: image for image in (job.result or {})["images"]}
     if index not in made:
@@ -83,7 +82,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 
 
 async def picture_response(services: Services, job: Job, index: int, format: Format) -> Response:
-    """Raises Problem when the job has no such picture (yet, or any more)."""
+    """Raises Problem, as find_picture."""
     made, png = await find_picture(services, job, index)
     spec = read_spec(job)
     data = png if format == "png" else await in_thread(services, images.transcode, png, format, spec.output.quality)
@@ -107,16 +106,16 @@ def _file_name(spec: JobSpec, seed: int, format: Format) -> str:
 
 
 async def cancel_job(services: Services, job: Job) -> Canceled:
-    """Harmless when it has ended meanwhile."""
+    """Cancels a job; one that has ended stays as it is."""
     said = await services.queue.cancel(job.id)
     if said == "canceled" and job.state not in FINAL_STATES:
-        # It never reached a worker, or its worker is gone: nobody else counts it.
+        # The job never reached a worker, or its worker is gone: no other process counts it.
         services.metrics.requests.labels(task_of(job.spec) or "unknown", "canceled").inc()
     return said
 
 
 async def check_room(services: Services, client: Client, model: str) -> None:
-    """A look before pictures are decoded and stored; the queue itself is the judge, later. Raises Problem."""
+    """An early check, before pictures are decoded and stored; the queue checks again. Raises Problem."""
     if client.quota is not None and await services.queue.unfinished(client.name) >= client.quota:
         raise no_room(services, QuotaFull(client.quota))
     waiting = await services.queue.depth(model)
@@ -133,7 +132,8 @@ def no_room(services: Services, full: QuotaFull | QueueFull | BlobStoreFull) -> 
 
 
 async def until_finished(services: Services, job: Job, seconds: float, left: asyncio.Future[None] | None = None) -> Job:
-    """The job as it is when it ends, or after so many seconds, or when this server closes, or nobody is left."""
+    """Waits until the job ends, the time is up, this server closes, or the client disconnects (left). Returns the job
+    as it is then."""
     if job.state in FINAL_STATES:
         return job
 
@@ -162,13 +162,13 @@ async def until_finished(services: Services, job: Job, seconds: float, left: asy
 
 
 def expired(job_id: str, ttl_seconds: float) -> bool:
-    """Whether a job that is not there was there once: its id carries when it was made."""
+    """Whether a missing job once existed and has expired: its id carries its time of creation."""
     made = made_at(job_id)
     return made is not None and made <= time.time() and made + ttl_seconds < time.time()
 
 
 def made_at(job_id: str) -> float | None:
-    """Unix seconds, from an id made by `new_job_id`."""
+    """Unix seconds, from an id made by `job_id`."""
     stamp, dash, _ = job_id.partition("-")
     if not dash or len(stamp) != 8 or not set(stamp) <= set("0123456789abcdef"):
         return None

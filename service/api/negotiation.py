@@ -1,4 +1,4 @@
-"""What a client wants back: the Accept and Prefer headers."""
+"""How a client wants its answer: the Accept and Prefer headers."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class ResponsePreference:
         limit: float,
         cancel_on_disconnect: bool,
     ) -> ResponsePreference:
-        """From the two headers, how many pictures in which format, and the longest wait. Raises Problem where it can't
-        be met."""
+        """accept, prefer: the headers. n, format: of the pictures. limit: the longest wait in seconds. Raises Problem
+        if the preference can't be met."""
         kind = negotiate(accept, (JSON, EVENTS, MEDIA_TYPES[format], *FORMATS))
         if kind is None:
             offers = ", ".join((JSON, EVENTS, *FORMATS))

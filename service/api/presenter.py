@@ -1,6 +1,4 @@
-"""From a job to the kind of answer that its client asked for.
-
-Jobs and events as clients see them: the queue's words, with URLs in place of blob names."""
+"""Presents jobs and events as the client asked for them: JSON, an event stream, or the picture itself."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ async def present(services: Services, request: Request, job: Job, preference: Re
         try:
             response = await picture_response(services, job, 0, FORMATS[preference.kind])
         except Problem as problem:
-            # Who asked for the picture in one go gets a failure as a server's error.
+            # The client asked for the picture itself, so a failed job is a server error.
             problem.status = 500 if job.state == "failed" else problem.status
             problem.headers |= headers
             raise
@@ -63,7 +61,7 @@ async def present(services: Services, request: Request, job: Job, preference: Re
 async def _awaited(
     services: Services, request: Request, job: Job, seconds: float, preference: ResponsePreference
 ) -> Job:
-    """As until_finished, and no longer than somebody waits for the answer."""
+    """As until_finished, and only while the client is connected."""
     left = asyncio.ensure_future(_disconnected(request))
     try:
         job = await until_finished(services, job, seconds, left)

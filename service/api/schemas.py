@@ -1,4 +1,4 @@
-"""What a client gets."""
+"""The responses, as OpenAPI describes them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _absent(value: object) -> bool:
 
 
 class ResolvedRequest(BaseModel):
-    """The request with every default filled in: sent again, it draws the same pictures. Null: does not apply to the
-    model, or is as when left out."""
+    """The request with every default filled in: sent again, it draws the same pictures. Null: the parameter does not
+    apply to the model, or was left out and has no default."""
 
     model: str
     class_: int | None = Field(alias="class")
@@ -142,8 +142,8 @@ class ModelObject(BaseModel):
     height: int
     codebook_size: int
     classes: int = Field(description="How many; their names are at urls.classes")
-    settings: list[str] = Field(description="The sampling fields that it honours; another one is refused")
-    steps: int | None = Field(description="How many a picture takes; null where the request says")
+    settings: list[str] = Field(description="The sampling fields that the model supports; others are rejected with 422")
+    steps: int | None = Field(description="Forward steps of a picture; null: the request decides")
     defaults: dict[str, Any]
     workers: int
     urls: dict[str, str]
@@ -155,7 +155,7 @@ class ModelList(BaseModel):
 
 class ClassList(BaseModel):
     classes: list[ClassObject]
-    total: int = Field(description="How many there are in all, or match q")
+    total: int = Field(description="How many classes there are, or match q")
 
 
 class Palette(BaseModel):
@@ -168,14 +168,14 @@ class Palette(BaseModel):
 
 
 class Session(BaseModel):
-    """Who the browser is from now on."""
+    """The client that the session cookie stands for."""
 
     client: str
     expires_at: datetime | None = Field(description="Null: no key is needed here, and there is no session")
 
 
 class Links(BaseModel):
-    """Addresses that are good by themselves for a while."""
+    """Signed addresses that need no key until they expire."""
 
     events: str
     images: list[str]

@@ -15,11 +15,11 @@ from service.tasks.pictures.images import Format
 
 MAX_IMAGES = 16
 MAX_PIXELS = 2**16
-"""A side of what is asked for; what fits a model is checked against its card."""
+"""The longest side that a request may name; the plan checks it against the model's card."""
 
 
 class TaskFields(BaseModel):
-    """What every task takes that draws from a class."""
+    """The fields of every task that creates a job from a class."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -36,10 +36,11 @@ class TaskFields(BaseModel):
     )
     guidance_schedule: Literal["constant", "linear"] | None = None
     guidance_interval: int | None = Field(
-        None, ge=0, le=2**16, description="Guided while fewer than so many tokens are drawn"
+        None, ge=0, le=2**16, description="Guidance stops once this many tokens are drawn"
     )
     content_attention: Literal["blockwise", "causal"] | None = Field(
-        None, description="What the tokens of one step see of each other: all, or the earlier ones alone"
+        None,
+        description="Attention among the tokens of one step: to all (blockwise), or to earlier ones only (causal)",
     )
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False, description="0: argmax")
     top_k: int | None = Field(None, ge=0, le=2**20, description="0: off")
@@ -59,7 +60,7 @@ SEAMLESS = Field(True, description="Shift the colours of what is drawn so that t
 
 
 class Source(BaseModel):
-    """A picture that this server has drawn, and still keeps."""
+    """A finished picture that this server still keeps."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

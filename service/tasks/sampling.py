@@ -13,14 +13,14 @@ from typing import Any
 from engine.card import SETTINGS, ClassLabel, ModelCard
 from service.errors import NEAREST, FieldError, Problem, did_you_mean
 
-# What an order that is fixed leaves no choice of.
+# Settings that don't apply to a model with a fixed order.
 OF_THE_ORDER = frozenset({"steps", "schedule", "content_attention", "order"})
 
 _LABEL = re.compile(r"-?[0-9]+")
 
 
 def find_class(wanted: int | str | None, classes: Sequence[ClassLabel]) -> ClassLabel | None:
-    """By label, name or synonym, upper and lower case alike. None: no class."""
+    """Looks a class up by label, name or synonym, ignoring case. None: no class."""
     if wanted is None:
         return None
     text = " ".join(str(wanted).replace("_", " ").casefold().split())
@@ -41,7 +41,7 @@ def _unknown_class(wanted: int | str, text: str, names: dict[str, ClassLabel], c
     if _LABEL.fullmatch(text):
         labels = [c.label for c in classes]
         return f"there is no class {text}; labels run from {min(labels)} to {max(labels)}"
-    # A class is named once, by its proper name.
+    # List a class once, by its name, even if several synonyms match.
     near = list(dict.fromkeys(names[name].name for name in did_you_mean(text, names)))[:NEAREST]
     if not near:
         return "the model has no such class; its classes are listed under /v1/models/{model}/classes"
@@ -49,7 +49,7 @@ def _unknown_class(wanted: int | str, text: str, names: dict[str, ClassLabel], c
 
 
 def sampling(given: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
-    """A value for every sampling field: the one given, else the model's default; None where it does not apply.
+    """A value for every sampling field: the given one, else the model's default; None if it does not apply.
 
     Raises Problem with all the fields that are given and the model would not honour.
     """

@@ -18,8 +18,8 @@ from service.tasks.fields import TaskFields
 class PictureFacts:
     """What a plan needs to know of the picture that a task starts from.
 
-    size: height and width in pixels. grid: rows and columns of its tokens; where these are not known, it will be
-    fitted to the model's grid. mask: bool (H, W), True: draw again. tokens: int32 (rows, cols); None: not known, the
+    size: height and width in pixels. grid: rows and columns of its tokens; a picture of unknown tokens is fitted to
+    the model's grid. mask: bool (H, W), True: draw again. tokens: int32 (rows, cols); None: not known, the
     worker encodes the picture. Those of an upload's recipe may be of another grid.
     """
 
