@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from service.jobs import WorkerCards, connect
+from service.jobs.spec import SPEC_VERSION
 from service.settings import Settings
 from tests.support.api import CAPACITY, CARD, half_mask, noise, png
 from tests.support.processes import REPOSITORY, die_with_parent
@@ -60,7 +61,8 @@ def install(extra: str, folder: Path) -> Path:
 async def show_card(settings: Settings) -> None:
     redis = connect(settings.redis_address or "")
     cards = WorkerCards(redis, settings.queue_config, ttl_seconds=300)
-    await cards.put("far-away", {"worker": "far-away", "models": [{"card": CARD.to_json(), "capacity": CAPACITY}]})
+    models = [{"card": CARD.to_json(), "capacity": CAPACITY}]
+    await cards.put("far-away", {"worker": "far-away", "models": models, "spec": SPEC_VERSION})
     await redis.aclose()
 
 
