@@ -22,7 +22,7 @@ def chromium() -> str | None:
 def until(page: Page, condition: str) -> None:
     """Wait until a JavaScript expression is true."""
     # A function, not an expression: the page's own policy forbids eval, which an expression would need at each poll.
-    page.wait_for_function(f"() => Boolean({condition})", timeout=PATIENCE * 1000)
+    page.wait_for_function(f"() => Boolean({condition})", polling=50, timeout=PATIENCE * 1000)
 
 
 def open_page(page: Page, url: str) -> None:
