@@ -74,6 +74,7 @@ class EventHub:
     async def start(self, closing: asyncio.Event | None = None) -> None:
         """closing: once it is set, all watches end with HubClosed."""
         if self._task is None:
+            self._closing = False
             self._audited = time.monotonic()
             self._task = asyncio.create_task(self._run(), name="event hub")
         if closing is not None:

@@ -67,6 +67,7 @@ class Api:
     metrics: Metrics
     client: httpx.Client
     loop: asyncio.AbstractEventLoop  # the server's
+    app: Any
 
     def queue(self, work: Callable[[Queue, WorkerCards, BlobStore], Awaitable[T]]) -> T:
         """Runs `work` over clients of its own."""
@@ -204,7 +205,7 @@ def running_api(settings: Settings, key: str = "") -> Iterator[Api]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         with httpx.Client(base_url=url, timeout=PATIENCE, headers=headers) as client:
-            yield Api(url, settings, lifecycle, metrics, client, loop)
+            yield Api(url, settings, lifecycle, metrics, client, loop, app)
     finally:
         loop.call_soon_threadsafe(lifecycle.closing.set)
         server.should_exit = True

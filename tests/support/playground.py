@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 from playwright.sync_api import Page
@@ -59,6 +60,11 @@ def drag(page: Page, selector: str, *points: tuple[float, float]) -> None:
 
 def lose_the_stream(page: Page, api: Api) -> None:
     """The server closes the page's stream. The page comes back for the rest some seconds later."""
-    api.loop.call_soon_threadsafe(api.lifecycle.closing.set)
-    api.loop.call_soon_threadsafe(api.lifecycle.closing.clear)
+    hub = api.app.services.hub
+
+    async def restart() -> None:
+        await hub.close()
+        await hub.start(api.lifecycle.closing)
+
+    asyncio.run_coroutine_threadsafe(restart(), api.loop).result()
     until(page, f"{STATUS}.endsWith('trying again…')")
