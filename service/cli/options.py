@@ -1,90 +1,88 @@
-"""The commands that draw without a server: their options, held to the API's own bounds."""
+"""The commands that draw without a server. Their options are the fields of the tasks' requests."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from engine.editing.outpainting import SIDES
-from engine.request import MAX_SEED, MAX_STEPS
-from service.tasks.expand import Method
 from service.tasks.fields import TaskFields
+from service.tasks.inpaint import InpaintFields
 from service.tasks.registry import TASKS
-from service.tasks.vary import DEFAULT_KEEP
 
 NAMES = tuple(TASKS)
+
+NOT_OPTIONS = frozenset({"model", "priority", "previews", "format", "quality"})
+"""Fields for a server. Here --model takes a path too, and the output's suffix says the format."""
+
+EPILOG = "An option that is left out and names no default takes the model's."
+CLASS = "label, name or synonym; left out: unconditional"
+FILES = {
+    "image": "PNG, JPEG or WebP of any size",
+    "mask": "as large as the picture. With --mask-mode alpha it may be left out: the picture's transparency counts",
+}
 
 
 def add(commands: Any) -> None:
     """commands: the subparsers."""
-    generate = commands.add_parser("generate", help="draw pictures straight to files, without a server")
-    expand = commands.add_parser("expand", help="draw larger than the model was trained to, without a server")
-    inpaint = commands.add_parser("inpaint", help="redraw a part of a picture, without a server")
-    outpaint = commands.add_parser("outpaint", help="draw on beyond a picture's borders, without a server")
-    vary = commands.add_parser("vary", help="draw a picture anew around some of its tokens, without a server")
-    for command in (generate, expand):
-        command.add_argument("class_", metavar="class", nargs="?", help="label, name or synonym; none: unconditional")
-    for command in (inpaint, outpaint, vary):
-        command.add_argument("image", type=Path, help="PNG, JPEG or WebP of any size")
-        command.add_argument("--class", dest="class_", help="label, name or synonym")
-
-    for side in ("width", "height"):
-        expand.add_argument(f"--{side}", type=int, required=True, help="pixels: whole tokens")
-    expand.add_argument("--method", choices=get_args(Method), help="default: by the shape")
-
-    mask_help = "a picture of the same size; white is redrawn. With --mask-mode alpha it may be left out"
-    inpaint.add_argument("mask", type=Path, nargs="?", help=mask_help)
-    inpaint.add_argument("--mask-mode", choices=("white", "black", "alpha"), default="white")
-    inpaint.add_argument("--feather", type=int, default=0, help="pixels that blend the border, 0 to 256 (0)")
-    for command in (inpaint, outpaint):
-        command.add_argument(
-            "--no-seamless",
-            dest="seamless",
-            action="store_false",
-            help="leave the colours of what is drawn alone",
-        )
-
-    for side in SIDES:
-        outpaint.add_argument(f"--{side}", type=int, default=0, help="pixels, rounded up to whole tokens (0)")
-
-    vary.add_argument("--keep", type=float, help=f"share of the tokens that is kept ({DEFAULT_KEEP})")
-    vary.add_argument("--keep-seed", type=int, help="says which ones; default: the seed does")
-
-    for command in (generate, expand, inpaint, outpaint, vary):
+    for name, task in TASKS.items():
+        summary = (task.request.__doc__ or name).partition(".")[0].lower()
+        command = commands.add_parser(name, help=f"{summary}, without a server", epilog=EPILOG)
         command.set_defaults(refuse=command.error)
-        _add_sampling(command)
+        for file in task.files:
+            command.add_argument(file, type=Path, nargs="?" if file == "mask" else None, help=FILES[file])
+        if task.files:
+            command.add_argument("--class", default=SUPPRESS, help=CLASS)
+        else:
+            command.add_argument("class", nargs="?", default=SUPPRESS, help=CLASS)
+        for field_name, field in task.fields.model_fields.items():
+            if field_name not in NOT_OPTIONS | {"class_"}:
+                _add_option(command, field_name, field)
+        command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=".png, .jpg or .webp")
 
 
 def checked(parsed: Namespace) -> TaskFields:
-    """What the API would take; else the command ends with status 2."""
-    if parsed.command == "inpaint" and parsed.mask is None and parsed.mask_mode != "alpha":
-        parsed.refuse("a mask is needed, unless --mask-mode is alpha and the picture is transparent")
+    """The fields that the API would accept; otherwise the command ends with status 2."""
     schema = TASKS[parsed.command].fields
-    # The model may be a path here; the class, the model decides.
-    given = {name: getattr(parsed, name, None) for name in schema.model_fields if name not in ("model", "class_")}
+    names = {field.alias or name for name, field in schema.model_fields.items() if name not in NOT_OPTIONS}
     try:
-        fields = schema.model_validate({name: value for name, value in given.items() if value is not None})
+        fields = schema.model_validate({name: value for name, value in vars(parsed).items() if name in names})
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
-        parsed.refuse(f"argument {'-' if len(name) == 1 else '--'}{name}: {first['msg']}")
+        parsed.refuse(f"argument {_flag(str(first['loc'][0]))}: {first['msg']}")
         raise
-    return fields.model_copy(update={"class_": parsed.class_})
+    if isinstance(fields, InpaintFields) and parsed.mask is None and fields.mask_mode != "alpha":
+        parsed.refuse("a mask is needed, unless --mask-mode is alpha and the picture is transparent")
+    return fields
 
 
-def _add_sampling(command: ArgumentParser) -> None:
-    command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=".png, .jpg or .webp")
-    command.add_argument("-n", type=int, default=1, help="how many pictures, 1 to 16 (1)")
-    command.add_argument("--seed", type=int, help=f"0 to {MAX_SEED}; default: random, and printed")
-    command.add_argument("--steps", type=int, help=f"forward steps, 1 to {MAX_STEPS}; default: the model's")
-    command.add_argument("--schedule", choices=("arccos", "cosine"))
-    command.add_argument("--guidance-scale", type=float, help="1: none")
-    command.add_argument("--guidance-schedule", choices=("constant", "linear"))
-    command.add_argument("--guidance-interval", type=int, help="guided while fewer than so many tokens are drawn")
-    command.add_argument("--content-attention", choices=("blockwise", "causal"))
-    command.add_argument("--temperature", type=float, help="0: argmax")
-    command.add_argument("--top-k", type=int, help="0: off")
-    command.add_argument("--top-p", type=float, help="1: off")
+def _add_option(command: ArgumentParser, name: str, field: FieldInfo) -> None:
+    """An option that is not given is absent from the namespace: the field's own default applies."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, UnionType):  # of a type and None
+        kind = get_args(kind)[0]
+    how: dict[str, Any] = {"type": kind}
+    if kind is bool:
+        how = {"action": BooleanOptionalAction}
+    elif get_origin(kind) is Literal:
+        how = {"choices": get_args(kind)}
+    elif get_origin(kind) is list:
+        how = {"type": int, "nargs": "+", "metavar": "POSITION"}
+    command.add_argument(_flag(name), required=field.is_required(), default=SUPPRESS, help=_help(field), **how)
+
+
+def _flag(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+
+
+def _help(field: FieldInfo) -> str:
+    text = (field.description or "").replace("Null:", "Left out:").replace("null:", "left out:").replace("%", "%%")
+    bounds = {name: getattr(each, name) for each in field.metadata for name in ("ge", "le") if hasattr(each, name)}
+    notes = [f"{bounds['ge']} to {bounds['le']}"] if len(bounds) == 2 else []
+    if field.default is not None and not field.is_required():
+        notes.append(f"default: {field.default}")
+    return f"{text} ({', '.join(notes)})".strip() if notes else text
