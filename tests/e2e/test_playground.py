@@ -96,7 +96,9 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         tab.evaluate("document.getElementById('models').dispatchEvent(new Event('change'))")
         until(tab, f"document.getElementById('model').textContent.startsWith('{name}:')")
 
-    with running_api(Settings(redis_url=f"unix://{redis_socket}", namespace="playground-several", _env_file=None)) as api:
+    with running_api(
+        Settings(redis_url=f"unix://{redis_socket}", namespace="playground-several", _env_file=None)
+    ) as api:
         api.show_card(CARD, raster, many)
         open_page(tab, api.url)
         assert tab.evaluate("[...document.getElementById('models').options].map(o => o.value)") == [
