@@ -12,8 +12,9 @@ from torch import Tensor
 from engine.attention.batch import Batch, Rows
 from engine.attention.kv_cache import KVCache
 from engine.attention.metadata import attention_meta
+from engine.core.guidance import guide
 from engine.core.rotary_tables import RotaryTables
-from engine.core.sampling import NO_TOKEN, SamplingTensors, guide, sample
+from engine.core.sampling import NO_TOKEN, SamplingTensors, sample
 from engine.core.sequence import SequenceState
 from engine.models.network import Model
 from engine.noise import uniform

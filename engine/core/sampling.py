@@ -1,4 +1,4 @@
-"""Logits to tokens: guidance, temperature, top-k, top-p, and the draw by a seeded number."""
+"""Logits to tokens: temperature, top-k, top-p, and the draw by a seeded number."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ class SamplingTensors:
     top_k: Tensor
     top_p: Tensor
     uniform: Tensor
-
-
-def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
-    """Classifier-free guidance u + s · (c - u) of float32 logits (n, vocab) with scale (n,)."""
-    return unconditional + (conditional - unconditional) * scale[:, None]
 
 
 def sample(logits: Tensor, params: SamplingTensors) -> Tensor:

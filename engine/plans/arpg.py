@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import accumulate, pairwise
 
 from engine.noise import permutation
-from engine.plans.guidance import conditions, guidance_scales
+from engine.plans.guidance_schedule import conditions, guidance_scales
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
 from engine.plans.schedule import step_counts
 from engine.request import ContentAttention, Request

@@ -3,7 +3,7 @@ next."""
 
 from __future__ import annotations
 
-from engine.plans.guidance import conditions, guidance_scales
+from engine.plans.guidance_schedule import conditions, guidance_scales
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
 from engine.request import Request
 

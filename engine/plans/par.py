@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isqrt
 
-from engine.plans.guidance import conditions, guidance_scales
+from engine.plans.guidance_schedule import conditions, guidance_scales
 from engine.plans.rows import CONDITION, Plan, Row, Step, token_at
 from engine.request import Request
 

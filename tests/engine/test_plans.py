@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.noise import image_seed, permutation, uniform
 from engine.plans import CONDITION, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
-from engine.plans.guidance import guidance_scales
+from engine.plans.guidance_schedule import guidance_scales
 from engine.plans.schedule import step_counts
 from engine.request import Request, RequestError, Window, check_request
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from engine.core.sampling import NO_TOKEN, SamplingTensors, guide, probabilities, sample
+from engine.core.guidance import guide
+from engine.core.sampling import NO_TOKEN, SamplingTensors, probabilities, sample
 from engine.noise import image_seed, uniform
 
 VOCAB = 40
