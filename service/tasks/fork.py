@@ -49,25 +49,32 @@ def check_parent(fields: ForkRequest, parent: JobSpec) -> None:
         raise Problem.field("step", f"a picture may be the fork of a fork {MAX_FORKS} times, no more", "too_deep")
 
 
-def with_seed(fields: ForkRequest) -> ForkRequest:
-    return fields if fields.seed is not None else fields.model_copy(update={"seed": random_seed()})
-
-
-def plan(
-    fields: ForkRequest, parent_id: str, parent: JobSpec, progress: ForkProgress, picture_tokens: np.ndarray | None
-) -> JobSpec:
-    """fields: with a seed. picture_tokens: those of the parent's finished picture, from which the new job starts in
-    place of the parent's upload; None: it starts as its parent did. Raises Problem where the picture has no such step
-    (yet)."""
-    check_step(fields.step, progress)
-    assert fields.seed is not None
-    origin = ForkOrigin(
+def checked_origin(fields: ForkRequest, parent_id: str, parent: JobSpec, progress: ForkProgress) -> ForkOrigin:
+    """Where the new pictures start. parent: one that `check_parent` accepted. Raises Problem where the picture has no
+    such step (yet)."""
+    if progress.steps == 1:
+        raise Problem.field("step", "a picture of one step can't be forked: nothing is left to draw after it", "step")
+    if not fields.step < progress.steps:
+        raise Problem.field("step", f"must be between 1 and {progress.steps - 1}: there are {progress.steps}", "step")
+    if fields.step > progress.step:
+        raise not_reached_yet(f"the picture is at step {progress.step}")
+    return ForkOrigin(
         job=parent_id,
         image=fields.image_index,
         step=fields.step,
         seeds=_seeds(fields, parent),
         replayed=progress.tokens,
     )
+
+
+def with_seed(fields: ForkRequest) -> ForkRequest:
+    return fields if fields.seed is not None else fields.model_copy(update={"seed": random_seed()})
+
+
+def plan(fields: ForkRequest, parent: JobSpec, origin: ForkOrigin, picture_tokens: np.ndarray | None) -> JobSpec:
+    """fields: with a seed. picture_tokens: those of the parent's finished picture, from which the new job starts in
+    place of the parent's upload; None: it starts as its parent did."""
+    assert fields.seed is not None
     update = {"seeds": image_seeds(fields.seed, fields.n), "fork": origin, "blobs": {}, "digest": ""}
     if picture_tokens is not None:
         update |= {"picture_box": whole_picture(parent.grid), "picture_tokens": picture_tokens}
@@ -83,13 +90,3 @@ def not_reached_yet(message: str) -> Problem:
 def _seeds(fields: ForkRequest, parent: JobSpec) -> tuple[tuple[int, int], ...]:
     earlier = () if parent.fork is None else parent.fork.seeds
     return forked(earlier, parent.seeds[fields.image_index], fields.step)
-
-
-def check_step(step: int, progress: ForkProgress) -> None:
-    """Raises Problem where the picture has no such step (yet)."""
-    if progress.steps == 1:
-        raise Problem.field("step", "a picture of one step can't be forked: nothing is left to draw after it", "step")
-    if not step < progress.steps:
-        raise Problem.field("step", f"must be between 1 and {progress.steps - 1}: there are {progress.steps}", "step")
-    if step > progress.step:
-        raise not_reached_yet(f"the picture is at step {progress.step}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +200,8 @@ def test_a_fork_keeps_the_decisions_of_its_parent() -> None:
     )
     drawn = np.where(parent.fixed_cells, 1, 2).astype(np.int32)
     fields = ForkRequest.model_validate({"step": 4, "n": 3, "image_index": 1, "seed": 99})
-    child = fork.plan(fields, "parent", parent, ForkProgress(9, 9, drawn), drawn)
+    origin = fork.checked_origin(fields, "parent", parent, ForkProgress(9, 9, drawn))
+    child = fork.plan(fields, parent, origin, drawn)
     assert (child.task, child.sampling, child.size, child.output) == ("vary", parent.sampling, (32, 32), parent.output)
     assert child.fork is not None
     assert (child.n, child.fork.job, child.fork.step) == (3, "parent", 4)
@@ -209,4 +209,4 @@ def test_a_fork_keeps_the_decisions_of_its_parent() -> None:
     assert np.array_equal(child.fork.replayed, drawn)
     assert np.array_equal(child.fixed_cells, parent.fixed_cells)
     with pytest.raises(Problem, match="at step 2"):
-        fork.plan(fields, "parent", parent, replace(ForkProgress(9, 9, drawn), step=2), None)
+        fork.checked_origin(fields, "parent", parent, ForkProgress(2, 9, drawn))

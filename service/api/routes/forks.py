@@ -75,9 +75,9 @@ async def _create(submission: Submission, parent: Job, fields: ForkRequest, dige
     await check_room(services, client, served.card.name)
     check_results_fit(services, fields.n, parent_spec.size, "n")
     progress = await _progress(services, parent, fields.image_index)
-    fork_task.check_step(fields.step, progress)
+    origin = fork_task.checked_origin(fields, parent.id, parent_spec, progress)
     uploads, tokens = await _inheritance(submission, parent, parent_spec, fields.image_index)
-    spec = fork_task.plan(fork_task.with_seed(fields), parent.id, parent_spec, progress, tokens)
+    spec = fork_task.plan(fork_task.with_seed(fields), parent_spec, origin, tokens)
     return await create_job(
         services,
         client,
