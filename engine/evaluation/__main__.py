@@ -48,6 +48,10 @@ STEP_SWEEP = {
 }
 CURVE_LOSS_PICTURES = 512
 
+EACH = "pictures of each class (%(default)s)"
+VALUES = "the values to compare"
+OUT = "the file to write (%(default)s)"
+
 
 def quality(options: argparse.Namespace) -> None:
     """All figures of the model card about the default settings."""
@@ -166,27 +170,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, default=DEMO / "figures", help="folder of plots")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("quality", help="the default settings").add_argument("--each", type=int, default=100)
+    commands.add_parser("quality", help="the default settings").add_argument("--each", type=int, default=100, help=EACH)
     sweeping = commands.add_parser("sweep", help="settings against each other; by default the paper's step sweep")
-    sweeping.add_argument("--each", type=int, default=20, help="samples a class")
-    sweeping.add_argument("--name", default="sweep", help="of the plot")
+    sweeping.add_argument("--each", type=int, default=20, help=EACH)
+    sweeping.add_argument("--name", default="sweep", help="the name of the plot (sweep)")
     for name, kind in NUMBERS.items():
-        sweeping.add_argument(_flag(name), type=kind, nargs="+")
+        sweeping.add_argument(_flag(name), type=kind, nargs="+", help=VALUES)
     for name, choices in WORDS.items():
-        sweeping.add_argument(_flag(name), choices=choices, nargs="+")
+        sweeping.add_argument(_flag(name), choices=choices, nargs="+", help=VALUES)
     commands.add_parser("curve", help="the weights kept along the training").add_argument(
-        "--each", type=int, default=10
+        "--each", type=int, default=10, help=EACH
     )
     sheets = commands.add_parser("sheet", help="a contact sheet")
-    sheets.add_argument("kind", choices=("samples", "renders", "reconstructions"))
-    sheets.add_argument("--each", type=int, default=8, help="pictures a class")
-    sheets.add_argument("--no-header", dest="header", action="store_false")
-    sheets.add_argument("--out", type=Path, default=DEMO / "sheet.webp")
+    sheets.add_argument("kind", choices=("samples", "renders", "reconstructions"), help="what the sheet shows")
+    sheets.add_argument("--each", type=int, default=8, help=EACH)
+    sheets.add_argument("--no-header", dest="header", action="store_false", help="no class names above the columns")
+    sheets.add_argument("--out", type=Path, default=DEMO / "sheet.webp", help=OUT)
     strips = commands.add_parser("strip", help="pictures while they are drawn")
-    strips.add_argument("names", nargs="+", choices=[thing.name for thing in THINGS], metavar="CLASS")
-    strips.add_argument("--seed", type=int, default=0)
-    strips.add_argument("--moments", type=int, default=8)
-    strips.add_argument("--out", type=Path, default=DEMO / "strip.png")
+    strips.add_argument(
+        "names", nargs="+", choices=[thing.name for thing in THINGS], metavar="CLASS", help="a row for each class"
+    )
+    strips.add_argument("--seed", type=int, default=0, help="the seed of every picture (0)")
+    strips.add_argument("--moments", type=int, default=8, help="how many columns, evenly spaced in steps (8)")
+    strips.add_argument("--out", type=Path, default=DEMO / "strip.png", help=OUT)
     tasks.add_commands(commands)
     options = parser.parse_args(arguments)
     (COMMANDS | tasks.COMMANDS)[options.command](options)

@@ -172,19 +172,30 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "editing", help="completions and exchanged objects, compared with methods without a model"
     )
     edits.add_argument("--count", type=int, default=320, help="test renders")
-    edits.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS))
+    edits.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS), help="which masks; default: all")
     edits.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
     fills = commands.add_parser(
         "prefill", help="ways to write fixed tokens to the cache and to count them in the guidance"
     )
     fills.add_argument("--count", type=int, default=160, help="test renders")
-    fills.add_argument("--masks", nargs="+", choices=MASKS, default=["half", "centre"])
+    fills.add_argument(
+        "--masks", nargs="+", choices=MASKS, default=["half", "centre"], help="which masks; default: half and centre"
+    )
     fills.add_argument("--constant", type=float, default=1.5, help="guidance scale of the constant schedule")
     fills.add_argument("--linear", type=float, default=4.0, help="guidance scale of the linear schedule")
     grids = commands.add_parser("expand", help="grids larger than the trained one, drawn by every method")
     grids.add_argument("--count", type=int, default=64, help="pictures a row of the table")
-    grids.add_argument("--grids", nargs="+", type=_grid, default=[(24, 24), (32, 32), (16, 64)], metavar="ROWSxCOLS")
-    grids.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    grids.add_argument(
+        "--grids",
+        nargs="+",
+        type=_grid,
+        default=[(24, 24), (32, 32), (16, 64)],
+        metavar="ROWSxCOLS",
+        help="grids in tokens; default: 24x24, 32x32 and 16x64",
+    )
+    grids.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="how to draw them; default: in every way"
+    )
     grids.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
 
 

@@ -98,6 +98,7 @@ def _processes(options: argparse.Namespace) -> int:
     return options.processes if pick_device(options.device).type == "cpu" else 1
 
 
+STEPS = "training steps (%(default)s)"
 STAGES = {
     **{stage.__name__: stage for stage in (render, judge, vq, encode, export)},
     **dict.fromkeys(DEMOS, transformer),
@@ -109,19 +110,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where renders and checkpoints live")
     parser.add_argument("--model", type=Path, help="the model folder; default: the one that ships")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument("--processes", type=int, default=2, help="processes on a CPU")
+    parser.add_argument("--processes", type=int, default=2, help="how many processes train on a CPU (2)")
     stages = parser.add_subparsers(dest="stage", required=True)
-    stages.add_parser("render", help="draw the world").add_argument("--count", type=int, default=12288)
+    stages.add_parser("render", help="draw the world").add_argument(
+        "--count", type=int, default=12288, help="pictures to draw (12288)"
+    )
     stages.add_parser("judge", help="train the classifier for arpg evaluate, on training renders only")
     tokenizing = stages.add_parser("vq", help="train the tokenizer")
-    tokenizing.add_argument("--steps", type=int, default=TokenizerRecipe().steps)
+    tokenizing.add_argument("--steps", type=int, default=TokenizerRecipe().steps, help=STEPS)
     stages.add_parser("encode", help="cache the token maps of all renders and their mirror images")
     for name, demo in DEMOS.items():
         training = stages.add_parser(name, help=f"train the transformer of {demo['name']}")
-        training.add_argument("--steps", type=int, default=TransformerRecipe().steps)
-        training.add_argument("--compile", action="store_true", help="a minute or two, then a third faster")
+        training.add_argument("--steps", type=int, default=TransformerRecipe().steps, help=STEPS)
+        training.add_argument(
+            "--compile", action="store_true", help="compile first: a minute or two, then each step is a third faster"
+        )
     exporting = stages.add_parser("export", help="write the model folder")
-    exporting.add_argument("demo", nargs="?", choices=DEMOS, default="arpg")
+    exporting.add_argument("demo", nargs="?", choices=DEMOS, default="arpg", help="which demo model (arpg)")
     options = parser.parse_args(arguments)
     STAGES[options.stage](options)
     return 0

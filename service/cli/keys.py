@@ -20,18 +20,33 @@ def add(commands: Any) -> None:
     )
     actions = command.add_subparsers(dest="action", required=True, metavar="action")
     new = actions.add_parser("add", help="make a key, and print it: it is kept nowhere")
-    new.add_argument("name", help="whose it is: jobs belong to the name, also with the next key of this name")
-    new.add_argument("--scope", action="append", dest="scopes", choices=get_args(keys.Scope), help="default: draw")
-    new.add_argument("--weight", type=float, default=1.0, help="share of the workers against others (1)")
-    new.add_argument("--quota", type=int, help="jobs that it may have queued or running; default: no limit")
-    new.add_argument("--rate", type=int, help="requests a minute, 0: no limit; default: ARPG_RATE, or 600")
-    new.add_argument("--priority", choices=keys.PRIORITIES, default="normal", help="its highest (normal)")
+    new.add_argument("name", help="the client: its jobs belong to this name, also with its next key")
+    new.add_argument(
+        "--scope",
+        action="append",
+        dest="scopes",
+        choices=get_args(keys.Scope),
+        help="what the key allows (draw); may be given again",
+    )
+    new.add_argument(
+        "--weight", type=float, default=1.0, help="its share of the workers' time, relative to other clients (1)"
+    )
+    new.add_argument("--quota", type=int, help="how many of its jobs may be queued or running; default: no limit")
+    new.add_argument("--rate", type=int, help="requests a minute; 0: no limit; default: ARPG_RATE, or 600")
+    new.add_argument(
+        "--priority",
+        choices=keys.PRIORITIES,
+        default="normal",
+        help="the highest priority that its jobs may have (normal)",
+    )
     listing = actions.add_parser("list", help="the keys, without what is secret of them")
     old = actions.add_parser("revoke", help="take a key back, its sessions and addresses too; open streams live out")
-    old.add_argument("name")
+    old.add_argument("name", help="the client whose keys end")
     for action in (new, listing, old):
-        action.add_argument("--keys-file", type=Path, help="default: keys.jsonl in the data folder (ARPG_KEYS_FILE)")
-        action.add_argument("--data-dir", type=Path, help="default: ./var")
+        action.add_argument(
+            "--keys-file", type=Path, help="the file of keys; default: keys.jsonl in the data folder (ARPG_KEYS_FILE)"
+        )
+        action.add_argument("--data-dir", type=Path, help="the data folder; default: ./var")
 
 
 def run(parsed: Namespace, settings: Settings) -> int:

@@ -151,14 +151,18 @@ def _parser() -> argparse.ArgumentParser:
     api = commands.add_parser("api", help="the API alone, over ARPG_REDIS_URL or beside an `arpg serve`")
     worker = commands.add_parser("worker", help="a worker alone, over ARPG_REDIS_URL or beside an `arpg serve`")
     for command in (serve, api):
-        command.add_argument("--host", help="default: 127.0.0.1 (HOST)")
-        command.add_argument("--port", type=int, help="default: 8000 (PORT); 0 takes a free one")
+        command.add_argument("--host", help="the address to listen on; default: 127.0.0.1 (HOST)")
+        command.add_argument("--port", type=int, help="the port to listen on; default: 8000 (PORT); 0 takes a free one")
     for command in (serve, api, worker):
-        command.add_argument("--redis-url", help="redis://, rediss:// or unix:// (ARPG_REDIS_URL)")
+        command.add_argument("--redis-url", help="the Redis to use: redis://, rediss:// or unix:// (ARPG_REDIS_URL)")
         command.add_argument("--data-dir", type=Path, help="where `arpg serve` keeps its queue (./var)")
         command.add_argument("--grace", type=float, help="seconds that running jobs get at shutdown (30)")
-        command.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    worker.add_argument("--metrics-port", type=int, help="default: 9100 (ARPG_METRICS_PORT); 0 takes a free one")
+        command.add_argument(
+            "--log-level", choices=("debug", "info", "warning", "error"), help="the least severe messages to log (info)"
+        )
+    worker.add_argument(
+        "--metrics-port", type=int, help="the port of /metrics; default: 9100 (ARPG_METRICS_PORT); 0 takes a free one"
+    )
     for command in (serve, worker):
         _add_model(command, "; given again, one more")
 
@@ -172,11 +176,11 @@ def _parser() -> argparse.ArgumentParser:
         help="draw a picture again from the recipe in it, and compare",
         description="The exit status: 0 the same, 1 something differs, 2 that can't be said.",
     )
-    verify.add_argument("picture", type=Path, help="a PNG of the service's")
+    verify.add_argument("picture", type=Path, help="a PNG that this service or `arpg` made")
     _add_model(verify, "")
 
     models = commands.add_parser("models", help="what can be loaded by name: shipped, public, in the cache")
-    models.add_argument("--json", action="store_true", help="as JSON")
+    models.add_argument("--json", action="store_true", help="print the list as JSON")
 
     commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
     commands.add_parser(
@@ -188,4 +192,6 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(command: argparse.ArgumentParser, several: str) -> None:
     model_help = f"a name that `arpg models` lists, or a model folder{several} (demo)"
     command.add_argument("--model", action="append", dest="models", metavar="MODEL", help=model_help)
-    command.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
+    command.add_argument(
+        "--device", help="where the model runs: cpu, cuda, cuda:1 …; default: the GPU where there is one"
+    )

@@ -20,10 +20,11 @@ NOT_OPTIONS = frozenset({"model", "priority", "previews", "format", "quality"})
 """Fields for a server. Here --model takes a path too, and the output's suffix says the format."""
 
 EPILOG = "An option that is left out and names no default takes the model's."
-CLASS = "label, name or synonym; left out: unconditional"
+CLASS = "label, name or synonym of the class; left out: draw without a class"
+OUTPUT = "where to write the picture: .png, .jpg or .webp; several get numbered names (default: picture.png)"
 FILES = {
-    "image": "PNG, JPEG or WebP of any size",
-    "mask": "as large as the picture. With --mask-mode alpha it may be left out: the picture's transparency counts",
+    "image": "the picture: PNG, JPEG or WebP of any size",
+    "mask": "a picture of the same size. With --mask-mode alpha it may be left out: the picture's transparency counts",
 }
 
 
@@ -42,7 +43,7 @@ def add(commands: Any) -> None:
         for field_name, field in task.fields.model_fields.items():
             if field_name not in NOT_OPTIONS | {"class_"}:
                 _add_option(command, field_name, field)
-        command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=".png, .jpg or .webp")
+        command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=OUTPUT)
 
 
 def checked(parsed: Namespace) -> TaskFields:
@@ -80,9 +81,12 @@ def _flag(name: str) -> str:
 
 
 def _help(field: FieldInfo) -> str:
+    """The field's description as a phrase of the command line."""
     text = (field.description or "").replace("Null:", "Left out:").replace("null:", "left out:").replace("%", "%%")
+    text = text[:1].lower() + text[1:]
     bounds = {name: getattr(each, name) for each in field.metadata for name in ("ge", "le") if hasattr(each, name)}
     notes = [f"{bounds['ge']} to {bounds['le']}"] if len(bounds) == 2 else []
     if field.default is not None and not field.is_required():
-        notes.append(f"default: {field.default}")
-    return f"{text} ({', '.join(notes)})".strip() if notes else text
+        default = "yes" if field.default is True else field.default
+        notes.append(f"default: {default}")
+    return f"{text} ({', '.join(notes)})" if notes else text

@@ -28,13 +28,18 @@ class ExpandRequest(TaskFields):
 
     model_config = ConfigDict(title="Expand")
 
-    width: int = Field(ge=1, le=MAX_PIXELS, description="Pixels: whole tokens, at least the model's own")
-    height: int = Field(ge=1, le=MAX_PIXELS, description="Likewise; the whole may have 4 times the model's own tokens")
+    width: int = Field(ge=1, le=MAX_PIXELS, description="Width in pixels: whole tokens, at least the model's width")
+    height: int = Field(
+        ge=1,
+        le=MAX_PIXELS,
+        description="Height in pixels: whole tokens, at least the model's height; the picture has at most "
+        f"{LARGEST} times the model's tokens",
+    )
     method: Method | None = Field(
         None,
-        description="How positions beyond the trained grid are told to the model: as they are (extrapolate), squeezed "
-        "into it (interpolate), or each frequency as it can bear (ntk); or not at all, window after window (windowed). "
-        "Null: interpolate, but windowed where the shape is far from the model's",
+        description="How positions beyond the trained grid are encoded: as they are (extrapolate), squeezed into the "
+        "grid (interpolate) or squeezed by frequency (ntk); windowed draws windows of the trained grid instead. "
+        "Null: windowed where the shape is far from the model's, else interpolate",
     )
 
 

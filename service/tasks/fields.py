@@ -17,24 +17,37 @@ MAX_IMAGES = 16
 MAX_PIXELS = 2**16
 """The longest side that a request may name; the plan checks it against the model's card."""
 
+SEED = "The same seed draws the same pictures again; null: a random seed, which the result shows"
+PRIORITY = "Orders the client's own jobs; high needs a key that allows it"
+
 
 class TaskFields(BaseModel):
     """The fields of every task that creates a job from a class."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = Field(None, max_length=200, description="Needed where there are several")
+    model: str | None = Field(
+        None, max_length=200, description="The model's name; needed where the server has several models"
+    )
     class_: int | Annotated[str, Field(max_length=200)] | None = Field(
         None, alias="class", description="A label, a name or a synonym; null draws without a class"
     )
-    n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Null: a random one, which is returned")
-    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="Forward steps for the whole picture")
-    schedule: Literal["arccos", "cosine"] | None = Field(None, description="How tokens spread over the steps")
-    guidance_scale: float | None = Field(
-        None, ge=0, le=100, allow_inf_nan=False, description="1: no guidance, half the work"
+    n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures to draw")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="In how many steps each picture is drawn")
+    schedule: Literal["arccos", "cosine"] | None = Field(
+        None, description="The curve by which the number of tokens grows from step to step"
     )
-    guidance_schedule: Literal["constant", "linear"] | None = None
+    guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="How strongly the class steers the picture; 1: no guidance, half the work",
+    )
+    guidance_schedule: Literal["constant", "linear"] | None = Field(
+        None, description="Whether the guidance scale is constant, or grows with the share of drawn tokens"
+    )
     guidance_interval: int | None = Field(
         None, ge=0, le=2**16, description="Guidance stops once this many tokens are drawn"
     )
@@ -42,21 +55,31 @@ class TaskFields(BaseModel):
         None,
         description="Attention among the tokens of one step: to all (blockwise), or to earlier ones only (causal)",
     )
-    temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False, description="0: argmax")
-    top_k: int | None = Field(None, ge=0, le=2**20, description="0: off")
-    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False, description="1: off")
+    temperature: float | None = Field(
+        None, ge=0, le=100, allow_inf_nan=False, description="How random each token is; 0: the most likely token"
+    )
+    top_k: int | None = Field(
+        None, ge=0, le=2**20, description="Draw each token from the k most likely ones; 0: from all"
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Draw each token from the most likely ones, up to this total probability; 1: from all",
+    )
     order: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         max_length=2**16,
-        description="The grid positions to draw, row-major, in order; null: from the seed",
+        description="The grid positions to draw, row-major from 0, in drawing order; null: an order made from the seed",
     )
-    previews: int = Field(0, ge=0, le=MAX_STEPS, description="A decoded preview every so many steps; 0: none")
-    format: Format = "png"
-    quality: int = Field(90, ge=1, le=100, description="For JPEG and WebP")
-    priority: Priority = Field("normal", description="Among the client's own jobs; high only where its key allows it")
+    previews: int = Field(0, ge=0, le=MAX_STEPS, description="Send a preview every so many steps; 0: none")
+    format: Format = Field("png", description="The file format of the pictures")
+    quality: int = Field(90, ge=1, le=100, description="The quality of JPEG and WebP files")
+    priority: Priority = Field("normal", description=PRIORITY)
 
 
-SEAMLESS = Field(True, description="Shift the colours of what is drawn so that they meet those of the picture")
+SEAMLESS = Field(True, description="Shift the colours of the drawn part to meet those of the picture around it")
 
 
 class Source(BaseModel):

@@ -11,7 +11,7 @@ from engine.request import MAX_SEED
 from service.auth.keys import Priority
 from service.errors import Problem
 from service.jobs.spec import ForkOrigin, JobSpec
-from service.tasks.fields import MAX_IMAGES
+from service.tasks.fields import MAX_IMAGES, PRIORITY, SEED
 from service.tasks.pictures.inputs import whole_picture
 from service.tasks.pictures.recipe import MAX_FORKS, forked
 from service.tasks.planning import image_seeds, random_seed
@@ -22,11 +22,11 @@ class ForkRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Fork")
 
-    step: int = Field(ge=1, le=2**16, description="The new pictures share the first so many steps")
-    n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many new pictures")
+    step: int = Field(ge=1, le=2**16, description="How many first steps the new pictures share with the old one")
+    n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many new pictures to draw")
     image_index: int = Field(0, ge=0, lt=MAX_IMAGES, description="Which of the job's pictures, from 0")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Null: a random one, which is returned")
-    priority: Priority = "normal"
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
+    priority: Priority = Field("normal", description=PRIORITY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ class InpaintFields(TaskFields):
     """What inpainting adds, apart from the pictures themselves."""
 
     mask_mode: MaskMode = Field(
-        "white", description="Which part of the mask is repainted: white, black, or transparent (alpha)"
+        "white", description="Which part of the mask is drawn again: white, black or transparent (alpha)"
     )
-    feather: int = Field(0, ge=0, le=256, description="Pixels over which the mask's border is blended; 0: hard")
+    feather: int = Field(0, ge=0, le=256, description="Blend the mask's border over so many pixels; 0: a hard edge")
     seamless: bool = SEAMLESS
 
 

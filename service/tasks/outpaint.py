@@ -16,16 +16,16 @@ from service.tasks.pictures.inputs import tokens_on
 from service.tasks.planning import job_spec
 from service.tasks.task import Inputs, PictureFacts, Task
 
-PADDING = "Pixels to add on this side, rounded up to whole tokens"
+PADDING = "Pixels to add {}, rounded up to whole tokens"
 
 
 class OutpaintFields(TaskFields):
     """What outpainting adds: how much, in pixels of the picture; it is rounded up to whole tokens."""
 
-    left: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING)
-    right: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING)
-    up: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING)
-    down: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING)
+    left: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING.format("on the left"))
+    right: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING.format("on the right"))
+    up: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING.format("above"))
+    down: int = Field(0, ge=0, le=MAX_PIXELS, description=PADDING.format("below"))
     seamless: bool = SEAMLESS
 
 

@@ -22,10 +22,17 @@ class VaryFields(TaskFields):
     """What a variation adds."""
 
     keep: float = Field(
-        DEFAULT_KEEP, gt=0, lt=1, allow_inf_nan=False, description="Share of the picture's tokens that is kept"
+        DEFAULT_KEEP,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="The share of the picture's tokens to keep, between 0 and 1",
     )
     keep_seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Says which ones, the same for all n pictures; null: the seed does"
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Selects the tokens to keep, the same for all n pictures; null: the seed selects them",
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,33 @@ def test_the_command_says_what_is_wrong_in_a_line(
     assert ended == status
     assert says in said.err + said.out
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]])
+def test_every_option_of_every_command_is_explained(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    parsers: list[ArgumentParser] = []
+
+    def parse_args(parser: ArgumentParser, arguments: list[str]) -> None:
+        parsers.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_args)
+    with pytest.raises(SystemExit):
+        main(command)
+    found = dict(explanations(parsers[0]))
+    assert len(found) > 10
+    for option, explanation in found.items():
+        assert explanation, option
+        # The options of the drawing commands are the fields of the API's requests, where null means left out.
+        assert "null" not in explanation.lower(), option
+        assert not re.search("[a-z]_[a-z]", explanation), option
+
+
+def explanations(parser: ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Each option of a command and its subcommands, with its help."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict) and all(isinstance(c, ArgumentParser) for c in action.choices.values()):
+            for command in action.choices.values():
+                yield from explanations(command)
+        else:
+            yield f"{parser.prog} {'/'.join(action.option_strings) or action.dest}", action.help or ""
