@@ -8,17 +8,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from service.jobs.spec import SPEC_VERSION
+
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
 AttemptKey = tuple[str, int]  # job id and attempt
 PublishStatus = Literal["ok", "dup", "lost", "cancel"]
 Finished = Literal["ok", "already", "lost"]
-Suspected = Literal["ok", "failed", "canceled", "already", "lost"]
+Quarantined = Literal["ok", "failed", "canceled", "already", "lost"]
 Canceled = Literal["canceled", "requested", "finished", "unknown"]
 Priority = Literal["low", "normal", "high"]
 
 FINAL_STATES = frozenset({"succeeded", "failed", "canceled"})
 TERMINAL_EVENTS = frozenset({"completed", "failed", "canceled"})
-VERSION = 2  # of the scripts and of the keys they share: another layout gets another prefix
+VERSION = 3  # of the scripts and of the keys they share: another layout gets another prefix
 
 EventId = tuple[int, int]
 ZERO: EventId = (0, 0)
@@ -65,22 +67,32 @@ class QueueConfig:
     lease_seconds: float = 15.0
     max_queued: int = 1000  # jobs that may wait for a model; beyond it submit raises QueueFull
     max_lost: int = 3  # attempts lost with their worker, with no other job beside them, before the job fails
-    suspect_seconds: float = 10.0  # a poison candidate waits so long for an idle worker; then a busy one becomes empty
+    quarantine_seconds: float = 10.0  # a poison candidate waits so long for an idle worker, then a busy one is emptied
     result_ttl_seconds: float = 3600.0  # how long a finished job, its events and its pictures stay readable
     held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end, and the job to be drawn
+    spec_version: int = SPEC_VERSION  # of the jobs that this process submits and claims
+    unread_seconds: float = 600.0  # jobs of another version fail when no worker has claimed any for so long
 
     @property
     def prefix(self) -> str:
         """Every key starts with it; the braces put them all in one cluster slot."""
         return f"{{{self.namespace}:v{VERSION}}}:"
 
+    def line(self, model: str) -> str:
+        """The jobs for a model that workers of this version can draw."""
+        return f"{model}@{self.spec_version}"
+
+    def line_key(self, places: str, model: str) -> str:
+        """Of one of a line's sets: `ready`, `quarantine`, `leases` …"""
+        return f"{self.prefix}{places}:{self.line(model)}"
+
     @property
     def lease_ms(self) -> int:
         return max(1, round(self.lease_seconds * 1000))
 
     @property
-    def suspect_ms(self) -> int:
-        return round(self.suspect_seconds * 1000)
+    def quarantine_ms(self) -> int:
+        return round(self.quarantine_seconds * 1000)
 
     @property
     def ttl_ms(self) -> int:

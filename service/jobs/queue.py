@@ -24,15 +24,15 @@ from service.jobs.messages import (
     NewJob,
     Publication,
     PublishStatus,
+    Quarantined,
     QueueConfig,
     QueueFull,
     QuotaFull,
     State,
     Submitted,
-    Suspected,
     encode_event,
 )
-from service.jobs.reader import QueueReader
+from service.jobs.reader import QueueReader, model_of
 from service.jobs.scripts import dump, load_script, text
 
 # Of several answers for one attempt in a batch, the one with the greatest weight counts.
@@ -40,7 +40,7 @@ _WEIGHT: dict[PublishStatus, int] = {"dup": 0, "ok": 1, "cancel": 2, "lost": 3}
 
 
 class Queue(QueueReader):
-    """Jobs by model, with fair share between clients, leases, a quarantine and one event stream per job."""
+    """Jobs by model and version, with fair share between clients, leases, a quarantine and one event stream per job."""
 
     def __init__(self, redis: Redis, config: QueueConfig) -> None:
         super().__init__(redis, config)
@@ -49,7 +49,7 @@ class Queue(QueueReader):
         self._publish = load_script(redis, "publish")
         self._finish = load_script(redis, "finish")
         self._release = load_script(redis, "release")
-        self._suspect = load_script(redis, "suspect")
+        self._quarantine = load_script(redis, "quarantine")
         self._cancel = load_script(redis, "cancel")
         self._expire = load_script(redis, "expire")
 
@@ -59,7 +59,7 @@ class Queue(QueueReader):
         Raises QuotaFull when the client has used up its quota, QueueFull when too many jobs wait for the model or the
         server's memory is full.
         """
-        arguments: list[Any] = [job.id, job.model, job.client, job.priority]
+        arguments: list[Any] = [job.id, self.config.line(job.model), job.client, job.priority]
         arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, job.spec]
         arguments += [self.config.max_queued, self.config.held_ms, *job.blobs]
         try:
@@ -96,7 +96,7 @@ class Queue(QueueReader):
         granted, become_empty, ended = await self._claim(
             [config.prefix],
             [
-                model,
+                config.line(model),
                 worker,
                 nonce or uuid.uuid4().hex,
                 max(0, budget),
@@ -106,7 +106,7 @@ class Queue(QueueReader):
                 config.lease_ms,
                 config.max_lost,
                 config.ttl_ms,
-                config.suspect_ms,
+                config.quarantine_ms,
             ],
         )
         claims = [
@@ -117,16 +117,16 @@ class Queue(QueueReader):
                 spec=text(spec),
                 cancel_requested=text(cancel) == "1",
                 queued_seconds=int(queued_ms) / 1000,
-                alone=bool(as_suspect),
+                alone=bool(as_candidate),
                 pictures=tuple(json.loads(picture) for picture in pictures),
             )
-            for job_id, attempt, cost, spec, cancel, queued_ms, as_suspect, pictures in granted
+            for job_id, attempt, cost, spec, cancel, queued_ms, as_candidate, pictures in granted
         ]
         return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
 
     async def wait(self, models: Iterable[str], seconds: float) -> bool:
         """Waits until a job may be ready for one of these models, at most `seconds`, and never longer than 4."""
-        notifications = [self._key(f"bell:{model}") for model in models]
+        notifications = [self.config.line_key("bell", model) for model in models]
         return await self.redis.blpop(notifications, timeout=min(seconds, 4.0)) is not None
 
     async def publish(self, publications: Sequence[Publication]) -> dict[AttemptKey, PublishStatus]:
@@ -176,11 +176,11 @@ class Queue(QueueReader):
         """Returns a running job to its old place in the ready set, without blame: the worker drains."""
         return cast(Finished, text(await self._release([self.config.prefix], [job_id, attempt, self.config.ttl_ms])))
 
-    async def suspect(self, job_id: str, attempt: int, code: str, message: str) -> Suspected:
+    async def quarantine(self, job_id: str, attempt: int, code: str, message: str) -> Quarantined:
         """Returns a running job as a poison candidate: the engine failed because of it, or of another job beside it.
         It is drawn again with nothing beside it. `failed`: it was alone too often already, and ends with this error."""
         arguments: list[Any] = [job_id, attempt, code, message, self.config.max_lost, self.config.ttl_ms]
-        return cast(Suspected, text(await self._suspect([self.config.prefix], arguments)))
+        return cast(Quarantined, text(await self._quarantine([self.config.prefix], arguments)))
 
     async def cancel(self, job_id: str) -> Canceled:
         """Ends a queued job at once; flags a running one (`requested`), and its worker stops it. `canceled`: this very
@@ -188,10 +188,20 @@ class Queue(QueueReader):
         return cast(Canceled, text(await self._cancel([self.config.prefix], [job_id, self.config.ttl_ms])))
 
     async def expire(self, limit: int = 8) -> list[EndedJob]:
-        """Fails jobs (`expired_waiting`) that were not drawn within `held_seconds`, after which their blobs are gone.
-        EventHub calls it now and then, so it works for a model that no worker serves."""
+        """Fails jobs (`expired_waiting`) that were not drawn within `held_seconds`, after which their blobs are gone,
+        and jobs (`unsupported_job_version`) whose model only workers of other versions serve now. EventHub calls it now
+        and then, so it works without a worker."""
         config = self.config
-        return _ended(await self._expire([config.prefix], [limit, config.ttl_ms, f"{config.held_seconds:g}"]))
+        arguments: list[Any] = [limit, config.ttl_ms, f"{config.held_seconds:g}", *await self._unread_lines()]
+        return _ended(await self._expire([config.prefix], arguments))
+
+    async def _unread_lines(self) -> list[str]:
+        """Those without a claim for `unread_seconds`, while workers of another version claimed jobs for the model."""
+        lines = await self._lines()
+        newest: dict[str, float] = {}
+        for line, at in lines.items():
+            newest[model_of(line)] = max(at, newest.get(model_of(line), at))
+        return [line for line, at in lines.items() if newest[model_of(line)] - at > self.config.unread_seconds * 1000]
 
 
 def _ended(entries: Iterable[Sequence[Any]]) -> list[EndedJob]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -29,8 +29,8 @@ class QueueReader:
         held = {text(name): text(value) for name, value in fields.items()}
         position: int | None = None
         if held["state"] == "queued":
-            for places in ("ready", "suspects"):
-                place = await self.redis.zrank(self._key(f"{places}:{held['model']}"), job_id)
+            for places in ("ready", "quarantine"):
+                place = await self.redis.zrank(self._key(f"{places}:{held['line']}"), job_id)
                 position = position if place is None else cast(int, place)
 
         def seconds(name: str) -> float | None:
@@ -38,7 +38,7 @@ class QueueReader:
 
         return Job(
             id=job_id,
-            model=held["model"],
+            model=model_of(held["line"]),
             client=held["client"],
             state=cast(State, held["state"]),
             attempt=int(held["attempt"]),
@@ -54,20 +54,34 @@ class QueueReader:
         )
 
     async def depth(self, model: str) -> int:
-        """Jobs that wait for a worker of the model."""
-        ready, suspects = self._key(f"ready:{model}"), self._key(f"suspects:{model}")
-        return int(await self.redis.zcard(ready)) + int(await self.redis.zcard(suspects))
+        """Jobs that wait for a worker of the model and of this version."""
+        sets = [self.config.line_key(places, model) for places in ("ready", "quarantine")]
+        return sum([int(await self.redis.zcard(waiting)) for waiting in sets])
 
     async def unfinished(self, client: str) -> int:
         """Jobs of a client that have not ended, of all models. A quota limits them."""
         return int(await self.redis.hget(self._key("unfinished"), client) or 0)
 
     async def stats(self) -> dict[str, ModelLoad]:
-        """Waiting and leased jobs of every model that ever had one."""
-        models = sorted(text(name) for name in await self.redis.smembers(self._key("models")))
+        """Waiting and leased jobs of every model that ever had a worker or a job, of all versions."""
+        lines = sorted(await self._lines())
         async with self.redis.pipeline(transaction=False) as pipe:
-            for model in models:
-                for places in ("ready", "suspects", "leases"):
-                    pipe.zcard(self._key(f"{places}:{model}"))
+            for line in lines:
+                for places in ("ready", "quarantine", "leases"):
+                    pipe.zcard(self._key(f"{places}:{line}"))
             counts = iter(await pipe.execute())
-        return {model: ModelLoad(queued=next(counts) + next(counts), running=next(counts)) for model in models}
+        loads = dict.fromkeys(map(model_of, lines), ModelLoad(queued=0, running=0))
+        for line in lines:
+            load, queued, running = loads[model_of(line)], next(counts) + next(counts), next(counts)
+            loads[model_of(line)] = ModelLoad(queued=load.queued + queued, running=load.running + running)
+        return loads
+
+    async def _lines(self) -> dict[str, float]:
+        """Line → when a worker last claimed from it, in ms by the server's clock."""
+        claimed: Any = await self.redis.zrange(self._key("lines"), 0, -1, withscores=True)
+        return {text(line): at for line, at in claimed}
+
+
+def model_of(line: str) -> str:
+    """The reverse of QueueConfig.line."""
+    return line.rpartition("@")[0]

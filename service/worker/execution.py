@@ -201,7 +201,7 @@ class JobExecution:
     async def _blame(self, error: Mapping[str, str]) -> None:
         """Returns the job to the queue as a poison candidate: the engine may have failed because of it."""
         queue, code, message = self._context.queue, error["code"], error["message"]
-        answer = await retry_transient("giving a job back", lambda: queue.suspect(*self.key, code, message))
+        answer = await retry_transient("giving a job back", lambda: queue.quarantine(*self.key, code, message))
         log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
         if answer in ("failed", "canceled"):
             self._context.metrics.requests.labels(self.spec.task, answer).inc()

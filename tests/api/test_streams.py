@@ -124,7 +124,7 @@ def asking(api: Api, path: str, headers: dict[str, str]) -> Iterator[str]:
     with socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2])), timeout=10) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
         assert eventually(lambda: api.queue(lambda q, _, __: q.depth("hand")) == 1), "no job came"
-        key = f"{api.settings.queue_config.prefix}ready:hand"
+        key = api.settings.queue_config.line_key("ready", "hand")
         [id] = api.queue(lambda q, _, __: q.redis.zrange(key, 0, -1))
         yield decoded(id)
 

@@ -62,7 +62,7 @@ class ChaosSettings(Settings):
 
     @property
     def queue_config(self) -> QueueConfig:
-        return replace(super().queue_config, max_lost=self.lost, suspect_seconds=3 * self.lease)
+        return replace(super().queue_config, max_lost=self.lost, quarantine_seconds=3 * self.lease)
 
 
 def worker(setup: Setup, name: str, redis_url: str) -> None:

@@ -233,9 +233,9 @@ async def test_a_clock_that_was_ahead_and_came_back_leaves_nobody_unreaped(queue
     ahead = int(await redis.get(f"{CONFIG.prefix}heard_at")) + day
     await redis.set(f"{CONFIG.prefix}heard_at", ahead)
     await redis.set(f"{CONFIG.prefix}reap_from", ahead)
-    await redis.zadd(f"{CONFIG.prefix}leases:m", {"a": ahead})
+    await redis.zadd(CONFIG.line_key("leases", "m"), {"a": ahead})
     assert await take(queue, empty=True) == []  # one lease more, and no day
-    assert await redis.zscore(f"{CONFIG.prefix}leases:m", "a") <= ahead - day + 2 * CONFIG.lease_ms
+    assert await redis.zscore(CONFIG.line_key("leases", "m"), "a") <= ahead - day + 2 * CONFIG.lease_ms
     await lose_leases(queue)
     assert await take(queue, empty=True) == ["a"]
 

@@ -26,9 +26,9 @@ IDS = ["a", "b", "c", "d", "e", "f"]
 PICK = st.integers(0, 59)
 AGE = st.sampled_from([0, 0, 0, 1, 2])
 DATA = b"picture"
-# A lease ends, and a suspect has waited too long, when a rule says so, not when the machine is slow.
-PATIENT = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, suspect_seconds=1000)
-HASTY = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, suspect_seconds=0)
+# A lease ends, and a poison candidate has waited too long, when a rule says so, not when the machine is slow.
+PATIENT = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, quarantine_seconds=1000)
+HASTY = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, quarantine_seconds=0)
 
 
 class Verbs(RuleBasedStateMachine):
@@ -130,30 +130,30 @@ class Verbs(RuleBasedStateMachine):
         assert {(job.id, job.state, job.spec) for job in claims.ended} == {
             (job_id, self.jobs[job_id].state, job_id) for job_id in ended
         }
-        ids, suspects = [claim.id for claim in claims], model.suspects()
-        if suspects and empty:
+        ids, candidates = [claim.id for claim in claims], model.candidates()
+        if candidates and empty:
             assert len(ids) == 1
-            assert ids[0] in suspects
+            assert ids[0] in candidates
             self.is_oldest(ids[0])
-        elif suspects and hasty and model.emptying in (None, worker):
+        elif candidates and hasty and model.emptying in (None, worker):
             model.emptying = worker
             assert claims.become_empty
             assert ids == []
         else:
             assert ids == model.fitting(budget, limit, alone)
-        assert claims.become_empty == (suspects != set() and not empty and hasty and model.emptying == worker)
+        assert claims.become_empty == (candidates != set() and not empty and hasty and model.emptying == worker)
         for claim in claims:
             job = self.jobs[claim.id]
-            assert claim.alone == (claim.id in suspects)
+            assert claim.alone == (claim.id in candidates)
             model.grant(claim.id, claim.alone)
             assert (claim.attempt, claim.cost) == (job.attempt, job.cost)
             assert {picture["index"] for picture in claim.pictures} == job.pictures
         return ids
 
     def is_oldest(self, job_id: str) -> None:
-        """Of the suspects."""
-        since = self.do(self.redis.hget(f"{PATIENT.prefix}job:{job_id}", "suspected_at"))
-        oldest = self.do(self.redis.zrange(f"{PATIENT.prefix}suspects:m", 0, 0, withscores=True))
+        """Of the candidates."""
+        since = self.do(self.redis.hget(f"{PATIENT.prefix}job:{job_id}", "quarantined_at"))
+        oldest = self.do(self.redis.zrange(PATIENT.line_key("quarantine", "m"), 0, 0, withscores=True))
         assert all(int(since or 0) <= int(place[1]) for place in oldest)
 
     @rule(pick=PICK, age=AGE, again=st.booleans(), event=st.sampled_from(["tokens", None]))
@@ -222,7 +222,7 @@ class Verbs(RuleBasedStateMachine):
         elif job is not None:
             job.stay_blamed(attempt) if blamed else job.absolve(attempt)
         for _ in range(1 + again):
-            said = self.queue.suspect(job_id, attempt, "engine_failed", "") if blamed else None
+            said = self.queue.quarantine(job_id, attempt, "engine_failed", "") if blamed else None
             answer = self.do(said or self.queue.release(job_id, attempt))
             assert answer == expected
             expected = "already" if owner else expected
@@ -243,7 +243,7 @@ class Verbs(RuleBasedStateMachine):
 
     def expire(self, job_id: str) -> None:
         self.jobs[job_id].expired = True
-        self.do(self.redis.zadd(f"{PATIENT.prefix}leases:m", {job_id: 1}))
+        self.do(self.redis.zadd(PATIENT.line_key("leases", "m"), {job_id: 1}))
 
     @rule(pick=PICK)
     def overtaken(self, pick: int) -> None:
@@ -262,20 +262,20 @@ class Verbs(RuleBasedStateMachine):
             assert self.do(self.queue.publish([said])) == {(job_id, old): "lost"}
         assert self.end(job_id, old, "succeeded", set()) == "lost"
         assert self.do(self.queue.release(job_id, old)) == "lost"
-        assert self.do(self.queue.suspect(job_id, old, "engine_failed", "")) == "lost"
+        assert self.do(self.queue.quarantine(job_id, old, "engine_failed", "")) == "lost"
 
     @invariant()
     def sets_and_streams_are_the_states(self) -> None:
-        prefix, ids = PATIENT.prefix, sorted(self.jobs)
-        ready, suspects, leased, stored, stored_bytes, unfinished, unended, *held = self.do(
-            everything(self.redis, prefix, ids)
+        ids = sorted(self.jobs)
+        ready, candidates, leased, stored, stored_bytes, unfinished, unended, *held = self.do(
+            everything(self.redis, PATIENT, ids)
         )
         blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
         assert {name.decode() for name in stored} == blobs
         assert int(stored_bytes or 0) == len(DATA) * len(blobs)
         assert {i.decode() for i in unended} == {i for i, job in self.jobs.items() if not job.ended}
         assert [i.decode() for i in ready] == self.model.ready()
-        assert {i.decode() for i in suspects} == self.model.suspects()
+        assert {i.decode() for i in candidates} == self.model.candidates()
         assert {i.decode() for i in leased} == self.model.in_state("running")
         assert {client.decode(): int(count) for client, count in unfinished.items()} == self.model.unfinished()
         for index, job_id in enumerate(ids):

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def patient(redis: Redis) -> Queue:
-    """Suspects wait for as long as it takes."""
-    return Queue(redis, QueueConfig(lease_seconds=100, suspect_seconds=1000))
+    """Poison candidates wait for as long as it takes."""
+    return Queue(redis, QueueConfig(lease_seconds=100, quarantine_seconds=1000))
 
 
 async def lost_together(queue: Queue, *ids: str) -> None:
@@ -24,7 +24,7 @@ async def lost_together(queue: Queue, *ids: str) -> None:
     await lose_leases(queue)
 
 
-async def test_suspects_go_only_to_a_worker_that_holds_nothing_and_one_at_a_time(patient: Queue) -> None:
+async def test_candidates_go_only_to_a_worker_that_holds_nothing_and_one_at_a_time(patient: Queue) -> None:
     await lost_together(patient, "a", "b")
     await patient.submit(new("c"))
     assert await take(patient, 5, worker="busy") == ["c"]
@@ -83,7 +83,7 @@ async def speak(queue: Queue, verb: str, job_id: str, attempt: int) -> object:
             return await queue.finish(job_id, attempt, 9, state="succeeded", event="completed", data={})
         case "release":
             return await queue.release(job_id, attempt)
-    return await queue.suspect(job_id, attempt, "engine_failed", "")
+    return await queue.quarantine(job_id, attempt, "engine_failed", "")
 
 
 @pytest.mark.parametrize("verb", ["heartbeat", "finish", "release"])
@@ -98,7 +98,7 @@ async def test_a_worker_that_returns_undoes_the_blame(patient: Queue, verb: str)
     assert [name for _, name in await events(patient, "a")] == ["queued", "queued"]
 
 
-@pytest.mark.parametrize("verb", ["suspect", "failed"])
+@pytest.mark.parametrize("verb", ["quarantine", "failed"])
 async def test_a_worker_that_returns_with_a_failure_does_not_undo_the_blame(patient: Queue, verb: str) -> None:
     """Else a job over which every engine fails, and only after its lease, would be drawn for ever."""
     await patient.submit(new("a"))
@@ -106,8 +106,8 @@ async def test_a_worker_that_returns_with_a_failure_does_not_undo_the_blame(pati
         assert await take(patient, worker=f"w{attempt}", empty=True) == ["a"]
         await lose_leases(patient)
         await take(patient, budget=0)
-        if verb == "suspect":
-            await patient.suspect("a", attempt, "engine_failed", "")
+        if verb == "quarantine":
+            await patient.quarantine("a", attempt, "engine_failed", "")
         else:
             await patient.finish("a", attempt, 9, state="failed", event="failed", data={})
         await speak(patient, "heartbeat", "a", attempt)  # nor does what it says later
@@ -129,7 +129,7 @@ async def test_the_blame_is_undone_while_the_heir_draws(patient: Queue) -> None:
     assert (job[b"lost"], job[b"blames"]) == (b"0", b"0")
 
 
-async def test_one_of_two_blames_undone_leaves_a_suspect(patient: Queue) -> None:
+async def test_one_of_two_blames_undone_leaves_a_candidate(patient: Queue) -> None:
     await lost_together(patient, "a")
     await take(patient, empty=True)
     await lose_leases(patient)
@@ -140,35 +140,35 @@ async def test_one_of_two_blames_undone_leaves_a_suspect(patient: Queue) -> None
     assert await waiting(patient) == (["a"], [])
 
 
-async def test_a_job_that_an_engine_failed_over_is_a_suspect_and_its_worker_cannot_undo_that(patient: Queue) -> None:
+async def test_a_job_that_an_engine_failed_over_is_a_candidate_and_its_worker_cannot_undo_that(patient: Queue) -> None:
     await patient.submit(new("a"))
     await take(patient)
-    assert await patient.suspect("a", 1, "out_of_memory", "no room") == "ok"
-    assert await patient.suspect("a", 1, "out_of_memory", "no room") == "already"
+    assert await patient.quarantine("a", 1, "out_of_memory", "no room") == "ok"
+    assert await patient.quarantine("a", 1, "out_of_memory", "no room") == "already"
     assert await speak(patient, "heartbeat", "a", 1) == "lost"  # one that was on its way
     assert await waiting(patient) == ([], ["a"])
     for attempt in (2, 3, 4):
         assert await take(patient, empty=True) == ["a"]
-        answer = await patient.suspect("a", attempt, "out_of_memory", "no room")
+        answer = await patient.quarantine("a", attempt, "out_of_memory", "no room")
         assert answer == ("failed" if attempt == 4 else "ok")
     job = await patient.job("a")
     assert (job.state, job.error) == ("failed", {"code": "out_of_memory", "message": "no room"})
     assert (await events(patient, "a"))[-1] == ("4-0", "failed")
 
 
-async def test_a_suspect_that_nobody_wants_any_more_is_canceled(patient: Queue) -> None:
+async def test_a_candidate_that_nobody_wants_any_more_is_canceled(patient: Queue) -> None:
     for job_id in ("a", "b"):
         await patient.submit(new(job_id))
     await take(patient, 2)
     assert await patient.cancel("a") == "requested"
-    assert await patient.suspect("a", 1, "engine_failed", "") == "canceled"
-    assert await patient.suspect("b", 1, "engine_failed", "") == "ok"
+    assert await patient.quarantine("a", 1, "engine_failed", "") == "canceled"
+    assert await patient.quarantine("b", 1, "engine_failed", "") == "ok"
     assert await patient.cancel("b") == "canceled"
     assert await take(patient, empty=True) == []
     assert await unfinished(patient) == {}
 
 
-async def test_a_released_suspect_keeps_its_place_and_is_drawn_alone_again(patient: Queue) -> None:
+async def test_a_released_candidate_keeps_its_place_and_is_drawn_alone_again(patient: Queue) -> None:
     await lost_together(patient, "a", "b")
     assert await take(patient, empty=True) == ["a"]
     assert await patient.release("a", 2) == "ok"
@@ -177,8 +177,8 @@ async def test_a_released_suspect_keeps_its_place_and_is_drawn_alone_again(patie
     assert (claim.id, claim.alone) == ("a", True)
 
 
-async def test_for_a_suspect_that_waits_too_long_one_busy_worker_becomes_empty(redis: Redis) -> None:
-    hasty = Queue(redis, QueueConfig(lease_seconds=100, suspect_seconds=0))
+async def test_for_a_candidate_that_waits_too_long_one_busy_worker_becomes_empty(redis: Redis) -> None:
+    hasty = Queue(redis, QueueConfig(lease_seconds=100, quarantine_seconds=0))
     await lost_together(hasty, "a")
     for job_id in ("b", "c", "d"):
         await hasty.submit(new(job_id))
@@ -190,20 +190,20 @@ async def test_for_a_suspect_that_waits_too_long_one_busy_worker_becomes_empty(r
     assert await claim("first") == ([], True)
     assert await claim("second") == (["b"], False)  # only one of them
     assert await claim("first") == ([], True)
-    await redis.delete(f"{CONFIG.prefix}emptying:m")  # the first is gone: some time later…
+    await redis.delete(CONFIG.line_key("emptying", "m"))  # the first is gone: some time later…
     assert await claim("second") == ([], True)
     assert await claim("second", empty=True) == (["a"], False)
     assert await claim("first") == (["c"], False)
 
 
-async def test_suspects_have_time_to_meet_an_idle_worker(patient: Queue) -> None:
+async def test_candidates_have_time_to_meet_an_idle_worker(patient: Queue) -> None:
     await lost_together(patient, "a")
     await patient.submit(new("b"))
     claims = await patient.claim("m", "busy", budget=1000, limit=1, alone=False)
     assert ([claim.id for claim in claims], claims.become_empty) == (["b"], False)
 
 
-async def test_suspects_count_among_those_that_wait(redis: Redis) -> None:
+async def test_candidates_count_among_those_that_wait(redis: Redis) -> None:
     queue = Queue(redis, QueueConfig(lease_seconds=100, max_queued=2))
     await lost_together(queue, "a", "b")
     await take(queue, budget=0)

@@ -68,7 +68,7 @@ async def test_however_a_job_ends_its_place_is_given_back_once(queue: Queue, end
             await take(queue, empty=True)
     elif end == "engine":
         for attempt in range(1, 5):
-            await queue.suspect("a", attempt, "engine_failed", "")
+            await queue.quarantine("a", attempt, "engine_failed", "")
             await take(queue, empty=True)
     else:
         for _ in range(2):

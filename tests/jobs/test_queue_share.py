@@ -111,4 +111,4 @@ async def test_idle_clients_leave_no_trace(queue: Queue, redis: Redis) -> None:
     for i in range(400):
         await queue.submit(new(f"j{i}", f"client{i}", cost=1))
         assert await queue.cancel(f"j{i}") == "canceled"
-    assert await redis.hlen(f"{CONFIG.prefix}finish_tags:m") < 300
+    assert await redis.hlen(CONFIG.line_key("finish_tags", "m")) < 300

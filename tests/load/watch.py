@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import cast
 
 import httpx
 from redis.asyncio import Redis
@@ -25,7 +25,7 @@ SERIES = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiti
 _SERIES = re.compile(rf"^arpg_({'|'.join(SERIES)})(?:{{[^}}]*}})? (\S+)$", re.MULTILINE)
 _FIELDS = ("state", "client", "cost", "created_at", "started_at", "finished_at", "result")
 _ENDED = frozenset({"succeeded", "failed", "canceled"})
-_WAITING = ("ready", "suspects")  # sorted sets, one per model
+_WAITING = ("ready", "quarantine")  # sorted sets, one per model
 _HELD = (*_WAITING, "leases")
 _KEPT = ("job", "events", "blob", "blobs", "pictures", "previews", "rate")  # keys of jobs and clients, which expire
 
@@ -126,9 +126,9 @@ class Watch:
             return dict(Counter(await pipe.execute()))
 
     async def _keys(self, name: str) -> list[str]:
-        """Keys of this name, one per model."""
-        models: Any = await cast(Awaitable[set[str]], self._redis.smembers(f"{self._prefix}models"))
-        return [f"{self._prefix}{name}:{model}" for model in models]
+        """Keys of this name, one per line."""
+        lines = await cast(Awaitable[list[str]], self._redis.zrange(f"{self._prefix}lines", 0, -1))
+        return [f"{self._prefix}{name}:{line}" for line in lines]
 
     async def _series(self) -> dict[str, float]:
         key = self._service.keys.get("monitor")

@@ -113,8 +113,7 @@ class Api:
         """Cancels whatever waits or runs."""
 
         async def cancel_all(queue: Queue, _: WorkerCards, __: BlobStore) -> None:
-            prefix = self.settings.queue_config.prefix
-            sets = [f"{prefix}{name}:{model}" for name in ("ready", "leases") for model in await queue.stats()]
+            sets = [queue.config.line_key(name, model) for name in ("ready", "leases") for model in await queue.stats()]
             for key in sets:
                 for job in await queue.redis.zrange(key, 0, -1):
                     if await queue.cancel(decoded(job)) == "requested":

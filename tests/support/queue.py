@@ -38,16 +38,16 @@ async def events(queue: Queue, job_id: str) -> list[tuple[str, str]]:
 
 async def lose_leases(queue: Queue) -> None:
     """Of all who hold one now: it has ended."""
-    leases = f"{CONFIG.prefix}leases:m"
+    leases = queue.config.line_key("leases", "m")
     for job_id in await queue.redis.zrange(leases, 0, -1):
         await queue.redis.zadd(leases, {decoded(job_id): 1})
 
 
 async def waiting(queue: Queue) -> tuple[list[str], list[str]]:
-    """The ready and the suspects."""
-    sets = [await queue.redis.zrange(f"{CONFIG.prefix}{name}:m", 0, -1) for name in ("ready", "suspects")]
-    ready, suspects = ([decoded(job_id) for job_id in ids] for ids in sets)
-    return ready, suspects
+    """the ready jobs and the poison candidates."""
+    sets = [await queue.redis.zrange(CONFIG.line_key(name, "m"), 0, -1) for name in ("ready", "quarantine")]
+    ready, candidates = ([decoded(job_id) for job_id in ids] for ids in sets)
+    return ready, candidates
 
 
 async def unfinished(queue: Queue) -> dict[str, int]:

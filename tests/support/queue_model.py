@@ -8,6 +8,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from service.jobs import QueueConfig
+
 TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
 SHARES = {"low": 0.25, "normal": 1.0, "high": 4.0}
 
@@ -40,7 +42,7 @@ class Known:
         return self.state in TERMINAL
 
     @property
-    def suspect(self) -> bool:
+    def is_candidate(self) -> bool:
         return self.blames > 0
 
     def owned_by(self, attempt: int) -> bool:
@@ -74,17 +76,19 @@ class Model:
     jobs: dict[str, Known] = field(default_factory=dict)
     tags: dict[str, float] = field(default_factory=dict)  # flow → where its next job starts, at the earliest
     virtual: float = 0.0
-    emptying: str | None = None  # the worker that takes nothing more until it has a suspect
+    emptying: str | None = None  # the worker that takes nothing more until it has a poison candidate
 
     def in_state(self, state: str) -> set[str]:
         return {job_id for job_id, job in self.jobs.items() if job.state == state}
 
     def ready(self) -> list[str]:
-        places = [(job.score, job_id) for job_id, job in self.jobs.items() if job.state == "queued" and not job.suspect]
+        places = [
+            (job.score, job_id) for job_id, job in self.jobs.items() if job.state == "queued" and not job.is_candidate
+        ]
         return [job_id for _, job_id in sorted(places)]
 
-    def suspects(self) -> set[str]:
-        return {job_id for job_id in self.in_state("queued") if self.jobs[job_id].suspect}
+    def candidates(self) -> set[str]:
+        return {job_id for job_id in self.in_state("queued") if self.jobs[job_id].is_candidate}
 
     def unfinished(self) -> dict[str, int]:
         clients = [job.client for job in self.jobs.values() if not job.ended]
@@ -116,10 +120,10 @@ class Model:
             fitting.append(job_id)
         return fitting
 
-    def grant(self, job_id: str, as_suspect: bool) -> None:
+    def grant(self, job_id: str, as_candidate: bool) -> None:
         job = self.jobs[job_id]
         job.state, job.attempt, job.sequence = "running", job.attempt + 1, 0
-        if as_suspect:
+        if as_candidate:
             job.alone = job.attempt
         else:
             self.virtual = max(self.virtual, job.score)
@@ -138,11 +142,12 @@ class Model:
         return "canceled"
 
 
-async def everything(redis: Redis, prefix: str, ids: list[str]) -> list[Any]:
+async def everything(redis: Redis, config: QueueConfig, ids: list[str]) -> list[Any]:
     """What the server holds: its sets and counts, then three answers for each job."""
+    prefix = config.prefix
     async with redis.pipeline() as pipe:
-        for places in ("ready", "suspects", "leases"):
-            pipe.zrange(f"{prefix}{places}:m", 0, -1)
+        for places in ("ready", "quarantine", "leases"):
+            pipe.zrange(config.line_key(places, "m"), 0, -1)
         pipe.hkeys(f"{prefix}blob_sizes")
         pipe.get(f"{prefix}blob_bytes")
         pipe.hgetall(f"{prefix}unfinished")

@@ -147,9 +147,9 @@ async def serving(
         await blocking.aclose()
 
 
-async def suspects(queue: Queue, model: str) -> list[str]:
+async def candidates(queue: Queue, model: str) -> list[str]:
     """The jobs that wait to be drawn with nothing beside them."""
-    return [decoded(job_id) for job_id in await queue.redis.zrange(f"{queue.config.prefix}suspects:{model}", 0, -1)]
+    return [decoded(job_id) for job_id in await queue.redis.zrange(queue.config.line_key("quarantine", model), 0, -1)]
 
 
 def alone(folder: Path, known: dict[int, int] | None = None, **fields: Any) -> list[np.ndarray]:

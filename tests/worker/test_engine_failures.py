@@ -16,7 +16,7 @@ from engine.core.pages import IntegrityError
 from service.worker import worker
 from service.worker.engine_thread import code_of
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import CONFIG, Service, alone, serving, suspects
+from tests.support.worker import CONFIG, Service, alone, candidates, serving
 
 POISON = 13  # the seed that no engine can draw
 
@@ -157,13 +157,13 @@ async def test_a_job_that_was_canceled_meanwhile_is_not_drawn_again(
     redis_url: str, engine: Engine, slowly: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(redis_url, engine, grace=10) as service:
-        suspect = service.queue.suspect
+        quarantine = service.queue.quarantine
 
         async def canceled_first(job_id: str, *more: Any) -> Any:
             await service.queue.cancel(job_id)
-            return await suspect(job_id, *more)
+            return await quarantine(job_id, *more)
 
-        monkeypatch.setattr(service.queue, "suspect", canceled_first)
+        monkeypatch.setattr(service.queue, "quarantine", canceled_first)
         failing_over(engine, monkeypatch, RuntimeError)
         for name in [*await poisoned(service), "poison"]:
             assert (await service.events(name))[-1].name == "canceled"
@@ -183,8 +183,8 @@ async def test_an_engine_that_always_fails_ends_the_worker_and_jobs_go_on_elsewh
         await service.submit("a")
         with pytest.raises(worker.WorkerFailed, match=str(error)):
             await asyncio.wait_for(service.running, PATIENCE)
-        assert await suspects(service.queue, "random") == ["a"]
-        assert await service.queue.redis.zrange(f"{CONFIG.prefix}leases:random", 0, -1) == []
+        assert await candidates(service.queue, "random") == ["a"]
+        assert await service.queue.redis.zrange(CONFIG.line_key("leases", "random"), 0, -1) == []
     other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048))
     async with serving(redis_url, other, grace=5) as service:
         assert await service.result("a")

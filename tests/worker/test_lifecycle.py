@@ -23,7 +23,7 @@ from service.worker import worker
 from tests.support.processes import REPOSITORY
 from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import CONFIG, Service, alone, serving, suspects
+from tests.support.worker import CONFIG, Service, alone, candidates, serving
 
 
 def test_a_worker_brings_no_torch_in() -> None:
@@ -188,7 +188,7 @@ async def test_a_hung_engine_loses_its_jobs_and_ends_the_worker(
         found = await service.queue.job("a")
         assert found is not None
         assert (found.state, found.attempt) == ("queued", 1)
-        assert await suspects(service.queue, "random") == ["a"]  # it may be why
+        assert await candidates(service.queue, "random") == ["a"]  # it may be why
     release.set()
 
 

@@ -25,7 +25,7 @@ from service.worker import worker
 from service.worker.engine_loading import SameName, cache_share, load_engines, share_cores
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE, soon
-from tests.support.worker import CONFIG, Service, alone, serving, suspects
+from tests.support.worker import CONFIG, Service, alone, candidates, serving
 
 FIXED = dict.fromkeys(("steps", "schedule", "guidance_schedule", "content_attention"))
 ASKED: dict[str, dict[str, Any]] = {
@@ -177,8 +177,8 @@ async def test_an_engine_that_fails_is_the_end_of_the_worker_and_other_models_jo
             states[job_id] = (found.state, found.attempt)
         # The one waits for another worker at its old place; the other, for one with nothing beside it.
         assert states == {"innocent": ("queued", 1), "guilty": ("queued", 1)}
-        assert [await suspects(service.queue, name) for name in ("anyorder", "raster")] == [[], ["guilty"]]
-        assert await service.queue.redis.zrange(f"{CONFIG.prefix}leases:anyorder", 0, -1) == []
+        assert [await candidates(service.queue, name) for name in ("anyorder", "raster")] == [[], ["guilty"]]
+        assert await service.queue.redis.zrange(CONFIG.line_key("leases", "anyorder"), 0, -1) == []
 
 
 @pytest.mark.anyio

@@ -13,9 +13,9 @@ from engine.core.engine import Engine, EngineConfig
 from service.jobs import Queue, QueueConfig
 from tests.support.tiny import random_folder
 from tests.support.waiting import soon
-from tests.support.worker import Service, alone, serving, suspects
+from tests.support.worker import Service, alone, candidates, serving
 
-HASTY = QueueConfig(lease_seconds=2.0, suspect_seconds=0)
+HASTY = QueueConfig(lease_seconds=2.0, quarantine_seconds=0)
 NAMES = ("one", "two")
 
 
@@ -86,18 +86,18 @@ async def lose(service: Service, jobs: dict[str, dict[str, Any]]) -> None:
     dead = Queue(service.queue.redis, HASTY)
     for name in NAMES:
         for claim in await dead.claim(name, "dead", budget=10**6, limit=10, alone=True):
-            await dead.redis.zadd(f"{HASTY.prefix}leases:{name}", {claim.id: 1})
+            await dead.redis.zadd(HASTY.line_key("leases", name), {claim.id: 1})
             assert claim.id in jobs
 
 
 @pytest.mark.anyio
-async def test_suspects_are_drawn_alone_whatever_else_waits_and_they_do_not_wait_for_ever(
+async def test_candidates_are_drawn_alone_whatever_else_waits_and_they_do_not_wait_for_ever(
     redis_url: str, slow_engines: list[Engine], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(redis_url, *slow_engines, config=HASTY, grace=10) as service:
         company = Company(service.queue, monkeypatch)
         guarded: dict[str, dict[str, Any]] = {
-            f"suspect-{i}": {"model": NAMES[i % 2], "seed": i, "steps": 4} for i in range(4)
+            f"candidate-{i}": {"model": NAMES[i % 2], "seed": i, "steps": 4} for i in range(4)
         }
         for job_id, fields in plain(0).items():
             await service.submit(job_id, **fields)
@@ -153,22 +153,22 @@ async def test_jobs_granted_in_a_lost_answer_are_not_left_to_their_leases(
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_was_frozen_keeps_what_nobody_took_and_its_job_is_no_suspect(
+async def test_a_worker_that_was_frozen_keeps_what_nobody_took_and_its_job_is_no_candidate(
     redis_url: str, slow_engines: list[Engine]
 ) -> None:
     async with serving(redis_url, *slow_engines, config=QueueConfig(lease_seconds=60), grace=10) as service:
         await service.submit("a", model="one", steps=16, n=3)
         await service.seen("a", "tokens")
         # Meanwhile another worker found the lease ended.
-        leases = f"{HASTY.prefix}leases:one"
+        leases = HASTY.line_key("leases", "one")
         await service.queue.redis.zadd(leases, {"a": 1})
         other = Queue(service.queue.redis, QueueConfig(lease_seconds=60))
         assert await other.claim("one", "other", budget=0, limit=1, alone=False) == []
 
-        async def none_is_suspect() -> bool:
-            return not await suspects(service.queue, "one")
+        async def none_is_candidate() -> bool:
+            return not await candidates(service.queue, "one")
 
-        assert await soon(none_is_suspect)
+        assert await soon(none_is_candidate)
         assert await service.result("a")
         job = await service.queue.redis.hmget(f"{HASTY.prefix}job:a", "blames", "lost", "alone")
         assert job == [b"0", b"0", None]

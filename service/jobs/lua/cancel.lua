@@ -1,7 +1,7 @@
--- cancel: a waiting job ends at once; a running one is flagged, and publish brings the flag to its worker.
+-- cancel: ends a waiting job at once; flags a running job, and publish reports the flag to its worker.
 -- ARGV: id, ttl_ms.  Returns canceled (by this call) | requested | finished | unknown.
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'flow', 'cost', 'weight', 'score')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line', 'flow', 'cost', 'weight', 'score')
 if not job[1] then return 'unknown' end
 if job[1] ~= 'queued' and job[1] ~= 'running' then return 'finished' end
 
@@ -12,11 +12,10 @@ if job[1] == 'running' then
     redis.call('HSET', job_key(id), 'cancel', 1)
     return 'requested'
   end
-  -- Its worker is gone, and there may be no other to hear the flag.
+  -- Its lease has expired, and there may be no other worker that would see the flag.
 else
-  -- The client never had this service: its next job need not queue behind it. But a job of its own that came
-  -- later has its place after this one, and nothing may overtake that. A job that ran before and came back
-  -- keeps its charge.
+  -- The job never ran, so the client's next job need not queue behind it. But if the client has a later job in this
+  -- flow, that job's place is fixed already, and a new job must not overtake it. A job that ran before is charged.
   if job[2] == '0' then
     local tags = finish_tags_key(job[3])
     local tag = redis.call('HGET', tags, job[4])

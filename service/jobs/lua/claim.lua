@@ -1,22 +1,23 @@
--- claim: the heads of a model's ready set while they fit the budget; a head that does not fit stops the line, so a
--- big job never starves. A worker that holds nothing at all gets a poison candidate instead, if there is one, and that
--- alone; for one that has waited too long, one of the busy workers is told to take nothing more until it is empty.
--- First, expired leases come back.
--- ARGV: model, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms.
--- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures}, whether to become empty, and
--- {the jobs that ended here: id, state, payload}.
-local model, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
+-- claim: leases the first jobs of a line's ready set while they fit the budget. A first job that does not fit blocks
+-- those behind it, so a big job never starves. A worker that holds no job gets the oldest poison candidate instead, and
+-- nothing beside it; if that candidate has waited too long, one busy worker is told to claim nothing until it is empty.
+-- Before that, jobs whose lease has expired return.
+-- ARGV: line, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms.
+-- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures}, whether to become empty,
+-- {the jobs that ended here: id, state, payload}}.
+local line, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
 local budget, limit, alone, empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
 local lease_ms, max_lost = tonumber(ARGV[8]), tonumber(ARGV[9])
 local ttl_ms, patience_ms = tonumber(ARGV[10]), tonumber(ARGV[11])
-local ready, suspects, leases = ready_key(model), suspects_key(model), leases_key(model)
+local ready, candidates, leases = ready_key(line), quarantined_key(line), leases_key(line)
 local now = now_ms()
 hear(now, lease_ms)
+redis.call('ZADD', LINES, now, line)
 
 local function granted(id)
   local job = redis.call('HMGET', job_key(id), 'attempt', 'cost', 'payload', 'cancel', 'created_at', 'alone')
-  local as_suspect = job[6] == job[1] and 1 or 0
-  return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]), as_suspect,
+  local as_candidate = job[6] == job[1] and 1 or 0
+  return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]), as_candidate,
     redis.call('HVALS', pictures_key(id)) }
 end
 
@@ -25,9 +26,9 @@ local function ended(id)
   return { id, job[1], job[2] }
 end
 
--- A call repeated because its reply was lost (same nonce) gets the same answer again. A worker claims for each of
--- its models by itself.
-local answer_key = P .. 'grant:' .. worker .. ':' .. model
+-- A call that is repeated because its reply was lost has the same nonce, and gets the same answer. A worker claims for
+-- each of its models separately.
+local answer_key = P .. 'grant:' .. worker .. ':' .. line
 local last = redis.call('GET', answer_key)
 if last then
   local answer = cjson.decode(last)
@@ -47,7 +48,7 @@ end
 local ended_ids = {}
 
 local function reap()
-  -- Nothing lies further ahead than a lease, unless the clock was ahead when it was written, and came back.
+  -- No lease ends later than one lease from now, unless the clock was ahead when it was written.
   local from = tonumber(redis.call('GET', P .. 'reap_from') or '0')
   if now < from and from - now <= lease_ms then return end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. now + lease_ms, '+inf', 'LIMIT', 0, 64)) do
@@ -58,14 +59,14 @@ local function reap()
     local job = redis.call('HMGET', job_key(id), 'attempt', 'cancel')
     local lost = blame_the_silent(id, job[1], now)
     if job[2] then
-      cancel_now(id, model, job[1], now, ttl_ms)
+      cancel_now(id, line, job[1], now, ttl_ms)
       ended_ids[#ended_ids + 1] = id
     elseif lost >= max_lost then
       local message = lost .. ' workers were lost while they drew this job and no other'
-      fail_now(id, model, job[1], 'worker_lost', message, now, ttl_ms)
+      fail_now(id, line, job[1], 'worker_lost', message, now, ttl_ms)
       ended_ids[#ended_ids + 1] = id
     else
-      enqueue(id, model, job[1])
+      enqueue(id, line, job[1])
     end
   end
 end
@@ -82,22 +83,23 @@ local function grant(id, set)
   return attempt
 end
 
--- Whether this worker may take none of the others: it has the oldest suspect, or becomes empty for it.
-local function quarantine()
-  local oldest = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')
+-- Returns whether the worker may claim no ready job, because it got the oldest poison candidate or must become empty
+-- for it, and whether it must become empty (1 or 0).
+local function take_candidate()
+  local oldest = redis.call('ZRANGE', candidates, 0, 0, 'WITHSCORES')
   if #oldest == 0 then return false, 0 end
   if empty then
-    redis.call('HSET', job_key(oldest[1]), 'alone', grant(oldest[1], suspects))
+    redis.call('HSET', job_key(oldest[1]), 'alone', grant(oldest[1], candidates))
     return true, 0
   end
   if now - tonumber(oldest[2]) < patience_ms then return false, 0 end
-  local emptying_key = P .. 'emptying:' .. model
+  local emptying_key = P .. 'emptying:' .. line
   local emptying = redis.call('GET', emptying_key)
   if emptying and emptying ~= worker then return false, 0 end
   redis.call('SET', emptying_key, worker, 'PX', math.max(lease_ms, 5000))
   return true, 1
 end
-local taken, become_empty = quarantine()
+local taken, become_empty = take_candidate()
 
 if not taken then
   for _, id in ipairs(redis.call('ZRANGE', ready, 0, limit - 1)) do
@@ -106,9 +108,9 @@ if not taken then
     if cost > budget and not (alone and #given == 0) then break end
     budget = budget - cost
     grant(id, ready)
-    -- A job that came back has an old tag: virtual time never runs backwards.
-    if tonumber(job[2]) > tonumber(redis.call('HGET', P .. 'virtual_time', model) or '0') then
-      redis.call('HSET', P .. 'virtual_time', model, job[2])
+    -- A job that came back has an old tag, but virtual time never runs backwards.
+    if tonumber(job[2]) > tonumber(redis.call('HGET', P .. 'virtual_time', line) or '0') then
+      redis.call('HSET', P .. 'virtual_time', line, job[2])
     end
   end
 end

@@ -12,20 +12,20 @@ local function delete_blob(name)
   return true
 end
 
--- From now on a blob lives so long. False: there is none (any more).
+-- Sets a blob's time to live, from now. False: there is no such blob.
 local function let_blob_live(name, now, ttl_ms)
   if redis.call('PEXPIRE', blob_key(name), ttl_ms) == 0 then return false end
   redis.call('ZADD', P .. 'blob_deadlines', now + ttl_ms, name)
   return true
 end
 
--- The end of a job, once: out of every set and count, final state, and a clock on what it leaves behind. The blobs it
--- held are given back, but for those to keep (a set of names), which live as long as the job. Its previews go: late
--- readers find the pictures themselves, or none.
-local function conclude(id, model, state, now, ttl_ms, keep)
-  redis.call('ZREM', ready_key(model), id)
-  redis.call('ZREM', suspects_key(model), id)
-  redis.call('ZREM', leases_key(model), id)
+-- Ends a job: removes it from every set and count, writes its final state, and sets the time to live of what it leaves.
+-- Its blobs are deleted, except those to keep (a set of names), which live as long as the job. Its previews are deleted
+-- too: a client that reads later gets the pictures themselves.
+local function conclude(id, line, state, now, ttl_ms, keep)
+  redis.call('ZREM', ready_key(line), id)
+  redis.call('ZREM', quarantined_key(line), id)
+  redis.call('ZREM', leases_key(line), id)
   redis.call('ZREM', UNENDED, id)
   local client = redis.call('HGET', job_key(id), 'client')
   if redis.call('HINCRBY', UNFINISHED, client, -1) <= 0 then redis.call('HDEL', UNFINISHED, client) end
@@ -39,15 +39,15 @@ local function conclude(id, model, state, now, ttl_ms, keep)
   redis.call('DEL', blobs_key(id), pictures_key(id), previews_key(id))
 end
 
--- An end that no worker tells.
-local function cancel_now(id, model, attempt, now, ttl_ms)
+-- The two ends that no worker reports.
+local function cancel_now(id, line, attempt, now, ttl_ms)
   emit(id, attempt, 'canceled', '{}')
-  conclude(id, model, 'canceled', now, ttl_ms)
+  conclude(id, line, 'canceled', now, ttl_ms)
 end
 
-local function fail_now(id, model, attempt, code, message, now, ttl_ms)
+local function fail_now(id, line, attempt, code, message, now, ttl_ms)
   local err = cjson.encode({ code = code, message = message })
   redis.call('HSET', job_key(id), 'error', err)
   emit(id, attempt, 'failed', '{"error":' .. err .. '}')
-  conclude(id, model, 'failed', now, ttl_ms)
+  conclude(id, line, 'failed', now, ttl_ms)
 end

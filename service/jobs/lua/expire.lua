@@ -1,21 +1,37 @@
--- expire: jobs that nobody has drawn for so long that what they held is gone, whether a worker lives or none, fail.
--- ARGV: limit, ttl_ms, seconds that they may wait (for their error alone).
+-- expire: fails jobs that no worker has drawn within the time for which their blobs are held, and the jobs of lines that
+-- no worker reads any more.
+-- ARGV: limit, ttl_ms, seconds that a job may wait (for its error alone), then the unread lines.
 -- Returns the jobs that ended here: id, state, payload.
-local now, ended = now_ms(), {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNENDED, '-inf', now, 'LIMIT', 0, ARGV[1])) do
-  local job = redis.call('HMGET', job_key(id), 'model', 'attempt', 'cancel', 'payload')
-  local lease = job[1] and tonumber(redis.call('ZSCORE', leases_key(job[1]), id) or '0') or 0
+local limit, ttl_ms, now, ended = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
+
+-- Ends the job, unless a worker draws it. Returns when its lease ends, if one does.
+local function end_waiting(id, code, message)
+  local job = redis.call('HMGET', job_key(id), 'line', 'attempt', 'cancel', 'payload')
   if not job[1] then
     redis.call('ZREM', UNENDED, id)
-  elseif lease > now then
-    redis.call('ZADD', UNENDED, lease, id) -- it is drawn after all
-  elseif job[3] then
-    cancel_now(id, job[1], job[2], now, tonumber(ARGV[2]))
+    return
+  end
+  local lease = tonumber(redis.call('ZSCORE', leases_key(job[1]), id) or '0')
+  if lease > now then return lease end
+  if job[3] then
+    cancel_now(id, job[1], job[2], now, ttl_ms)
     ended[#ended + 1] = { id, 'canceled', job[4] }
   else
-    local message = 'no worker drew this job within ' .. ARGV[3] .. ' seconds'
-    fail_now(id, job[1], job[2], 'expired_waiting', message, now, tonumber(ARGV[2]))
+    fail_now(id, job[1], job[2], code, message, now, ttl_ms)
     ended[#ended + 1] = { id, 'failed', job[4] }
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNENDED, '-inf', now, 'LIMIT', 0, limit)) do
+  local lease = end_waiting(id, 'expired_waiting', 'no worker drew this job within ' .. ARGV[3] .. ' seconds')
+  if lease then redis.call('ZADD', UNENDED, lease, id) end
+end
+for i = 4, #ARGV do
+  for _, places in ipairs({ ready_key, quarantined_key, leases_key }) do
+    for _, id in ipairs(redis.call('ZRANGE', places(ARGV[i]), 0, limit - 1)) do
+      end_waiting(id, 'unsupported_job_version',
+        'the service was updated, and no worker reads this version of the job any more: send the request again')
+    end
   end
 end
 return ended

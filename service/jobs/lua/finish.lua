@@ -1,9 +1,9 @@
--- finish: the one terminal event and the final state, by the attempt that holds the job.
+-- finish: writes the one terminal event and the final state, if the attempt still holds the job.
 -- ARGV: id, attempt, sequence, state, event, data, result ('' = none), error ('' = none), ttl_ms, then the names
 -- of the blobs to keep as long as the job.
 -- Returns ok | already | lost.
 local id, attempt = ARGV[1], ARGV[2]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line')
 if not job[1] or job[2] ~= attempt or job[1] == 'queued' then
   if ARGV[4] == 'failed' then stay_blamed(id, attempt) else absolve(id, attempt) end
   return 'lost'

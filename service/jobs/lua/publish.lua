@@ -1,4 +1,5 @@
--- publish: one call a step for a whole batch: renews leases, fences, appends events, brings back cancels.
+-- publish: renews leases and appends events for many jobs in one call. Returns cancel flags, and rejects attempts that
+-- have lost their job.
 -- ARGV: lease_ms, then id, attempt, sequence, event ('' = heartbeat), data per publication.
 -- Returns ok | dup | lost | cancel per publication.
 local now, lease_ms = now_ms(), tonumber(ARGV[1])
@@ -8,7 +9,7 @@ for i = 2, #ARGV, 5 do
   local id, attempt, event = ARGV[i], ARGV[i + 1], ARGV[i + 3]
   local speaker = attempt .. ' ' .. id
   if not standing[speaker] then
-    local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'cancel', 'model')
+    local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'cancel', 'line')
     if job[1] ~= 'running' or job[2] ~= attempt then
       absolve(id, attempt)
       standing[speaker] = 'lost'
@@ -22,11 +23,11 @@ for i = 2, #ARGV, 5 do
     local reply = redis.pcall('XADD', events_key(id), attempt .. '-' .. ARGV[i + 2],
       'event', event, 'data', ARGV[i + 4])
     if type(reply) == 'table' and reply.err then
-      -- The stream itself refuses what it has already; any other error is the caller's to see.
+      -- The stream rejects an id that it has already; any other error goes to the caller.
       if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
       if answer == 'ok' then answer = 'dup' end
     elseif event == 'preview' then
-      -- A picture's preview takes the place of the one before: a stream holds one of each, not all.
+      -- A preview replaces the picture's previous preview: a stream holds one for each picture.
       local image = string.match(ARGV[i + 4], '"image_index":(%d+)') or ''
       local before = redis.call('HGET', previews_key(id), image)
       if before then redis.call('XDEL', events_key(id), before) end

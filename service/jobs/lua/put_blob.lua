@@ -1,7 +1,7 @@
--- put_blob: stores bytes under a name if the byte budget allows; the same name again replaces. With a job, the
--- blob is the job's and ends with it; an attempt that lost the job stores nothing.
--- ARGV: name, data, budget, share of it for uploads, ttl_ms, job id ('' = none: an upload), attempt, then, if the blob is
--- one of the job's pictures, which one and what the attempts to come shall know of it.
+-- put_blob: stores bytes under a name if the byte budget allows; the same name again replaces them. With a job, the
+-- blob belongs to the job and ends with it; an attempt that has lost the job stores nothing.
+-- ARGV: name, data, budget, share of it for uploads, ttl_ms, job id ('' = none: an upload), attempt, then, if the blob
+-- is one of the job's pictures, its index and what later attempts need to know of it.
 -- Returns the bytes stored in all; -1 when the store is full, -2 when the job is lost.
 local name, data, now = ARGV[1], ARGV[2], now_ms()
 local id, budget, ttl_ms = ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -15,7 +15,7 @@ local total = tonumber(redis.call('GET', P .. 'blob_bytes') or '0')
 local replaced = tonumber(redis.call('HGET', P .. 'blob_sizes', name) or '0')
 if total - replaced + #data > budget then return -1 end
 if id == '' then
-  -- Uploads live as long as their jobs wait: what they may not use is for the pictures of the jobs accepted.
+  -- Uploads stay until their jobs end. The rest of the budget is reserved for the pictures of accepted jobs.
   local uploads = tonumber(redis.call('GET', P .. 'upload_bytes') or '0')
   if uploads - replaced + #data > budget * tonumber(ARGV[4]) then return -1 end
   redis.call('SADD', P .. 'uploads', name)

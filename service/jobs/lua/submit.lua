@@ -1,17 +1,17 @@
--- submit: a new job into its model's ready set. A known id gives the state it has: a repeat is harmless.
--- ARGV: id, model, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, then the names of
+-- submit: puts a new job into its line's ready set. For a known id it returns the job's state, so a repeat is harmless.
+-- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, then the names of
 -- the blobs that the job holds until it ends.
 -- Returns {1 created | 0 known | -1 the queue is full | -2 the client's quota is, state, jobs ahead | -1}.
-local id, model, client, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local id, line, client, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local cost, max_queued, held_ms = ARGV[6], tonumber(ARGV[9]), tonumber(ARGV[10])
 local now = now_ms()
 
-local known = redis.call('HMGET', job_key(id), 'state', 'model')
+local known = redis.call('HMGET', job_key(id), 'state', 'line')
 if known[1] then return { 0, known[1], position(id, known[2]) or -1 } end
 
 local unfinished = tonumber(redis.call('HGET', UNFINISHED, client) or '0')
 if ARGV[5] ~= '' and unfinished >= tonumber(ARGV[5]) then return { -2, '', unfinished } end
-local waiting = redis.call('ZCARD', ready_key(model)) + redis.call('ZCARD', suspects_key(model))
+local waiting = redis.call('ZCARD', ready_key(line)) + redis.call('ZCARD', quarantined_key(line))
 if waiting >= max_queued then return { -1, '', waiting } end
 
 -- Start-time fair queueing (Goyal, Vin, Cheng 1996): S = max(V, F_flow), F_flow = S + cost / weight; V is the start
@@ -19,11 +19,11 @@ if waiting >= max_queued then return { -1, '', waiting } end
 -- client's own backlog, and no flow starves.
 local share = ({ low = 0.25, normal = 1, high = 4 })[priority]
 local weight = string.format('%.17g', tonumber(ARGV[7]) * share)
-local flow, tags = priority .. ':' .. client, finish_tags_key(model)
-local virtual = tonumber(redis.call('HGET', P .. 'virtual_time', model) or '0')
+local flow, tags = priority .. ':' .. client, finish_tags_key(line)
+local virtual = tonumber(redis.call('HGET', P .. 'virtual_time', line) or '0')
 local start = math.max(virtual, tonumber(redis.call('HGET', tags, flow) or '0'))
 if redis.call('HLEN', tags) > 256 + 2 * waiting then
-  -- A tag in the past says nothing any more: the flow's next job starts at V all the same.
+  -- A tag in the past has no effect: the flow's next job starts at V anyway.
   local all = redis.call('HGETALL', tags)
   for i = 1, #all, 2 do
     if tonumber(all[i + 1]) <= virtual then redis.call('HDEL', tags, all[i]) end
@@ -31,13 +31,13 @@ if redis.call('HLEN', tags) > 256 + 2 * waiting then
 end
 local score = string.format('%.17g', start)
 redis.call('HSET', tags, flow, finish_tag(score, cost, weight))
-redis.call('HSET', job_key(id), 'model', model, 'client', client, 'flow', flow, 'cost', cost, 'weight', weight,
+redis.call('HSET', job_key(id), 'line', line, 'client', client, 'flow', flow, 'cost', cost, 'weight', weight,
   'payload', ARGV[8], 'attempt', 0, 'lost', 0, 'score', score, 'created_at', now)
 redis.call('HINCRBY', UNFINISHED, client, 1)
 redis.call('ZADD', UNENDED, now + held_ms, id)
-redis.call('SADD', P .. 'models', model)
+redis.call('ZADD', LINES, 'NX', now, line)
 for i = 11, #ARGV do
   let_blob_live(ARGV[i], now, held_ms)
   redis.call('SADD', blobs_key(id), ARGV[i])
 end
-return { 1, 'queued', enqueue(id, model, 0) }
+return { 1, 'queued', enqueue(id, line, 0) }

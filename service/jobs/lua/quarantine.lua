@@ -1,8 +1,8 @@
--- suspect: a worker gives a job back that its engine failed over, this job or another beside it: from now on it is a
--- poison candidate. One that was alone too often fails.
+-- quarantine: a worker returns a job because its engine failed. This job or another beside it may be the reason, so it
+-- becomes a poison candidate. A job whose attempts were lost alone too often fails.
 -- ARGV: id, attempt, code, message, max_lost, ttl_ms.  Returns ok | failed | canceled | already | lost.
 local id, attempt = ARGV[1], ARGV[2]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'model', 'cancel')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line', 'cancel')
 if job[1] ~= 'running' or job[2] ~= attempt then stay_blamed(id, attempt) end
 if not job[1] or job[2] ~= attempt then return 'lost' end
 if job[1] ~= 'running' then return 'already' end
