@@ -55,11 +55,14 @@ def read_url(stderr: IO[str]) -> str:
 
 
 @contextmanager
-def arpg(arguments: list[str], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process of the command, and the address that it says it listens at."""
+def arpg(
+    arguments: list[str], code: Path | None = None, /, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of the command, and the address that it says it listens at. code: a folder with another `service`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=code,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=die_with_parent,
