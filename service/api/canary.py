@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.card import ModelCard
 from service.api.create_job import job_id
-from service.api.job_access import cancel_job, until_finished
+from service.api.job_access import cancel_job, read_result, until_finished
 from service.auth.keys import Client
 from service.jobs import FINAL_STATES, NewJob, QueueFull
 from service.jobs.catalogue import ServedModel
@@ -52,8 +52,8 @@ async def _draw(services: Services, served: ServedModel) -> dict[str, Any]:
     report: dict[str, Any] = {"status": job.state if job else "lost", "seconds": round(time.monotonic() - began, 3)}
     if job is not None and job.error is not None:
         report["error"] = job.error["code"]
-    if job is not None and job.result is not None:
-        report["timings"] = job.result["timings"]
+    if job is not None and (result := read_result(job)) is not None:
+        report["timings"] = result.timings
     return report
 
 

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from fastapi.responses import Response
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from service.api.dependencies import ServicesDep, in_thread
@@ -16,6 +17,7 @@ from service.auth.keys import Client
 from service.errors import Problem, draining
 from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagged, QueueFull, QuotaFull, cancelled
 from service.jobs.messages import Canceled
+from service.jobs.result import JobResult, StoredImage
 from service.jobs.spec import InvalidSpec, JobSpec, UnsupportedVersion, decode, task_of
 from service.services import Services
 from service.tasks.pictures import images
@@ -43,8 +45,21 @@ def read_spec(job: Job) -> JobSpec:
     except UnsupportedVersion as error:
         raise Problem(409, "unsupported_job_version", f"{error}; ask a server of the job's version") from None
     except InvalidSpec:
-        log.exception("job %s can't be read", job.id)
-        raise Problem(409, "invalid_payload", "the stored job can't be read; the server's log says why") from None
+        raise _unreadable(job) from None
+
+
+def read_result(job: Job) -> JobResult | None:
+    """None: the job has not succeeded (yet). Raises Problem, as read_spec."""
+    try:
+        return None if job.result is None else JobResult.model_validate(job.result)
+    except ValidationError:
+        raise _unreadable(job) from None
+
+
+def _unreadable(job: Job) -> Problem:
+    """To be called where the reason is handled, for the log."""
+    log.exception("job %s can't be read", job.id)
+    return Problem(409, "invalid_payload", "the stored job can't be read; the server's log says why")
 
 
 def not_draining(services: ServicesDep) -> None:
@@ -53,17 +68,18 @@ def not_draining(services: ServicesDep) -> None:
         raise draining(services.settings.retry_after)
 
 
-async def find_picture(services: Services, job: Job, index: int) -> tuple[dict[str, Any], bytes]:
+async def find_picture(services: Services, job: Job, index: int) -> tuple[StoredImage, bytes]:
     """The picture's entry in the job's result, and its PNG. Raises Problem if the job has no such picture, has not
     finished it yet, or keeps it no longer."""
     must_have_succeeded(job)
-    made = {image["index"]: image for image in (job.result or {})["images"]}
-    if index not in made:
-        raise Problem(404, "no_such_image", f"the job has {len(made)} pictures, counted from 0")
-    png = await services.blobs.get(made[index]["blob"])
+    result = read_result(job)
+    images = () if result is None else result.images
+    if index >= len(images):
+        raise Problem(404, "no_such_image", f"the job has {len(images)} pictures, counted from 0")
+    png = await services.blobs.get(images[index].blob)
     if png is None:
         raise Problem(410, "expired", "the picture is no longer kept")
-    return made[index], png
+    return images[index], png
 
 
 def must_have_succeeded(job: Job) -> None:
@@ -93,9 +109,9 @@ async def picture_response(services: Services, job: Job, index: int, format: For
             # What a URL shows never changes, but it expires with its job.
             "Cache-Control": "private, max-age=3600",
             "Vary": "Accept",
-            "Content-Disposition": f'inline; filename="{_file_name(spec, made["seed"], format)}"',
+            "Content-Disposition": f'inline; filename="{_file_name(spec, made.seed, format)}"',
             "X-Job-ID": job.id,
-            "X-Seed": str(made["seed"]),
+            "X-Seed": str(made.seed),
         },
     )
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from engine.card import ModelCard
 from service.api.bodies import Body
 from service.api.dependencies import choose_model, in_thread
-from service.api.job_access import check_room, find_job, find_picture
+from service.api.job_access import check_room, find_job, find_picture, read_result
 from service.auth.keys import Client
 from service.errors import Problem
 from service.jobs import Job
 from service.jobs.catalogue import ServedModel
+from service.jobs.result import StoredImage
 from service.services import Services
 from service.tasks.fields import Source
 from service.tasks.pictures import images, uploads
@@ -54,13 +54,11 @@ async def _from_stored(
     served = await choose_model(services, body.fields.model or job.model, task.name)
     _check_tokenizer(job, served.card)
     await check_room(services, client, served.card.name)
-    size = made["height"], made["width"]
+    size = made.height, made.width
     blobs, selected = {"image": png}, None
     if mask_mode is not None:
         selected, blobs["mask"] = await in_thread(services, _read_mask, body.mask, size, mask_mode, services.limits)
-    tokens = np.array(made["tokens"], dtype=np.int32)
-    grid = tokens.shape[0], tokens.shape[1]
-    return StartingPoint(served, PictureFacts(size=size, grid=grid, mask=selected, tokens=tokens), blobs)
+    return StartingPoint(served, PictureFacts(size=size, grid=made.grid, mask=selected, tokens=made.tokens()), blobs)
 
 
 def _read_mask(
@@ -70,7 +68,7 @@ def _read_mask(
     return selected, images.encode(selected, "png")
 
 
-async def _stored(services: Services, client: Client, source: Source) -> tuple[Job, dict[str, Any], bytes]:
+async def _stored(services: Services, client: Client, source: Source) -> tuple[Job, StoredImage, bytes]:
     try:
         job = await find_job(services, client, source.job)
         made, png = await find_picture(services, job, source.image)
@@ -82,7 +80,7 @@ async def _stored(services: Services, client: Client, source: Source) -> tuple[J
 
 
 def _check_tokenizer(job: Job, card: ModelCard) -> None:
-    tokenizer = (job.result or {}).get("tokenizer")
-    if not tokenizer or tokenizer != card.tokenizer:
+    result = read_result(job)
+    if result is None or not result.tokenizer or result.tokenizer != card.tokenizer:
         message = f"its tokens are another tokenizer's than {card.name}'s; send the picture itself, as image"
         raise Problem.field("source.job", message, "other_tokenizer")

@@ -13,7 +13,7 @@ from typing import Any, cast
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from service.api.job_access import cancel_job, picture_response, read_spec, until_finished
+from service.api.job_access import cancel_job, picture_response, read_result, read_spec, until_finished
 from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
 from service.api.schemas import Fork, JobError, JobImage, JobObject, JobUrls, PaddingObject, ResolvedRequest, Task
 from service.api.sse import EventStreamResponse, encode, frame, relay
@@ -111,7 +111,7 @@ def job_url(root: str, job_id: str) -> str:
 
 def job_object(job: Job, root: str) -> JobObject:
     """root: the path that a proxy strips, in front of every URL."""
-    result, spec, own = job.result or {}, read_spec(job), job_url(root, job.id)
+    spec, result, own = read_spec(job), read_result(job), job_url(root, job.id)
     height, width = spec.size
     succeeded = job.state == "succeeded"
     return JobObject(
@@ -130,12 +130,12 @@ def job_object(job: Job, root: str) -> JobObject:
         height=height,
         padding=_padding(spec),
         fork=_fork(spec),
-        images=[JobImage(**image) for image in _images(result.get("images", ()), own)],
+        images=[JobImage(**_image(own, **image.summary())) for image in (result.images if result else ())],
         mask_tokens=(~spec.fixed_cells).astype(int).tolist() if succeeded and spec.picture_box else None,
         error=None if job.error is None else JobError(**job.error),
         urls=JobUrls(self=own, events=f"{own}/events", cancel=own),
-        timings=result.get("timings", {}),
-        usage=result.get("usage", {}),
+        timings=result.timings if result else {},
+        usage=result.usage if result else {},
     )
 
 
@@ -175,22 +175,15 @@ def event_frame(event: Event, job_id: str, root: str) -> bytes:
         data = event.json() | {"job": job_id, "events": f"{url}/events"}
     elif event.name == "completed":
         data = event.json()
-        data["images"] = _images(data["images"], url)
+        data["images"] = [_image(url, **image) for image in data["images"]]
     else:
         return frame(event)
     return encode(event.name, encode_event(data), event.id)
 
 
-def _images(images: Any, own: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "url": f"{own}/images/{image['index']}",
-            "seed": image["seed"],
-            "width": image["width"],
-            "height": image["height"],
-        }
-        for image in images
-    ]
+def _image(own: str, *, index: int, **summary: Any) -> dict[str, Any]:
+    """An image's summary with its URL in place of its index."""
+    return {"url": f"{own}/images/{index}", **summary}
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -5,12 +5,13 @@ The queue makes `queued` itself, and `canceled` and `failed` of jobs that no wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.request import RequestError
 from service.jobs import BlobStoreFull
+from service.jobs.result import StoredImage
 from service.tasks.pictures.inputs import BadUpload
 from service.worker.engine_thread import EngineFailed
 
@@ -67,10 +68,9 @@ def preview(image_index: int, step: int, jpeg: str) -> EventData:
     return {"image_index": image_index, "step": step, "format": "jpeg", "b64_json": jpeg}
 
 
-def completed(images: Sequence[Mapping[str, Any]], timings: Mapping[str, float], usage: Mapping[str, int]) -> EventData:
-    """images: as the job's result lists them. The API replaces `index` by a URL."""
-    shown = [{name: image[name] for name in ("index", "seed", "width", "height")} for image in images]
-    return {"images": shown, "timings": dict(timings), "usage": dict(usage)}
+def completed(images: Iterable[StoredImage], timings: Mapping[str, float], usage: Mapping[str, int]) -> EventData:
+    """The API replaces the `index` of each image by a URL."""
+    return {"images": [image.summary() for image in images], "timings": dict(timings), "usage": dict(usage)}
 
 
 def failed(error: Mapping[str, str]) -> EventData:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from engine.request import EMPTY
 from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
+from service.jobs.result import JobResult, StoredImage
 from service.jobs.spec import JobSpec
 from service.tasks import drawing
 from service.tasks.pictures.inputs import empty_canvas, fork_blobs, load_canvas, open_inputs
@@ -45,7 +46,7 @@ class JobExecution:
         self.key: AttemptKey = (claim.id, claim.attempt)
         self.pictures: list[PictureExecution] = []
         self._context = context
-        self._kept = {int(picture["index"]): picture for picture in claim.pictures}
+        self._kept = {image.index: image for image in map(StoredImage.model_validate, claim.pictures)}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
         self._first_tokens_at: float | None = None
@@ -93,8 +94,8 @@ class JobExecution:
             await self._stop_drawing()
             context.publisher.unregister(self.key)
 
-    async def _draw(self) -> list[dict[str, Any]]:
-        """The stored images, as the job's result lists them. Raises the error of the first picture that fails."""
+    async def _draw(self) -> list[StoredImage]:
+        """All pictures of the job, in order. Raises the error of the first picture that fails."""
         spec, context = self.spec, self._context
         inputs, canvas = await self._load()
         requests = drawing.requests(spec, context.card)
@@ -132,7 +133,7 @@ class JobExecution:
             if spec.fork is not None:
                 picture.publish_replayed(template.replayed_tokens, spec.fork.step)
             under_way.append(picture.start())
-        return sorted([*self._kept.values(), *await asyncio.gather(*under_way)], key=itemgetter("index"))
+        return sorted([*self._kept.values(), *await asyncio.gather(*under_way)], key=attrgetter("index"))
 
     async def _load(self) -> tuple[Inputs, np.ndarray]:
         """The job's stored pictures, and its canvas int32 (rows, cols)."""
@@ -147,7 +148,7 @@ class JobExecution:
             return inputs, empty_canvas(spec)
         return inputs, await context.in_thread(load_canvas, spec, inputs, context.codec)
 
-    async def _succeed(self, images: list[dict[str, Any]]) -> None:
+    async def _succeed(self, images: list[StoredImage]) -> None:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()
         last_tokens = self._last_tokens_at or now
         timings = {
@@ -162,17 +163,12 @@ class JobExecution:
             "tokens_drawn": tokens_drawn,
             "tokens_known": spec.fixed_cells.size * len(images) - tokens_drawn,
         }
-        result: dict[str, Any] = {
-            "images": images,
-            "grid": list(spec.grid),
-            "tokenizer": card.tokenizer,
-            "weights": card.weights,
-            "timings": timings,
-            "usage": usage,
-        }
+        result = JobResult(
+            images=tuple(images), tokenizer=card.tokenizer, weights=card.weights, timings=timings, usage=usage
+        )
         event = events.completed(images, timings, usage)
-        keep = [*(image["blob"] for image in images), *fork_blobs(spec).values()]
-        if await self._finish("succeeded", "completed", event, result=result, keep=keep):
+        keep = [*(image.blob for image in images), *fork_blobs(spec).values()]
+        if await self._finish("succeeded", "completed", event, result=result.model_dump(), keep=keep):
             metrics.images.labels(card.name).inc(len(images))
             metrics.request_seconds.labels(card.name, self.spec.task).observe(self._since_acceptance(now))
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from service.jobs import BlobStore, Claim, Queue, cancelled
@@ -163,16 +164,15 @@ class ModelWorker:
 
     async def _take(self, claim: Claim) -> None:
         try:
-            spec = decode(claim.spec)
+            job = JobExecution(claim, decode(claim.spec), self._context)
         except UnsupportedVersion as error:
             await self._refuse(claim, "unsupported_job_version", f"job {claim.id}: {error}")
             return
-        except InvalidSpec as error:
+        except (InvalidSpec, ValidationError) as error:  # of the spec, or of what an earlier attempt stored
             log.error("job %s is no job", claim.id, exc_info=error)
             message = f"job {claim.id} can't be read by this worker, whose log says why"
             await self._refuse(claim, "invalid_payload", message)
             return
-        job = JobExecution(claim, spec, self._context)
         for key in [key for key in self._jobs if key[0] == claim.id]:
             # This worker lost the job and has claimed it again: the old attempt must publish nothing more.
             self._publisher.unregister(key)

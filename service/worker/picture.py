@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,6 +14,8 @@ import numpy as np
 from engine.editing.windows import WindowedGeneration
 from engine.request import StepOutput
 from service.jobs import BlobStore, Queue
+from service.jobs.packing import pack_tokens
+from service.jobs.result import StoredImage
 from service.tasks.drawing import FinishedPicture
 from service.worker import events
 from service.worker.engine_thread import EngineThread, ImageKey
@@ -84,25 +85,24 @@ class PictureExecution:
         self._previews = previews
         self._preview_under_way = False
 
-    def start(self) -> asyncio.Task[dict[str, Any]]:
-        """Draws and stores the picture. The result: the image as the job's result lists it."""
+    def start(self) -> asyncio.Task[StoredImage]:
+        """Draws and stores the picture."""
         self._add_request()
         return self._spawn(self._store())
 
-    def keep(self, stored: Mapping[str, Any], cells: Sequence[int], replayed: int) -> None:
+    def keep(self, stored: StoredImage, cells: Sequence[int], replayed: int) -> None:
         """Takes over a picture that an earlier attempt stored, and publishes its tokens: that attempt may have
         published only some of them. cells: all that were not given. replayed: how many of them a fork has from its
         parent."""
         self.waiting = False
         self.drawn.set_result(None)
         self.tokens_drawn = len(cells) - replayed
-        tokens = tuple(chain.from_iterable(stored["tokens"]))
         self._publish(
             StepOutput(
                 step=self._steps,
                 steps=self._steps,
                 positions=tuple(cells),
-                tokens=tuple(tokens[cell] for cell in cells),
+                tokens=tuple(stored.tokens().ravel()[list(cells)].tolist()),
                 n_done=len(cells),
                 n_total=len(cells),
             )
@@ -164,19 +164,20 @@ class PictureExecution:
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def _store(self) -> dict[str, Any]:
+    async def _store(self) -> StoredImage:
         await self.drawn
         key, context, tokens = self._key, self._context, self._generation.tokens
         made: FinishedPicture = await context.in_thread(self._finish, tokens)
-        image = {
-            "index": key.image,
-            "seed": self._seed,
-            "width": made.width,
-            "height": made.height,
-            "blob": f"{key.job_id}/result/{key.attempt}/{key.image}",
-            "tokens": tokens.tolist(),
-        }
-        store = partial(context.blobs.put, image["blob"], made.png, job=key.attempt_key, picture=image)
+        image = StoredImage(
+            index=key.image,
+            seed=self._seed,
+            width=made.width,
+            height=made.height,
+            blob=f"{key.job_id}/result/{key.attempt}/{key.image}",
+            grid=(tokens.shape[0], tokens.shape[1]),
+            packed_tokens=pack_tokens(tokens),
+        )
+        store = partial(context.blobs.put, image.blob, made.png, job=key.attempt_key, picture=image.model_dump())
         if not await retry_transient("storing a picture", store):
             log.warning("a picture of job %s is not stored: another worker has the job", key.job_id)
         return image

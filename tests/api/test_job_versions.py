@@ -44,6 +44,23 @@ def test_a_job_that_this_version_does_not_read_is_a_409_wherever_it_is_asked_for
         assert (response.status_code, response.json()["code"]) == (409, code), (method, path)
 
 
+def test_a_result_that_this_version_does_not_read_is_a_409(api: Api) -> None:
+    id = api.generate()["id"]
+    claim = api.claim()
+    earlier = {"images": [{"index": 0, "seed": 1, "tokens": [[0] * 4] * 4}], "timings": {}, "usage": {}}
+    ended: dict[str, Any] = {"state": "succeeded", "event": "completed", "data": {}, "result": earlier}
+    api.queue(lambda queue, _, __: queue.finish(id, claim.attempt, 1, **ended))
+    source = {"source": {"job": id, "image": 0}}
+    for method, path, sent in (
+        ("GET", f"/v1/jobs/{id}", None),
+        ("GET", f"/v1/jobs/{id}/images/0", None),
+        ("POST", f"/v1/jobs/{id}/fork", {"step": 1}),
+        ("POST", "/v1/vary", source),
+    ):
+        response = api.client.request(method, path, json=sent)
+        assert (response.status_code, response.json()["code"]) == (409, "invalid_payload"), (method, path)
+
+
 def test_jobs_are_accepted_only_while_a_worker_reads_them(api: Api) -> None:
     def show(version: int | None) -> None:
         card: dict[str, Any] = {"worker": "hand-1", "models": [{"card": CARD.to_json(), "capacity": CAPACITY}]}

@@ -26,10 +26,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.api.problems import MEDIA_TYPE
-from service.jobs import BlobStore, Claim, Queue, connect
+from service.jobs import BlobStore, Queue, connect
 from service.server.app import create_app
 from service.settings import Settings
-from tests.support.api import CARD, Api, noise, png, running_api, spec_of
+from tests.support.api import CARD, Api, noise, png, result_of, running_api, spec_of, succeed
 
 T = TypeVar("T")
 
@@ -63,24 +63,10 @@ class AtOnce:
         try:
             while not self._leaving.is_set():
                 for claim in await queue.claim(CARD.name, "at-once", budget=10**6, limit=8, alone=True):
-                    await self._finish(claim, queue, blobs)
+                    await succeed(claim, 1, result_of(claim, spec_of(claim).seeds), queue, blobs)
                 await queue.wait([CARD.name], 0.2)
         finally:
             await redis.aclose()
-
-    async def _finish(self, claim: Claim, queue: Queue, blobs: BlobStore) -> None:
-        (height, width), (rows, cols) = spec_of(claim).size, spec_of(claim).grid
-        picture = png(noise(height, width))
-        made = {"width": width, "height": height, "tokens": [[0] * cols] * rows}
-        images = []
-        for index, seed in enumerate([*spec_of(claim).seeds]):
-            name = f"{claim.id}/result/{index}"
-            await blobs.put(name, picture)
-            images.append({"index": index, "seed": seed, "blob": name} | made)
-        about = {"timings": {"draw_seconds": 0.2}, "usage": {"steps": 8, "tokens_drawn": rows * cols}}
-        data = {"images": images} | about
-        result = data | {"grid": [rows, cols], "tokenizer": CARD.tokenizer}
-        await queue.finish(claim.id, claim.attempt, 1, state="succeeded", event="completed", data=data, result=result)
 
 
 @pytest.fixture(scope="module")

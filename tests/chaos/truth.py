@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.jobs import ModelLoad, Queue, QueueConfig, connect
+from service.jobs.result import JobResult
 from service.jobs.watch import decode
 from service.settings import Settings
 from tests.chaos.clients import Clients
@@ -66,9 +67,10 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
             job = await queue.job(id)
             if job is None:
                 continue
-            result, error = job.result or {"images": []}, job.error or {}
-            outcome = history.outcomes[id] = Outcome(job.state, error.get("code"))
-            outcome.tokens = {image["index"]: image["tokens"] for image in result["images"]}
+            outcome = history.outcomes[id] = Outcome(job.state, (job.error or {}).get("code"))
+            if job.result is not None:
+                images = JobResult.model_validate(job.result).images
+                outcome.tokens = {image.index: image.tokens().tolist() for image in images}
             stored = await redis.xrange(f"{prefix}events:{id}")
             history.streams[id] = [Event(e.id, e.name, e.json()) for e in (decode(*entry) for entry in stored)]
         history.leftovers = await leftovers(redis, prefix)

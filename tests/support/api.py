@@ -10,7 +10,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from engine.card import ClassLabel, Defaults, ModelCard
 from service.jobs import BlobStore, Claim, Publication, Queue, WorkerCards, connect
 from service.jobs.catalogue import Catalogue
 from service.jobs.messages import encode_event
+from service.jobs.packing import pack_tokens
+from service.jobs.result import JobResult, StoredImage
 from service.jobs.spec import SPEC_VERSION, JobSpec, decode
 from service.metrics import Metrics
 from service.server.app import create_app
@@ -34,6 +36,7 @@ from service.server.http_server import http_server
 from service.server.listen import listen
 from service.services import Lifecycle
 from service.settings import Settings
+from service.worker.events import completed
 from tests.support.queue import decoded
 from tests.support.waiting import PATIENCE, eventually
 
@@ -150,26 +153,8 @@ class Api:
         self.finish(claim, sequence, seeds, tokenizer)
 
     def finish(self, claim: Claim, sequence: int, seeds: list[int], tokenizer: str = CARD.tokenizer) -> None:
-        (height, width), (rows, cols) = spec_of(claim).size, spec_of(claim).grid
-        tokens = (np.arange(rows * cols) % 8).reshape(rows, cols).tolist()
-        made = {"width": width, "height": height, "tokens": tokens}
-        images: list[dict[str, Any]] = [
-            {"index": i, "seed": seed, "blob": f"{claim.id}/result/{i}"} | made for i, seed in enumerate(seeds)
-        ]
-        timings = {"queue_seconds": 0.1, "draw_seconds": 0.2}
-        usage = {"steps": 2, "tokens_drawn": rows * cols, "tokens_known": 0}
-        about = {"grid": [rows, cols], "tokenizer": tokenizer, "timings": timings, "usage": usage}
-        result = {"images": images} | about
-
-        async def done(queue: Queue, _: WorkerCards, blobs: BlobStore) -> str:
-            for image in images:
-                await blobs.put(image["blob"], png(noise(height, width, seed=image["index"])))
-            data = {"images": images, "timings": timings, "usage": usage}
-            return await queue.finish(
-                claim.id, claim.attempt, sequence, state="succeeded", event="completed", data=data, result=result
-            )
-
-        assert self.queue(done) == "ok"
+        result = result_of(claim, seeds, tokenizer)
+        assert self.queue(lambda queue, _, blobs: succeed(claim, sequence, result, queue, blobs)) == "ok"
 
     def blob(self, name: str) -> bytes | None:
         return self.queue(lambda _, __, blobs: blobs.get(name))
@@ -182,6 +167,32 @@ class Api:
         assert response.status_code == 202, response.text
         job: dict[str, Any] = response.json()
         return job
+
+
+def result_of(claim: Claim, seeds: Sequence[int], tokenizer: str = CARD.tokenizer) -> JobResult:
+    """As if a worker had drawn the same tokens for each seed."""
+    (height, width), (rows, cols) = spec_of(claim).size, spec_of(claim).grid
+    packed = pack_tokens((np.arange(rows * cols) % 8).reshape(rows, cols))
+    images = [
+        StoredImage(
+            index=index, seed=seed, width=width, height=height, blob=f"{claim.id}/result/{index}",
+            grid=(rows, cols), packed_tokens=packed,
+        )
+        for index, seed in enumerate(seeds)
+    ]  # fmt: skip
+    timings = {"queue_seconds": 0.1, "draw_seconds": 0.2}
+    usage = {"steps": 2, "tokens_drawn": rows * cols, "tokens_known": 0}
+    return JobResult(images=tuple(images), tokenizer=tokenizer, weights="", timings=timings, usage=usage)
+
+
+async def succeed(claim: Claim, sequence: int, result: JobResult, queue: Queue, blobs: BlobStore) -> str:
+    """Stores a picture of noise for each image, and ends the job."""
+    for image in result.images:
+        await blobs.put(image.blob, png(noise(image.height, image.width, seed=image.index)))
+    data = completed(result.images, result.timings, result.usage)
+    return await queue.finish(
+        claim.id, claim.attempt, sequence, state="succeeded", event="completed", data=data, result=result.model_dump()
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from engine.card import SETTINGS, ModelCard
 from engine.core.engine import Engine, EngineConfig
 from service.jobs import BlobStore, Event, EventHub, NewJob, Queue, QueueConfig, WorkerCards, connect
+from service.jobs.result import JobResult
 from service.jobs.spec import ForkOrigin, JobSpec, decode, encode
 from service.metrics import Metrics
 from service.settings import Settings
@@ -67,13 +68,13 @@ class Service:
         async with asyncio.timeout(PATIENCE):
             return [event async for event in self.hub.watch(job_id)]
 
-    async def result(self, job_id: str) -> dict[str, Any]:
+    async def result(self, job_id: str) -> JobResult:
         events = await self.events(job_id)
         assert events[-1].name == "completed", events[-1]
         found = await self.queue.job(job_id)
         assert found is not None
         assert found.result is not None
-        return found.result
+        return JobResult.model_validate(found.result)
 
     async def seen(self, job_id: str, name: str) -> Event:
         """The first event of this name."""

@@ -67,15 +67,15 @@ async def test_a_variation_keeps_its_tokens_its_size_and_none_of_its_pixels(
     theirs = engine.codec.encode(fit(IMAGE, (16, 16)))
     known = {int(cell): int(theirs.flat[cell]) for cell in np.flatnonzero(keep)}
     canvas = np.where(keep, theirs, EMPTY)
-    for made, expected in zip(result["images"], alone(folder, known, **fields), strict=True):
-        tokens = np.array(made["tokens"])
+    for made, expected in zip(result.images, alone(folder, known, **fields), strict=True):
+        tokens = made.tokens()
         assert np.array_equal(tokens, expected)
-        assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
-        assert (made["width"], made["height"]) == (26, 20)
-        shown = pixels(await service.blobs.get(made["blob"]))
+        assert np.array_equal(tokens, await told(service, "a", made.index, canvas))
+        assert (made.width, made.height) == (26, 20)
+        shown = pixels(await service.blobs.get(made.blob))
         assert np.array_equal(shown, fit(engine.codec.decode(tokens), (20, 26)))
     assert np.array_equal(~(await service.spec("a")).fixed_cells, ~keep)
-    assert result["usage"] == {"steps": 5, "tokens_drawn": 2 * (~keep).sum(), "tokens_known": 2 * keep.sum()}
+    assert result.usage == {"steps": 5, "tokens_drawn": 2 * (~keep).sum(), "tokens_known": 2 * keep.sum()}
     # The images of a job keep the same, and compute it once.
     assert engine.stats().rows_shared_total > 0
 
@@ -96,12 +96,12 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
     canvas = geometry.canvas(engine.codec.encode(fit(IMAGE, geometry.fitted)))
     windows = windows_over(canvas != EMPTY, SIZE)
     assert len(windows) > 2
-    for made, expected in zip(result["images"], painted(folder, await service.spec("a"), canvas), strict=True):
-        tokens = np.array(made["tokens"])
+    for made, expected in zip(result.images, painted(folder, await service.spec("a"), canvas), strict=True):
+        tokens = made.tokens()
         assert np.array_equal(tokens, expected)
-        assert np.array_equal(tokens, await told(service, "a", made["index"], canvas))
-        assert (made["height"], made["width"]) == geometry.size
-        png_ = await service.blobs.get(made["blob"])
+        assert np.array_equal(tokens, await told(service, "a", made.index, canvas))
+        assert (made.height, made.width) == geometry.size
+        png_ = await service.blobs.get(made.blob)
         shown = pixels(png_)
         padding = geometry.padding
         assert np.array_equal(shown[:, padding.left : padding.left + 26], IMAGE)
@@ -111,11 +111,11 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
     started = await service.seen("a", "started")
     unknown = int((canvas == EMPTY).sum())
     assert started.json() == {
-        "attempt": 1, "images": 2, "grid": list(geometry.grid), "steps": result["usage"]["steps"],
+        "attempt": 1, "images": 2, "grid": list(geometry.grid), "steps": result.usage["steps"],
         "known": canvas.size - unknown, "kept": [],
     }  # fmt: skip
-    assert result["usage"]["tokens_drawn"] == 2 * unknown
-    assert result["usage"]["tokens_known"] == 2 * (canvas.size - unknown)
+    assert result.usage["tokens_drawn"] == 2 * unknown
+    assert result.usage["tokens_known"] == 2 * (canvas.size - unknown)
     assert await service.blobs.get("a/image") is None  # nothing forks it
 
 
@@ -127,15 +127,15 @@ async def test_an_expansion_is_drawn_at_once_or_in_windows(
     fields = {"task": "expand", "width": 24, "height": 16, "steps": 5, "method": extension or "windowed"}
     await service.submit("a", **fields)
     result = await service.result("a")
-    [made] = result["images"]
-    tokens, empty = np.array(made["tokens"]), np.full((8, 12), EMPTY)
+    [made] = result.images
+    tokens, empty = made.tokens(), np.full((8, 12), EMPTY)
     assert np.array_equal(tokens, await told(service, "a", 0, empty))
     if extension is None:
         [expected] = painted(folder, await service.spec("a"), empty.astype(np.int32))
     else:
         [expected] = engine.generate(drawing.requests(await service.spec("a"), engine.model))
     assert np.array_equal(tokens, expected)
-    assert (made["width"], made["height"], result["grid"]) == (24, 16, [8, 12])
+    assert (made.width, made.height, made.grid) == (24, 16, (8, 12))
 
 
 @pytest.mark.anyio
@@ -144,19 +144,19 @@ async def test_what_is_given_as_tokens_is_not_encoded(
 ) -> None:
     """Of a source, or of an upload whose recipe tells them: the plan carries them."""
     await service.submit("a", steps=4)
-    [first] = (await service.result("a"))["images"]
-    file = await service.blobs.get(first["blob"])
+    [first] = (await service.result("a")).images
+    file = await service.blobs.get(first.blob)
     assert file is not None
     encoded: list[Any] = []
     encode = engine.codec.encode
     monkeypatch.setattr(engine.codec, "encode", lambda image: encoded.append(image) or encode(image))
-    for name, tokens in (("upload", np.array(first["tokens"])), ("source", np.full((8, 8), 5))):
+    for name, tokens in (("upload", first.tokens()), ("source", np.full((8, 8), 5))):
         await service.blobs.put(f"{name}/image", file)
         fields = {"task": "vary", "image": f"{name}/image", "keep": 0.5, "keep_seed": 1, "steps": 3}
         await service.submit(name, **fields, tokens=tokens.astype(np.int32))
-        [made] = (await service.result(name))["images"]
+        [made] = (await service.result(name)).images
         keep = kept_cells(1, 0.5, SIZE)
-        assert np.array_equal(np.array(made["tokens"])[keep], tokens[keep])
+        assert np.array_equal(made.tokens()[keep], tokens[keep])
     assert not encoded
 
 
@@ -171,13 +171,13 @@ async def test_a_source_of_a_larger_grid_is_edited_on_it(service: Service, engin
     fields = {"task": "inpaint", "image": "a/image", "mask": "a/mask", "steps": 4, "seamless": False}
     await service.submit("a", **fields, tokens=tokens.astype(np.int32))
     result = await service.result("a")
-    [made] = result["images"]
+    [made] = result.images
     drawn = ~(await service.spec("a")).fixed_cells
     assert drawn.shape == (8, 20)
-    assert np.array_equal(np.array(made["tokens"])[~drawn], tokens[~drawn])
-    shown = pixels(await service.blobs.get(made["blob"]))
+    assert np.array_equal(made.tokens()[~drawn], tokens[~drawn])
+    shown = pixels(await service.blobs.get(made.blob))
     assert np.array_equal(shown[~mask], image[~mask])
-    decoded = engine.codec.decode(np.array(made["tokens"]))
+    decoded = engine.codec.decode(made.tokens())
     assert np.array_equal(shown[mask], decoded[mask])
 
 
@@ -198,7 +198,7 @@ async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
     assert await soon(lambda: engine.idle and not engine.stats().pages_used)
     assert service.sample("tokens_total", model="random") < 512
     await service.submit("b")
-    assert len((await service.result("b"))["images"]) == 1
+    assert len((await service.result("b")).images) == 1
 
 
 @pytest.mark.anyio
@@ -211,10 +211,10 @@ async def test_jobs_in_windows_and_others_share_the_cache_without_harm(service: 
         await service.submit(job_id, **fields)
     empty = np.full((8, 14), EMPTY, dtype=np.int32)
     for job_id, fields in (wide | plain).items():
-        images = (await service.result(job_id))["images"]
+        images = (await service.result(job_id)).images
         spec = await service.spec(job_id)
         expected = painted(folder, spec, empty) if job_id in wide else alone(folder, **fields)
-        assert [image["tokens"] for image in images] == [tokens.tolist() for tokens in expected]
+        assert [image.tokens().tolist() for image in images] == [tokens.tolist() for tokens in expected]
 
 
 @pytest.mark.anyio
@@ -225,8 +225,8 @@ async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
     await service.submit("a", **fields)
     assert await soon(lambda: service.sample("tokens_total", model="random") >= 70)  # in the second window
     assert await service.queue.release("a", 1) == "ok"
-    [made] = (await service.result("a"))["images"]
+    [made] = (await service.result("a")).images
     [expected] = painted(folder, await service.spec("a"), np.full((8, 20), EMPTY, dtype=np.int32))
-    assert made["tokens"] == expected.tolist()
+    assert np.array_equal(made.tokens(), expected)
     attempts = {event.id.partition("-")[0] for event in await service.events("a") if event.name == "tokens"}
     assert attempts == {"1", "2"}

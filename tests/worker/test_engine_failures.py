@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.core.engine import Engine, EngineConfig
@@ -73,8 +74,8 @@ async def test_who_shared_the_step_with_poison_ends_well_and_the_poison_fails_al
         assert "job poison" in end.json()["error"]["message"]
         assert "somewhere" not in json.dumps(end.json())  # that is for the log
         for index, name in enumerate(innocents):
-            [image] = (await service.result(name))["images"]
-            assert image["tokens"] == alone(folder, seed=index, steps=64)[0].tolist()
+            [image] = (await service.result(name)).images
+            assert np.array_equal(image.tokens(), alone(folder, seed=index, steps=64)[0])
             attempts = [e.json()["attempt"] for e in await service.events(name) if e.name == "started"]
             assert attempts[0] == 1
             assert len(attempts) > 1

@@ -35,7 +35,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     assert await soon(lambda: not engine.stats().pages_used)
     assert engine.stats().steps_total < 50  # it would have taken 64
     await service.submit("b")
-    assert len((await service.result("b"))["images"]) == 1
+    assert len((await service.result("b")).images) == 1
     assert await service.counted(1, "requests_total", task="generate", outcome="canceled")
 
 

@@ -44,7 +44,7 @@ class Front:
 
     async def tokens(self, job_id: str, image: int = 0) -> np.ndarray:
         result = await self.service.result(job_id)
-        return np.array(result["images"][image]["tokens"])
+        return result.images[image].tokens()
 
     async def reached(self, job_id: str, step: int) -> None:
         async with asyncio.timeout(PATIENCE), contextlib.aclosing(self.service.hub.watch(job_id)) as events:
@@ -122,7 +122,7 @@ async def test_a_fork_shares_the_first_steps_and_goes_on_by_itself(front: Front,
     started = (await front.service.seen(child, "started")).json()
     assert started == (await front.service.seen(parent, "started")).json()
     # The parent's own noise draws the parent, from whatever step.
-    seed = (await front.service.result(parent))["images"][1]["seed"]
+    seed = (await front.service.result(parent)).images[1].seed
     for step in (1, 8):
         same = await front.fork(parent, step=step, image_index=1, seed=seed)
         assert np.array_equal(await front.tokens(same), tokens)
@@ -180,11 +180,11 @@ async def test_a_forks_picture_tells_its_ancestors_and_is_drawn_again_from_them(
     child = await front.fork(parent, step=3, seed=6)
     await front.service.result(child)
     grandchild = await front.fork(child, step=6, seed=7)
-    [made] = (await front.service.result(grandchild))["images"]
-    told = recipe.read(recipe.text_of(await front.service.blobs.get(made["blob"]) or b""))
+    [made] = (await front.service.result(grandchild)).images
+    told = recipe.read(recipe.text_of(await front.service.blobs.get(made.blob) or b""))
     assert told.forks == ((3, 5), (6, 6))
     tokens, _ = redraw(Engine.load(folder, device="cpu", config=EngineConfig(batch_invariant=True)), told)
-    assert np.array_equal(tokens, made["tokens"])
+    assert np.array_equal(tokens, made.tokens())
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ without faults."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 
 from engine.core.engine import Engine, EngineConfig
 from service.jobs import connect
+from service.jobs.result import StoredImage
 from service.tasks.planning import image_seeds
 from service.worker import worker
 from tests.support.waiting import soon
@@ -58,15 +60,15 @@ async def test_finished_pictures_outlive_their_worker(
         result = await service.result("a")
         seeds = image_seeds(FIELDS["seed"], FIELDS["n"])
         assert sorted(asked) == sorted(seeds[index] for index in set(range(7)) - kept)
-        images = result["images"]
-        assert [(image["index"], image["seed"]) for image in images] == list(enumerate(seeds))
+        images = result.images
+        assert [(image.index, image.seed) for image in images] == list(enumerate(seeds))
         for image, expected in zip(images, alone(folder, **FIELDS), strict=True):
-            assert image["tokens"] == expected.tolist()
-            assert image["blob"].split("/")[2] == ("1" if image["index"] in kept else "2")
-            assert (pixels(await service.blobs.get(image["blob"])) == engine.codec.decode(expected)).all()
-        assert result["usage"] == {"steps": 12, "tokens_drawn": 7 * 64, "tokens_known": 0}
+            assert np.array_equal(image.tokens(), expected)
+            assert image.blob.split("/")[2] == ("1" if image.index in kept else "2")
+            assert (pixels(await service.blobs.get(image.blob)) == engine.codec.decode(expected)).all()
+        assert result.usage == {"steps": 12, "tokens_drawn": 7 * 64, "tokens_known": 0}
         await told_whole(service, kept, images)
-        held = [await service.blobs.get(image["blob"]) for image in images]
+        held = [await service.blobs.get(image.blob) for image in images]
         assert await service.blobs.bytes_used() == sum(len(png or b"") for png in held)
         assert not await redis.exists(f"{CONFIG.prefix}pictures:a")
     await redis.aclose()
@@ -76,17 +78,17 @@ async def cut_off(*_: Any) -> Any:
     raise ConnectionError("away")
 
 
-async def told_whole(service: Service, kept: set[int], images: list[dict[str, Any]]) -> None:
+async def told_whole(service: Service, kept: set[int], images: Sequence[StoredImage]) -> None:
     """Who watches the second attempt alone sees every picture whole."""
     second = [event for event in await service.events("a") if event.id.startswith("2-")]
     assert second[0].name == "started"
     assert (second[0].json()["attempt"], second[0].json()["kept"]) == (2, sorted(kept))
     for image in images:
-        told = [e.json() for e in second if e.name == "tokens" and e.json()["image_index"] == image["index"]]
+        told = [e.json() for e in second if e.name == "tokens" and e.json()["image_index"] == image.index]
         cells = [pair for data in told for pair in zip(data["positions"], data["tokens"], strict=True)]
-        assert sorted(cells) == list(enumerate(token for row in image["tokens"] for token in row))
+        assert sorted(cells) == list(enumerate(image.tokens().ravel()))
         assert (told[-1]["step"], told[-1]["n_done"], told[-1]["n_total"]) == (12, 64, 64)
-        assert len(told) == 1 or image["index"] not in kept
+        assert len(told) == 1 or image.index not in kept
 
 
 def released_before_its_end(service: Service, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +110,8 @@ async def test_a_job_whose_pictures_are_all_kept_needs_only_its_end(
     released_before_its_end(service, "a", monkeypatch)
     await service.submit("a", n=2, steps=8)
     result = await service.result("a")
-    assert [image["blob"].split("/")[2] for image in result["images"]] == ["1", "1"]
-    assert result["usage"] == {"steps": 8, "tokens_drawn": 2 * 64, "tokens_known": 0}
+    assert [image.blob.split("/")[2] for image in result.images] == ["1", "1"]
+    assert result.usage == {"steps": 8, "tokens_drawn": 2 * 64, "tokens_known": 0}
     assert (await service.seen("a", "completed")).id.startswith("2-")
     assert engine.stats().steps_total <= 2 * 8
 
@@ -119,8 +121,8 @@ async def test_a_fork_keeps_its_pictures_and_counts_what_it_drew_itself(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await service.submit("parent", steps=8, seed=1)
-    [parent] = (await service.result("parent"))["images"]
-    tokens = np.array(parent["tokens"], dtype=np.int32)
+    [parent] = (await service.result("parent")).images
+    tokens = parent.tokens()
     fork = {"job": "parent", "image": 0, "step": 4, "seeds": [(4, 1)], "replayed": tokens}
     fields = {"n": 2, "steps": 8, "seed": 2, "fork": fork}
     await service.submit("undisturbed", **fields)
@@ -129,6 +131,8 @@ async def test_a_fork_keeps_its_pictures_and_counts_what_it_drew_itself(
     await service.submit("a", **fields)
     result = await service.result("a")
     assert (await service.seen("a", "completed")).id.startswith("2-")
-    assert [image["tokens"] for image in result["images"]] == [image["tokens"] for image in expected["images"]]
-    assert result["usage"] == expected["usage"]
-    assert 0 < result["usage"]["tokens_drawn"] < 2 * 64
+    assert [image.tokens().tolist() for image in result.images] == [
+        image.tokens().tolist() for image in expected.images
+    ]
+    assert result.usage == expected.usage
+    assert 0 < result.usage["tokens_drawn"] < 2 * 64

@@ -99,7 +99,7 @@ async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
     async with serving(redis_url, other, grace=5) as service:
         result = await service.result("a")
         expected = alone(folder, steps=200, n=3)
-        assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
+        assert [image.tokens().tolist() for image in result.images] == [tokens.tolist() for tokens in expected]
         attempts = [e.json()["attempt"] for e in await service.events("a") if e.name == "started"]
         assert attempts == [1, 2]
 

@@ -91,13 +91,13 @@ async def test_each_family_draws_while_the_others_do(
         for name, fields in ASKED.items():
             result = await service.result(name)
             expected = alone(folders[name], model=name, **fields)
-            assert [image["tokens"] for image in result["images"]] == [tokens.tolist() for tokens in expected]
+            assert [image.tokens().tolist() for image in result.images] == [tokens.tolist() for tokens in expected]
             started = (await service.seen(name, "started")).json()
             steps = {"anyorder": 5, "raster": 16, "regions": 4 + 32 // 4 - 1}[name]
             assert (started["grid"], started["steps"]) == (list(engines[name].model.grid), steps)
             last = [event for event in await service.events(name) if event.name == "tokens"][-1]
             assert (last.json()["step"], last.json()["steps"]) == (steps, steps)
-            assert result["usage"]["steps"] == steps
+            assert result.usage["steps"] == steps
 
             n, positions = fields.get("n", 1), engines[name].model.positions
             assert await service.counted(n, "images_total", model=name)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
@@ -107,9 +108,9 @@ async def test_candidates_are_drawn_alone_whatever_else_waits_and_they_do_not_wa
             for job_id, fields in plain(8).items():
                 await service.submit(job_id, **fields)
         for job_id, fields in guarded.items():
-            [image] = (await service.result(job_id))["images"]
+            [image] = (await service.result(job_id)).images
             [expected] = alone(folders[fields["model"]], **fields)
-            assert image["tokens"] == expected.tolist()
+            assert np.array_equal(image.tokens(), expected)
             assert company.of[job_id] == set()
             done = await service.queue.job(job_id)
             assert done is not None

@@ -15,6 +15,7 @@ from PIL import Image
 
 from engine.core.engine import Engine
 from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
+from service.jobs.result import StoredImage
 from service.tasks.planning import image_seeds
 from tests.support.worker import Service, alone, pixels, png
 
@@ -37,20 +38,32 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     (expected,) = alone(folder, steps=8)
     assert [told[position] for position in range(64)] == expected.ravel().tolist()
     result = await service.result("a")
-    (image,) = result["images"]
-    assert image["tokens"] == expected.tolist()
-    assert result["usage"] == {"steps": 8, "tokens_drawn": 64, "tokens_known": 0}
-    timings = result["timings"]
+    (image,) = result.images
+    assert np.array_equal(image.tokens(), expected)
+    assert result.usage == {"steps": 8, "tokens_drawn": 64, "tokens_known": 0}
+    timings = result.timings
     assert set(timings) == {"queue_seconds", "draw_seconds", "decode_seconds", "first_tokens_seconds"}
     assert all(0 <= seconds < 20 for seconds in timings.values())
     assert events[-1].json()["images"] == [{"index": 0, "seed": 5, "width": 16, "height": 16}]
 
-    data = await service.blobs.get(image["blob"])
+    data = await service.blobs.get(image.blob)
     assert data is not None
     picture = Image.open(io.BytesIO(data))
     assert np.array_equal(np.asarray(picture), engine.codec.decode(expected))
     recipe = json.loads(picture.text["arpg"])  # type: ignore[attr-defined]
     assert {"model": "random", "class_label": 1, "seed": 5, "steps": 8, "schedule": "arccos"}.items() <= recipe.items()
+
+
+@pytest.mark.anyio
+async def test_the_stored_result_has_no_list_of_tokens_and_still_what_was_drawn(service: Service, folder: Path) -> None:
+    await service.submit("a", n=2, steps=4)
+    await service.result("a")
+    found = await service.queue.job("a")
+    assert found is not None
+    assert found.result is not None
+    for stored, expected in zip(found.result["images"], alone(folder, n=2, steps=4), strict=True):
+        assert [name for name, value in stored.items() if isinstance(value, list)] == ["grid"]
+        assert np.array_equal(StoredImage.model_validate(stored).tokens(), expected)
 
 
 @pytest.mark.anyio
@@ -70,10 +83,10 @@ async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
         await service.submit(job_id, **fields)
     results = await asyncio.gather(*(service.result(job_id) for job_id in wanted))
     for result, fields in zip(results, wanted.values(), strict=True):
-        assert [image["seed"] for image in result["images"]] == list(image_seeds(fields["seed"], fields["n"]))
-        assert [image["index"] for image in result["images"]] == list(range(fields["n"]))
-        for image, expected in zip(result["images"], alone(folder, **fields), strict=True):
-            assert np.array_equal(image["tokens"], expected)
+        assert [image.seed for image in result.images] == list(image_seeds(fields["seed"], fields["n"]))
+        assert [image.index for image in result.images] == list(range(fields["n"]))
+        for image, expected in zip(result.images, alone(folder, **fields), strict=True):
+            assert np.array_equal(image.tokens(), expected)
     assert await service.counted(9, "requests_total", task="generate", outcome="succeeded")
     assert await service.counted(sum(p["n"] for p in wanted.values()), "images_total", model="random")
     assert await service.counted(64 * sum(p["n"] for p in wanted.values()), "tokens_total", model="random")
@@ -98,22 +111,22 @@ async def test_ingeneration_keeps_what_the_mask_keeps(service: Service, folder: 
     assert np.array_equal(~(await service.spec("a")).fixed_cells, snapped)
     kept = engine.codec.encode(fit(image, (16, 16)))
     drawn = alone(folder, fixed_tokens(kept, ~snapped), **fields)
-    for made, expected in zip(result["images"], drawn, strict=True):
-        tokens = np.array(made["tokens"])
+    for made, expected in zip(result.images, drawn, strict=True):
+        tokens = made.tokens()
         assert np.array_equal(tokens[~snapped], kept[~snapped])
         assert np.array_equal(tokens, expected)
-        assert (made["width"], made["height"]) == (53, 37)
-        shown = pixels(await service.blobs.get(made["blob"]))
+        assert (made.width, made.height) == (53, 37)
+        shown = pixels(await service.blobs.get(made.blob))
         assert np.array_equal(shown[~mask], image[~mask])
         assert np.array_equal(shown, composite(image, engine.codec.decode(tokens), mask, smooth=True))
     drawn, known = 2 * snapped.sum(), 2 * (~snapped).sum()
-    assert result["usage"] == {"steps": snapped.sum(), "tokens_drawn": drawn, "tokens_known": known}
+    assert result.usage == {"steps": snapped.sum(), "tokens_drawn": drawn, "tokens_known": known}
     started = await service.seen("a", "started")
     assert started.json()["known"] == (~snapped).sum()
     assert await service.blobs.get("a/image") is None  # no longer needed, and its bytes are given back
     mask_png = await service.blobs.get("a/mask")  # a fork needs it
     assert mask_png is not None
-    held = [mask_png, *[await service.blobs.get(made["blob"]) for made in result["images"]]]
+    held = [mask_png, *[await service.blobs.get(made.blob) for made in result.images]]
     assert await service.blobs.bytes_used() == sum(len(png or b"") for png in held)
 
 

@@ -22,6 +22,7 @@ from service.api.job_access import (
     find_picture,
     must_have_succeeded,
     not_draining,
+    read_result,
     read_spec,
 )
 from service.api.problems import described
@@ -94,17 +95,20 @@ async def _create(submission: Submission, parent: Job, fields: ForkRequest, dige
 def _check_same_model(parent: Job, card: ModelCard) -> None:
     """A picture's tokens mean something to the model that drew them alone. A running job does not tell its model's
     fingerprints yet."""
-    for what, name in (("tokenizer", card.tokenizer), ("weights", card.weights)):
-        drawn_with = (parent.result or {}).get(what)
-        if drawn_with and drawn_with != name:
+    result = read_result(parent)
+    if result is None:
+        return
+    for what in ("tokenizer", "weights"):
+        drawn_with = getattr(result, what)
+        if drawn_with and drawn_with != getattr(card, what):
             raise Problem(409, f"other_{what}", f"{card.name} is another by now: not the {what} that drew the picture")
 
 
 async def _progress(services: Services, job: Job, index: int) -> ForkProgress:
     """Raises Problem where nothing is drawn yet."""
-    if job.state == "succeeded" and job.result is not None:
-        steps = job.result["usage"]["steps"]
-        return ForkProgress(steps, steps, np.array(job.result["images"][index]["tokens"], dtype=np.int32))
+    if (result := read_result(job)) is not None:
+        steps = result.usage["steps"]
+        return ForkProgress(steps, steps, result.images[index].tokens())
     grid = read_spec(job).grid
     # Several attempts may have drawn it; each tells the whole picture.
     tokens: dict[int, np.ndarray] = defaultdict(lambda: np.full(grid, EMPTY, dtype=np.int32))
@@ -136,7 +140,7 @@ async def _inheritance(
     if parent.state != "succeeded" or not spec.blobs:
         return stored, None
     made, png = await find_picture(services, parent, index)
-    return {"image": png} | stored, np.array(made["tokens"], dtype=np.int32)
+    return {"image": png} | stored, made.tokens()
 
 
 async def _copies(services: Services, blobs: Mapping[str, str]) -> dict[str, bytes] | None:
