@@ -22,8 +22,8 @@ def _absent(value: object) -> bool:
 
 
 class ResolvedRequest(BaseModel):
-    """The request with every default filled in: sent again, it draws the same pictures. Null: the parameter does not
-    apply to the model, or was left out and has no default."""
+    """The request with every default filled in. Sent again, it draws the same pictures. Null: the parameter does not
+    apply to the model, or it was left out and has no default."""
 
     model: str
     class_: int | None = Field(alias="class")
@@ -58,7 +58,7 @@ class ResolvedRequest(BaseModel):
 
 
 class Fork(BaseModel):
-    """Where a job's pictures branch off: they share the first steps of another's."""
+    """The picture and the step at which a fork's pictures begin to differ from it."""
 
     job: str
     image: int
@@ -66,7 +66,7 @@ class Fork(BaseModel):
 
 
 class PaddingObject(BaseModel):
-    """Pixels that are added around a picture: what was asked for, rounded up to whole tokens."""
+    """Pixels added around a picture: the requested ones, rounded up to whole tokens."""
 
     left: int
     right: int
@@ -102,20 +102,21 @@ class JobObject(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    expires_at: datetime | None = Field(description="When the job, its events and its pictures are forgotten")
+    expires_at: datetime | None = Field(description="When the job, its events and its pictures are deleted")
     model: str
     class_name: str | None
     request: ResolvedRequest
-    width: int = Field(description="Of its pictures, in pixels")
+    width: int = Field(description="Of the job's pictures, in pixels")
     height: int
-    padding: PaddingObject | None = Field(None, exclude_if=_absent, description="Outpainting: what is added")
+    padding: PaddingObject | None = Field(
+        None, exclude_if=_absent, description="Of an outpainting: the pixels added on each side"
+    )
     fork: Fork | None = Field(None, exclude_if=_absent)
     images: list[JobImage]
     mask_tokens: list[list[int]] | None = Field(
         None,
         exclude_if=_absent,
-        description="Which tokens are drawn (1), where others are given: of an inpainting, "
-        "the mask snapped to the token grid",
+        description="1 where a token is drawn, 0 where it is given. Of an inpainting: the mask, in tokens",
     )
     error: JobError | None
     urls: JobUrls
@@ -143,7 +144,7 @@ class ModelObject(BaseModel):
     codebook_size: int
     classes: int = Field(description="How many; their names are at urls.classes")
     settings: list[str] = Field(description="The sampling fields that the model supports; others are rejected with 422")
-    steps: int | None = Field(description="Forward steps of a picture; null: the request decides")
+    steps: int | None = Field(description="Forward steps of a picture; null: the request sets them")
     defaults: dict[str, Any]
     workers: int
     urls: dict[str, str]
@@ -159,7 +160,7 @@ class ClassList(BaseModel):
 
 
 class Palette(BaseModel):
-    """What every token looks like: paints a live picture from token events alone."""
+    """A colour patch for every token: with it a client can paint a picture from token events alone."""
 
     codes: int
     height: int = 4
@@ -168,7 +169,7 @@ class Palette(BaseModel):
 
 
 class Session(BaseModel):
-    """The client that the session cookie stands for."""
+    """The client that the session cookie identifies."""
 
     client: str
     expires_at: datetime | None = Field(description="Null: no key is needed here, and there is no session")
@@ -179,7 +180,7 @@ class Links(BaseModel):
 
     events: str
     images: list[str]
-    expires_at: datetime | None = Field(description="Null: no key is needed here, and they are the plain ones")
+    expires_at: datetime | None = Field(description="Null: no key is needed here, and the addresses are not signed")
 
 
 _PICTURES: dict[str, Any] = {
@@ -197,6 +198,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     **described(400, 406, 413, 415, 422),
     504: described(504)[504]
-    | {"description": "Only a picture was accepted, and it is not done in time; the job goes on"},
+    | {"description": "The client accepts only a picture, and the picture is not finished in time. The job continues"},
 }
 """The kinds of answer of a route that makes a job, by Accept and Prefer."""

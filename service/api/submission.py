@@ -48,12 +48,16 @@ def _submission(
     services: ServicesDep,
     client: ClientDep,
     idempotency_key: Annotated[
-        str | None, Header(description="The same key again answers with the same job, instead of drawing anew")
+        str | None, Header(description="A repeated request with the same key returns the same job")
     ] = None,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job is done, within N seconds")] = None,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: respond when the job has ended, after N seconds at most")
+    ] = None,
     on_disconnect: Annotated[
         Literal["cancel"] | None,
-        Query(description="Cancel the job when this connection closes before it has ended; else it goes on"),
+        Query(
+            description="Cancel the job if this connection closes before the job has ended. Otherwise the job continues"
+        ),
     ] = None,
 ) -> Submission:
     return Submission(

@@ -83,7 +83,7 @@ SEAMLESS = Field(True, description="Shift the colours of the drawn part to meet 
 
 
 class Source(BaseModel):
-    """A finished picture that this server still keeps."""
+    """A finished picture that this server has drawn and still stores."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -96,7 +96,7 @@ class Pictured(BaseModel):
 
     image: str | None = Field(None, min_length=1, description="PNG, JPEG or WebP as base64, or as a data: URL")
     source: Source | None = Field(
-        None, description="In place of image: a finished picture, whose tokens are used as they are"
+        None, description="A stored picture, in place of image. Its tokens are used unchanged"
     )
 
 

@@ -18,7 +18,7 @@ from service.tasks.planning import image_seeds, random_seed
 
 
 class ForkRequest(BaseModel):
-    """Go on from a step of a picture, as something else."""
+    """Continue from a step of a picture, with other seeds."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Fork")
 

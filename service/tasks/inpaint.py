@@ -34,8 +34,8 @@ class InpaintRequest(InpaintFields, Pictured):
     mask: str | None = Field(
         None,
         min_length=1,
-        description="As large as the picture. With mask_mode alpha it may be left out: the picture's own "
-        "transparency counts",
+        description="Of the same size as the picture. With mask_mode alpha it may be left out: then the picture's "
+        "own transparency is the mask",
     )
 
 
@@ -44,7 +44,7 @@ class InpaintForm(InpaintFields, Upload):
 
     model_config = ConfigDict(title="InpaintForm")
 
-    mask: bytes | None = Field(None, description="As large as the picture")
+    mask: bytes | None = Field(None, description="Of the same size as the picture")
 
 
 def plan(fields: InpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:

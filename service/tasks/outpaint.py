@@ -30,7 +30,7 @@ class OutpaintFields(TaskFields):
 
 
 class OutpaintRequest(OutpaintFields, Pictured):
-    """Draw on beyond the borders of a picture."""
+    """Draw beyond the borders of a picture."""
 
     model_config = ConfigDict(title="Outpaint")
 

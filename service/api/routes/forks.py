@@ -50,9 +50,9 @@ _EXAMPLES: Any = {
 async def fork(
     id: JobId, submission: SubmissionDep, fields: Annotated[ForkRequest, Body(openapi_examples=_EXAMPLES)]
 ) -> Response:
-    """Draw n new pictures that share the first steps of one of this job's, which may be finished or still on its way.
+    """Draw n new pictures that share the first steps of one of this job's pictures, finished or not.
 
-    Everything else is as in that job. What was drawn in several windows has no such steps.
+    All other parameters are the job's. A picture that was drawn in several windows can't be forked.
     """
     services, client = submission.services, submission.client
     digest = hashlib.sha256(f"{id}\0{fields.model_dump_json()}".encode()).hexdigest()

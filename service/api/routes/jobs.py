@@ -26,13 +26,13 @@ JobId = Annotated[str, Path(max_length=64)]
 
 @router.get("", response_model=JobObject)
 async def status(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Response:
-    """A job as it is now."""
+    """The present state of a job."""
     return _respond(await find_job(services, client, id), request)
 
 
 @router.delete("", response_model=JobObject, responses={202: {"model": JobObject, "description": "Being stopped"}})
 async def cancel(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Response:
-    """Cancel a job. Harmless when repeated, or when the job has ended: the answer is the job as it is."""
+    """Cancel a job. May be repeated. A job that has ended stays as it is."""
     said = await cancel_job(services, await find_job(services, client, id))
     return _respond(await find_job(services, client, id), request, status=202 if said == "requested" else 200)
 
@@ -42,7 +42,7 @@ async def cancel(id: JobId, request: Request, services: ServicesDep, client: Cli
     response_model=None,
     responses={
         200: {"description": "Server-sent events", "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}}},
-        204: {"description": "The job has ended and all its events were seen: don't reconnect"},
+        204: {"description": "The job has ended and the client has all its events: don't reconnect"},
     },
 )
 async def events(
@@ -50,10 +50,12 @@ async def events(
     request: Request,
     services: ServicesDep,
     client: ClientDep,
-    last_event_id: Annotated[str | None, Header(description="The last event seen: go on after it")] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="The id of the last event received; the stream continues after it")
+    ] = None,
     last_event_id_query: Annotated[str | None, Query(alias="last_event_id")] = None,
 ) -> Response:
-    """Everything that happens to a job, from its beginning or from where the client was, until it ends."""
+    """The events of a job, from its beginning or after the given id, until it ends."""
     job = await find_job(services, client, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
     if job.state in FINAL_STATES and not await _more(services, id, after):
@@ -77,10 +79,10 @@ async def image(
     request: Request,
     services: ServicesDep,
     client: ClientDep,
-    format: Annotated[Format | None, Query(description="Beats the Accept header")] = None,
+    format: Annotated[Format | None, Query(description="Takes precedence over the Accept header")] = None,
 ) -> Response:
-    """A picture, in the format asked for: `?format=`, else the job's own where Accept allows it, else what Accept
-    likes best."""
+    """A finished picture. Its format is `?format=`, or else the job's own if Accept allows it, or else the one that
+    Accept prefers."""
     job = await find_job(services, client, id)
     if format is None:
         own = MEDIA_TYPES[read_spec(job).output.format]

@@ -53,7 +53,7 @@ async def classes(
 
 @router.get("/{model}/palette")
 async def palette(model: ModelId, response: Response, services: ServicesDep) -> Palette:
-    """The colours of every token, 4×4 pixels each, to paint a picture from its token events."""
+    """A patch of 4×4 pixels for every token, to paint a picture from its token events."""
     served = await services.catalogue.one(model)
     raw = await services.catalogue.palette(model)
     if raw is None:

@@ -97,28 +97,28 @@ async def expand(
 
 @router.post("/inpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_INPAINT)
 async def inpaint(submission: SubmissionDep) -> Response:
-    """Redraw what a mask selects of a picture of any size; outside the mask it stays as it is. With another class than
-    the picture's, this edits.
+    """Redraw the part of a picture that a mask selects. Pixels outside the mask keep their values. With another class
+    than the picture's, this edits.
 
-    The model redraws every token that the mask touches; the pixels are then taken from it inside the mask only.
+    The model redraws every token that the mask touches. The result takes only the pixels inside the mask from it.
     """
     return await _run_on_picture(submission, TASKS["inpaint"])
 
 
 @router.post("/outpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_OUTPAINT)
 async def outpaint(submission: SubmissionDep) -> Response:
-    """Draw on beyond the borders of a picture of any size, whose pixels stay as they are.
+    """Draw beyond the borders of a picture of any size. Its own pixels keep their values.
 
-    What is added is rounded up to whole tokens (`padding` in the job), at the scale at which the picture's short side
-    is the model's own. The whole may be 4 times as large as what the model draws at once.
+    The padding is rounded up to whole tokens (`padding` in the job), at the scale at which the picture's short side
+    is the model's own. The result may have 4 times as many tokens as the model draws at once.
     """
     return await _run_on_picture(submission, TASKS["outpaint"])
 
 
 @router.post("/vary", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_VARY)
 async def vary(submission: SubmissionDep) -> Response:
-    """Draw a picture of any size anew around a share of its tokens, scattered over it. It keeps its size, and none of
-    its pixels."""
+    """Keep a share of a picture's tokens, scattered over it, and draw the rest again. The result has the picture's size
+    and none of its pixels."""
     return await _run_on_picture(submission, TASKS["vary"])
 
 
