@@ -40,8 +40,10 @@ def tell(api: Api, claim: Any, sequence: int, image: int, step: int, positions: 
     api.publish(claim, sequence, "tokens", data | {"tokens": [int(TOKENS.flat[p]) for p in positions]})
 
 
-def stored(api: Api, name: str) -> bytes | None:
-    return api.queue(lambda _, __, blobs: blobs.get(name))
+def stored(api: Api, name: str) -> bytes:
+    data = api.queue(lambda _, __, blobs: blobs.get(name))
+    assert data is not None
+    return data
 
 
 def test_a_fork_of_a_finished_picture_takes_all_but_the_seeds_from_its_parent(api: Api) -> None:
@@ -124,9 +126,10 @@ def test_a_fork_of_an_inpainting_has_uploads_of_its_own(api: Api, when: str, fea
     result = stored(api, f"{parent['id']}/result/0")
     assert image == (result if (when, feather) == ("finished", 0) else uploads[0])
     assert mask == uploads[1]
-    assert (spec_of(second).picture_tokens is not None) == (when == "finished")
-    if when == "finished":
-        assert np.array_equal(spec_of(second).picture_tokens, TOKENS)
+    carried = spec_of(second).picture_tokens
+    assert (carried is not None) == (when == "finished")
+    if carried is not None:
+        assert np.array_equal(carried, TOKENS)
     assert spec_of(second).request["feather"] == feather
     api.finish(second, 1, [*spec_of(second).seeds])
 

@@ -109,7 +109,12 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch,
     path, compared = tmp_path / "keys.jsonl", []
     text = new_key(path, "ann")
     real = key_store.hmac.compare_digest
-    monkeypatch.setattr(key_store.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+
+    def compare(a: str, b: str) -> bool:
+        compared.append((a, b))
+        return real(a, b)
+
+    monkeypatch.setattr(key_store.hmac, "compare_digest", compare)
     store = key_store.KeyStore(path, needed=True)
     assert store.find(text)
     assert store.find(text[:-1] + ("A" if text[-1] != "A" else "B")) is None

@@ -71,7 +71,7 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
             if job.result is not None:
                 images = JobResult.model_validate(job.result).images
                 outcome.tokens = {image.index: image.tokens().tolist() for image in images}
-            stored = await redis.xrange(f"{prefix}events:{id}")
+            stored: Any = await redis.xrange(f"{prefix}events:{id}")
             history.streams[id] = [Event(e.id, e.name, e.json()) for e in (decode(*entry) for entry in stored)]
         history.leftovers = await leftovers(redis, prefix)
     for id, outcome in history.outcomes.items():

@@ -153,7 +153,12 @@ def test_what_a_mask_leaves_is_known_and_the_class_is_said_or_withheld(
     generator = CachedGenerator(runs / "model", tmp_path)
     asked: list[list[Request]] = []
     draw = generator.draw
-    monkeypatch.setattr(generator, "draw", lambda requests: asked.append(requests) or draw(requests))
+
+    def counted_draw(requests: list[Request]) -> Any:
+        asked.append(requests)
+        return draw(requests)
+
+    monkeypatch.setattr(generator, "draw", counted_draw)
     renders = Renders.load(runs / "world", generator, Judge().eval(), 4)
     hidden = masks("half", 4, 16)
     complete(generator, renders, hidden, [3, 1, 2, 0], generator.settings(steps=2))

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from service.jobs import BlobConfig, BlobStore, BlobStoreFull, Queue, WorkerCards
 from service.jobs.spec import SPEC_VERSION
-from tests.support.queue import CONFIG, lose_leases, new, take
+from tests.support.queue import CONFIG, lose_leases, new, stored_number, take
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +92,7 @@ async def test_uploads_leave_room_for_the_pictures_of_the_jobs_that_were_accepte
         await blobs.put("a/result/1/1", b"z", job=("a", 1))
     await queue.finish("a", 1, 1, state="succeeded", event="completed", data={}, keep=["a/result/1/0"])
     await blobs.put("b/image", b"y" * 50)  # what the first one had is free again
-    assert int(await queue.redis.get(f"{CONFIG.prefix}upload_bytes")) == 50
+    assert await stored_number(queue.redis, "upload_bytes") == 50
 
 
 async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Queue) -> None:
@@ -111,7 +111,9 @@ async def test_results_are_the_attempts_own_and_live_as_long_as_the_job(queue: Q
     job = await queue.redis.pexpiretime(f"{CONFIG.prefix}job:a")
     picture = await queue.redis.pexpiretime(f"{CONFIG.prefix}blob:a/result/2/0")
     assert job <= picture < job + 1000
-    assert job <= await queue.redis.zscore(f"{CONFIG.prefix}blob_deadlines", "a/result/2/0") < job + 1000
+    deadline = await queue.redis.zscore(f"{CONFIG.prefix}blob_deadlines", "a/result/2/0")
+    assert deadline is not None
+    assert job <= deadline < job + 1000
     assert not await blobs.put("a/result/2/1", b"late", job=("a", 2))
 
 

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.jobs import Queue, QueueConfig, QueueFull, cancelled, check_server, connect
-from tests.support.queue import CONFIG, events, lose_leases, new, said, take
+from tests.support.queue import CONFIG, events, lose_leases, new, said, stored_job, stored_number, take
 
 pytestmark = pytest.mark.anyio
 
@@ -125,7 +125,9 @@ async def test_a_stream_holds_one_preview_a_picture_and_none_when_it_has_ended(q
         assert set((await queue.publish(batch)).values()) == {"dup"}  # the answer was lost
     previews = [event_id for event_id, name in await events(queue, "a") if name == "preview"]
     assert previews == ["1-121", "1-122"]
-    assert await queue.redis.memory_usage(f"{CONFIG.prefix}events:a", samples=0) < 100_000
+    memory = await queue.redis.memory_usage(f"{CONFIG.prefix}events:a", samples=0)
+    assert memory is not None
+    assert memory < 100_000
     await queue.release("a", 1)
     await take(queue)
     await queue.publish([said("a", 2, 1, "preview", image_index=0, b64_json=shown)])
@@ -153,8 +155,11 @@ async def test_finish_ends_once(queue: Queue) -> None:
     assert await queue.finish("a", 1, 2, **end) == "already"
     assert await queue.publish([said("a", 1, 3)]) == {("a", 1): "lost"}
     assert [name for _, name in await events(queue, "a")] == ["queued", "started", "completed"]
-    job = await queue.job("a")
+    job = await stored_job(queue, "a")
     assert (job.state, job.result) == ("succeeded", {"images": [1]})
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert job.expires_at is not None
     assert job.created_at <= job.started_at <= job.finished_at
     assert job.expires_at - job.finished_at == pytest.approx(CONFIG.result_ttl_seconds)
     assert (await queue.stats())["m"].running == 0
@@ -177,7 +182,7 @@ async def test_release_gives_back_to_the_old_place_without_blame(queue: Queue) -
         assert await take(queue) == ["a"]
         assert await queue.release("a", attempt) == "ok"
         assert await queue.release("a", attempt) == "already"
-    job = await queue.job("a")
+    job = await stored_job(queue, "a")
     assert (job.state, job.position) == ("queued", 0)
 
 
@@ -196,14 +201,14 @@ async def test_after_an_outage_those_who_come_back_keep_their_jobs(queue: Queue,
         await queue.submit(new(job_id))
     await take(queue, 2)
     await lose_leases(queue)
-    heard_at = int(await redis.get(f"{CONFIG.prefix}heard_at"))
+    heard_at = await stored_number(redis, "heard_at")
     await redis.set(f"{CONFIG.prefix}heard_at", heard_at - queue.config.lease_ms)
     if first == "claim":
         assert await take(queue, worker="other", empty=True) == []
     assert await queue.publish([said("a", 1, 1)]) == {("a", 1): "ok"}
     assert await take(queue, worker="other", empty=True) == []
     # Who is not back by then is lost all the same.
-    assert int(await redis.get(f"{CONFIG.prefix}reap_from")) > heard_at + queue.config.lease_ms * 0.9
+    assert await stored_number(redis, "reap_from") > heard_at + queue.config.lease_ms * 0.9
     await redis.set(f"{CONFIG.prefix}reap_from", heard_at)
     assert await take(queue, worker="other", empty=True) == ["b"]
 
@@ -212,7 +217,7 @@ async def test_busy_workers_that_only_publish_are_heard_and_the_dead_among_them_
     queue: Queue, redis: Redis
 ) -> None:
     async def passes(leases: float) -> None:
-        heard_at = int(await redis.get(f"{CONFIG.prefix}heard_at"))
+        heard_at = await stored_number(redis, "heard_at")
         await redis.set(f"{CONFIG.prefix}heard_at", round(heard_at - leases * CONFIG.lease_ms))
 
     for job_id in ("a", "b"):
@@ -230,18 +235,20 @@ async def test_a_clock_that_was_ahead_and_came_back_leaves_nobody_unreaped(queue
     await queue.submit(new("a"))
     await take(queue)
     day = 24 * 3600 * 1000
-    ahead = int(await redis.get(f"{CONFIG.prefix}heard_at")) + day
+    ahead = await stored_number(redis, "heard_at") + day
     await redis.set(f"{CONFIG.prefix}heard_at", ahead)
     await redis.set(f"{CONFIG.prefix}reap_from", ahead)
     await redis.zadd(CONFIG.line_key("leases", "m"), {"a": ahead})
     assert await take(queue, empty=True) == []  # one lease more, and no day
-    assert await redis.zscore(CONFIG.line_key("leases", "m"), "a") <= ahead - day + 2 * CONFIG.lease_ms
+    lease_end = await redis.zscore(CONFIG.line_key("leases", "m"), "a")
+    assert lease_end is not None
+    assert lease_end <= ahead - day + 2 * CONFIG.lease_ms
     await lose_leases(queue)
     assert await take(queue, empty=True) == ["a"]
 
 
 async def test_the_server_is_checked(redis: Redis) -> None:
-    kept = await redis.config_get("appendonly")
+    kept: Any = await redis.config_get("appendonly")
     await redis.config_set("appendonly", "no")
     await redis.config_set("maxmemory-policy", "allkeys-lru")
     try:

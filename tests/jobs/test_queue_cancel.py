@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.jobs import Queue
-from tests.support.queue import events, lose_leases, new, said, take
+from tests.support.queue import events, lose_leases, new, said, stored_job, take
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ async def test_cancel_of_a_queued_job_ends_it_at_once(queue: Queue) -> None:
     assert await queue.cancel("nobody") == "unknown"
     assert await take(queue) == []
     assert await events(queue, "a") == [("0-1", "queued"), ("0-2", "canceled")]
-    assert (await queue.job("a")).state == "canceled"
+    assert (await stored_job(queue, "a")).state == "canceled"
 
 
 async def test_cancel_of_a_running_job_reaches_its_worker(queue: Queue) -> None:
@@ -44,7 +44,7 @@ async def test_cancel_of_a_job_whose_worker_is_gone(queue: Queue) -> None:
     claims = await queue.claim("m", "w", budget=100, limit=5, alone=True, empty=True)
     assert claims == []
     assert [(job.id, job.state, job.spec) for job in claims.ended] == [("a", "canceled", "a")]
-    assert {(await queue.job(job_id)).state for job_id in ("a", "b", "c")} == {"canceled"}
+    assert {(await stored_job(queue, job_id)).state for job_id in ("a", "b", "c")} == {"canceled"}
     assert [name for _, name in await events(queue, "a")] == ["queued", "canceled"]
 
 
@@ -54,4 +54,4 @@ async def test_finished_jobs_cannot_be_canceled(queue: Queue) -> None:
     error = {"code": "x", "message": "y"}
     await queue.finish("a", 1, 1, state="failed", event="failed", data={"error": error}, error=error)
     assert await queue.cancel("a") == "finished"
-    assert (await queue.job("a")).error == error
+    assert (await stored_job(queue, "a")).error == error

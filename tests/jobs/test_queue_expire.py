@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.jobs import BlobStore, EventHub, NewJob, Queue, QueueConfig, connect
-from tests.support.queue import CONFIG, events, lose_leases, new, said, take, unfinished, waiting
+from tests.support.queue import CONFIG, events, lose_leases, new, said, stored_job, take, unfinished, waiting
 
 pytestmark = pytest.mark.anyio
 UNENDED = f"{CONFIG.prefix}unended"
@@ -31,8 +31,8 @@ async def test_who_has_waited_too_long_fails_and_gives_back_what_it_held(queue: 
     assert await queue.expire() == []
     await age(queue, "a")
     assert [(job.id, job.state, job.spec) for job in await queue.expire()] == [("a", "failed", "a")]
-    job = await queue.job("a")
-    assert (job.state, job.error["code"]) == ("failed", "expired_waiting")
+    job = await stored_job(queue, "a")
+    assert (job.state, job.error and job.error["code"]) == ("failed", "expired_waiting")
     assert [name for _, name in await events(queue, "a")] == ["queued", "failed"]
     assert await waiting(queue) == (["b"], [])
     assert await unfinished(queue) == {"local": 1}
@@ -71,5 +71,5 @@ async def test_a_replica_sweeps_where_no_worker_is(hasty: Queue, redis_url: str)
         await EventHub(blocking, hasty.config)._audit()  # every half a minute by itself
     finally:
         await blocking.aclose()
-    job = await hasty.job("a")
+    job = await stored_job(hasty, "a")
     assert job.state == "failed"

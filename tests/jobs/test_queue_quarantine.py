@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
 from service.jobs import Queue, QueueConfig, QueueFull
-from tests.support.queue import CONFIG, events, lose_leases, new, said, take, unfinished, waiting
+from tests.support.queue import CONFIG, events, lose_leases, new, said, stored_job, take, unfinished, waiting
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +33,7 @@ async def test_candidates_go_only_to_a_worker_that_holds_nothing_and_one_at_a_ti
     assert await waiting(patient) == ([], ["a", "b"])
     assert await patient.depth("m") == 2
     assert (await patient.stats())["m"].queued == 2
-    b = await patient.job("b")
+    b = await stored_job(patient, "b")
     assert (b.state, b.position) == ("queued", 1)
     await patient.submit(new("d"))
     claims = await patient.claim("m", "empty", budget=0, limit=5, alone=True, empty=True)
@@ -47,7 +49,7 @@ async def test_an_innocent_beside_poison_ends_well_and_poison_fails_after_three_
     for _ in range(3):
         for job_id in await take(patient, worker="w", empty=True):
             if job_id == "innocent":
-                attempt = (await patient.job(job_id)).attempt
+                attempt = (await stored_job(patient, job_id)).attempt
                 assert await patient.finish(job_id, attempt, 1, state="succeeded", event="completed", data={}) == "ok"
             await lose_leases(patient)
     assert await take(patient, empty=True) == ["poison"]
@@ -55,12 +57,12 @@ async def test_an_innocent_beside_poison_ends_well_and_poison_fails_after_three_
     claims = await patient.claim("m", "w", budget=0, limit=1, alone=True, empty=True)
     assert claims == []
     assert [(job.id, job.state, job.spec) for job in claims.ended] == [("poison", "failed", "poison")]
-    poison = await patient.job("poison")
-    assert (poison.state, poison.attempt, poison.error["code"]) == ("failed", 4, "worker_lost")
+    poison = await stored_job(patient, "poison")
+    assert (poison.state, poison.attempt, poison.error and poison.error["code"]) == ("failed", 4, "worker_lost")
     assert (await events(patient, "poison"))[-1] == ("4-0", "failed")
-    entries = await patient.redis.xrevrange(f"{CONFIG.prefix}events:poison", count=1)
+    entries: Any = await patient.redis.xrevrange(f"{CONFIG.prefix}events:poison", count=1)
     assert b'"code":"worker_lost"' in entries[0][1][b"data"]
-    assert (await patient.job("innocent")).state == "succeeded"
+    assert (await stored_job(patient, "innocent")).state == "succeeded"
     assert await unfinished(patient) == {}
 
 
@@ -111,8 +113,8 @@ async def test_a_worker_that_returns_with_a_failure_does_not_undo_the_blame(pati
         else:
             await patient.finish("a", attempt, 9, state="failed", event="failed", data={})
         await speak(patient, "heartbeat", "a", attempt)  # nor does what it says later
-    job = await patient.job("a")
-    assert (job.state, job.attempt, job.error["code"]) == ("failed", 4, "worker_lost")
+    job = await stored_job(patient, "a")
+    assert (job.state, job.attempt, job.error and job.error["code"]) == ("failed", 4, "worker_lost")
 
 
 async def test_the_blame_is_undone_while_the_heir_draws(patient: Queue) -> None:
@@ -151,7 +153,7 @@ async def test_a_job_that_an_engine_failed_over_is_a_candidate_and_its_worker_ca
         assert await take(patient, empty=True) == ["a"]
         answer = await patient.quarantine("a", attempt, "out_of_memory", "no room")
         assert answer == ("failed" if attempt == 4 else "ok")
-    job = await patient.job("a")
+    job = await stored_job(patient, "a")
     assert (job.state, job.error) == ("failed", {"code": "out_of_memory", "message": "no room"})
     assert (await events(patient, "a"))[-1] == ("4-0", "failed")
 

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.jobs import Queue, QueueConfig, QueueFull, QuotaFull
-from tests.support.queue import events, lose_leases, new, take, unfinished
+from tests.support.queue import events, lose_leases, new, stored_job, take, unfinished
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +76,7 @@ async def test_however_a_job_ends_its_place_is_given_back_once(queue: Queue, end
         for _ in range(2):
             await lose_leases(queue) if end == "canceled and lost" else await queue.release("a", 1)
             await take(queue, empty=True)
-    job = await queue.job("a")
+    job = await stored_job(queue, "a")
     assert job.state in ("failed", "canceled")
     assert await unfinished(queue) == {"x": 1}
     assert len([name for _, name in await events(queue, "a") if name != "queued"]) == 1

@@ -59,6 +59,7 @@ def test_what_is_written_is_read_again(
     read = decode(encode(written))
     assert encode(read) == encode(written)
     assert np.array_equal(read.fixed_cells, fixed)
+    assert read.picture_tokens is not None
     assert np.array_equal(read.picture_tokens, tokens)
     assert read.compose == written.compose
     assert read.fork is not None

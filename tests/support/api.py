@@ -37,7 +37,7 @@ from service.server.listen import listen
 from service.services import Lifecycle
 from service.settings import Settings
 from service.worker.events import completed
-from tests.support.queue import decoded
+from tests.support.queue import decoded, stored_job
 from tests.support.waiting import PATIENCE, eventually
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Api:
             for key in sets:
                 for job in await queue.redis.zrange(key, 0, -1):
                     if await queue.cancel(decoded(job)) == "requested":
-                        attempt = (await queue.job(decoded(job))).attempt
+                        attempt = (await stored_job(queue, decoded(job))).attempt
                         await queue.finish(decoded(job), attempt, 10**6, state="canceled", event="canceled", data={})
 
         self.queue(cancel_all)

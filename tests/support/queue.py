@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.jobs import NewJob, Publication, Queue, QueueConfig
+from redis.asyncio import Redis
+
+from service.jobs import Job, NewJob, Publication, Queue, QueueConfig
 from service.jobs.messages import encode_event
 
 CONFIG = QueueConfig(lease_seconds=100, max_queued=100)  # leases end when a test says so, not when the machine is slow
@@ -31,8 +33,18 @@ async def take(
     return [claim.id for claim in claims]
 
 
+async def stored_job(queue: Queue, job_id: str) -> Job:
+    job = await queue.job(job_id)
+    assert job is not None
+    return job
+
+
+async def stored_number(redis: Redis, name: str) -> int:
+    return int(decoded(await redis.get(f"{CONFIG.prefix}{name}")))
+
+
 async def events(queue: Queue, job_id: str) -> list[tuple[str, str]]:
-    entries = await queue.redis.xrange(f"{CONFIG.prefix}events:{job_id}")
+    entries: Any = await queue.redis.xrange(f"{CONFIG.prefix}events:{job_id}")
     return [(decoded(entry_id), decoded(fields[b"event"])) for entry_id, fields in entries]
 
 

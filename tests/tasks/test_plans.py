@@ -176,6 +176,7 @@ def test_an_inpainting_draws_every_token_that_its_mask_touches() -> None:
     spec = inpaint.plan(fields, PictureFacts(size=(50, 70), grid=(4, 4), mask=mask, tokens=tokens), CARD)
     assert np.flatnonzero(~spec.fixed_cells).tolist() == [0]
     assert spec.size == (50, 70)
+    assert spec.picture_tokens is not None
     assert np.array_equal(spec.picture_tokens, tokens)
     other = PictureFacts(size=(50, 70), grid=(4, 4), mask=mask, tokens=np.zeros((4, 6), dtype=np.int32))
     assert inpaint.plan(fields, other, CARD).picture_tokens is None, "tokens of another grid are dropped"
@@ -187,6 +188,7 @@ def test_an_outpainting_takes_tokens_of_the_grid_that_its_picture_gets() -> None
     spec = outpaint.plan(fields, PictureFacts(size=(50, 70), grid=CARD.grid, tokens=wide), CARD)
     assert isinstance(spec.compose, OutpaintCompose)
     assert (spec.grid, spec.window_shape, spec.windowed) == (spec.compose.geometry.grid, CARD.grid, True)
+    assert spec.picture_tokens is not None
     assert np.array_equal(spec.picture_tokens, wide)
     square = PictureFacts(size=(50, 70), grid=CARD.grid, tokens=np.zeros((4, 4), dtype=np.int32))
     assert outpaint.plan(fields, square, CARD).picture_tokens is None

@@ -104,6 +104,7 @@ def test_a_token_of_an_opening_weighs_as_much_as_any_other() -> None:
     for name, weight in trainer.model.named_parameters():
         expected = dict(reference.named_parameters())[name].grad
         assert expected is not None
+        assert weight.grad is not None
         assert torch.allclose(weight.grad, expected, atol=1e-6), name
 
 

@@ -149,7 +149,12 @@ async def test_what_is_given_as_tokens_is_not_encoded(
     assert file is not None
     encoded: list[Any] = []
     encode = engine.codec.encode
-    monkeypatch.setattr(engine.codec, "encode", lambda image: encoded.append(image) or encode(image))
+
+    def counted_encode(image: Any) -> Any:
+        encoded.append(image)
+        return encode(image)
+
+    monkeypatch.setattr(engine.codec, "encode", counted_encode)
     for name, tokens in (("upload", first.tokens()), ("source", np.full((8, 8), 5))):
         await service.blobs.put(f"{name}/image", file)
         fields = {"task": "vary", "image": f"{name}/image", "keep": 0.5, "keep_seed": 1, "steps": 3}

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from engine.core.engine import Engine, EngineConfig
+from engine.request import Request
 from service.jobs import connect
 from service.jobs.result import StoredImage
 from service.tasks.planning import image_seeds
@@ -55,7 +56,12 @@ async def test_finished_pictures_outlive_their_worker(
     other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
     asked: list[int] = []
     add = other.add
-    monkeypatch.setattr(other, "add", lambda request: asked.append(request.seed) or add(request))
+
+    def asked_add(request: Request) -> int:
+        asked.append(request.seed)
+        return add(request)
+
+    monkeypatch.setattr(other, "add", asked_add)
     async with serving(redis_url, other, grace=5) as service:
         result = await service.result("a")
         seeds = image_seeds(FIELDS["seed"], FIELDS["n"])

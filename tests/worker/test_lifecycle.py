@@ -148,7 +148,7 @@ async def test_a_worker_that_lost_its_job_drops_it(service: Service, engine: Eng
     assert again.attempt == 2
     assert await soon(lambda: not engine.stats().pages_used)
     assert engine.stats().steps_total < 50
-    events = await service.queue.redis.xrange(f"{CONFIG.prefix}events:a")
+    events: Any = await service.queue.redis.xrange(f"{CONFIG.prefix}events:a")
     assert [
         entry_id for entry_id, _ in events if decoded(entry_id).startswith("2-")
     ] == []  # not a word in the heir's name
