@@ -43,7 +43,7 @@ EVALUATING = $(VENV)/bin/arpg evaluate --runs $(RUNS) --model $(MODEL) --figures
 
 demo-model: $(VENV)/.test
 	$(TRAINING) render
-	$(TRAINING) judge
+	$(TRAINING) classifier
 	$(TRAINING) vq
 	$(TRAINING) encode
 	$(TRAINING) arpg --compile

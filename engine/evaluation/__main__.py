@@ -23,9 +23,9 @@ from engine.evaluation.quality import Reference, check_copying, measure, measure
 from engine.evaluation.samples import draw, reconstruct
 from engine.evaluation.sweep import point, sweep, table
 from engine.request import Request
-from engine.training.classifier import Judge, load_judge
+from engine.training.classifier import Classifier, load_classifier
 from engine.training.codes import load_codes
-from engine.training.demos import DEMO, JUDGE
+from engine.training.demos import CLASSIFIER, DEMO
 from engine.training.world.renders import load_split
 from engine.training.world.shapes import THINGS
 
@@ -55,14 +55,14 @@ OUT = "the file to write (%(default)s)"
 
 def quality(options: argparse.Namespace) -> None:
     """All figures of the model card about the default settings."""
-    judge, engine = _judge(options), Engine.load(options.model, device=options.device)
+    classifier, engine = _load_classifier(options), Engine.load(options.model, device=options.device)
     count = options.each * len(THINGS)
-    reference = Reference.load(options.runs / "world", judge, count)
+    reference = Reference.load(options.runs / "world", classifier, count)
     real = measure(reference.validation, reference.labels, reference.test)
-    tokenizer = measure_tokenizer(engine, judge, reference)
+    tokenizer = measure_tokenizer(engine, classifier, reference)
     samples = draw(options.model, options.runs / "samples", options.each, {}, options.device)
-    drawn = point({}, samples, judge, reference)
-    copying = check_copying(engine, judge, options.runs / "world", load_codes(options.runs / "codes.npy"), samples)
+    drawn = point({}, samples, classifier, reference)
+    copying = check_copying(engine, classifier, options.runs / "world", load_codes(options.runs / "codes.npy"), samples)
     print(f"\n{count} pictures each, against as many test renders\n")
     print("| pictures | recognised | Fréchet | precision | recall |\n|---|---|---|---|---|")
     for name, q in (
@@ -85,9 +85,9 @@ def quality(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     axes = axes_of({name: values for name in (*NUMBERS, *WORDS) if (values := getattr(options, name))})
-    judge = _judge(options)
-    reference = Reference.load(options.runs / "world", judge, options.each * len(THINGS))
-    points = sweep(options.model, options.runs, judge, reference, axes, options.each, options.device)
+    classifier = _load_classifier(options)
+    reference = Reference.load(options.runs / "world", classifier, options.each * len(THINGS))
+    points = sweep(options.model, options.runs, classifier, reference, axes, options.each, options.device)
     print(f"\n{options.each * len(THINGS)} pictures a row\n\n{table(points)}")
     plot_sweep(points, options.figures / f"{options.name}.png")
 
@@ -98,8 +98,8 @@ def axes_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def curve(options: argparse.Namespace) -> None:
-    judge, engine = _judge(options), Engine.load(options.model, device=options.device)
-    reference = Reference.load(options.runs / "world", judge, options.each * len(THINGS))
+    classifier, engine = _load_classifier(options), Engine.load(options.model, device=options.device)
+    reference = Reference.load(options.runs / "world", classifier, options.each * len(THINGS))
     pictures, _ = load_split(options.runs / "world", "validation", limit=CURVE_LOSS_PICTURES)
     codes = reconstruct(engine, pictures)[0].flatten(1)
     found = []
@@ -108,7 +108,7 @@ def curve(options: argparse.Namespace) -> None:
         with model_with(options.model, weights) as model:
             loss = held_out_loss(model, codes)
             samples = draw(model, options.runs / "samples", options.each, {}, options.device)
-        q = point({}, samples, judge, reference).quality
+        q = point({}, samples, classifier, reference).quality
         found.append((step, loss, q.accuracy, q.frechet))
         print(f"| {step} | {loss:.4f} | {q.accuracy:.3f} | {q.frechet:.2f} | {q.recall:.2f} |", flush=True)
     steps, losses, shares, distances = zip(*found, strict=True)
@@ -155,9 +155,9 @@ def _share(reference: Reference) -> float:
     return reference.test.share(reference.labels)
 
 
-def _judge(options: argparse.Namespace) -> Judge:
-    own = options.model / JUDGE
-    return load_judge(own if own.exists() else DEMO / JUDGE, torch.device("cpu"))
+def _load_classifier(options: argparse.Namespace) -> Classifier:
+    own = options.model / CLASSIFIER
+    return load_classifier(own if own.exists() else DEMO / CLASSIFIER, torch.device("cpu"))
 
 
 COMMANDS = {"quality": quality, "sweep": compare, "curve": curve, "sheet": sheet, "strip": strip}

@@ -17,7 +17,7 @@ from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.masks import bounding_boxes, masks, outlines
 from engine.evaluation.metrics import frechet
 from engine.request import Request, Window
-from engine.training.classifier import Judge, Looks, look
+from engine.training.classifier import Classifier, Predictions, classify
 from engine.training.world.renders import load_split
 from engine.training.world.shapes import THINGS
 
@@ -27,19 +27,19 @@ UNTOUCHED, GIVEN, HARD, WITHHELD = "untouched", "**class given**", "class given,
 
 @dataclass(frozen=True, slots=True)
 class Renders:
-    """Test renders: pictures uint8 (n, H, W, 3), tokens int32 (n, rows, cols), labels (n,), and the judge's output
+    """Test renders: pictures uint8 (n, H, W, 3), tokens int32 (n, rows, cols), labels (n,), and the classifier's output
     for them."""
 
     pictures: np.ndarray
     tokens: np.ndarray
     labels: np.ndarray
-    looks: Looks
+    predictions: Predictions
 
     @classmethod
-    def load(cls, world: Path, generator: CachedGenerator, judge: Judge, count: int) -> Renders:
+    def load(cls, world: Path, generator: CachedGenerator, classifier: Classifier, count: int) -> Renders:
         found, labels = load_split(world, "test", limit=count)
         pictures = found.permute(0, 2, 3, 1).contiguous().numpy()
-        return cls(pictures, generator.encode(pictures), labels.numpy(), look(judge, found))
+        return cls(pictures, generator.encode(pictures), labels.numpy(), classify(classifier, found))
 
     @property
     def size(self) -> int:
@@ -75,7 +75,7 @@ def measure_edit(
     hidden: np.ndarray,
     labels: np.ndarray,
     renders: Renders,
-    judge: Judge,
+    classifier: Classifier,
     *,
     smooth: bool = False,
 ) -> Edited:
@@ -83,14 +83,14 @@ def measure_edit(
     composite."""
     each = zip(renders.pictures, drawn, hidden, strict=True)
     pictures = np.stack([composite(*one, smooth=smooth) for one in each])
-    looks = look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    predictions = classify(classifier, torch.from_numpy(pictures).permute(0, 3, 1, 2))
     seam = seams(pictures, renders.pictures, hidden)
     return Edited(
         name=name,
         pictures=pictures,
         masks=hidden,
-        recognised=looks.share(torch.from_numpy(labels)),
-        frechet=max(0.0, frechet(looks.features, renders.looks.features)),  # rounding can take it below
+        recognised=predictions.share(torch.from_numpy(labels)),
+        frechet=max(0.0, frechet(predictions.features, renders.predictions.features)),  # rounding can take it below
         seam=float(np.abs(seam).mean()),
         hardness=float(seam.mean()),
     )
@@ -120,7 +120,7 @@ def complete(
 
 
 def completions(
-    name: str, generator: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    name: str, generator: CachedGenerator, renders: Renders, classifier: Classifier, settings: Mapping[str, Any]
 ) -> Iterator[Edited]:
     """Every way of filling the masks of one name, by the model and by other methods."""
     hidden = masks(name, len(renders.labels), renders.size)
@@ -134,11 +134,11 @@ def completions(
         "diffusion": lambda: diffusion(renders.pictures, hidden),
     }
     for way, draw in ways.items():
-        yield measure_edit(way, draw(), hidden, renders.labels, renders, judge, smooth=way in (GIVEN, WITHHELD))
+        yield measure_edit(way, draw(), hidden, renders.labels, renders, classifier, smooth=way in (GIVEN, WITHHELD))
 
 
 def exchanges(
-    generator: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    generator: CachedGenerator, renders: Renders, classifier: Classifier, settings: Mapping[str, Any]
 ) -> Iterator[Edited]:
     """Whole objects exchanged for things of another class, behind their outlines or the boxes around these, seamless
     and hard."""
@@ -147,8 +147,8 @@ def exchanges(
     new = other_labels(renders.labels)
     for name, hidden in (("outline", around), ("box", bounding_boxes(around))):
         drawn = complete(generator, renders, hidden, new.tolist(), settings)
-        yield measure_edit(name, drawn, hidden, new, renders, judge, smooth=True)
-        yield measure_edit(f"{name}, hard", drawn, hidden, new, renders, judge)
+        yield measure_edit(name, drawn, hidden, new, renders, classifier, smooth=True)
+        yield measure_edit(f"{name}, hard", drawn, hidden, new, renders, classifier)
 
 
 def other_labels(labels: np.ndarray) -> np.ndarray:

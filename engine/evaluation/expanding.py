@@ -16,7 +16,7 @@ from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.metrics import frechet
 from engine.request import EMPTY, Request, RopeScaling, Window
-from engine.training.classifier import Judge, Looks, look
+from engine.training.classifier import Classifier, Predictions, classify
 
 Grid = tuple[int, int]
 WINDOWED, OUTPAINTED = "windowed", "outpainted"
@@ -42,7 +42,12 @@ class Expanded:
 
 
 def expand(
-    grid: Grid, method: str, generator: CachedGenerator, renders: Renders, judge: Judge, settings: Mapping[str, Any]
+    grid: Grid,
+    method: str,
+    generator: CachedGenerator,
+    renders: Renders,
+    classifier: Classifier,
+    settings: Mapping[str, Any],
 ) -> Expanded:
     """A picture for each render, picture i of its class and from seed i. With OUTPAINTED the render itself is in the
     middle."""
@@ -52,8 +57,8 @@ def expand(
     squeezed = np.stack([fit(picture, (size, size)) for picture in pictures])
     cut = crops(pictures, size)
     labels = torch.from_numpy(renders.labels)
-    looks = _look(judge, cut)
-    there = min(len(cut), len(renders.looks.features))
+    predictions = _classify(classifier, cut)
+    there = min(len(cut), len(renders.predictions.features))
     windows = () if fixed_cells is None else windows_over(fixed_cells, generator.engine.model.grid)
     areas = (
         np.zeros(grid, int) if fixed_cells is None else window_areas(windows, fixed_cells, generator.engine.model.grid)
@@ -61,9 +66,9 @@ def expand(
     return Expanded(
         tokens=tokens,
         pictures=pictures,
-        whole=_look(judge, squeezed).share(labels),
-        crops=looks.share(labels.repeat_interleave(len(cut) // len(labels))),
-        frechet=frechet(looks.features[:there], renders.looks.features[:there]),
+        whole=_classify(classifier, squeezed).share(labels),
+        crops=predictions.share(labels.repeat_interleave(len(cut) // len(labels))),
+        frechet=frechet(predictions.features[:there], renders.predictions.features[:there]),
         windows=windows,
         borders=np.stack([window_seams(picture, areas) for picture in pictures]).mean(0),
     )
@@ -124,8 +129,8 @@ def _draw(
     return generator.generate_windowed(requests, canvases), canvases[0] != EMPTY
 
 
-def _look(judge: Judge, pictures: np.ndarray) -> Looks:
-    return look(judge, torch.from_numpy(pictures).permute(0, 3, 1, 2))
+def _classify(classifier: Classifier, pictures: np.ndarray) -> Predictions:
+    return classify(classifier, torch.from_numpy(pictures).permute(0, 3, 1, 2))
 
 
 def _evenly(length: int, size: int) -> list[int]:

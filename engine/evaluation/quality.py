@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.core.engine import Engine
 from engine.evaluation.metrics import frechet, most_agreeing, nearest, precision_recall
 from engine.evaluation.samples import Samples, reconstruct
-from engine.training.classifier import Judge, Looks, look
+from engine.training.classifier import Classifier, Predictions, classify
 from engine.training.world.renders import load_split
 
 NEAR = 0.01
@@ -20,19 +20,20 @@ NEAR = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Renders that are in no training, and the judge's output for them. Everything is compared with test. validation
-    stands for a perfect model: its distance to test is what chance alone gives for this number of pictures."""
+    """Renders that are in no training, and the classifier's output for them. Everything is compared with test.
+    validation stands for a perfect model: its distance to test is what chance alone gives for this number of
+    pictures."""
 
     pictures: Tensor
     labels: Tensor
-    test: Looks
-    validation: Looks
+    test: Predictions
+    validation: Predictions
 
     @classmethod
-    def load(cls, world: Path, judge: Judge, count: int) -> Reference:
+    def load(cls, world: Path, classifier: Classifier, count: int) -> Reference:
         pictures, labels = load_split(world, "test", limit=count)
         validation, _ = load_split(world, "validation", limit=count)
-        return cls(pictures, labels, look(judge, pictures), look(judge, validation))
+        return cls(pictures, labels, classify(classifier, pictures), classify(classifier, validation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,15 @@ class Quality:
     recall: float
 
 
-def measure(looks: Looks, labels: Tensor, reference: Looks) -> Quality:
+def measure(predictions: Predictions, labels: Tensor, reference: Predictions) -> Quality:
     """The reference is cut to the same number of pictures, on which the Fréchet distance depends."""
     real = reference.features[: len(labels)]
-    precision, recall = precision_recall(real, looks.features)
+    precision, recall = precision_recall(real, predictions.features)
     return Quality(
         pictures=len(labels),
-        accuracy=looks.share(labels),
-        by_class=looks.share_by_class(labels),
-        frechet=frechet(looks.features, real),
+        accuracy=predictions.share(labels),
+        by_class=predictions.share_by_class(labels),
+        frechet=frechet(predictions.features, real),
         precision=precision,
         recall=recall,
     )
@@ -71,11 +72,11 @@ class Tokenizer:
     used: float
 
 
-def measure_tokenizer(engine: Engine, judge: Judge, reference: Reference) -> Tokenizer:
+def measure_tokenizer(engine: Engine, classifier: Classifier, reference: Reference) -> Tokenizer:
     tokens, decoded = reconstruct(engine, reference.pictures)
     error = (decoded.float() - reference.pictures.float()).square().mean((1, 2, 3))
     return Tokenizer(
-        quality=measure(look(judge, decoded), reference.labels, reference.test),
+        quality=measure(classify(classifier, decoded), reference.labels, reference.test),
         psnr=(10 * torch.log10(255**2 / error)).mean().item(),
         used=len(tokens.unique()) / engine.model.codebook_size,
     )
@@ -83,7 +84,7 @@ def measure_tokenizer(engine: Engine, judge: Judge, reference: Reference) -> Tok
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """How close pictures are to the nearest training render or its mirror image: distances in the judge's features
+    """How close pictures are to the nearest training render or its mirror image: distances in the classifier's features
     (n,), and the share of the token map that agrees (n,)."""
 
     distances: Tensor
@@ -107,14 +108,14 @@ class CopyCheck:
     copies: Copying
 
 
-def check_copying(engine: Engine, judge: Judge, world: Path, codes: Tensor, samples: Samples) -> CopyCheck:
+def check_copying(engine: Engine, classifier: Classifier, world: Path, codes: Tensor, samples: Samples) -> CopyCheck:
     """codes (2n, positions): the token maps of the training renders in index order, then of their mirror images."""
     count = len(samples.labels)
     train, _ = load_split(world, "train", limit=len(codes) // 2)
-    seen = torch.cat([look(judge, train).features, look(judge, train.flip(-1)).features])
+    seen = torch.cat([classify(classifier, train).features, classify(classifier, train.flip(-1)).features])
 
     def compare(tokens: Tensor, pictures: Tensor) -> Copying:
-        distances, _ = nearest(look(judge, pictures).features, seen)
+        distances, _ = nearest(classify(classifier, pictures).features, seen)
         return Copying(distances, most_agreeing(tokens.flatten(1).short(), codes))
 
     unseen, _ = load_split(world, "test", limit=count)

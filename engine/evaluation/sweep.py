@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.evaluation.quality import Quality, Reference, measure
 from engine.evaluation.samples import Samples, draw
-from engine.training.classifier import Judge, look
+from engine.training.classifier import Classifier, classify
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Point:
 def sweep(
     model: Path,
     runs: Path,
-    judge: Judge,
+    classifier: Classifier,
     reference: Reference,
     axes: Mapping[str, Sequence[Any]],
     each: int,
@@ -37,13 +37,13 @@ def sweep(
     for values in product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         samples = draw(model, runs / "samples", each, settings, device)
-        points.append(point(settings, samples, judge, reference))
+        points.append(point(settings, samples, classifier, reference))
         print(row(points[-1]), flush=True)
     return points
 
 
-def point(settings: dict[str, Any], samples: Samples, judge: Judge, reference: Reference) -> Point:
-    quality = measure(look(judge, samples.pictures), samples.labels, reference.test)
+def point(settings: dict[str, Any], samples: Samples, classifier: Classifier, reference: Reference) -> Point:
+    quality = measure(classify(classifier, samples.pictures), samples.labels, reference.test)
     return Point(settings, quality, samples.rows, samples.seconds, samples.together)
 
 

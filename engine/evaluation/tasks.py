@@ -28,8 +28,8 @@ from engine.evaluation.expanding import METHODS, Expanded, Grid, agreement, expa
 from engine.evaluation.figures import contact_sheet
 from engine.evaluation.masks import MASKS, masks
 from engine.request import Prefill
-from engine.training.classifier import Judge, load_judge
-from engine.training.demos import JUDGE
+from engine.training.classifier import Classifier, load_classifier
+from engine.training.demos import CLASSIFIER
 from engine.training.world.shapes import THINGS
 
 FIGURES = ("recognised", "Fréchet", "seam", "hardness")
@@ -38,14 +38,15 @@ GUIDANCES = (("constant", True), ("linear", True), ("linear", False))
 
 def editing(options: argparse.Namespace) -> None:
     """Completions behind every kind of mask, and exchanged objects."""
-    generator, judge, renders = _load(options)
+    generator, classifier, renders = _load(options)
     sheets: dict[str, dict[str, np.ndarray]] = {}
     note = f"{options.count} test renders a row; the Fréchet distance is to the same renders, untouched"
     head = ("mask", "filled by", *FIGURES)
     with _table(options.figures / "editing.md", head, note) as table:
         for mask in options.masks:
             found = {
-                edited.name: edited for edited in completions(mask, generator, renders, judge, generator.settings())
+                edited.name: edited
+                for edited in completions(mask, generator, renders, classifier, generator.settings())
             }
             for edited in found.values():
                 table.row(mask, edited.name, *figures(edited))
@@ -56,7 +57,7 @@ def editing(options: argparse.Namespace) -> None:
     sheets["exchange"] = {"render": renders.pictures}
     note = f"{options.count} test renders a row; recognised: as the new class; Fréchet distance to the old renders"
     with _table(options.figures / "editing-exchange.md", ("mask", *FIGURES), note) as table:
-        for edited in exchanges(generator, renders, judge, generator.settings()):
+        for edited in exchanges(generator, renders, classifier, generator.settings()):
             table.row(edited.name, *figures(edited))
             mask = {edited.name: renders.behind(edited.masks)} if "hard" not in edited.name else {}
             sheets["exchange"] |= mask | {f"by {edited.name}": edited.pictures}
@@ -66,7 +67,7 @@ def editing(options: argparse.Namespace) -> None:
 
 def prefill(options: argparse.Namespace) -> None:
     """Compares ways to write fixed tokens to the cache and to count them in the guidance, with the class given."""
-    generator, judge, renders = _load(options)
+    generator, classifier, renders = _load(options)
     note = (
         f"{options.count} test renders a row, the class given; the Fréchet distance is to the same renders, untouched"
     )
@@ -79,14 +80,14 @@ def prefill(options: argparse.Namespace) -> None:
             settings |= {"prefill": way, "guide_known": counted}
             hidden = masks(mask, len(renders.labels), renders.size)
             drawn = complete(generator, renders, hidden, renders.labels.tolist(), settings)
-            edited = measure_edit(way, drawn, hidden, renders.labels, renders, judge, smooth=True)
+            edited = measure_edit(way, drawn, hidden, renders.labels, renders, classifier, smooth=True)
             counts = "-" if schedule == "constant" else "yes" if counted else "no"
             table.row(mask, way, f"{schedule} {scale:g}", counts, *figures(edited))
 
 
 def expanding(options: argparse.Namespace) -> None:
     """Grids larger than the trained one, drawn by every method."""
-    generator, judge, renders = _load(options)
+    generator, classifier, renders = _load(options)
     found: dict[Grid, dict[str, Expanded]] = {grid: {} for grid in options.grids}
     note = (
         f"{options.count} pictures a row; crops of the model's size; seams in levels of 255, the mean over the borders"
@@ -94,7 +95,7 @@ def expanding(options: argparse.Namespace) -> None:
     head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "at each border")
     with _table(options.figures / "expand.md", head, note) as table:
         for grid, method in product(options.grids, options.methods):
-            one = found[grid][method] = expand(grid, method, generator, renders, judge, generator.settings())
+            one = found[grid][method] = expand(grid, method, generator, renders, classifier, generator.settings())
             each = " ".join(f"{border:+.1f}" for border in one.borders)
             seam = (f"{one.borders.mean():+.2f}", each) if each else ("-", "-")
             table.row(_size(grid), method, f"{one.whole:.3f}", f"{one.crops:.3f}", f"{one.frechet:.2f}", *seam)
@@ -158,10 +159,10 @@ def _size(grid: Grid) -> str:
     return f"{grid[0]}x{grid[1]}"
 
 
-def _load(options: argparse.Namespace) -> tuple[CachedGenerator, Judge, Renders]:
+def _load(options: argparse.Namespace) -> tuple[CachedGenerator, Classifier, Renders]:
     generator = CachedGenerator(options.model, options.runs / "samples", options.device)
-    judge = load_judge(options.model / JUDGE, torch.device("cpu"))
-    return generator, judge, Renders.load(options.runs / "world", generator, judge, options.count)
+    classifier = load_classifier(options.model / CLASSIFIER, torch.device("cpu"))
+    return generator, classifier, Renders.load(options.runs / "world", generator, classifier, options.count)
 
 
 COMMANDS = {"editing": editing, "prefill": prefill, "expand": expanding}

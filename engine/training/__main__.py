@@ -1,4 +1,4 @@
-"""`arpg train`: trains the demo models from nothing, one command for each stage: render, judge, vq, encode, arpg,
+"""`arpg train`: trains the demo models from nothing, one command for each stage: render, classifier, vq, encode, arpg,
 export; then llamagen, par-4x and par-16x on the same tokens.
 
 Each stage stores its state under --runs and resumes from it. `arpg evaluate` measures the result.
@@ -7,16 +7,16 @@ Each stage stores its state under --runs and resumes from it. `arpg evaluate` me
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from engine.training.batches import TransformerRecipe
-from engine.training.classifier import JudgeRecipe, train_judge
+from engine.training.classifier import ClassifierRecipe, train_classifier
 from engine.training.codes import encode_split, load_codes
-from engine.training.demos import DEMO, DEMOS, JUDGE, WEIGHTS
+from engine.training.demos import CLASSIFIER, DEMO, DEMOS, WEIGHTS
 from engine.training.export import export_tokenizer, export_transformer, load_tokenizer, palette
 from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
@@ -33,13 +33,13 @@ def render(options: argparse.Namespace) -> None:
         render_split(options.runs / "world", split, count, options.processes)
 
 
-def judge(options: argparse.Namespace) -> None:
+def classifier(options: argparse.Namespace) -> None:
     """Does nothing if there is a trained classifier."""
-    path = (options.model or DEMO) / JUDGE
+    path = (options.model or DEMO) / CLASSIFIER
     if not path.exists():
-        recipe = JudgeRecipe()
+        recipe = ClassifierRecipe()
         pictures, labels = load_split(options.runs / "world", "train", limit=recipe.renders)
-        train_judge(pictures, labels, recipe, path, pick_device(options.device))
+        train_classifier(pictures, labels, recipe, path, pick_device(options.device))
 
 
 def vq(options: argparse.Namespace) -> None:
@@ -99,9 +99,10 @@ def _processes(options: argparse.Namespace) -> int:
 
 
 STEPS = "training steps (%(default)s)"
-STAGES = {
-    **{stage.__name__: stage for stage in (render, judge, vq, encode, export)},
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    **{stage.__name__: stage for stage in (render, classifier, vq, encode, export)},
     **dict.fromkeys(DEMOS, transformer),
+    "judge": classifier,  # the earlier name
 }
 
 
@@ -115,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages.add_parser("render", help="draw the world").add_argument(
         "--count", type=int, default=12288, help="pictures to draw (12288)"
     )
-    stages.add_parser("judge", help="train the classifier for arpg evaluate, on training renders only")
+    stages.add_parser(
+        "classifier", aliases=["judge"], help="train the classifier for arpg evaluate, on training renders only"
+    )
     tokenizing = stages.add_parser("vq", help="train the tokenizer")
     tokenizing.add_argument("--steps", type=int, default=TokenizerRecipe().steps, help=STEPS)
     stages.add_parser("encode", help="cache the token maps of all renders and their mirror images")

@@ -1,4 +1,4 @@
-"""The judge: a small classifier, trained on training renders only, that says what a picture shows.
+"""The classifier of `arpg evaluate`: small, trained on training renders only, it says what a picture shows.
 
 It sees no reconstruction or sample in training, so its accuracy on them measures their quality. Its weights ship and
 are never retrained, so that all models are measured with the same classifier.
@@ -22,7 +22,7 @@ from engine.training.world.shapes import THINGS
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeRecipe:
+class ClassifierRecipe:
     renders: int = 6144
     steps: int = 600
     batch: int = 32
@@ -32,7 +32,7 @@ class JudgeRecipe:
     seed: int = 0
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """Logits (B, 16) of pictures (B, 3, 128, 128) in [-1, 1]; `features` (B, 128) come before the last layer."""
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ class Judge(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """The judge's output for n pictures: features (n, 128) and predicted classes (n,)."""
+class Predictions:
+    """The classifier's output for n pictures: features (n, 128) and predicted classes (n,)."""
 
     features: Tensor
     classes: Tensor
@@ -73,41 +73,43 @@ class Looks:
 
 
 @torch.inference_mode()
-def look(judge: Judge, pictures: Tensor, batch: int = 64) -> Looks:
-    """Run the judge on uint8 pictures (n, 3, 128, 128)."""
-    device = next(judge.parameters()).device
-    features = torch.cat([judge.features(to_signed(part).to(device)).cpu() for part in pictures.split(batch)])
-    return Looks(features, judge.head(features.to(device)).argmax(1).cpu())
+def classify(classifier: Classifier, pictures: Tensor, batch: int = 64) -> Predictions:
+    """Run the classifier on uint8 pictures (n, 3, 128, 128)."""
+    device = next(classifier.parameters()).device
+    features = torch.cat([classifier.features(to_signed(part).to(device)).cpu() for part in pictures.split(batch)])
+    return Predictions(features, classifier.head(features.to(device)).argmax(1).cpu())
 
 
-def load_judge(path: Path, device: torch.device) -> Judge:
-    judge = Judge()
-    judge.load_state_dict(load_file(path))
-    return judge.to(device).eval()
+def load_classifier(path: Path, device: torch.device) -> Classifier:
+    classifier = Classifier()
+    classifier.load_state_dict(load_file(path))
+    return classifier.to(device).eval()
 
 
-def train_judge(pictures: Tensor, labels: Tensor, recipe: JudgeRecipe, path: Path, device: torch.device) -> None:
+def train_classifier(
+    pictures: Tensor, labels: Tensor, recipe: ClassifierRecipe, path: Path, device: torch.device
+) -> None:
     """Train on uint8 pictures (n, 3, H, W) of the training split and write the weights."""
     torch.manual_seed(recipe.seed)
-    judge = Judge().to(device)
-    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=recipe.peak, weight_decay=0.01, fused=True)
-    for step in tqdm(range(recipe.steps), desc="judge"):
+    classifier = Classifier().to(device)
+    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.peak, weight_decay=0.01, fused=True)
+    for step in tqdm(range(recipe.steps), desc="classifier"):
         for group in optimizer.param_groups:
             group["lr"] = recipe.peak * learning_rate(step, recipe.steps, recipe.warm_up, 0.02)
         chosen = shuffled_batch(recipe.batch, len(pictures), recipe.seed, step)
         images = _varied(to_signed(pictures[chosen]), recipe, step).to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = judge(images.contiguous(memory_format=torch.channels_last))
+            logits = classifier(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels[chosen].to(device), label_smoothing=0.05)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    save_half(judge.state_dict(), path)
+    save_half(classifier.state_dict(), path)
 
 
-def _varied(images: Tensor, recipe: JudgeRecipe, step: int) -> Tensor:
-    """Random mirroring, blur and noise, so that the judge does not depend on single pixels."""
+def _varied(images: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
+    """Random mirroring, blur and noise, so that the classifier does not depend on single pixels."""
     generator = step_generator(recipe.seed, step)
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     images[mirrored] = images[mirrored].flip(-1)

@@ -7,7 +7,7 @@ from typing import Any
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DEMO = WEIGHTS / "demo"
-JUDGE = "judge.safetensors"
+CLASSIFIER = "judge.safetensors"
 """In the ARPG's folder; the other models are measured with it too."""
 
 WORLD = "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself"

@@ -8,8 +8,8 @@ import torch
 from engine.core.engine import Engine
 from engine.models.model_index import known_folders
 from engine.request import Request
-from engine.training.classifier import load_judge, look
-from engine.training.demos import DEMO, DEMOS, JUDGE
+from engine.training.classifier import classify, load_classifier
+from engine.training.demos import CLASSIFIER, DEMO, DEMOS
 
 SHIPPED = [demo["name"] for demo in DEMOS.values()]
 LABELS = (0, 4, 9, 13)
@@ -24,10 +24,10 @@ def test_the_shipped_weights_are_small() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_draws_what_it_is_asked_for(name: str) -> None:
-    """The judge recognises nearly every picture with the models' defaults; with broken weights one in sixteen."""
+    """The classifier recognises nearly every picture with the models' defaults; with broken weights one in sixteen."""
     engine = Engine.load(name, device="cpu")
     defaults = {field: getattr(engine.model.defaults, field) for field in engine.model.settings if field != "order"}
     tokens = engine.generate([Request(class_label=label, seed=1, **defaults) for label in LABELS])
     pictures = torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in engine.codec.decode_many(tokens)])
-    seen = look(load_judge(DEMO / JUDGE, torch.device("cpu")), pictures)
+    seen = classify(load_classifier(DEMO / CLASSIFIER, torch.device("cpu")), pictures)
     assert seen.share(torch.tensor(LABELS)) >= 0.75

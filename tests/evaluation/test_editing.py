@@ -26,7 +26,7 @@ from engine.evaluation.editing import (
     seams,
 )
 from engine.evaluation.masks import MASKS, bounding_boxes, masks, outlines
-from engine.training.classifier import Judge, look
+from engine.training.classifier import Classifier, classify
 from engine.training.world.shapes import THINGS
 from engine.training.world.world import scene, silhouettes
 from tests.support.evaluation import say
@@ -94,16 +94,18 @@ def test_a_seam_is_above_nothing_where_the_border_is_hard_and_below_where_it_is_
     assert smooth == pytest.approx(-across(mask, real))
 
 
-def judged(drawn: np.ndarray, hidden: np.ndarray, labels: list[int], real: np.ndarray) -> Any:
-    judge = Judge().eval()
-    renders = Renders(real, np.zeros(0), np.array(labels), look(judge, torch.from_numpy(real).permute(0, 3, 1, 2)))
-    return judge, measure_edit("some", drawn, hidden, np.array(labels), renders, judge)
+def measured(drawn: np.ndarray, hidden: np.ndarray, labels: list[int], real: np.ndarray) -> Any:
+    classifier = Classifier().eval()
+    renders = Renders(
+        real, np.zeros(0), np.array(labels), classify(classifier, torch.from_numpy(real).permute(0, 3, 1, 2))
+    )
+    return classifier, measure_edit("some", drawn, hidden, np.array(labels), renders, classifier)
 
 
 def test_what_was_not_hidden_cannot_count() -> None:
     real, hidden = pictures(6), masks("box", 6, 32)
     drawn = np.where(hidden[..., None], real, 255 - real)
-    _, edited = judged(drawn, hidden, [0] * 6, real)
+    _, edited = measured(drawn, hidden, [0] * 6, real)
     assert np.array_equal(edited.pictures, real)
     assert edited.frechet == pytest.approx(0, abs=1e-6)
     assert edited.seam == edited.hardness == 0
@@ -114,20 +116,22 @@ def test_smooth_and_hard_borders_do_not_make_up_for_each_other() -> None:
     step = grey.copy()
     step[8:24, 8:24] = 160
     hidden = masks("centre", 2, 32)
-    _, edited = judged(np.stack([step, grey]), hidden, [0, 0], np.stack([grey, step]))
+    _, edited = measured(np.stack([step, grey]), hidden, [0, 0], np.stack([grey, step]))
     assert edited.hardness == 0
     assert edited.seam == 60
 
 
-def test_recognised_counts_what_the_judge_sees_in_the_edited_picture() -> None:
+def test_recognised_counts_what_the_classifier_sees_in_the_edited_picture() -> None:
     real, hidden = pictures(4), masks("half", 4, 32)
     drawn = pictures(4, seed=1)
-    judge, _ = judged(drawn, hidden, [0] * 4, real)
+    classifier, _ = measured(drawn, hidden, [0] * 4, real)
     both = np.where(hidden[..., None], drawn, real)
-    seen = look(judge, torch.from_numpy(both).permute(0, 3, 1, 2)).classes.tolist()
-    renders = Renders(real, np.zeros(0), np.array(seen), look(judge, torch.from_numpy(real).permute(0, 3, 1, 2)))
+    seen = classify(classifier, torch.from_numpy(both).permute(0, 3, 1, 2)).classes.tolist()
+    renders = Renders(
+        real, np.zeros(0), np.array(seen), classify(classifier, torch.from_numpy(real).permute(0, 3, 1, 2))
+    )
     seen[0] = (seen[0] + 1) % len(THINGS)
-    assert measure_edit("", drawn, hidden, np.array(seen), renders, judge).recognised == 3 / 4
+    assert measure_edit("", drawn, hidden, np.array(seen), renders, classifier).recognised == 3 / 4
 
 
 def test_the_others_know_nothing_but_what_is_left() -> None:
@@ -159,7 +163,7 @@ def test_what_a_mask_leaves_is_known_and_the_class_is_said_or_withheld(
         return draw(requests)
 
     monkeypatch.setattr(generator, "draw", counted_draw)
-    renders = Renders.load(runs / "world", generator, Judge().eval(), 4)
+    renders = Renders.load(runs / "world", generator, Classifier().eval(), 4)
     hidden = masks("half", 4, 16)
     complete(generator, renders, hidden, [3, 1, 2, 0], generator.settings(steps=2))
     complete(generator, renders, hidden, None, generator.settings(steps=2))

@@ -16,8 +16,8 @@ from engine.evaluation.__main__ import STEP_SWEEP, axes_of
 from engine.evaluation.figures import PAPER, contact_sheet, moments
 from engine.evaluation.metrics import frechet, most_agreeing, nearest, precision_recall
 from engine.evaluation.quality import Copying, measure
-from engine.training.classifier import Judge, load_judge, look
-from engine.training.demos import DEMO, JUDGE
+from engine.training.classifier import Classifier, classify, load_classifier
+from engine.training.demos import CLASSIFIER, DEMO
 from engine.training.loop import save_half
 from engine.training.world.shapes import THINGS
 from engine.training.world.world import render, scene
@@ -84,10 +84,10 @@ def test_copies_stand_out_from_unseen_pictures() -> None:
     assert unseen.share_agreeing(unseen) == pytest.approx(0.01, abs=0.005)
 
 
-def test_the_frozen_judge_knows_unseen_renders() -> None:
+def test_the_frozen_classifier_knows_unseen_renders() -> None:
     pictures = torch.from_numpy(render([scene("test", i) for i in range(16)])).permute(0, 3, 1, 2)
-    looks = look(load_judge(DEMO / JUDGE, torch.device("cpu")), pictures)
-    quality = measure(looks, torch.arange(16), looks)
+    predictions = classify(load_classifier(DEMO / CLASSIFIER, torch.device("cpu")), pictures)
+    quality = measure(predictions, torch.arange(16), predictions)
     assert quality.accuracy >= 15 / 16
     assert quality.by_class["mug"] in (0.0, 1.0)
     assert (quality.precision, quality.recall) == (1.0, 1.0)
@@ -95,8 +95,8 @@ def test_the_frozen_judge_knows_unseen_renders() -> None:
 
 def test_the_shipped_model_draws_what_it_is_asked_for(tmp_path: Path) -> None:
     drawn = samples.draw(DEMO, tmp_path, 2, {})
-    looks = look(load_judge(DEMO / JUDGE, torch.device("cpu")), drawn.pictures)
-    assert looks.share(drawn.labels) >= 30 / 32
+    predictions = classify(load_classifier(DEMO / CLASSIFIER, torch.device("cpu")), drawn.pictures)
+    assert predictions.share(drawn.labels) >= 30 / 32
 
 
 def test_a_contact_sheet_holds_every_picture_under_its_column() -> None:
@@ -161,10 +161,10 @@ def test_samples_are_drawn_once_for_the_same_weights_and_settings(
 
 def test_kept_weights_load_as_they_were(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    judge = Judge()
-    save_half(judge.state_dict(), tmp_path / "judge.safetensors")
-    again = load_judge(tmp_path / "judge.safetensors", torch.device("cpu"))
-    assert torch.allclose(again.head.weight, judge.head.weight, atol=1e-3)
+    classifier = Classifier()
+    save_half(classifier.state_dict(), tmp_path / "judge.safetensors")
+    again = load_classifier(tmp_path / "judge.safetensors", torch.device("cpu"))
+    assert torch.allclose(again.head.weight, classifier.head.weight, atol=1e-3)
 
 
 @pytest.mark.parametrize(("command", "name"), [("train", "train"), ("evaluate", "evaluate"), ("judge", "evaluate")])

@@ -14,7 +14,7 @@ from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.expanding import OUTPAINTED, WINDOWED, Expanded, agreement, crops, expand
 from engine.request import EMPTY, Window
-from engine.training.classifier import Judge
+from engine.training.classifier import Classifier
 from tests.support.evaluation import say
 from tests.support.tiny import random_folder
 
@@ -79,14 +79,14 @@ def test_a_canvas_is_painted_around_what_is_there_and_only_once(
 
 
 def test_a_picture_is_outpainted_around_its_own_tokens(runs: Path, generator: CachedGenerator) -> None:
-    judge = Judge().eval()
-    renders = Renders.load(runs / "world", generator, judge, 2)
-    outpainted = expand((8, 16), OUTPAINTED, generator, renders, judge, generator.settings(steps=2))
+    classifier = Classifier().eval()
+    renders = Renders.load(runs / "world", generator, classifier, 2)
+    outpainted = expand((8, 16), OUTPAINTED, generator, renders, classifier, generator.settings(steps=2))
     assert np.array_equal(outpainted.tokens[:, :, 4:12], renders.tokens)
     assert len(outpainted.borders) == 2
-    windowed = expand((8, 16), WINDOWED, generator, renders, judge, generator.settings(steps=2))
+    windowed = expand((8, 16), WINDOWED, generator, renders, classifier, generator.settings(steps=2))
     assert len(windowed.borders) == len(windowed.windows) - 1 > 0
-    at_once = expand((8, 16), "ntk", generator, renders, judge, generator.settings(steps=2))
+    at_once = expand((8, 16), "ntk", generator, renders, classifier, generator.settings(steps=2))
     assert len(at_once.borders) == 0
     assert at_once.pictures.shape == (2, 16, 32, 3)
 

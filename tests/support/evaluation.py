@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.evaluation.__main__ import main
-from engine.training.__main__ import DEMO, JUDGE
+from engine.training.__main__ import CLASSIFIER, DEMO
 from engine.training.world.shapes import THINGS
 from tests.support.tiny import random_folder
 
@@ -23,7 +23,7 @@ def noise(runs: Path) -> Path:
         np.save(runs / "world" / f"{split}-0000.npy", rng.integers(0, 256, (32, 16, 16, 3), np.uint8))
     np.save(runs / "codes.npy", rng.integers(0, 64, (64, 64)).astype(np.int16))
     model = random_folder(runs / "model", num_classes=len(THINGS))
-    shutil.copy(DEMO / JUDGE, model / JUDGE)
+    shutil.copy(DEMO / CLASSIFIER, model / CLASSIFIER)
     shutil.copy(model / "arpg.safetensors", runs / "arpg-000010.safetensors")
     return runs
 
