@@ -86,7 +86,7 @@ class Request:
     """What fixed tokens see of each other when they are written to the cache, in a random order: causal: the earlier
     ones, as in training; chunked: all in the same chunk of 16; block: all, and the condition sees them too. The paper
     does not say; the demo's model card compares them."""
-    guide_known: bool = True
+    guide_fixed_tokens: bool = True
     """Whether fixed tokens count as drawn in the linear guidance schedule."""
     replayed_tokens: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     """Grid position → token of the steps that a fork shares with its parent. They are not drawn, but written to the

@@ -75,7 +75,12 @@ class CachedGenerator:
 
 
 # Request fields whose names have changed since the first token maps were stored: file names are hashes of these keys.
-_STORED_NAMES = {"fixed_tokens": "known", "replayed_tokens": "drawn", "rope_scaling": "extension"}
+_STORED_NAMES = {
+    "fixed_tokens": "known",
+    "guide_fixed_tokens": "guide_known",
+    "replayed_tokens": "drawn",
+    "rope_scaling": "extension",
+}
 
 
 def _plain(value: Any) -> Any:

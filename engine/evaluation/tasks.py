@@ -71,13 +71,13 @@ def prefill(options: argparse.Namespace) -> None:
     note = (
         f"{options.count} test renders a row, the class given; the Fréchet distance is to the same renders, untouched"
     )
-    head = ("mask", "prefill", "guidance", "known tokens counted", *FIGURES)
+    head = ("mask", "prefill", "guidance", "fixed tokens counted", *FIGURES)
     with _table(options.figures / "prefill.md", head, note) as table:
         for mask, way, guidance in product(options.masks, get_args(Prefill), GUIDANCES):
             schedule, counted = guidance
             scale = options.linear if schedule == "linear" else options.constant
             settings = generator.settings(guidance_scale=scale, guidance_schedule=schedule)
-            settings |= {"prefill": way, "guide_known": counted}
+            settings |= {"prefill": way, "guide_fixed_tokens": counted}
             hidden = masks(mask, len(renders.labels), renders.size)
             drawn = complete(generator, renders, hidden, renders.labels.tolist(), settings)
             edited = measure_edit(way, drawn, hidden, renders.labels, renders, classifier, smooth=True)

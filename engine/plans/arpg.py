@@ -35,7 +35,7 @@ def plan_arpg(
     counts = step_counts(len(order), request.steps, request.schedule)
     if order[0] == first_cell and not request.fixed_tokens:
         counts = _first_alone(counts)
-    fixed = len(request.fixed_tokens) if request.guide_known else 0
+    fixed = len(request.fixed_tokens) if request.guide_fixed_tokens else 0
     scales = guidance_scales(
         counts, fixed, request.guidance_scale, request.guidance_schedule, request.guidance_interval
     )

@@ -94,7 +94,9 @@ def test_a_picture_as_it_was_drawn_is_the_same(engine: Engine, verify: Verify) -
     [
         Request(class_label=None, seed=1, steps=3),
         dataclasses.replace(REQUEST, order=tuple(reversed(range(64))), temperature=0.5, top_k=5, task="vary"),
-        dataclasses.replace(REQUEST, fixed_tokens=dict.fromkeys(range(20), 3), prefill="block", guide_known=False),
+        dataclasses.replace(
+            REQUEST, fixed_tokens=dict.fromkeys(range(20), 3), prefill="block", guide_fixed_tokens=False
+        ),
         dataclasses.replace(REQUEST, grid=(8, 10), rope_scaling="interpolate", content_attention="causal"),
     ],
     ids=["no class", "every setting", "known", "larger grid"],

@@ -79,7 +79,7 @@ class _Sheet(BaseModel):
 
 _CANVAS = {"fixed_tokens", "replayed_tokens", "grid", "window"}
 """Fields of a request that follow from the canvas."""
-_KEYS = {"rope_scaling": "extension"}
+_KEYS = {"rope_scaling": "extension", "guide_fixed_tokens": "guide_known"}
 """Request fields with another name in the recipe."""
 _OF_REQUEST = {
     key: f.name
@@ -91,7 +91,7 @@ _OF_REQUEST = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """request: with what was drawn, but for the known tokens and the grid. tokens int32 (rows, cols); known bool (rows,
+    """request: with what was drawn, but for the fixed tokens and the grid. tokens int32 (rows, cols); known bool (rows,
     cols): given, not drawn; windows, forks, composited and pixels: as in the chunk. weights and tokenizer are
     fingerprints, as a model's card has them."""
 
