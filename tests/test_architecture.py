@@ -120,8 +120,9 @@ def test_a_package_of_the_engine_imports_only_what_stands_below_it() -> None:
     assert upwards == []
 
 
-def test_no_modules_of_the_engine_import_each_other_in_a_ring() -> None:
-    paths = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in python_files("engine")}
+@pytest.mark.parametrize("folder", ["engine", "service"])
+def test_no_modules_import_each_other_in_a_ring(folder: str) -> None:
+    paths = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in python_files(folder)}
     left = {
         module: {name for dotted in imported(path) for name in (dotted, dotted.rpartition(".")[0]) if name in paths}
         for module, path in paths.items()

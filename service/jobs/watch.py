@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from redis.asyncio import Redis
 
@@ -13,11 +13,22 @@ from service.jobs.connection import cancelled
 from service.jobs.messages import ZERO, Event, EventId, Gone, Lagged, WatchEnded, format_event_id, parse_event_id
 from service.jobs.scripts import text
 
-if TYPE_CHECKING:
-    from service.jobs.event_hub import EventHub
-
 PAGE = 64
 Entries = list[tuple[Any, dict[Any, Any]]]
+
+
+class Hub(Protocol):
+    """What a watch needs of the EventHub."""
+
+    redis: Redis
+
+    def events_key(self, job_id: str) -> str: ...
+
+    def attach(self, key: str, watch: Watch, last: EventId) -> EventId | None: ...
+
+    def detach(self, key: str, watch: Watch) -> None: ...
+
+    async def notify(self) -> None: ...
 
 
 class Watch:
@@ -28,7 +39,7 @@ class Watch:
     reader may resume from there.
     """
 
-    def __init__(self, hub: EventHub, job_id: str, after: str | None, limit: int) -> None:
+    def __init__(self, hub: Hub, job_id: str, after: str | None, limit: int) -> None:
         self.finished = False
         self._hub = hub
         self._job_id = job_id
