@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.editing.windows import WindowedGeneration
 from engine.models.model_index import known_folders
-from engine.request import EMPTY, Request, RequestError, Window
+from engine.request import EMPTY, RequestError
+from service.jobs.spec import ClassCondition, ForkOrigin, JobSpec, NoCondition, Output
 from service.settings import Settings
+from service.tasks import drawing
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import ImageError, Limits, decode_image
 from service.tasks.pictures.recipe import Recipe, RecipeError
 from service.worker.engine_loading import load_engine
 
 if TYPE_CHECKING:
+    from engine.card import ModelCard
     from engine.core.engine import Engine
-    from engine.request import RequestOutput
 
 SAME, DIFFERS, UNDECIDED = 0, 1, 2
 
@@ -52,53 +51,56 @@ def verify(arguments: Namespace, settings: Settings) -> int:
 
 
 def redraw(engine: Engine, told: Recipe) -> tuple[np.ndarray, list[Step]]:
-    """The tokens int32 (rows, cols), and what each step drew. Given tokens are taken from the recipe's map.
+    """The tokens int32 (rows, cols), and what each step drew. Given tokens are taken from the recipe's map. A fork is
+    drawn from its first ancestor on: each to the end, as its steps are the next one's.
 
     Raises RequestError or RecipeError where the model can't draw it.
     """
-    canvas = np.where(told.known, told.tokens, EMPTY).astype(np.int32)
-    return _in_windows(engine, told, canvas) if told.windows else _at_once(engine, told, canvas)
+    spec = _spec(told, engine.model)
+    canvas = np.where(spec.fixed_cells, told.tokens, EMPTY).astype(np.int32)
+    first, *later = [*(seed for _, seed in told.forks), told.seed]
+    tokens, steps = _draw(engine, spec.model_copy(update={"seeds": (first,)}), canvas)
+    for depth, seed in enumerate(later, start=1):
+        forks = told.forks[:depth]
+        fork = ForkOrigin(job="", image=0, step=forks[-1][0], seeds=forks, replayed=tokens)
+        tokens, _ = _draw(engine, spec.model_copy(update={"seeds": (seed,), "fork": fork}), canvas)
+    return tokens, steps
 
 
-def _at_once(engine: Engine, told: Recipe, canvas: np.ndarray) -> tuple[np.ndarray, list[Step]]:
-    """A fork is drawn from its first ancestor on: each to the end, as its steps are the next one's."""
-    known = {int(cell): int(canvas.flat[cell]) for cell in np.flatnonzero(told.known)}
-    rows, cols = canvas.shape
-    grid = None if (rows, cols) == engine.model.grid else (rows, cols)
-    seeds = [seed for _, seed in told.forks] + [told.request.seed]
-    request = replace(told.request, fixed_tokens=known, grid=grid, seed=seeds[0])
-    steps = _draw(engine, request, canvas)
-    for (step, _), seed in zip(told.forks, seeds[1:], strict=True):
-        request = engine.fork(request, dict(enumerate(canvas.ravel().tolist())), step, seed)
-        _draw(engine, request, canvas)
-    return canvas, steps
-
-
-def _in_windows(engine: Engine, told: Recipe, canvas: np.ndarray) -> tuple[np.ndarray, list[Step]]:
-    rows, cols = engine.model.grid
-    if told.forks:
+def _spec(told: Recipe, card: ModelCard) -> JobSpec:
+    """The job of this picture alone, without its forks, as a PNG of what its tokens decode to. Raises RecipeError where
+    its windows are not those of a job."""
+    rows, cols = grid = told.known.shape[0], told.known.shape[1]
+    window_shape = card.grid if told.windows else grid
+    if told.windows and told.forks:
         raise RecipeError("its recipe tells of a fork of a picture in windows")
-    if any(row + rows > canvas.shape[0] or col + cols > canvas.shape[1] for row, col in told.windows):
+    if any(row + window_shape[0] > rows or col + window_shape[1] > cols for row, col in told.windows):
         raise RecipeError("its recipe has a window that reaches beyond the canvas")
-    windows = [Window(row, col, canvas.shape[1]) for row, col in told.windows]
-    generation, steps = WindowedGeneration(told.request, canvas, windows, (rows, cols)), []
+    label, name = told.class_label, told.class_name or ""
+    return JobSpec(
+        task=told.task,
+        model=told.model,
+        condition=NoCondition() if label is None else ClassCondition(label=label, name=name),
+        seeds=(told.seed,),
+        sampling=told.sampling,
+        grid=grid,
+        window_shape=window_shape,
+        windows=told.windows,
+        rope_scaling=told.rope_scaling,
+        size=(rows * card.stride, cols * card.stride),
+        fixed_cells=told.known,
+        output=Output(format="png", quality=100, previews=0),
+    )
+
+
+def _draw(engine: Engine, spec: JobSpec, canvas: np.ndarray) -> tuple[np.ndarray, list[Step]]:
+    [template] = drawing.fork_requests(spec, canvas, engine.model, engine.fork)
+    generation, steps = drawing.generation(spec, canvas, template), []
     while (request := generation.next_request()) is not None:
-        steps += [generation.update(update).positions for update in _updates(engine, request)]
+        engine.add(request)
+        while not engine.idle:
+            steps += [generation.update(output).positions for output in engine.step()]
     return generation.tokens, steps
-
-
-def _draw(engine: Engine, request: Request, canvas: np.ndarray) -> list[Step]:
-    steps = []
-    for update in _updates(engine, request):
-        canvas.flat[list(update.positions)] = update.tokens
-        steps.append(update.positions)
-    return steps
-
-
-def _updates(engine: Engine, request: Request) -> Iterator[RequestOutput]:
-    engine.add(request)
-    while not engine.idle:
-        yield from engine.step()
 
 
 def _engine(told: Recipe, models: list[str] | None, settings: Settings) -> Engine:
@@ -122,12 +124,10 @@ def _engine(told: Recipe, models: list[str] | None, settings: Settings) -> Engin
 
 
 def _described(told: Recipe) -> str:
-    request, (rows, cols) = told.request, told.tokens.shape
-    thing = (
-        "no class" if request.class_label is None else f"class {request.class_label} {told.class_name or ''}".strip()
-    )
+    rows, cols = told.tokens.shape
+    thing = "no class" if told.class_label is None else f"class {told.class_label} {told.class_name or ''}".strip()
     given = f", {told.known.sum()} of them given" if told.known.any() else ""
-    return f"{request.task}, {thing}, seed {request.seed}, {rows}×{cols} tokens{given}"
+    return f"{told.task}, {thing}, seed {told.seed}, {rows}×{cols} tokens{given}"
 
 
 def _check_pixels_are_told_of(told: Recipe, pixels: np.ndarray) -> bool:

@@ -59,7 +59,7 @@ def test_variations_keep_the_same_tokens(model: Path, picture: Path, tmp_path: P
     assert np.array_equal(told[0].tokens[told[0].known], told[1].tokens[told[1].known])
     assert not np.array_equal(told[0].tokens, told[1].tokens)
     # The second one alone, by its own seed.
-    seed, out = str(told[1].request.seed), tmp_path / "alone.png"
+    seed, out = str(told[1].seed), tmp_path / "alone.png"
     arguments = ["--keep", "0.5", "--keep-seed", "3", "--steps", "5", "--seed", seed, "-o", str(out)]
     assert main(["vary", str(picture), "--model", str(model), "--device", "cpu", *arguments]) == 0
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(tmp_path / "v-1.png")))

@@ -94,9 +94,7 @@ def test_a_picture_as_it_was_drawn_is_the_same(engine: Engine, verify: Verify) -
     [
         Request(class_label=None, seed=1, steps=3),
         dataclasses.replace(REQUEST, order=tuple(reversed(range(64))), temperature=0.5, top_k=5, task="vary"),
-        dataclasses.replace(
-            REQUEST, fixed_tokens=dict.fromkeys(range(20), 3), prefill="block", guide_fixed_tokens=False
-        ),
+        dataclasses.replace(REQUEST, fixed_tokens=dict.fromkeys(range(20), 3)),
         dataclasses.replace(REQUEST, grid=(8, 10), rope_scaling="interpolate", content_attention="causal"),
     ],
     ids=["no class", "every setting", "known", "larger grid"],
@@ -216,6 +214,8 @@ def test_what_cannot_be_said_is_not_called_a_difference(
         (retold(file, pixels, version=9), "version"),
         (retold(file, pixels, weights="0" * 16), "drawn with other weights"),
         (retold(file, pixels, tokenizer="0" * 16), "drawn with other weights"),
+        (retold(file, pixels, prefill="block"), "prefill: Input should be 'causal'"),
+        (retold(file, pixels, extension="longer"), "extension: Input should be"),
         (retold(file, pixels, steps=0), "steps: must be between"),
         (retold(file, pixels, tokens=pack_tokens(np.full((8, 8), 9999))), "not in the codebook"),
         (retold(file, pixels, known=pack_bits(np.ones((8, 8), dtype=bool))), "nothing is left to draw"),

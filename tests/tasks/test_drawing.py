@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from engine.card import SETTINGS
 from engine.codec.codec import Codec
 from engine.request import EMPTY
 from service.jobs.spec import InpaintCompose, JobSpec, OutpaintCompose
@@ -83,8 +84,10 @@ def finished(spec: JobSpec, tokens: np.ndarray, inputs: Inputs | None = None, in
 def test_a_finished_picture_carries_what_draws_it_again() -> None:
     spec = generated()
     told = recipe.read(recipe.text_of(finished(spec, TOKENS, index=1)))
-    assert told.request == drawing.requests(spec, MODEL)[1]
-    assert (told.request.seed, told.request.schedule, told.class_name) == (spec.seeds[1], "cosine", "torus")
+    request = drawing.requests(spec, MODEL)[1]
+    assert dict(told.sampling) == {name: getattr(request, name) for name in SETTINGS}
+    assert (told.task, told.class_label, told.class_name) == ("generate", spec.class_label, "torus")
+    assert (told.seed, told.sampling.schedule) == (spec.seeds[1], "cosine")
     assert (told.windows, told.forks, told.composited) == ((), (), False)
     assert np.array_equal(told.tokens, TOKENS)
     assert not told.known.any()

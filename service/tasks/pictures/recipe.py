@@ -17,8 +17,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.card import SETTINGS, ModelCard
-from engine.request import MAX_SEED, Request
+from engine.request import MAX_SEED, Request, RopeScaling
 from service.jobs.packing import PackingError, pack_bits, pack_tokens, unpack_bits, unpack_tokens
+from service.jobs.spec import Sampling
 
 KEYWORD = "arpg"
 """Of the text chunk."""
@@ -60,9 +61,10 @@ class _Sheet(BaseModel):
     top_k: int | None
     top_p: float | None
     order: Annotated[list[Position], Field(max_length=MAX_TOKENS)] | None
-    prefill: Name | None = None
-    guide_known: bool | None = None
-    extension: Name | None = None
+    prefill: Literal["causal"] | None = None
+    guide_known: Literal[True] | None = None
+    """Jobs draw with this value and the one of prefill alone."""
+    extension: RopeScaling | None = None
     forks: Annotated[list[tuple[int, Seed]], Field(max_length=MAX_FORKS)]
     """Until step …, it was drawn with seed …; then with the next, and at last with its own."""
     grid: tuple[Side, Side]
@@ -91,15 +93,18 @@ _OF_REQUEST = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """request: with what was drawn, but for the fixed tokens and the grid. tokens int32 (rows, cols); known bool (rows,
-    cols): given, not drawn; windows, forks, composited and pixels: as in the chunk. weights and tokenizer are
-    fingerprints, as a model's card has them."""
+    """tokens int32 (rows, cols); known bool (rows, cols): given, not drawn; windows, forks, composited and pixels: as
+    in the chunk. weights and tokenizer are fingerprints, as in a model's card."""
 
     model: str
     weights: str
     tokenizer: str
+    task: str
+    class_label: int | None
     class_name: str | None
-    request: Request
+    seed: int
+    sampling: Sampling
+    rope_scaling: RopeScaling | None
     tokens: np.ndarray
     known: np.ndarray
     windows: tuple[tuple[int, int], ...] = ()
@@ -166,15 +171,16 @@ def read(text: str | None) -> Recipe:
     rows, cols = sheet.grid
     if rows * cols > MAX_TOKENS:
         raise RecipeError(f"its recipe tells of {rows}×{cols} tokens; at most {MAX_TOKENS:,}")
-    given = {name: value for key, name in _OF_REQUEST.items() if (value := getattr(sheet, key)) is not None}
-    if "order" in given:
-        given["order"] = tuple(given["order"])
     return Recipe(
         model=sheet.model,
         weights=sheet.weights,
         tokenizer=sheet.tokenizer,
+        task=sheet.task,
+        class_label=sheet.class_label,
         class_name=sheet.class_name,
-        request=Request(**given),
+        seed=sheet.seed,
+        sampling=Sampling(**{name: getattr(sheet, name) for name in SETTINGS}),
+        rope_scaling=sheet.extension,
         tokens=_tokens(sheet),
         known=_known(sheet),
         windows=tuple(sheet.windows),
