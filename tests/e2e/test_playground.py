@@ -239,7 +239,7 @@ def test_the_api_is_described_without_anything_from_elsewhere(
     assert tab.evaluate("[...document.querySelectorAll('summary code')].map(c => c.textContent)") == routes
     said = tab.evaluate(text)
     for shown in (
-        "guidance_scale", "Which part of the mask is repainted", '"white" or "black" or "alpha" ("white")',
+        "guidance_scale", "Which part of the mask is drawn again", '"white" or "black" or "alpha" ("white")',
         "integer ≥ 1, ≤ 256", "multipart/form-data", "text/event-stream", "Idempotency-Key".lower(),
     ):  # fmt: skip
         assert shown in said, shown
