@@ -81,8 +81,10 @@ async def image(
     client: ClientDep,
     format: Annotated[Format | None, Query(description="Takes precedence over the Accept header")] = None,
 ) -> Response:
-    """A finished picture. Its format is `?format=`, or else the job's own if Accept allows it, or else the one that
-    Accept prefers."""
+    """A finished picture as PNG, JPEG or WebP.
+
+    Its format is `?format=`, or else the job's own if Accept allows it, or else the one that Accept prefers.
+    """
     job = await find_job(services, client, id)
     if format is None:
         own = MEDIA_TYPES[read_spec(job).output.format]

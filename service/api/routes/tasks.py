@@ -97,10 +97,10 @@ async def expand(
 
 @router.post("/inpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_INPAINT)
 async def inpaint(submission: SubmissionDep) -> Response:
-    """Redraw the part of a picture that a mask selects. Pixels outside the mask keep their values. With another class
-    than the picture's, this edits.
+    """Redraw the part of a picture that a mask selects. Pixels outside the mask keep their values.
 
-    The model redraws every token that the mask touches. The result takes only the pixels inside the mask from it.
+    With another class than the picture's, this edits. The model redraws every token that the mask touches. The result
+    takes only the pixels inside the mask from it.
     """
     return await _run_on_picture(submission, TASKS["inpaint"])
 
@@ -117,8 +117,10 @@ async def outpaint(submission: SubmissionDep) -> Response:
 
 @router.post("/vary", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_VARY)
 async def vary(submission: SubmissionDep) -> Response:
-    """Keep a share of a picture's tokens, scattered over it, and draw the rest again. The result has the picture's size
-    and none of its pixels."""
+    """Keep a share of a picture's tokens, scattered over it, and draw the rest again.
+
+    The result has the picture's size and none of its pixels.
+    """
     return await _run_on_picture(submission, TASKS["vary"])
 
 
