@@ -14,7 +14,7 @@ import pytest
 from tests.support.processes import REPOSITORY
 
 # A package of service/ imports only from itself and from what stands to its right.
-ORDER = ("cli", "server", "api", "services", "tasks", "auth", "settings", "jobs")
+ORDER = ("cli", "bench", "server", "api", "services", "tasks", "auth", "settings", "jobs")
 BELOW_ALL = ("errors", "metrics")
 """Every package may import these; they import nothing of the project but each other."""
 WORKER_RUNS_IN = ("cli", "server")

@@ -38,6 +38,7 @@ WITHOUT_ENGINE = frozenset({"api", "keys"})
 
 
 LABORATORY = {
+    "bench serve": "service.bench.__main__",
     "train": "engine.training.__main__",
     "evaluate": "engine.evaluation.__main__",
     "judge": "engine.evaluation.__main__",  # the earlier name of evaluate
@@ -48,6 +49,8 @@ LABORATORY = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:2] == ["bench", "serve"]:
+        return _laboratory("bench serve", given[2:])
     if given[:1] and given[0] in LABORATORY:
         return _laboratory(given[0], given[1:])
     parsed = _parser().parse_args(given)
