@@ -20,7 +20,6 @@ async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
 
     Raises SameName, or CheckpointError with the file and the key that don't fit.
     """
-    await asyncio.to_thread(share_cores, len(settings.models))
     folders: dict[str, str] = {}
     for index, model in enumerate(settings.models):
         engine = await asyncio.to_thread(load_engine, settings, model, before=index, count=len(settings.models))
@@ -35,18 +34,12 @@ def load_engine(settings: Settings, model: str, *, before: int = 0, count: int =
     """count: how many engines share the device. before: how many of them are loaded already."""
     # Imported here: torch takes seconds to import, and an API replica does without it.
     from engine.core.engine import GPU_CACHE_SHARE, Engine, EngineConfig
+    from service.worker import compute_threads
 
     share = cache_share(GPU_CACHE_SHARE, before=before, count=count)
     config = EngineConfig(batch_invariant=settings.batch_invariant, cache_share=share)
-    return Engine.load(model, device=settings.device, config=config)
-
-
-def share_cores(engines: int) -> None:
-    """Divides torch's threads by the number of engines. Each engine computes with its own team of threads, and teams
-    that all use every core slow each other down."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // engines))
+    with compute_threads.alone():
+        return Engine.load(model, device=settings.device, config=config)
 
 
 def cache_share(total: float, *, before: int, count: int) -> float:

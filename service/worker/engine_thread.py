@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from engine.core.pages import IntegrityError
 from engine.request import Request
 from service.jobs.messages import AttemptKey
+from service.worker.background_thread import show_name
+from service.worker.compute_threads import ONE, compute_with
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine, EngineStats
@@ -64,6 +66,13 @@ class EngineReport:
     tokens_free: int = 0
     fatal: BaseException | None = None  # the engine can't be used any more
 
+    @property
+    def urgent(self) -> bool:
+        """Whether it tells of more than tokens of pictures that the engine goes on drawing."""
+        if self.added or self.refused or self.failed or self.left or self.step_seconds is None or self.fatal:
+            return True
+        return any(output.finished for _, output in self.updates)
+
 
 class EngineThread:
     """`deliver` is called on this thread with every report; all other methods are for any thread."""
@@ -77,9 +86,13 @@ class EngineThread:
         self._ids: dict[ImageKey, int] = {}
         self._keys: dict[int, ImageKey] = {}
         self._turn_began: float | None = None
+        self._cores: Callable[[], int] = lambda: ONE
+        self._used_cores = ONE
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    def start(self) -> None:
+    def start(self, cores: Callable[[], int]) -> None:
+        """cores: how many the next step computes with."""
+        self._cores = cores
         self._thread.start()
 
     def add(self, key: ImageKey, request: Request) -> None:
@@ -113,6 +126,8 @@ class EngineThread:
             self._wake.notify()
 
     def _run(self) -> None:
+        show_name()
+        compute_with(self._used_cores)
         while True:
             with self._wake:
                 while not (self._inbox or self._closing) and self._engine.idle:
@@ -156,6 +171,9 @@ class EngineThread:
             report.added.append(key)
 
     def _step(self, report: EngineReport) -> None:
+        if (cores := self._cores()) != self._used_cores:
+            compute_with(cores)
+            self._used_cores = cores
         began = time.monotonic()
         try:
             updates = self._engine.step()

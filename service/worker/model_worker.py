@@ -20,6 +20,7 @@ from service.worker.engine_thread import EngineFailed, EngineReport, EngineThrea
 from service.worker.execution import Interruption, JobExecution
 from service.worker.picture import InThread, ModelContext
 from service.worker.publisher import Publisher
+from service.worker.report_box import ReportBox
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine
@@ -68,8 +69,7 @@ class ModelWorker:
         self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
-        loop = asyncio.get_running_loop()
-        self._thread = EngineThread(engine, lambda report: deliver(loop, self._absorb, report))
+        self._thread = EngineThread(engine, ReportBox(self._absorb).put)
         self._context = ModelContext(
             card=engine.model,
             codec=engine.codec,
@@ -88,10 +88,10 @@ class ModelWorker:
         capacity = {"cache_tokens": engine.tokens_total, "page_size": engine.config.page_size}
         return {"card": engine.model.to_json(), "capacity": capacity}
 
-    def start(self) -> None:
+    def start(self, cores: Callable[[], int]) -> None:
         # Exports all series from the start.
         self._engine_metrics.take(EngineReport(stats=self.engine.stats()))
-        self._thread.start()
+        self._thread.start(cores)
 
     async def claim(self, leaving: asyncio.Event) -> None:
         """Claims jobs as soon as they fit, until the worker leaves."""
@@ -241,11 +241,3 @@ class ModelWorker:
         if not self.has_failed:
             self.has_failed = True
             self._failed(f"the engine of {self.model}: {why}")
-
-
-def deliver(loop: asyncio.AbstractEventLoop, absorb: Callable[[EngineReport], None], report: EngineReport) -> None:
-    """Passes a report from the engine's thread to the event loop, which may have closed meanwhile."""
-    try:
-        loop.call_soon_threadsafe(absorb, report)
-    except RuntimeError:
-        log.debug("a report came after the event loop closed")

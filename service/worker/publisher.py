@@ -7,6 +7,7 @@ When Redis stalls, the engine continues. Events that wait are merged: for each p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 from service.jobs import Publication, Queue
 from service.jobs.messages import AttemptKey, PublishStatus, encode_event
 from service.worker.events import TokensEvent
+from service.worker.report_box import PACE_SECONDS
 from service.worker.retry import retry_transient
 
 
@@ -62,6 +64,8 @@ class Publisher:
         self._beat = queue.config.lease_seconds / 5
         self._jobs: dict[AttemptKey, Outbox] = {}
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()  # a job waits for its events to arrive, so that it can end
+        self._sent_at = 0.0
         self._sent = asyncio.Condition()
         self._in_flight: list[Publication] = []
 
@@ -90,8 +94,10 @@ class Publisher:
 
     async def last_sequence(self, job: AttemptKey) -> int:
         """The sequence for the job's terminal event, once all its events have arrived."""
-        async with self._sent:
-            await self._sent.wait_for(lambda: not self._waiting(job))
+        if self._waiting(job):
+            self._hurry.set()
+            async with self._sent:
+                await self._sent.wait_for(lambda: not self._waiting(job))
         outbox = self._jobs.get(job)
         return 0 if outbox is None else outbox.next_sequence()
 
@@ -107,10 +113,21 @@ class Publisher:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+            await self._pace()
             self._wake.clear()
             self._in_flight = self._collect()
             if self._in_flight:
                 await self._send(self._in_flight)
+
+    async def _pace(self) -> None:
+        """Events of several steps are merged into one, which costs every reader less: see PACE_SECONDS."""
+        pause = self._sent_at + PACE_SECONDS - time.monotonic()
+        if pause > 0 and not self._hurry.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
+        self._hurry.clear()
+        self._sent_at = time.monotonic()
 
     def _collect(self) -> list[Publication]:
         now = time.monotonic()

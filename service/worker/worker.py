@@ -19,6 +19,7 @@ from service.jobs.messages import AttemptKey, PublishStatus
 from service.jobs.spec import SPEC_VERSION
 from service.worker.background_thread import BackgroundThread
 from service.worker.claiming import Quarantine
+from service.worker.compute_threads import available, engine_cores
 from service.worker.execution import Interruption, wait_first
 from service.worker.model_worker import ModelWorker
 from service.worker.publisher import Publisher
@@ -82,10 +83,11 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._leaving = asyncio.Event()
+        cores, engines = available(), len(self._models)
         self._codec_thread.start()
         self._palette_thread.start()
         for model in self._models:
-            model.start()
+            model.start(lambda: engine_cores(cores, engines, codec_busy=self._codec_thread.busy))
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")

@@ -22,7 +22,9 @@ from engine.request import Request
 from service.jobs import QueueConfig
 from service.settings import Settings
 from service.worker import worker
-from service.worker.engine_loading import SameName, cache_share, load_engines, share_cores
+from service.worker.background_thread import BackgroundThread
+from service.worker.compute_threads import available, compute_with, engine_cores
+from service.worker.engine_loading import SameName, cache_share, load_engines
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE, soon
 from tests.support.worker import CONFIG, Service, alone, candidates, serving
@@ -224,8 +226,16 @@ def test_the_caches_of_a_device_share_alike(count: int, total: float) -> None:
     assert caches == pytest.approx([total / count] * count)
 
 
-@pytest.mark.parametrize(("engines", "each"), [(1, 6), (2, 3), (4, 1), (7, 1)])
-def test_the_engines_of_a_process_share_its_cores(engines: int, each: int, team: None) -> None:
-    share_cores(engines)
-    with ThreadPoolExecutor() as pool:
-        assert pool.submit(torch.get_num_threads).result() == each
+@pytest.mark.parametrize(("engines", "each", "beside_the_codec"), [(1, 6, 5), (2, 3, 2), (4, 1, 1), (7, 1, 1)])
+def test_the_engines_of_a_process_share_its_cores(engines: int, each: int, beside_the_codec: int) -> None:
+    assert engine_cores(6, engines, codec_busy=False) == each
+    assert engine_cores(6, engines, codec_busy=True) == beside_the_codec
+
+
+def test_no_thread_but_an_engines_has_a_team(team: None) -> None:
+    codec, engine = BackgroundThread("codec"), ThreadPoolExecutor(1)
+    codec.start()
+    engine.submit(compute_with, 6).result()
+    assert asyncio.run(codec.call(available)) == 1
+    assert engine.submit(available).result() == 6
+    codec.close()
