@@ -41,6 +41,7 @@ LABORATORY = {
     "bench serve": "service.bench.__main__",
     "train": "engine.training.__main__",
     "evaluate": "engine.evaluation.__main__",
+    "bench": "engine.bench.__main__",
     "judge": "engine.evaluation.__main__",  # the earlier name of evaluate
 }
 """The commands that parse their own arguments, and their modules; these need more packages than a service does."""
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "evaluate", aliases=["judge"], help="measure a demo model; `arpg evaluate --help` says how", add_help=False
     )
+    commands.add_parser("bench", help="measure speed; `arpg bench --help` says how", add_help=False)
     return parser
 
 

@@ -91,7 +91,7 @@ def test_the_command_says_what_is_wrong_in_a_line(
     assert "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["bench"]])
 def test_every_option_of_every_command_is_explained(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parsers: list[ArgumentParser] = []
 
