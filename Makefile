@@ -72,9 +72,9 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(INSTALL) ".[service,embedded,hub]"
+	$(INSTALL) ".[service,cpu,embedded,hub]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(INSTALL) ".[service,embedded,train,test]"
+	$(INSTALL) ".[service,cpu,embedded,train,test]"
 	@touch $@ $(VENV)/.serve

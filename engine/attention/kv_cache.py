@@ -31,8 +31,8 @@ class KVCache:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write keys and values (rows, heads, head_dim) of one layer to slots (rows,)."""
-        self.keys[layer].index_copy_(0, slots, keys)
-        self.values[layer].index_copy_(0, slots, values)
+        self.keys[layer].index_copy_(0, slots.long(), keys)
+        self.values[layer].index_copy_(0, slots.long(), values)
 
     def copy_pages(self, pages: Sequence[tuple[int, int]]) -> None:
         """Copy pages (from, to) in all layers. No page is both a source and a target."""
@@ -42,6 +42,10 @@ class KVCache:
         for cached in (self.keys, self.values):
             paged = cached.unflatten(1, (-1, self.page_size))
             paged[:, target] = paged[:, source]
+
+    @property
+    def heads(self) -> int:
+        return self.keys.shape[2]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         return self.keys[index], self.values[index]

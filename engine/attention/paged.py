@@ -6,6 +6,7 @@ differ in that number alone.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,16 +26,17 @@ def paged_attention(q: Tensor, keys: Tensor, values: Tensor, meta: AttentionMeta
 
 
 def paged_attention_reference(q: Tensor, keys: Tensor, values: Tensor, meta: AttentionMeta) -> Tensor:
-    """As paged_attention: gathers the pages of each branch, then attends. It is the path on a CPU, and the kernel is
-    tested against it."""
+    """As paged_attention: gathers the pages of each branch, then attends. The kernels are tested against it."""
     out = torch.empty_like(q)
-    for branch, slots in enumerate(meta.slots):
-        rows = slice(meta.starts[branch], meta.starts[branch + 1])
+    for branch, table in enumerate(meta.block_tables):
+        rows = slice(int(meta.starts[branch]), int(meta.starts[branch + 1]))
         if rows.start == rows.stop:
             continue
-        mask = None
-        if not meta.uniform[branch]:
-            mask = torch.arange(meta.lengths[branch]) < meta.visible[rows, None]
+        visible = meta.visible[rows]
+        length, mask = int(visible.max()), None
+        if visible.min() < length:
+            mask = torch.arange(length, device=q.device) < torch.from_numpy(visible).to(q.device)[:, None]
+        slots = _slots(table, length, meta.page_size, q.device)
         attended = F.scaled_dot_product_attention(
             q[rows].transpose(0, 1)[None],
             keys[slots].transpose(0, 1)[None],
@@ -43,3 +45,13 @@ def paged_attention_reference(q: Tensor, keys: Tensor, values: Tensor, meta: Att
         )
         out[rows] = attended[0].transpose(0, 1)
     return out
+
+
+def _slots(table: np.ndarray, length: int, page_size: int, device: torch.device) -> slice | Tensor:
+    """The first slots of a branch; a slice, and so no copy, where its pages follow one another."""
+    pages = table[: -(-length // page_size)]
+    if (np.diff(pages) == 1).all():
+        first = int(pages[0]) * page_size
+        return slice(first, first + length)
+    starts = torch.from_numpy(pages.astype(np.int64))[:, None] * page_size
+    return (starts + torch.arange(page_size)).flatten()[:length].to(device)

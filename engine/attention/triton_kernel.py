@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.attention.metadata import ROWS_A_TILE, AttentionMeta
+from engine.attention.metadata import ROWS_A_TILE, AttentionMeta, device_meta
 
 KEYS_A_BLOCK = 64
 
@@ -64,9 +64,11 @@ def paged_attention_triton(q: Tensor, keys: Tensor, values: Tensor, meta: Attent
     keys, a row's result does not depend on the other rows."""
     q = q.contiguous()
     out = torch.empty_like(q)
+    device = meta.on_device or device_meta(meta.starts, meta.visible, meta.block_tables, q.device)
     _, heads, head_dim = q.shape
-    _kernel[(meta.tiles.shape[0], heads)](
-        out, q, keys, values, meta.tiles, meta.block_tables, meta.visible, head_dim**-0.5, meta.block_tables.shape[1],
+    _kernel[(device.tiles.shape[0], heads)](
+        out, q, keys, values, device.tiles, device.block_tables, device.visible, head_dim**-0.5,
+        device.block_tables.shape[1],
         heads=heads, head_dim=head_dim, page_size=meta.page_size,
         BLOCK_M=ROWS_A_TILE, BLOCK_N=KEYS_A_BLOCK, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
     )  # fmt: skip

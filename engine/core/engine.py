@@ -13,13 +13,16 @@ import torch
 from engine.attention.kv_cache import KVCache
 from engine.card import ModelCard
 from engine.codec.codec import Codec
+from engine.core.packing import Packer
 from engine.core.pages import PageAllocator
 from engine.core.rotary_tables import RotaryTables
 from engine.core.runner import Runner, StepLogits
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import SequenceState
 from engine.models import registry
+from engine.models.forward import forward_pass
 from engine.models.registry import LoadedModel
+from engine.ops.choice import choose_operations
 from engine.request import Request, RequestError, RequestOutput, RopeScaling, check_request
 
 CPU_CACHE_BYTES = 256 * 2**20
@@ -80,14 +83,12 @@ class Engine:
         pages = max(1, rows // config.page_size)
         self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
         self._scheduler = Scheduler(PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows)
-        self._runner = Runner(
-            loaded.network,
-            self._cache,
-            RotaryTables(lambda *key: _rotary(loaded, *key).to(device)),
-            page_size=config.page_size,
-            batch_invariant=config.batch_invariant,
-            watch_logits=watch_logits,
-        )
+        rotary = RotaryTables(lambda *key: _rotary(loaded, *key).to(device))
+        ops = choose_operations(device, dtype, batch_invariant=config.batch_invariant)
+        with torch.inference_mode():
+            forward = forward_pass(loaded.network, ops)
+        packer = Packer(rotary, config.page_size, device)
+        self._runner = Runner(forward, ops, self._cache, packer, watch_logits=watch_logits)
         self._ids = count()
         self._steps_total = 0
         self._rows_total = 0
@@ -145,7 +146,7 @@ class Engine:
         unfinished = {sequence.id for sequence in sequences}
         while unfinished:
             unfinished -= {output.id for output in self.step() if output.finished}
-        return [np.array(sequence.tokens, dtype=np.int32).reshape(sequence.grid) for sequence in sequences]
+        return [sequence.tokens.reshape(sequence.grid) for sequence in sequences]
 
     def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
         """A request that shares the parent's first `step` drawing steps and continues with its own seed. tokens: grid

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+import numpy as np
+
+from engine.core.program import Program, compile_program
+from engine.noise import uniform
 from engine.plans import CONDITION, NO_TARGET, Plan, Row, Step, cell_of
 from engine.request import EMPTY, Request, RopeScaling
 
@@ -28,27 +32,29 @@ class StepKey:
 class SequenceState:
     """One picture being drawn.
 
-    tokens: its grid, row-major, EMPTY where nothing is drawn yet. block_tables: one for each branch; none until the
-    sequence is admitted. next_step: index into plan.steps. cached: rows of each branch in the cache. drawn: how many
-    tokens are drawn. written_keys: the keys of the steps in the cache. prefix_keys: the keys of the steps that it could
-    write before it draws anything; other sequences may share them.
+    tokens int32 (cells,): its grid, row-major, EMPTY where nothing is drawn yet. block_tables: one for each branch;
+    none until the sequence is admitted. next_step: index into plan.steps. cached: rows of each branch in the cache.
+    drawn: how many tokens are drawn. prefix_keys: the keys of the steps that it could write before it draws anything;
+    other sequences may share them.
     """
 
     id: int
     request: Request
     plan: Plan
     grid: tuple[int, int]
-    tokens: list[int]
+    tokens: np.ndarray
     block_tables: list[list[int]] = field(default_factory=list)
     next_step: int = 0
     cached: int = 0
     drawn: int = 0
-    written_keys: list[StepKey] = field(default_factory=list)
     prefix_keys: tuple[StepKey, ...] = ()
+    _keys: list[StepKey] = field(default_factory=list)
+    _keyed: int = 0
+    _program: Program | None = None
 
     @classmethod
     def begin(cls, id: int, request: Request, plan: Plan, grid: tuple[int, int]) -> SequenceState:
-        tokens = [EMPTY] * (grid[0] * grid[1])
+        tokens = np.full(grid[0] * grid[1], EMPTY, dtype=np.int32)
         for cell, token in (*request.fixed_tokens.items(), *request.replayed_tokens.items()):
             tokens[cell] = token
         sequence = cls(
@@ -84,21 +90,30 @@ class SequenceState:
         """Pages that all its branches need from start to end."""
         return -(-self.plan.cached_rows // page_size) * self.plan.branches
 
+    def program(self, page_size: int) -> Program:
+        """The plan as arrays. Once the sequence has its pages."""
+        if self._program is None:
+            self._program = compile_program(
+                self.plan,
+                self.block_tables,
+                cached=self.cached,
+                page_size=page_size,
+                uniform=lambda cell: uniform(self.request.seed, self.request.task, self.canvas_position(cell)),
+            )
+        return self._program
+
     def advance(self, tokens: list[int]) -> None:
         """Store the tokens that the step drew, in the order of its targets, and go on to the next step."""
         step = self.step
-        if key := self._key(step):
-            self.written_keys.append(key)
-            self.cached += len(key)
-        for cell, token in zip(step.targets, tokens, strict=True):
-            self.tokens[cell] = token
+        self.cached += step.cached
+        self.tokens[list(step.targets)] = tokens
         self.drawn += len(tokens)
         self.next_step += 1
 
     def skip_prefix(self, steps: int) -> None:
         """Skip the first steps of the prefix: their rows are in the pages already."""
-        self.written_keys = list(self.prefix_keys[:steps])
-        self.cached = sum(map(len, self.written_keys))
+        self._keys = list(self.prefix_keys[:steps])
+        self.cached = sum(map(len, self._keys))
         self.plan = self.plan.without(self.cached)
 
     def shared_prefix_steps(self, other: SequenceState) -> tuple[int, int]:
@@ -108,6 +123,15 @@ class SequenceState:
             return 0, 0
         now = _agreeing(self.prefix_keys, other.written_keys)
         return now, max(now, _agreeing(self.prefix_keys, other.prefix_keys))
+
+    @property
+    def written_keys(self) -> list[StepKey]:
+        """The keys of the steps in the cache. Made when they are asked for: few sequences share rows."""
+        for step in self.plan.steps[self._keyed : self.next_step]:
+            if key := self._key(step):
+                self._keys.append(key)
+        self._keyed = self.next_step
+        return self._keys
 
     def _prefix_keys(self) -> Iterator[StepKey]:
         for step in self.plan.steps[:-1]:  # the rows of the last step are written too late to be shared
@@ -126,10 +150,10 @@ class SequenceState:
         return StepKey(len(rows), content.tobytes())
 
     def _embedding(self, row: Row) -> int:
-        return row.source if row.source >= CONDITION else self.tokens[cell_of(row.source)]
+        return row.source if row.source >= CONDITION else int(self.tokens[cell_of(row.source)])
 
     def _is_empty(self, row: Row) -> bool:
-        return row.source < CONDITION and self.tokens[cell_of(row.source)] == EMPTY
+        return row.source < CONDITION and bool(self.tokens[cell_of(row.source)] == EMPTY)
 
 
 def _agreeing(ours: Sequence[StepKey], theirs: Sequence[StepKey]) -> int:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.attention.batch import Batch, Rows
-from engine.attention.kv_cache import KVCache, KVShape
-from engine.attention.paged import paged_attention
-from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
+from engine.attention.kv_cache import KVShape
+from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table
 from engine.models.network import Model
+from engine.ops.functions import rotate
 from engine.request import RopeScaling
 
 
@@ -161,25 +160,6 @@ class ARPG(Model):
         self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
     ) -> Tensor:
         return rotary_table(grid, self.config.head_dim, trained=trained, rope_scaling=rope_scaling)
-
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Write the content rows to the cache; logits float32 (query rows, vocab_size)."""
-        self._write_content(batch.cached, cache)
-        queries = batch.queries
-        x = self.embeddings(queries.tokens)
-        shared = cache.layer(len(self.layers.self_dec))
-        for layer in self.layers.cross_dec:
-            q = queries.map(layer.q, x, queries.rotary)
-            x = queries.map(layer.after, x, paged_attention(q, *shared, queries.attention))
-        return queries.map(self._logits, x)
-
-    def _write_content(self, content: Rows, cache: KVCache) -> None:
-        x = self.embeddings(content.tokens)
-        for index, layer in enumerate(self.layers.self_dec):
-            q, k, v = content.map(layer.qkv, x, content.rotary)
-            cache.write(index, content.slots, k, v)
-            x = content.map(layer.after, x, paged_attention(q, *cache.layer(index), content.attention))
-        cache.write(len(self.layers.self_dec), content.slots, *content.map(self.layers.shared, x, content.rotary))
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x)).float()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.ops.functions import rms_norm
 from engine.request import RopeScaling
 
 NTK_TURNS = 2.0
@@ -16,15 +17,21 @@ NTK_TURNS = 2.0
 class RMSNorm(nn.Module):
     """Root-mean-square norm in float32, cast back, then scaled (Zhang & Sennrich 2019)."""
 
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return normed.type_as(x) * self.weight
+        return rms_norm(x, self.weight)
+
+
+def merge(*linears: nn.Linear) -> Tensor:
+    """The matrices of linear layers without biases as one, (sum of outs, in), which multiplies in one product. The
+    layers' own matrices become parts of it, so it takes no memory of its own."""
+    merged = torch.cat([linear.weight.detach() for linear in linears])
+    for linear, part in zip(linears, merged.split([linear.out_features for linear in linears]), strict=True):
+        linear.weight = nn.Parameter(part, requires_grad=False)
+    return merged
 
 
 class FeedForward(nn.Module):
@@ -87,11 +94,3 @@ def _scaled(frequencies: Tensor, side: int, trained: int, rope_scaling: RopeScal
     turns = trained * frequencies / (2 * math.pi)
     kept = ((turns - 1) / (NTK_TURNS - 1)).clamp(0, 1)
     return kept * frequencies + (1 - kept) * squeezed
-
-
-def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate interleaved pairs of x (…, heads, head_dim) by rotary (…, head_dim / 2, 2), in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotary.unsqueeze(-3).unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).type_as(x)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.attention.batch import Batch
-from engine.attention.kv_cache import KVCache, KVShape
-from engine.attention.paged import paged_attention
-from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table, rotate
+from engine.attention.kv_cache import KVShape
+from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table
 from engine.models.network import Model
+from engine.ops.functions import rotate
 from engine.request import RopeScaling
 
 
@@ -134,16 +133,3 @@ class LlamaGen(Model):
             x = torch.where((ids >= start)[:, None], table((ids - start).clamp(0, table.num_embeddings - 1)), x)
             start += table.num_embeddings
         return x
-
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Write the rows, all of which are cached, to the cache; logits float32 of those at batch.logits_indices."""
-        rows = batch.cached
-        x = self.embed(rows.tokens)
-        for index, layer in enumerate(self.layers):
-            q, k, v = rows.map(layer.qkv, x, rows.rotary)
-            cache.write(index, rows.slots, k, v)
-            x = rows.map(layer.after, x, paged_attention(q, *cache.layer(index), rows.attention))
-        return rows.map(self._logits, x[batch.logits_indices])
-
-    def _logits(self, x: Tensor) -> Tensor:
-        return self.output(self.norm(x)).float()

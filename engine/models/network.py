@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from engine.attention.batch import Batch
-from engine.attention.kv_cache import KVCache, KVShape
+from engine.attention.kv_cache import KVShape
 from engine.request import RopeScaling
 
 
@@ -30,8 +29,3 @@ class Model(nn.Module, ABC):
     ) -> Tensor:
         """RoPE cos and sin of each position, float32 (positions, head_dim / 2, 2). trained: the grid of the training,
         where this one may be larger; rope_scaling then applies. None: this grid."""
-
-    @abstractmethod
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Write the batch's cached rows to the cache. Returns logits float32 (n, vocab): of the cached rows at
-        batch.logits_indices, then of batch.queries."""

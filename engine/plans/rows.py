@@ -48,35 +48,37 @@ def cell_of(source: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Rows of one forward pass, the same for each branch, cached rows first. A step is never split."""
+    """Rows of one forward pass, the same for each branch, cached rows first. A step is never split. cached: how many
+    rows are cached."""
 
     rows: tuple[Row, ...]
     guidance: float = 1.0
     targets: tuple[int, ...] = field(init=False)
+    cached: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(row.target for row in self.rows if row.target != NO_TARGET))
+        object.__setattr__(self, "cached", sum(row.cached for row in self.rows))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All steps of a request. conditions: the embedding id of CONDITION in each branch; the first branch is the
     conditional one. cached_rows: rows of each branch in the cache at the end. replayed: how many drawing steps at the
-    start are a fork's, which only write rows."""
+    start are a fork's, which only write rows. drawing_steps: how many steps draw, replayed ones included."""
 
     steps: tuple[Step, ...]
     conditions: tuple[int, ...]
     cached_rows: int
     replayed: int = 0
+    drawing_steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "drawing_steps", self.replayed + sum(1 for step in self.steps if step.targets))
 
     @property
     def branches(self) -> int:
         return len(self.conditions)
-
-    @property
-    def drawing_steps(self) -> int:
-        """The number of steps that draw, replayed ones included."""
-        return self.replayed + sum(1 for step in self.steps if step.targets)
 
     def replay(self, drawn: Collection[int]) -> Plan:
         """This plan for a fork whose first steps have drawn these cells already. Of these steps only the cached rows

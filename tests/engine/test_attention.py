@@ -11,10 +11,11 @@ import random
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import numpy as np
 import pytest
 import torch
 
-from engine.attention.metadata import attention_meta
+from engine.attention.metadata import AttentionMeta, attention_meta
 from engine.attention.paged import paged_attention, paged_attention_reference
 
 triton_path = pytest.importorskip("engine.attention.triton_kernel", reason="Triton is not installed")
@@ -58,12 +59,23 @@ def spelled_out(
     return torch.stack(out)
 
 
+def meta_of(visible: list[list[int]], block_tables: list[list[int]], page_size: int) -> AttentionMeta:
+    width = max(map(len, block_tables))
+    return attention_meta(
+        np.cumsum([0, *map(len, visible)]).astype(np.int32),
+        np.array([n for rows in visible for n in rows], dtype=np.int32),
+        np.array([[*table, *[0] * (width - len(table))] for table in block_tables], dtype=np.int32),
+        page_size,
+        torch.device("cpu"),
+    )
+
+
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 @pytest.mark.parametrize("head_dim", [24, 64, 100])
 @pytest.mark.parametrize("path", ["reference", "triton"])
 def test_every_row_sees_the_first_rows_of_its_own_sequence(page_size: int, head_dim: int, path: str) -> None:
     q, keys, values, visible, block_tables = scene(page_size, page_size, head_dim, torch.float32)
-    meta = attention_meta(visible, block_tables, page_size, q.device)
+    meta = meta_of(visible, block_tables, page_size)
     attend = paged_attention_reference if path == "reference" else triton_path.paged_attention_triton
     expected = spelled_out(q, keys, values, visible, block_tables, page_size)
     assert (attend(q, keys, values, meta) - expected).abs().max() < 1e-5
@@ -71,13 +83,13 @@ def test_every_row_sees_the_first_rows_of_its_own_sequence(page_size: int, head_
 
 def test_the_kernel_works_in_half_precision() -> None:
     q, keys, values, visible, block_tables = scene(5, 16, 64, torch.float16)
-    meta = attention_meta(visible, block_tables, 16, q.device)
+    meta = meta_of(visible, block_tables, 16)
     out = triton_path.paged_attention_triton(q, keys, values, meta)
     assert out.dtype == torch.float16
     assert (out - spelled_out(q, keys, values, visible, block_tables, 16)).abs().max() < 4e-3
 
 
 def test_nothing_comes_of_no_rows() -> None:
-    meta = attention_meta([[], []], [[1], [2]], 4, torch.device("cpu"))
+    meta = meta_of([[], []], [[1], [2]], 4)
     q = torch.empty(0, 3, 8)
     assert paged_attention(q, torch.zeros(40, 3, 8), torch.zeros(40, 3, 8), meta).shape == (0, 3, 8)

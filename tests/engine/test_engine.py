@@ -12,6 +12,7 @@ import torch
 
 from engine import Engine, EngineConfig, Request, RequestError
 from engine.core.pages import IntegrityError
+from engine.models.network import Model
 from tests.support.tiny import random_folder
 
 
@@ -157,8 +158,9 @@ def test_one_bad_request_leaves_none_of_them_queued(folder: Path) -> None:
 def test_logits_that_are_not_finite_end_the_step_with_an_error(folder: Path) -> None:
     engine = load(folder)
     engine.add(Request(class_label=0))
+    network: Model = vars(engine._runner.forward_pass)["network"]
     with torch.no_grad():
-        engine._runner.model.get_parameter("norm.weight").fill_(float("nan"))
+        network.get_parameter("norm.weight").fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.step()
 

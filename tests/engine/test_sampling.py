@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from engine.core.guidance import guide
-from engine.core.sampling import NO_TOKEN, SamplingTensors, probabilities, sample
 from engine.noise import image_seed, uniform
+from engine.ops.cpu import CompiledOperations
+from engine.ops.guidance import guide
+from engine.ops.operations import Operations
+from engine.ops.reference import TorchOperations
+from engine.ops.sampling import NO_TOKEN, SamplingTensors, probabilities
 
 VOCAB = 40
 SEEDS = 40_000
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 2
 
 
-def params(n: int, temperature: float, top_k: int, top_p: float, seeds: range | None = None) -> SamplingTensors:
-    noise = [uniform(seed, "generate", 7) for seed in (seeds or range(n))]
+Draw = Callable[[torch.Tensor, SamplingTensors], torch.Tensor]
+
+
+@pytest.fixture(params=[TorchOperations, CompiledOperations])
+def draw(request: pytest.FixtureRequest) -> Draw:
+    operations: Operations = request.param()
+    return operations.sample
+
+
+def params(n: int, temperature: float, top_k: int, top_p: float) -> SamplingTensors:
+    noise = [uniform(seed, "generate", 7) for seed in range(n)]
+    return mixed_params([temperature] * n, [top_k] * n, [top_p] * n, noise)
+
+
+def mixed_params(temperature: list[float], top_k: list[int], top_p: list[float], noise: list[float]) -> SamplingTensors:
+    """Of logits without an unconditional branch."""
+    rows = torch.arange(len(noise))
     return SamplingTensors(
-        temperature=torch.full((n,), temperature),
-        top_k=torch.full((n,), top_k),
-        top_p=torch.full((n,), top_p),
+        conditional=rows,
+        unconditional=rows,
+        guidance=torch.ones(len(noise)),
+        temperature=torch.tensor(temperature),
+        top_k=torch.tensor(top_k),
+        top_p=torch.tensor(top_p),
         uniform=torch.tensor(noise, dtype=torch.float64),
+        greedy=not any(temperature),
+        filtered=any(top_k) or min(top_p) < 1,
     )
 
 
@@ -42,8 +67,10 @@ def expected(temperature: float, top_k: int, top_p: float) -> np.ndarray:
     ("temperature", "top_k", "top_p"),
     [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.6, 0, 1.0), (1.0, 5, 1.0), (1.0, 0, 0.8), (1.3, 12, 0.9), (1.0, 1, 1.0)],
 )
-def test_tokens_over_many_seeds_follow_the_distribution(temperature: float, top_k: int, top_p: float) -> None:
-    tokens = sample(LOGITS.expand(SEEDS, VOCAB), params(SEEDS, temperature, top_k, top_p))
+def test_tokens_over_many_seeds_follow_the_distribution(
+    draw: Draw, temperature: float, top_k: int, top_p: float
+) -> None:
+    tokens = draw(LOGITS.expand(SEEDS, VOCAB).contiguous(), params(SEEDS, temperature, top_k, top_p))
     counts = np.bincount(tokens.numpy(), minlength=VOCAB)
     wanted = expected(temperature, top_k, top_p) * SEEDS
     assert counts[wanted == 0].sum() == 0, "a filtered token was drawn"
@@ -56,35 +83,33 @@ def test_tokens_over_many_seeds_follow_the_distribution(temperature: float, top_
         assert stats.chisquare(observed, predicted).pvalue > 1e-4
 
 
-def test_the_chi_square_test_can_fail() -> None:
-    tokens = sample(LOGITS.expand(SEEDS, VOCAB), params(SEEDS, 1.1, 0, 1.0))
+def test_the_chi_square_test_can_fail(draw: Draw) -> None:
+    tokens = draw(LOGITS.expand(SEEDS, VOCAB).contiguous(), params(SEEDS, 1.1, 0, 1.0))
     counts = np.bincount(tokens.numpy(), minlength=VOCAB)
     assert stats.chisquare(counts, expected(1.0, 0, 1.0) * SEEDS).pvalue < 1e-4
 
 
-def test_temperature_zero_is_argmax() -> None:
+def test_temperature_zero_is_argmax(draw: Draw) -> None:
     logits = torch.randn(50, VOCAB)
-    assert torch.equal(sample(logits, params(50, 0.0, 3, 0.5)), logits.argmax(-1))
+    assert torch.equal(draw(logits, params(50, 0.0, 3, 0.5)), logits.argmax(-1))
 
 
-def test_requests_with_and_without_filters_share_a_call() -> None:
+def test_requests_with_and_without_filters_share_a_call(draw: Draw) -> None:
     logits = torch.randn(4, VOCAB)
-    mixed = SamplingTensors(
-        temperature=torch.tensor([1.0, 0.0, 0.8, 1.0]),
-        top_k=torch.tensor([0, 4, 4, 0]),
-        top_p=torch.tensor([1.0, 1.0, 1.0, 0.5]),
-        uniform=torch.tensor([0.3, 0.3, 0.9, 0.99], dtype=torch.float64),
-    )
-    together = sample(logits, mixed)
+    settings: tuple[list[float], list[int], list[float], list[float]]
+    settings = [1.0, 0.0, 0.8, 1.0], [0, 4, 4, 0], [1.0, 1.0, 1.0, 0.5], [0.3, 0.3, 0.9, 0.99]
+    mixed = mixed_params(*settings)
+    together = draw(logits, mixed)
     for row in range(4):
-        alone = SamplingTensors(*(getattr(mixed, f)[row : row + 1] for f in SamplingTensors.__slots__))
-        assert torch.equal(sample(logits[row : row + 1], alone), together[row : row + 1])
+        temperature, top_k, top_p, noise = settings
+        alone = mixed_params([temperature[row]], [top_k[row]], [top_p[row]], [noise[row]])
+        assert torch.equal(draw(logits[row : row + 1], alone), together[row : row + 1])
         assert torch.equal(probabilities(logits[row : row + 1], alone)[0], probabilities(logits, mixed)[row])
 
 
-def test_extreme_logits_give_no_nan() -> None:
+def test_extreme_logits_give_no_nan(draw: Draw) -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e30, -1e30, -1e30]])
-    first, second = sample(logits, params(2, 1e-12, 0, 0.9)).tolist()
+    first, second = draw(logits, params(2, 1e-12, 0, 0.9)).tolist()
     assert first == 0
     assert 0 <= second < 3
 
@@ -93,12 +118,12 @@ def test_extreme_logits_give_no_nan() -> None:
 @pytest.mark.parametrize("top_k", [0, 2])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_give_no_token_and_spoil_no_neighbour(
-    temperature: float, top_k: int, bad: float
+    draw: Draw, temperature: float, top_k: int, bad: float
 ) -> None:
     logits = torch.randn(3, VOCAB)
-    alone = sample(logits, params(3, temperature, top_k, 1.0)).tolist()
+    alone = draw(logits, params(3, temperature, top_k, 1.0)).tolist()
     logits[1, 5] = bad
-    assert sample(logits, params(3, temperature, top_k, 1.0)).tolist() == [alone[0], NO_TOKEN, alone[2]]
+    assert draw(logits, params(3, temperature, top_k, 1.0)).tolist() == [alone[0], NO_TOKEN, alone[2]]
 
 
 def test_guidance_one_is_the_conditional_branch_to_the_bit() -> None:

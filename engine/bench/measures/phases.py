@@ -15,12 +15,12 @@ from engine.request import Request
 PHASES = {
     "schedule": "_scheduler.schedule",
     "pack": "_runner.pack",
-    "model": "_runner.model.forward",
-    "sample": "_runner.run",
+    "model": "_runner.forward",
+    "sample": "_runner.sample",
     "deliver": "step",
 }
-"""The method of the engine that is timed as each phase, without the time of the phases that it calls. So guidance and
-sampling are what `run` does besides packing and the model, and delivery is the rest of `step`."""
+"""The method of the engine that is timed as each phase, without the time of the phases that it calls. So delivery is
+the rest of `step`."""
 
 
 @contextmanager

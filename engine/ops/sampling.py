@@ -13,20 +13,30 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True, slots=True)
 class SamplingTensors:
-    """Sampling parameters (n,) of the tokens of a step. uniform: float64 numbers in (0, 1) that decide the draws."""
+    """How the tokens of a step are drawn, (n,) each.
+
+    conditional, unconditional: the rows of the logits in the two branches; the same row where there is no unconditional
+    branch. guidance: the scale. uniform: float64 numbers in (0, 1) that decide the draws. greedy: all temperatures are
+    0. filtered: top-k or top-p applies to some tokens.
+    """
+
+    conditional: Tensor
+    unconditional: Tensor
+    guidance: Tensor
 
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
     uniform: Tensor
+    greedy: bool
+    filtered: bool
 
 
 def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
     """Tokens (n,) from logits (n, vocab). Temperature 0 takes the argmax. A row that is not finite gives NO_TOKEN."""
-    greedy = params.temperature == 0
     tokens = logits.argmax(-1)
-    if not bool(greedy.all()):
-        tokens = torch.where(greedy, tokens, draw(probabilities(logits, params), params.uniform))
+    if not params.greedy:
+        tokens = torch.where(params.temperature == 0, tokens, draw(probabilities(logits, params), params.uniform))
     return torch.where(logits.isfinite().all(-1), tokens, NO_TOKEN)
 
 
@@ -34,9 +44,9 @@ def probabilities(logits: Tensor, params: SamplingTensors) -> Tensor:
     """The distribution (n, vocab) float32 after temperature, then top-k, then top-p; it is not normalised again."""
     temperature = torch.where(params.temperature == 0, 1.0, params.temperature).clamp(min=1e-5)
     probs = (logits / temperature[:, None]).softmax(-1)
-    filtered = (params.top_k > 0) | (params.top_p < 1)
-    if not bool(filtered.any()):
+    if not params.filtered:
         return probs
+    filtered = (params.top_k > 0) | (params.top_p < 1)
     ordered, tokens = probs.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(probs.shape[-1], device=probs.device)
     in_k = (params.top_k[:, None] == 0) | (rank < params.top_k[:, None])

@@ -1,0 +1,23 @@
+"""Which implementation computes the operations."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.ops.operations import Operations
+from engine.ops.reference import TorchOperations
+
+ROW_TILE = 32
+
+
+def choose_operations(device: torch.device, dtype: torch.dtype, *, batch_invariant: bool) -> Operations:
+    """batch_invariant: matrices are multiplied in fixed tiles of rows. The compiled functions serve float32 on a CPU
+    where numba is installed (extra `cpu`); torch serves everything else."""
+    tile = ROW_TILE if batch_invariant else None
+    if device.type == "cpu" and dtype == torch.float32:
+        try:
+            from engine.ops.cpu import CompiledOperations
+        except ImportError:  # no numba, or a torch with another OpenMP library
+            return TorchOperations(tile)
+        return CompiledOperations(tile)
+    return TorchOperations(tile)

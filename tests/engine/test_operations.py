@@ -1,0 +1,148 @@
+"""The compiled operations against those in torch; and a row's result depends on nothing beside it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attention.batch import Rows
+from engine.attention.kv_cache import KVCache, KVShape
+from engine.attention.metadata import attention_meta
+from engine.ops.cpu import CompiledOperations
+from engine.ops.operations import LayerWeights, Operations
+from engine.ops.reference import TorchOperations
+from engine.ops.sampling import SamplingTensors
+
+HEADS = 3
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Scene:
+    """Branches with cached rows that write new ones: none, one, a causal chunk, chunks that see themselves."""
+
+    rows: Rows
+    cache: KVCache
+    x: Tensor
+    layer: LayerWeights
+    qkv: Tensor
+
+
+def scene(seed: int, head_dim: int, page_size: int, only: int | None = None) -> Scene:
+    """only: one of the branches by itself."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    dim, before = HEADS * head_dim, [3, 0, 17, 40, 90]
+    visible = [[], [1], list(range(18, 38)), [73] * 33, [97] * 7]
+    total = 60 * 16 // page_size
+    pages = list(range(total))
+    rng.shuffle(pages)
+    tables = [[pages.pop() for _ in range(math.ceil(128 / page_size))] for _ in visible]
+    slots = [
+        [table[(n + i) // page_size] * page_size + (n + i) % page_size for i in range(len(rows))]
+        for n, table, rows in zip(before, tables, visible, strict=True)
+    ]
+    chosen = range(len(visible)) if only is None else [only]
+    count = sum(map(len, visible))
+    starts = np.cumsum([0, *(len(visible[b]) for b in chosen)]).astype(np.int32)
+    own = np.concatenate([np.full(len(v), b) for b, v in enumerate(visible)])
+    mask = torch.from_numpy(np.isin(own, list(chosen)))
+
+    def normal(*size: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(*size, generator=generator) * scale
+
+    cache = KVCache(KVShape(2, HEADS, head_dim), total, page_size, device=CPU, dtype=torch.float32)
+    cache.keys.copy_(normal(*cache.keys.shape))
+    cache.values.copy_(normal(*cache.values.shape))
+    meta = attention_meta(
+        starts,
+        np.array([n for b in chosen for n in visible[b]], dtype=np.int32),
+        np.array([tables[b] for b in chosen], dtype=np.int32),
+        page_size,
+        CPU,
+    )
+    rows = Rows(
+        tokens=torch.zeros(int(starts[-1]), dtype=torch.int32),
+        rotary=normal(50, head_dim // 2, 2),
+        positions=torch.randint(50, (count,), generator=generator, dtype=torch.int32)[mask],
+        slots=torch.tensor([s for b in chosen for s in slots[b]], dtype=torch.int32),
+        attention=meta,
+    )
+    hidden = 96
+    layer = LayerWeights(
+        normal(dim), normal(3 * dim, dim, scale=dim**-0.5), normal(dim, dim, scale=dim**-0.5), normal(dim),
+        normal(2 * hidden, dim, scale=dim**-0.5), normal(dim, hidden, scale=hidden**-0.5),
+    )  # fmt: skip
+    return Scene(rows, cache, normal(count, dim)[mask], layer, normal(count, 3 * dim)[mask])
+
+
+def results(operations: Operations, made: Scene) -> dict[str, Tensor]:
+    """What each operation gives, and what it leaves in the cache."""
+    dim = made.x.shape[1]
+    found = {
+        "norm_linear": operations.norm_linear(made.x, made.layer.norm, made.layer.projection).clone(),
+        "self_attention": operations.self_attention(made.qkv, made.rows, made.cache, 0).clone(),
+        "cross_attention": operations.cross_attention(made.qkv[:, :dim].contiguous(), made.rows, made.cache, 0).clone(),
+    }
+    operations.write(made.qkv[:, dim:].contiguous(), made.rows, made.cache, 1)
+    found["finish_layer"] = operations.finish_layer(made.x.clone(), made.qkv[:, :dim].contiguous(), made.layer).clone()
+    return found | {"keys": made.cache.keys, "values": made.cache.values}
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("head_dim", [24, 64, 100])
+def test_compiled_operations_are_those_of_torch(head_dim: int, page_size: int, tile: int | None) -> None:
+    expected = results(TorchOperations(tile), scene(1, head_dim, page_size))
+    found = results(CompiledOperations(tile), scene(1, head_dim, page_size))
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() < 2e-5, name
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) -> None:
+    found = []
+    for count in (1, 2, 5):
+        threads(count)
+        found.append(results(CompiledOperations(32), scene(2, 64, 16)))
+    for name, value in found[0].items():
+        assert all(torch.equal(value, other[name]) for other in found[1:]), name
+
+
+@pytest.mark.parametrize("operations", [TorchOperations, CompiledOperations])
+def test_in_tiles_a_branch_has_the_same_bits_alone(operations: Callable[[int], Operations]) -> None:
+    together = results(operations(32), scene(3, 64, 16))
+    starts = scene(3, 64, 16).rows.attention.starts
+    for branch in range(1, len(starts) - 1):
+        alone = results(operations(32), scene(3, 64, 16, only=branch))
+        for name in ("norm_linear", "self_attention", "cross_attention", "finish_layer"):
+            assert torch.equal(alone[name], together[name][starts[branch] : starts[branch + 1]]), (branch, name)
+
+
+def test_guided_tokens_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(400, 512, generator=generator) * 3
+    params = SamplingTensors(
+        conditional=torch.arange(0, 400, 2),
+        unconditional=torch.arange(1, 400, 2),
+        guidance=torch.rand(200, generator=generator) * 4,
+        temperature=torch.rand(200, generator=generator).round(decimals=1),
+        top_k=torch.randint(0, 3, (200,), generator=generator) * 20,
+        top_p=1 - torch.randint(0, 2, (200,), generator=generator) * 0.2,
+        uniform=torch.rand(200, generator=generator, dtype=torch.float64),
+        greedy=False,
+        filtered=True,
+    )
+    assert torch.equal(CompiledOperations().sample(logits, params), TorchOperations().sample(logits, params))
