@@ -65,6 +65,9 @@ class Metrics:
         self.step_rows = histogram("step_rows", "Rows packed into one forward step", _ROWS, "model")
         self.requests_running = gauge("requests_running", "Pictures being drawn", "model")
         self.requests_waiting = gauge("requests_waiting", "Pictures admitted, waiting for pages", "model")
+        self.step_limit = gauge(
+            "step_limit", "1: the pages, the rows or the running sequences kept a picture out of a step", "model", "cap"
+        )
         self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache in use", "model")
         self.kv_rows_shared = counter(
             "kv_rows_shared_total",

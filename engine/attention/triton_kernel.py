@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -12,14 +14,14 @@ from engine.attention.metadata import ROWS_A_TILE, AttentionMeta, device_meta
 KEYS_A_BLOCK = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def _kernel(  # type: ignore[no-untyped-def]
     out, q, keys, values, tiles, block_tables, visible, scale, table_width,
     heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    head = tl.program_id(1)
+    head = tl.program_id(0)  # neighbouring programs read the same pages
+    tile = tl.program_id(1)
     branch = tl.load(tiles + tile * 3)
     first = tl.load(tiles + tile * 3 + 1)
     end = tl.load(tiles + tile * 3 + 2)
@@ -66,10 +68,11 @@ def paged_attention_triton(q: Tensor, keys: Tensor, values: Tensor, meta: Attent
     out = torch.empty_like(q)
     device = meta.on_device or device_meta(meta.starts, meta.visible, meta.block_tables, q.device)
     _, heads, head_dim = q.shape
-    _kernel[(device.tiles.shape[0], heads)](
-        out, q, keys, values, device.tiles, device.block_tables, device.visible, head_dim**-0.5,
-        device.block_tables.shape[1],
-        heads=heads, head_dim=head_dim, page_size=meta.page_size,
-        BLOCK_M=ROWS_A_TILE, BLOCK_N=KEYS_A_BLOCK, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
-    )  # fmt: skip
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():  # Triton launches on the current device
+        _kernel[(heads, device.tiles.shape[0])](
+            out, q, keys, values, device.tiles, device.block_tables, device.visible, head_dim**-0.5,
+            device.block_tables.shape[1],
+            heads=heads, head_dim=head_dim, page_size=meta.page_size,
+            BLOCK_M=ROWS_A_TILE, BLOCK_N=KEYS_A_BLOCK, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        )  # fmt: skip
     return out

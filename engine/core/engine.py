@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -17,13 +18,15 @@ from engine.core.packing import Packer
 from engine.core.pages import PageAllocator
 from engine.core.rotary_tables import RotaryTables
 from engine.core.runner import Runner, StepLogits
-from engine.core.scheduler import Scheduler
+from engine.core.scheduler import Limit, Scheduler
 from engine.core.sequence import SequenceState
 from engine.models import registry
 from engine.models.forward import forward_pass
 from engine.models.registry import LoadedModel
 from engine.ops.choice import choose_operations
 from engine.request import Request, RequestError, RequestOutput, RopeScaling, check_request
+
+log = logging.getLogger(__name__)
 
 CPU_CACHE_BYTES = 256 * 2**20
 GPU_CACHE_SHARE = 0.6
@@ -32,15 +35,17 @@ GPU_CACHE_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """page_size: rows of a page. cache_tokens: rows of the KV cache; None: cache_share of the GPU's free memory, or
-    256 MiB on a CPU. max_rows: row budget of a step. batch_invariant: the bits of a request's logits don't depend on
-    the other requests in its steps (CPU, float32; slower). check_every_step: check pages and block tables after each
-    step, not only when the engine falls idle. dtype: None: bfloat16 on a GPU, float32 on a CPU."""
+    """page_size: rows of a page. cache_tokens: rows of the KV cache; None: cache_share of the GPU's free memory, or 256
+    MiB on a CPU. max_rows: row budget of a step. max_running: requests drawn at once. batch_invariant: the bits of a
+    request's logits don't depend on the other requests in its steps (CPU, float32; slower). check_every_step: check
+    pages and block tables after each step, not only when the engine falls idle. dtype: None: bfloat16 on a GPU,
+    float32 on a CPU."""
 
     page_size: int = 16
     cache_tokens: int | None = None
     cache_share: float = GPU_CACHE_SHARE
     max_rows: int = 2048
+    max_running: int = 256
     batch_invariant: bool = False
     check_every_step: bool = False
     dtype: torch.dtype | None = None
@@ -49,7 +54,8 @@ class EngineConfig:
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """Pages are those of the KV cache; rows count all branches; totals count since the start. rows_shared_total: rows
-    found in another sequence's pages and so not computed. pages_copied_total: pages copied for that."""
+    found in another sequence's pages and so not computed. pages_copied_total: pages copied for that. limit: what kept a
+    request out of the last step; None: nothing did."""
 
     running: int
     waiting: int
@@ -60,6 +66,7 @@ class EngineStats:
     steps_total: int
     rows_shared_total: int
     pages_copied_total: int
+    limit: Limit | None
 
 
 class Engine:
@@ -82,7 +89,12 @@ class Engine:
         rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device, config.cache_share)
         pages = max(1, rows // config.page_size)
         self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
-        self._scheduler = Scheduler(PageAllocator(pages), page_size=config.page_size, max_rows=config.max_rows)
+        self._scheduler = Scheduler(
+            PageAllocator(pages),
+            page_size=config.page_size,
+            max_rows=config.max_rows,
+            max_running=config.max_running,
+        )
         rotary = RotaryTables(lambda *key: _rotary(loaded, *key).to(device))
         ops = choose_operations(device, dtype, batch_invariant=config.batch_invariant)
         with torch.inference_mode():
@@ -110,6 +122,9 @@ class Engine:
         config = config or EngineConfig()
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = config.dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+        if config.batch_invariant and place.type != "cpu":
+            raise ValueError("batch_invariant: works on a CPU only; leave it out, or set the device to cpu")
+        log.info("loading %s on %s in %s", model, place, dtype)
         loaded = registry.load(model, device=place, dtype=dtype)
         return cls(loaded, config, device=place, watch_logits=watch_logits)
 
@@ -132,7 +147,7 @@ class Engine:
         self._rows_last_step = sum(sequence.rows for sequence in sequences)
         outputs = self._draw(sequences) if sequences else []
         if self.idle or self.config.check_every_step:
-            self._scheduler.check_integrity()
+            self._scheduler.check_integrity(all_pages=self.config.check_every_step)
         return outputs
 
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
@@ -193,6 +208,7 @@ class Engine:
             steps_total=self._steps_total,
             rows_shared_total=self._scheduler.rows_shared,
             pages_copied_total=self._scheduler.pages_copied,
+            limit=self._scheduler.limit,
         )
 
     def check_integrity(self) -> None:

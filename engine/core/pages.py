@@ -56,15 +56,20 @@ class PageAllocator:
             if self._holders[page] == 0:
                 self._free.append(page)
 
+    def check_tables(self, block_tables: Iterable[Sequence[int]]) -> None:
+        """block_tables: those of all branches in the engine. Raises IntegrityError unless the holders of each of their
+        pages are the tables that list it, and all other pages are free. Takes time for the pages in use alone: a GPU's
+        cache has hundreds of thousands."""
+        held = _holders(block_tables)
+        for page, count in held.items():
+            if not 0 <= page < self.total or self._holders[page] != count:
+                raise IntegrityError(f"page {page} is in {count} block tables, which are not its holders")
+        if self.used != len(held):
+            raise IntegrityError(f"{self.used} pages are in use, but block tables list {len(held)}")
+
     def check_integrity(self, block_tables: Iterable[Sequence[int]]) -> None:
-        """block_tables: those of all branches in the engine. Raises IntegrityError unless the holders of each page are
-        the block tables that list it, and exactly the pages without holders are in the free list."""
-        held: Counter[int] = Counter()
-        for table in block_tables:
-            if len(set(table)) != len(table):
-                raise IntegrityError(f"a block table lists a page twice: {list(table)}")
-            held.update(table)
-        free = Counter(self._free)
+        """As check_tables, and every other page has no holder and is in the free list once."""
+        held, free = _holders(block_tables), Counter(self._free)
         for page in range(self.total):
             if held[page] != self._holders[page]:
                 raise IntegrityError(
@@ -75,3 +80,13 @@ class PageAllocator:
         strays = (held.keys() | free.keys()) - set(range(self.total))
         if strays:
             raise IntegrityError(f"pages outside the cache: {sorted(strays)}")
+
+
+def _holders(block_tables: Iterable[Sequence[int]]) -> Counter[int]:
+    """How many tables list each page. Raises IntegrityError when one lists a page twice."""
+    held: Counter[int] = Counter()
+    for table in block_tables:
+        if len(set(table)) != len(table):
+            raise IntegrityError(f"a block table lists a page twice: {list(table)}")
+        held.update(table)
+    return held

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 from engine.core.pages import PageAllocator
 from engine.core.sequence import SequenceState
+
+Limit = Literal["pages", "rows", "sequences"]
+"""What keeps a sequence out of a step: the KV cache, the row budget, or the number of running sequences."""
 
 
 class Scheduler:
@@ -16,14 +20,19 @@ class Scheduler:
     A sequence whose first rows are in another's pages (its donor) shares the full pages and copies the last one when it
     is not full. While the donor has yet to write these rows, the sequence waits, and those behind it may be admitted.
 
+    max_running: sequences that run at once. Far more than a step's rows serve would share its steps, finish late, and
+    keep other workers' engines idle.
+
     page_copies: pages (from, to) that the engine copies before the step. rows_shared, pages_copied: totals since the
-    start.
+    start. limit: why the last schedule left a sequence out.
     """
 
-    def __init__(self, pages: PageAllocator, *, page_size: int, max_rows: int) -> None:
+    def __init__(self, pages: PageAllocator, *, page_size: int, max_rows: int, max_running: int = 256) -> None:
         self.pages = pages
         self.page_size = page_size
         self.max_rows = max_rows
+        self.max_running = max_running
+        self.limit: Limit | None = None
         self.waiting: deque[SequenceState] = deque()
         self.running: deque[SequenceState] = deque()
         self.page_copies: list[tuple[int, int]] = []
@@ -44,7 +53,7 @@ class Scheduler:
         """The sequences of the next step, the one that waited longest first. Each takes part with its whole step or not
         at all."""
         self._drop_aborted()
-        self._admit()
+        self.limit = self._admit()
         turn: list[SequenceState] = []
         postponed: list[SequenceState] = []
         budget = self.max_rows
@@ -54,6 +63,8 @@ class Scheduler:
                 budget -= sequence.rows
             else:
                 postponed.append(sequence)
+        if postponed:
+            self.limit = "rows"
         self.running = deque(postponed + turn)
         return turn
 
@@ -71,26 +82,35 @@ class Scheduler:
         """Pages in use, and those that waiting sequences will need."""
         return self.pages.used + sum(sequence.pages(self.page_size) for sequence in self.waiting)
 
-    def check_integrity(self) -> None:
-        """Raises IntegrityError when pages and block tables disagree."""
-        self.pages.check_integrity(table for sequence in self for table in sequence.block_tables)
+    def check_integrity(self, *, all_pages: bool = True) -> None:
+        """Raises IntegrityError when pages and block tables disagree. all_pages: check the unused ones, too."""
+        check = self.pages.check_integrity if all_pages else self.pages.check_tables
+        check(table for sequence in self for table in sequence.block_tables)
 
     def __iter__(self) -> Iterator[SequenceState]:
         yield from self.running
         yield from self.waiting
 
-    def _admit(self) -> None:
+    def _admit(self) -> Limit | None:
+        """Gives waiting sequences their pages, in order. Returns what kept the next one waiting; a sequence that waits
+        for another's rows is not counted."""
+        limit: Limit | None = None
         passed_over: list[SequenceState] = []
         while self.waiting:
+            if len(self.running) >= self.max_running:
+                limit = "sequences"
+                break
             sequence = self.waiting[0]
             donor, steps, soon = self._donor(sequence)
             if soon > steps:
                 passed_over.append(self.waiting.popleft())
                 continue
             if not self._give_pages(sequence, donor, steps):
+                limit = "pages"
                 break
             self.running.append(self.waiting.popleft())
         self.waiting.extendleft(reversed(passed_over))
+        return limit
 
     def _donor(self, sequence: SequenceState) -> tuple[SequenceState | None, int, int]:
         """The running sequence whose pages hold, or will hold, most of this sequence's first steps; how many of these

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from engine.core.scheduler import Limit
 from service.worker.engine_thread import EngineReport
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class EngineMetrics:
         metrics.requests_waiting.labels(model).set(stats.waiting)
         metrics.kv_pages_used.labels(model).set(stats.pages_used)
         metrics.kv_pages_total.labels(model).set(stats.pages_total)
+        for cap in get_args(Limit):
+            metrics.step_limit.labels(model, cap).set(stats.limit == cap)
         if (held := device_memory()) is not None:
             metrics.cuda_memory_bytes.set(held)
 

@@ -201,3 +201,8 @@ def test_the_engine_needs_no_web_framework_and_plans_need_no_torch() -> None:
     plans = "engine.plans.arpg, engine.plans.llamagen, engine.plans.par"
     modules = f"{plans}, engine.core.scheduler, engine.core.pages, engine.noise, engine.card, engine.editing.masks"
     subprocess.run([sys.executable, "-c", plain + f"import {modules}"], check=True)
+
+
+def test_batch_invariance_is_refused_on_a_gpu(folder: Path) -> None:
+    with pytest.raises(ValueError, match="batch_invariant: works on a CPU only"):
+        Engine.load(folder, device="cuda", config=EngineConfig(batch_invariant=True))

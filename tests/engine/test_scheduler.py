@@ -152,6 +152,35 @@ TestServing = Serving.TestCase
 TestServing.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 
 
+def waiting_for(pages: int, max_rows: int, max_running: int) -> tuple[int, int, str | None]:
+    """Of six requests: how many take part in the second step, how many run, and what limits them."""
+    scheduler = Scheduler(PageAllocator(pages), page_size=4, max_rows=max_rows, max_running=max_running)
+    for number in range(6):
+        scheduler.add(drawing(number, Request(class_label=0, seed=number, steps=16)))
+    for each in scheduler.schedule():
+        each.advance([0] * len(each.step.targets))
+    turn = scheduler.schedule()
+    return len(turn), len(scheduler.running), scheduler.limit
+
+
+def test_what_keeps_a_request_out_is_named() -> None:
+    each = drawing(0, Request(class_label=0, steps=16))
+    pages, rows = each.pages(4), each.rows
+    assert waiting_for(6 * pages, 6 * rows, 6) == (6, 6, None)
+    assert waiting_for(4 * pages, 6 * rows, 6) == (4, 4, "pages")
+    assert waiting_for(6 * pages, 3 * rows, 6) == (3, 6, "rows")
+    assert waiting_for(6 * pages, 6 * rows, 2) == (2, 2, "sequences")
+
+
+@pytest.mark.parametrize("all_pages", [True, False])
+def test_a_page_that_no_table_lists_is_found(all_pages: bool) -> None:
+    scheduler = Scheduler(PageAllocator(9), page_size=4, max_rows=100)
+    scheduler.check_integrity(all_pages=all_pages)
+    scheduler.pages.allocate(1)
+    with pytest.raises(IntegrityError):
+        scheduler.check_integrity(all_pages=all_pages)
+
+
 @given(st.lists(st.sampled_from(["allocate", "share", "release"]), max_size=60), st.randoms())
 def test_shared_pages_are_free_when_the_last_holder_is_gone(verbs: list[str], random: object) -> None:
     pages = PageAllocator(12)
