@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     engine.add_argument("--only", nargs="+", choices=reports.PARTS, help="the parts to measure; default: all")
     engine.add_argument("--mixed", type=int, default=32, help="images of the mixed batch; 0: none (%(default)s)")
-    engine.add_argument("--arrivals", type=int, default=80, help="requests of an open-loop run (%(default)s)")
+    engine.add_argument("--arrivals", type=int, default=120, help="requests of an open-loop run (%(default)s)")
     engine.add_argument("--seed", type=int, default=0, help="seed of the mix and of the arrival times (%(default)s)")
     engine.add_argument(
         "--concurrency", type=int, nargs="+", default=[1, 4, 16, 64], help="requests at once, for the growth"

@@ -190,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "evaluate", aliases=["judge"], help="measure a demo model; `arpg evaluate --help` says how", add_help=False
     )
-    commands.add_parser("bench", help="measure speed; `arpg bench --help` says how", add_help=False)
+    commands.add_parser(
+        "bench", help="measure speed; `arpg bench --help` and `arpg bench serve --help` say how", add_help=False
+    )
     return parser
 
 
