@@ -69,8 +69,10 @@ class EngineReport:
     @property
     def urgent(self) -> bool:
         """Whether it tells of more than tokens of pictures that the engine goes on drawing."""
-        if self.added or self.refused or self.failed or self.left or self.step_seconds is None or self.fatal:
+        if self.added or self.refused or self.failed or self.left or self.fatal:
             return True
+        if self.stats is None or not (self.stats.running or self.stats.waiting):
+            return True  # no other report follows soon
         return any(output.finished for _, output in self.updates)
 
 
