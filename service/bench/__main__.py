@@ -53,11 +53,11 @@ def _closed(parsed: argparse.Namespace, served: Served, classes: int, stack: con
         print(json.dumps(pairs, indent=1), flush=True)
         results.append(pairs)
     if not parsed.probe:
-        return {"pairs": results}
+        return {"engine_alone_threads": alone.threads, "pairs": results}
     most = max(parsed.clients)
     probes = closed_loop.probe(served, mix, clients=most, pictures=4 * most * parsed.rounds)
     print(json.dumps(probes, indent=1), flush=True)
-    return {"pairs": results, "gets_under_load": probes}
+    return {"engine_alone_threads": alone.threads, "pairs": results, "gets_under_load": probes}
 
 
 def _parser() -> argparse.ArgumentParser:

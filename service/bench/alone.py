@@ -23,7 +23,7 @@ class EngineAlone:
     def __init__(self, model: str) -> None:
         command = [sys.executable, "-m", "service.bench.alone", model]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.classes: int = self._read()["classes"]
+        self.threads: int = self._read()["threads"]
 
     def seconds(self, bodies: list[dict[str, Any]], concurrency: int) -> float:
         """How long these requests take, `concurrency` at a time."""
@@ -44,12 +44,14 @@ class EngineAlone:
 
 
 def main() -> None:
+    import torch
+
     from engine.core.engine import Engine
     from engine.request import Request
 
     engine = Engine.load(sys.argv[1])
     defaults = engine.model.defaults
-    print(json.dumps({"classes": len(engine.model.classes)}), flush=True)
+    print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
 
     def request(body: dict[str, Any]) -> Request:
         """As the API makes it: what the body leaves out, the model card says."""

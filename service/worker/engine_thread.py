@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from engine.core.pages import IntegrityError
 from engine.request import Request
 from service.jobs.messages import AttemptKey
-from service.worker.background_thread import show_name
-from service.worker.compute_threads import ONE, compute_with
+from service.worker.threads import ONE, compute_with, show_name
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine, EngineStats

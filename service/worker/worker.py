@@ -17,12 +17,11 @@ from redis.exceptions import RedisError
 from service.jobs import BlobStore, Queue, WorkerCards, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
 from service.jobs.spec import SPEC_VERSION
-from service.worker.background_thread import BackgroundThread
 from service.worker.claiming import Quarantine
-from service.worker.compute_threads import available, engine_cores
 from service.worker.execution import Interruption, wait_first
 from service.worker.model_worker import ModelWorker
 from service.worker.publisher import Publisher
+from service.worker.threads import BackgroundThread, available, engine_cores
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine
@@ -58,6 +57,7 @@ class Worker:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._cards = cards
         self._grace = settings.grace
+        self._gives_way = not settings.batch_invariant  # a logit's last bits may depend on the number of cores
         self._codec_thread = BackgroundThread("codec")
         self._palette_thread = BackgroundThread("palettes")
         self._palettes: dict[str, bytes] = {}
@@ -87,7 +87,7 @@ class Worker:
         self._codec_thread.start()
         self._palette_thread.start()
         for model in self._models:
-            model.start(lambda: engine_cores(cores, engines, codec_busy=self._codec_thread.busy))
+            model.start(lambda: engine_cores(cores, engines, codec_busy=self._gives_way and self._codec_thread.busy))
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")

@@ -22,9 +22,8 @@ from engine.request import Request
 from service.jobs import QueueConfig
 from service.settings import Settings
 from service.worker import worker
-from service.worker.background_thread import BackgroundThread
-from service.worker.compute_threads import available, compute_with, engine_cores
 from service.worker.engine_loading import SameName, cache_share, load_engines
+from service.worker.threads import BackgroundThread, available, compute_with, engine_cores
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE, soon
 from tests.support.worker import CONFIG, Service, alone, candidates, serving
