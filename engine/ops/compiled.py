@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import extending, float32, int32, njit
 
 from engine.ops.sampling import NO_TOKEN
+from engine.ops.vectors import HEAD_DIM, add_values, four_scores
 
 f32 = np.float32
 _intrinsic: Any = extending.intrinsic  # typed as if it were called as the code that it generates
@@ -146,10 +147,20 @@ def _scores(queries, count, keys, head, pages, page_size, length, scores):  # ty
     """scores (rows, length): dot products with the first length cached keys. Four rows at a time read a key once."""
     head_dim = queries.shape[1]
     quads = count // 4 * 4
+    vectors = head_dim == HEAD_DIM
     for page in range((length + page_size - 1) // page_size):
+        if vectors and quads > 0:
+            start = page * page_size
+            for row in range(0, quads, 4):
+                four_scores(
+                    queries[row].ctypes.data, keys[pages[page] * page_size, head].ctypes.data, keys.strides[0],
+                    min(length, start + page_size) - start, scores[row, start:].ctypes.data, scores.strides[0],
+                )  # fmt: skip
+            if quads == count:
+                continue
         for at in range(page * page_size, min(length, (page + 1) * page_size)):
             key = keys[pages[page] * page_size + at - page * page_size, head]
-            for row in range(0, quads, 4):
+            for row in range(0, 0 if vectors else quads, 4):
                 a, b, c, d = f32(0), f32(0), f32(0), f32(0)
                 for i in range(head_dim):
                     a += queries[row, i] * key[i]
@@ -187,6 +198,13 @@ def _mix(weights, values, head, pages, page_size, count, out):  # type: ignore[n
     for page in range((count + page_size - 1) // page_size):
         base = pages[page] * page_size - page * page_size
         end = min(count, (page + 1) * page_size)
+        if head_dim == HEAD_DIM:
+            start = page * page_size
+            add_values(
+                weights[start:].ctypes.data, values[base + start, head].ctypes.data, values.strides[0], end - start,
+                out.ctypes.data,
+            )  # fmt: skip
+            continue
         quads = page * page_size + (end - page * page_size) // 4 * 4
         for at in range(page * page_size, quads, 4):
             v0, v1, v2, v3 = (
