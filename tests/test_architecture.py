@@ -37,7 +37,6 @@ MORE_ENTRIES = {
     "tests/api": 17,  # a file for each route or rule of the API
     "tests/chaos": 17,  # the cluster, its faults, and the checker are one program
     "engine": 15,  # its packages, the modules that all of them share, and the measurements
-    "service/worker": 15,  # what a worker is made of; the engine's thread and the codec's have a file for each duty
     "tests/engine": 24,  # a file for each subject of the engine, whose packages hold 70 modules
     "engine/training": 15,  # a file for each stage of the training
 }
