@@ -51,6 +51,7 @@ class Stats:
     steps_total: int
     rows_shared_total: int = 0
     pages_copied_total: int = 0
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
