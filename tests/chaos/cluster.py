@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from multiprocessing.process import BaseProcess
@@ -41,7 +42,8 @@ class Place:
         self.process = self._begin()
 
     def _begin(self) -> BaseProcess:
-        process = self._start(f"{self.name}.{next(self._lives)}")
+        self.life = f"{self.name}.{next(self._lives)}"
+        process = self._start(self.life)
         process.start()
         return process
 
@@ -106,6 +108,7 @@ class Cluster:
         for places in (self.workers, self.front_ends):
             for place in places:
                 place.send(signal.SIGCONT)
+                await self._begun(place)
                 place.send(signal.SIGTERM)
             for place in places:
                 await asyncio.to_thread(place.process.join, LEAVING_SECONDS)
@@ -118,6 +121,13 @@ class Cluster:
         self._proxy.kill()
         self._proxy.join()
         return complaints
+
+    async def _begun(self, place: Place) -> None:
+        """Waits until the process has its log, and so its answer to SIGTERM: it may have been forked a moment ago."""
+        log = self._setup.logs / f"{place.life}.log"
+        deadline = time.monotonic() + LEAVING_SECONDS
+        for _ in iter(lambda: place.process.is_alive() and not log.exists() and time.monotonic() < deadline, False):
+            await asyncio.sleep(0.01)
 
     def starved(self) -> float:
         """Seconds that the current processes waited for a free core: how busy the machine is."""
