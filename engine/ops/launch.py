@@ -13,6 +13,7 @@ from numba import carray, cfunc, extending, types
 from numba.core import cgutils, config
 
 from engine.ops import compiled
+from engine.ops.functions import EPSILON
 from engine.ops.openmp import Launcher, launcher, num_threads, thread_num
 
 _intrinsic: Any = extending.intrinsic  # typed as if it were called as the code that it generates
@@ -35,11 +36,11 @@ def _cache_folder() -> Path | None:
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "arpg-serve" / f"kernels-{digest.hexdigest()[:16]}"
     try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "arpg-serve" / f"kernels-{digest.hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # a container's user may have no home
         return None
     return folder if os.access(folder, os.W_OK) else None
 
@@ -62,7 +63,7 @@ def _rms_norm(pointer):  # type: ignore[no-untyped-def]
     compiled.rms_norm(
         thread_num(), num_threads(),
         carray(_pointer(x), (rows, dim), f32), carray(_pointer(weight), (dim,), f32),
-        carray(_pointer(out), (rows, dim), f32), f32(1e-5),
+        carray(_pointer(out), (rows, dim), f32), f32(EPSILON),
     )  # fmt: skip
 
 

@@ -23,7 +23,6 @@ class SamplingTensors:
     conditional: Tensor
     unconditional: Tensor
     guidance: Tensor
-
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
