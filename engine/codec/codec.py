@@ -11,9 +11,9 @@ from torch import Tensor
 
 from engine.codec import palettes
 from engine.codec.palettes import PATCH
+from engine.codec.placement import Placement, placement_on
+from engine.codec.serving import Serving
 from engine.codec.vq import VQModel
-
-PALETTE_BATCH = 32  # codes; each is a picture of a token
 
 
 class Stopped(Exception):
@@ -21,13 +21,21 @@ class Stopped(Exception):
 
 
 class Codec:
-    """stride: pixels on a side of a token. Thread-safe: only the palette is kept between calls."""
+    """stride: pixels on a side of a token. Takes the tokenizer over: see Serving. Thread-safe: only the palette is kept
+    between calls."""
 
-    def __init__(self, tokenizer: VQModel, fingerprint: str, palette: np.ndarray | None = None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: VQModel,
+        fingerprint: str,
+        palette: np.ndarray | None = None,
+        placement: Placement | None = None,
+    ) -> None:
+        self._placement = placement or placement_on(next(tokenizer.parameters()).device)
+        self._serving = Serving(tokenizer, self._placement.dtype)
+        self._codes = tokenizer.config.codebook_size
         self._fingerprint = fingerprint
         self._palette = palette
-        self._device = next(tokenizer.parameters()).device
         self.stride = tokenizer.config.stride
 
     def encode(self, image: np.ndarray) -> np.ndarray:
@@ -44,15 +52,17 @@ class Codec:
         height, width = images[0].shape[:2]
         if height % self.stride or width % self.stride:
             raise ValueError(f"{width}×{height} pixels are not a whole number of {self.stride}-pixel tokens")
-        pixels = torch.from_numpy(np.stack(images)).to(self._device)
-        codes = self._tokenizer.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        return list(codes.int().cpu().numpy())
+        with self._placement.working():
+            pixels = self._placement.upload(np.stack(images))
+            codes = self._serving.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+            return list(self._placement.download(codes.int()))
 
     @torch.inference_mode()
     def decode_many(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As decode, for several token maps of one size."""
-        codes = torch.from_numpy(np.stack(tokens)).to(self._device).long()
-        return list(_pixels(self._tokenizer.decode(codes)))
+        with self._placement.working():
+            codes = self._placement.upload(np.stack(tokens)).long()
+            return list(self._placement.download(_pixels(self._serving.decode(codes))))
 
     def palette(self, stop: Callable[[], bool] = lambda: False) -> np.ndarray:
         """uint8 (codes, 4, 4, 3): what each code looks like, to show token maps without a decoder. If the model ships
@@ -60,7 +70,7 @@ class Codec:
         result in the user's cache. stop is called between batches; raises Stopped when it returns True."""
         if self._palette is None:
             try:
-                self._palette = palettes.load(palettes.cached(self._fingerprint), self._tokenizer.config.codebook_size)
+                self._palette = palettes.load(palettes.cached(self._fingerprint), self._codes)
             except (OSError, ValueError):
                 self._palette = self._patches(stop)
                 with contextlib.suppress(OSError):  # without a cache it is computed again at the next start
@@ -69,16 +79,17 @@ class Codec:
 
     @torch.inference_mode()
     def _patches(self, stop: Callable[[], bool]) -> np.ndarray:
-        codes = torch.arange(self._tokenizer.config.codebook_size, device=self._device)
         patches = []
-        for part in codes.split(PALETTE_BATCH):
+        for part in np.array_split(np.arange(self._codes), -(-self._codes // self._placement.palette_batch)):
             if stop():
                 raise Stopped
-            pictures = self._tokenizer.decode(part.view(-1, 1, 1))
-            patches.append(_pixels(torch.nn.functional.adaptive_avg_pool2d(pictures, PATCH)))
+            with self._placement.working():
+                pictures = self._serving.decode(self._placement.upload(part)[:, None, None])
+                shrunk = torch.nn.functional.adaptive_avg_pool2d(pictures, PATCH)
+                patches.append(self._placement.download(_pixels(shrunk)))
         return np.concatenate(patches)
 
 
-def _pixels(pictures: Tensor) -> np.ndarray:
+def _pixels(pictures: Tensor) -> Tensor:
     """uint8 (n, H, W, 3) of pictures (n, 3, H, W) in [-1, 1], rounded as published."""
-    return (127.5 * pictures + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return (127.5 * pictures + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SAME, DIFFERS, UNDECIDED = 0, 1, 2
 
-ROUNDING = 2
-"""Levels by which a pixel may differ and still be the same: another machine's decoder rounds otherwise."""
+ROUNDING = 8
+"""Levels by which a pixel may differ and still be the same: a GPU decodes in bfloat16."""
 
 Step = tuple[int, ...]
 """The canvas positions that one step drew."""

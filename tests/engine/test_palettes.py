@@ -10,6 +10,7 @@ import torch
 
 from engine.codec import palettes
 from engine.codec.codec import Codec, Stopped
+from engine.codec.serving import Serving
 from engine.codec.vq import VQConfig, VQModel
 
 CONFIG = VQConfig(codebook_size=40, channels=32, channel_mult=(1, 1), z_channels=32, encoder_res_blocks=1)
@@ -31,13 +32,12 @@ def test_a_palette_with_too_few_patches_is_refused(tmp_path: Path) -> None:
 def test_a_palette_is_made_once_and_kept_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     torch.manual_seed(0)
-    tokenizer = VQModel(CONFIG).eval()
-    made = Codec(tokenizer, "a").palette()
+    made = Codec(VQModel(CONFIG).eval(), "a").palette()
     assert made.shape == (40, 4, 4, 3)
-    monkeypatch.setattr(tokenizer, "decode", None)  # computing a palette again fails
-    assert np.array_equal(Codec(tokenizer, "a").palette(), made)
+    monkeypatch.setattr(Serving, "decode", None)  # computing a palette again fails
+    assert np.array_equal(Codec(VQModel(CONFIG).eval(), "a").palette(), made)
     with pytest.raises(TypeError):
-        Codec(tokenizer, "another tokenizer").palette()
+        Codec(VQModel(CONFIG).eval(), "another tokenizer").palette()
 
 
 def test_a_palette_in_the_making_can_be_given_up() -> None:
