@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from engine.codec.vq import VQConfig, VQModel
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.fixture(scope="module")
