@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 
 from engine.bench.open_loop import BatchDrawer, EngineDrawer, sustained_rate
 from engine.bench.pairs import Comparison, compare, seconds
+from engine.bench.spread import Spread
 from engine.bench.static_batch.loop import StaticBatchLoop, grouped
 from engine.bench.static_batch.waiting_time import tuned_wait
 from engine.bench.workload import equal, mix, mix_of, percentile, poisson
@@ -64,17 +64,12 @@ class Arrivals:
             "baseline_wait_seconds": self.wait,
             "baseline_images_per_second": self.baseline,
             "engine_images_per_second": self.engine,
-            "ratio": statistics.median(self.ratios),
-            "ratio_low": min(self.ratios),
-            "ratio_high": max(self.ratios),
+            "ratio": Spread.of(self.ratios).to_json(),
         }
 
     def __str__(self) -> str:
-        return (
-            f"| Poisson arrivals, p95 ≤ {self.limit:.2f} s | {statistics.median(self.baseline):.2f} | "
-            f"{statistics.median(self.engine):.2f} | **{statistics.median(self.ratios):.2f}** "
-            f"({min(self.ratios):.2f}–{max(self.ratios):.2f}) |"
-        )
+        rates = f"{Spread.of(self.baseline).median:.2f} | {Spread.of(self.engine).median:.2f}"
+        return f"| Poisson arrivals, p95 ≤ {self.limit:.2f} s | {rates} | {Spread.of(self.ratios)} |"
 
 
 def arrivals(engine: Engine, baseline: StaticBatchLoop, count: int, rounds: int, seed: int = 0) -> Arrivals:

@@ -17,12 +17,13 @@ from engine.request import Request
 
 LATE_SHARE = 0.05
 """A rate is sustained while at most this share of the requests take longer than the limit."""
-PRECISION = 1.04
+PRECISION = 1.05
 """Ratio of the lowest rate that is not sustained to the highest that is, at the end of the search."""
 
 SEARCHED = 32.0
-STRIDE = 1.3
-"""The next rate to try is at most this many times the last one, or the last one divided by it."""
+STRIDE = 1.1
+"""The second rate to try is this many times the first, or the first divided by it; each further stride is the square of
+the one before. So few runs are needed when the guess is close."""
 
 
 class Drawer(Protocol):
@@ -141,8 +142,9 @@ def sustained_rate(
     def sustains(rate: float) -> bool:
         return latencies(make(), requests, [moment / rate for moment in arrivals], limit) is not None
 
-    low, high, rate = guess / SEARCHED, guess * SEARCHED, guess
+    low, high, rate, stride = guess / SEARCHED, guess * SEARCHED, guess, STRIDE
     while high / low > PRECISION:
         low, high = (rate, high) if sustains(rate) else (low, rate)
-        rate = min(max(math.sqrt(low * high), rate / STRIDE), rate * STRIDE)
+        rate = min(max(math.sqrt(low * high), rate / stride), rate * stride)
+        stride *= stride
     return low

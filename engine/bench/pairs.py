@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from engine.bench.spread import Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +29,20 @@ class Comparison:
             "name": self.name,
             "images": self.images,
             "pairs": len(self.ratios),
-            "baseline_images_per_second": self.images / statistics.median(self.baseline),
-            "engine_images_per_second": self.images / statistics.median(self.engine),
-            "ratio": statistics.median(self.ratios),
-            "ratio_low": min(self.ratios),
-            "ratio_high": max(self.ratios),
+            "baseline_images_per_second": self._rate(self.baseline),
+            "engine_images_per_second": self._rate(self.engine),
+            "ratio": Spread.of(self.ratios).to_json(),
             "baseline_seconds": self.baseline,
             "engine_seconds": self.engine,
         }
 
     def __str__(self) -> str:
-        data = self.to_json()
-        return (
-            f"| {self.name} | {data['baseline_images_per_second']:.2f} | {data['engine_images_per_second']:.2f} | "
-            f"**{data['ratio']:.2f}** ({data['ratio_low']:.2f}–{data['ratio_high']:.2f}) |"
-        )
+        rates = f"{self._rate(self.baseline):.2f} | {self._rate(self.engine):.2f}"
+        return f"| {self.name} | {rates} | {Spread.of(self.ratios)} |"
+
+    def _rate(self, taken: tuple[float, ...]) -> float:
+        """Images per second, the median."""
+        return self.images / Spread.of(taken).median
 
 
 HEADER = "| | baseline, images/s | engine, images/s | ratio (spread) |\n|---|---|---|---|"

@@ -52,7 +52,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
 
 def test_a_ratio_above_one_says_that_the_engine_is_faster() -> None:
     found = Comparison(name="four", images=4, baseline=(2.0, 2.0, 4.0), engine=(1.0, 2.0, 1.0)).to_json()
-    assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (2, 1, 4)
+    assert found["ratio"] == {"median": 2, "least": 1, "most": 4}
     assert (found["baseline_images_per_second"], found["engine_images_per_second"]) == (2, 4)
 
 
@@ -137,7 +137,7 @@ def test_the_engines_figures_as_text_and_json(folder: Path, tmp_path: Path, caps
     written = json.loads(file.read_text())
     assert written["environment"].keys() >= {"torch", "threads", "processor"}
     assert [one["pairs"] for one in written["engine"]["batches"]] == [1, 1]
-    assert written["engine"]["growth"][0]["grid"] == [8, 8]
+    assert written["engine"]["growth"]["points"][0]["grid"] == [8, 8]
 
 
 def test_arrivals_in_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
