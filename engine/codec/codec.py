@@ -21,8 +21,8 @@ class Stopped(Exception):
 
 
 class Codec:
-    """stride: pixels on a side of a token. Takes the tokenizer over: see Serving. Thread-safe: only the palette is kept
-    between calls."""
+    """stride: pixels on a side of a token. together: at most so many pictures are best decoded in one call. Takes the
+    tokenizer over: see Serving. Thread-safe: only the palette is kept between calls."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Codec:
         self._codes = tokenizer.config.codebook_size
         self._fingerprint = fingerprint
         self._palette = palette
+        self.together = self._placement.together
         self.stride = tokenizer.config.stride
 
     def encode(self, image: np.ndarray) -> np.ndarray:

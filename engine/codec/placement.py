@@ -12,10 +12,11 @@ from torch import Tensor
 
 
 class Placement(Protocol):
-    """dtype: of the decoder. palette_batch: codes that are decoded together, each as a picture of one token. Uploads,
-    computations and downloads run inside `working`."""
+    """dtype: of the decoder. together: at most so many pictures are best decoded in one call. palette_batch: codes that
+    are decoded together, each as a picture of one token. Uploads, computations and downloads run inside `working`."""
 
     dtype: torch.dtype
+    together: int
     palette_batch: int
 
     def working(self) -> AbstractContextManager[None]: ...
@@ -27,6 +28,7 @@ class Placement(Protocol):
 
 class OnCpu:
     dtype = torch.float32
+    together = 1  # what one needs fills the processor's cache, so that more together gain nothing
     palette_batch = 32
 
     def working(self) -> AbstractContextManager[None]:
@@ -45,6 +47,7 @@ class OnGpu:
     has the lowest priority: steps that are ready run first."""
 
     dtype = torch.bfloat16
+    together = 32
     palette_batch = 512
 
     def __init__(self, device: torch.device) -> None:

@@ -61,8 +61,8 @@ def _draw(engine: Engine, spec: JobSpec, uploads: dict[str, bytes]) -> list[Fini
     generations = [drawing.generation(spec, canvas, request) for request in requests]
     generate_windowed(engine, generations)
     return [
-        drawing.finish(spec, request, generation.tokens, inputs=inputs, codec=engine.codec, card=engine.model)
-        for request, generation in zip(requests, generations, strict=True)
+        drawing.finish(spec, request, tokens, engine.codec.decode(tokens), inputs=inputs, card=engine.model)
+        for request, tokens in zip(requests, (generation.tokens for generation in generations), strict=True)
     ]
 
 

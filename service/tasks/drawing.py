@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.card import ModelCard
-    from engine.codec.codec import Codec
 
     Fork = Callable[[Request, Mapping[int, int], int, int], Request]
+
+
+PNG_LEVEL = 4
+"""Half the time of level 6, and files 4 % larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,10 @@ def generation(spec: JobSpec, canvas: np.ndarray, request: Request) -> WindowedG
 
 
 def finish(
-    spec: JobSpec, request: Request, tokens: np.ndarray, *, inputs: Inputs, codec: Codec, card: ModelCard
+    spec: JobSpec, request: Request, tokens: np.ndarray, drawn: np.ndarray, *, inputs: Inputs, card: ModelCard
 ) -> FinishedPicture:
-    """The picture of a full token map int (rows, cols), as a lossless PNG that carries its recipe. request: as
-    `requests` made it."""
-    drawn = codec.decode(tokens)
+    """The finished picture, as a lossless PNG that carries its recipe. tokens: the full map int (rows, cols). drawn:
+    uint8 (H, W, 3), what they decode to. request: as `requests` made it."""
     shown = TASKS[spec.task].compose(spec, inputs, drawn)
     text = recipe.write(
         shown,
@@ -80,5 +82,5 @@ def finish(
         forks=() if spec.fork is None else spec.fork.seeds,
         composited=shown is not drawn,
     )
-    png = encode(shown, "png", text={recipe.KEYWORD: text})
+    png = encode(shown, "png", level=PNG_LEVEL, text={recipe.KEYWORD: text})
     return FinishedPicture(png, width=shown.shape[1], height=shown.shape[0])

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from engine.core.pages import IntegrityError
 from engine.request import Request
 from service.jobs.messages import AttemptKey
-from service.worker.threads import ONE, compute_with, show_name
+from service.worker.background import show_name
+from service.worker.cores import ONE, compute_with
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine, EngineStats

@@ -102,7 +102,7 @@ class JobExecution:
         templates = drawing.fork_requests(spec, canvas, context.card, context.fork)
         generations = [drawing.generation(spec, canvas, template) for template in templates]
         steps = self._steps = context.card.steps or generations[0].steps
-        finish = partial(drawing.finish, spec, inputs=inputs, codec=context.codec, card=context.card)
+        finish = partial(drawing.finish, spec, inputs=inputs, card=context.card)
         self.pictures = [
             PictureExecution(
                 ImageKey(*self.key, index),
@@ -143,10 +143,10 @@ class JobExecution:
                 what: await retry_transient("reading an upload", partial(context.blobs.get, name))
                 for what, name in spec.blobs.items()
             }
-            inputs = await context.in_thread(open_inputs, blobs)
+            inputs = await context.codec_thread.call(open_inputs, blobs)
         if spec.picture_box is None:
             return inputs, empty_canvas(spec)
-        return inputs, await context.in_thread(load_canvas, spec, inputs, context.codec)
+        return inputs, await context.codec_thread.call(load_canvas, spec, inputs, context.codec)
 
     async def _succeed(self, images: list[StoredImage]) -> None:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()

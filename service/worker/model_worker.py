@@ -15,10 +15,11 @@ from service.jobs.messages import AttemptKey, PublishStatus, State
 from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, task_of
 from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
+from service.worker.codec_thread import CodecThread
 from service.worker.engine_metrics import EngineMetrics
 from service.worker.engine_thread import EngineFailed, EngineReport, EngineThread, ImageKey
 from service.worker.execution import Interruption, JobExecution
-from service.worker.picture import InThread, ModelContext
+from service.worker.picture import ModelContext
 from service.worker.publisher import Publisher
 from service.worker.report_box import ReportBox
 
@@ -48,7 +49,7 @@ class ModelWorker:
         blobs: BlobStore,
         publisher: Publisher,
         metrics: Metrics,
-        in_thread: InThread,
+        codec_thread: CodecThread,
         quarantine: Quarantine,
         hung_seconds: float,
         failed: Callable[[str], None],
@@ -79,7 +80,7 @@ class ModelWorker:
             blobs=blobs,
             publisher=publisher,
             metrics=metrics,
-            in_thread=in_thread,
+            codec_thread=codec_thread,
         )
 
     def served(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from service.jobs.packing import pack_tokens
 from service.jobs.result import StoredImage
 from service.tasks.drawing import FinishedPicture
 from service.worker import events
+from service.worker.codec_thread import CodecThread
 from service.worker.engine_thread import EngineThread, ImageKey
 from service.worker.preview import preview
 from service.worker.publisher import Publisher
@@ -32,14 +33,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-InThread = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelContext:
     """What all jobs of one model share.
 
-    in_thread: calls that block, the codec's among them, run there, beside the engine's steps. fork: as Engine.fork.
+    codec_thread: also for other calls that block. fork: as Engine.fork.
     """
 
     card: ModelCard
@@ -50,15 +50,15 @@ class ModelContext:
     blobs: BlobStore
     publisher: Publisher
     metrics: Metrics
-    in_thread: InThread
+    codec_thread: CodecThread
 
 
 class PictureExecution:
     """For the event loop only.
 
-    generation: what remains to be drawn, a request for each window. finish: full token map → picture. previews: a
-    preview every so many steps; 0: none. drawn: done when the last token has come, or with the reason why none comes.
-    waiting: the engine has not admitted the picture's request, so its statistics don't count it.
+    generation: what remains to be drawn, a request for each window. finish: full token map and what it decodes to →
+    file. previews: a preview every so many steps; 0: none. drawn: done when the last token has come, or with the reason
+    why none comes. waiting: the engine has not admitted the picture's request, so its statistics don't count it.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class PictureExecution:
         key: ImageKey,
         context: ModelContext,
         generation: WindowedGeneration,
-        finish: Callable[[np.ndarray], FinishedPicture],
+        finish: Callable[[np.ndarray, np.ndarray], FinishedPicture],
         *,
         seed: int,
         steps: int,
@@ -167,7 +167,7 @@ class PictureExecution:
     async def _store(self) -> StoredImage:
         await self.drawn
         key, context, tokens = self._key, self._context, self._generation.tokens
-        made: FinishedPicture = await context.in_thread(self._finish, tokens)
+        made: FinishedPicture = await context.codec_thread.picture(context.codec, tokens, partial(self._finish, tokens))
         image = StoredImage(
             index=key.image,
             seed=self._seed,
@@ -185,7 +185,7 @@ class PictureExecution:
     async def _preview(self, tokens: np.ndarray, step: int) -> None:
         key, context = self._key, self._context
         try:
-            jpeg = await context.in_thread(preview, tokens, context.codec)
+            jpeg = await context.codec_thread.preview(preview, tokens, context.codec)
         except Exception:
             log.exception("a preview of job %s failed", key.job_id)
         else:

@@ -17,11 +17,13 @@ from redis.exceptions import RedisError
 from service.jobs import BlobStore, Queue, WorkerCards, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
 from service.jobs.spec import SPEC_VERSION
+from service.worker.background import BackgroundThreads
 from service.worker.claiming import Quarantine
+from service.worker.codec_thread import CodecThread
+from service.worker.cores import available, coding_threads, engine_cores
 from service.worker.execution import Interruption, wait_first
 from service.worker.model_worker import ModelWorker
 from service.worker.publisher import Publisher
-from service.worker.threads import BackgroundThread, available, engine_cores
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine
@@ -58,8 +60,9 @@ class Worker:
         self._cards = cards
         self._grace = settings.grace
         self._gives_way = not settings.batch_invariant  # a logit's last bits may depend on the number of cores
-        self._codec_thread = BackgroundThread("codec")
-        self._palette_thread = BackgroundThread("palettes")
+        self._cores = available()
+        self._codec_thread = CodecThread(coding_threads(self._cores))
+        self._palette_thread = BackgroundThreads("palettes")
         self._palettes: dict[str, bytes] = {}
         self._palette_made = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
@@ -72,7 +75,7 @@ class Worker:
                 blobs=blobs,
                 publisher=self._publisher,
                 metrics=metrics,
-                in_thread=self._codec_thread.call,
+                codec_thread=self._codec_thread,
                 quarantine=quarantine,
                 hung_seconds=settings.hung,
                 failed=self._fail,
@@ -83,7 +86,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._leaving = asyncio.Event()
-        cores, engines = available(), len(self._models)
+        cores, engines = self._cores, len(self._models)
         self._codec_thread.start()
         self._palette_thread.start()
         for model in self._models:

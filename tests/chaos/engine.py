@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -90,12 +90,16 @@ class Codec:
     """A token is a patch of one colour."""
 
     stride = STRIDE
+    together = 4
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return (image[::STRIDE, ::STRIDE].astype(np.int32).sum(-1) % CODES).astype(np.int32)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         return self._colours(tokens).repeat(STRIDE, 0).repeat(STRIDE, 1)
+
+    def decode_many(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self.decode(one) for one in tokens]
 
     def palette(self, stop: Callable[[], bool] = lambda: False) -> np.ndarray:
         return self._colours(np.arange(CODES))[:, None, None].repeat(4, 1).repeat(4, 2)

@@ -76,7 +76,7 @@ def loaded(spec: JobSpec, files: dict[str, bytes], codec: Codec = CODEC) -> tupl
 
 def finished(spec: JobSpec, tokens: np.ndarray, inputs: Inputs | None = None, index: int = 0) -> bytes:
     request = drawing.requests(spec, MODEL)[index]
-    made = drawing.finish(spec, request, tokens, inputs=inputs or Inputs(), codec=CODEC, card=MODEL)
+    made = drawing.finish(spec, request, tokens, CODEC.decode(tokens), inputs=inputs or Inputs(), card=MODEL)
     assert (made.height, made.width) == spec.size
     return made.png
 

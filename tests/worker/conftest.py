@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.core.engine import Engine, EngineConfig
 from tests.support.tiny import random_folder
@@ -48,3 +49,12 @@ async def service(redis_url: str, engine: Engine) -> AsyncIterator[Service]:
         await asyncio.wait_for(service.running, PATIENCE)
         engine.check_integrity()
         assert engine.stats().pages_used == 0
+
+
+@pytest.fixture
+def team() -> Iterator[None]:
+    """Torch's threads, six of them, until the test is over."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    yield
+    torch.set_num_threads(before)

@@ -156,7 +156,7 @@ async def main():
     def broken(drawings):
         raise IntegrityError("page 3 is held twice")
 
-    engine.codec.decode = hang
+    engine.codec.decode_many = hang
     async with serving(sys.argv[2], engine, grace=5) as service:
         await service.submit("a", steps=1)
         assert await asyncio.to_thread(decoding.wait, 10)

@@ -6,13 +6,11 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +21,6 @@ from service.jobs import QueueConfig
 from service.settings import Settings
 from service.worker import worker
 from service.worker.engine_loading import SameName, cache_share, load_engines
-from service.worker.threads import BackgroundThread, available, compute_with, engine_cores
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE, soon
 from tests.support.worker import CONFIG, Service, alone, candidates, serving
@@ -198,15 +195,6 @@ async def test_a_worker_that_fails_takes_nothing_more(
         assert (late.state, late.attempt) == ("queued", 0)
 
 
-@pytest.fixture
-def team() -> Iterator[None]:
-    """Torch's threads, six of them, until the test is over."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(6)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.anyio
 async def test_two_models_of_one_name_are_refused(folders: dict[str, Path], tmp_path: Path, team: None) -> None:
     other = random_folder(tmp_path / "other", name="raster", grid=(2, 2))
@@ -223,18 +211,3 @@ def test_the_caches_of_a_device_share_alike(count: int, total: float) -> None:
         caches.append(free * cache_share(total, before=before, count=count))
         free -= caches[-1]
     assert caches == pytest.approx([total / count] * count)
-
-
-@pytest.mark.parametrize(("engines", "each", "beside_the_codec"), [(1, 6, 5), (2, 3, 2), (4, 1, 1), (7, 1, 1)])
-def test_the_engines_of_a_process_share_its_cores(engines: int, each: int, beside_the_codec: int) -> None:
-    assert engine_cores(6, engines, codec_busy=False) == each
-    assert engine_cores(6, engines, codec_busy=True) == beside_the_codec
-
-
-def test_no_thread_but_an_engines_has_a_team(team: None) -> None:
-    codec, engine = BackgroundThread("codec"), ThreadPoolExecutor(1)
-    codec.start()
-    engine.submit(compute_with, 6).result()
-    assert asyncio.run(codec.call(available)) == 1
-    assert engine.submit(available).result() == 6
-    codec.close()
