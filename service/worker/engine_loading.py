@@ -38,7 +38,7 @@ def load_engine(settings: Settings, model: str, *, before: int = 0, count: int =
     """count: how many engines share the device. before: how many of them are loaded already."""
     # Imported here: torch takes seconds to import, and an API replica does without it.
     from engine.core.engine import GPU_CACHE_SHARE, Engine, EngineConfig
-    from service.worker import cores
+    from service.worker.threads import cores
 
     share = cache_share(GPU_CACHE_SHARE, before=before, count=count)
     config = EngineConfig(batch_invariant=settings.batch_invariant, cache_share=share)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from engine.core.pages import IntegrityError
 from engine.request import Request
 from service.jobs.messages import AttemptKey
-from service.worker.background import show_name
-from service.worker.cores import ONE, compute_with
+from service.worker.threads.background import show_name
+from service.worker.threads.cores import ONE, compute_with
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine, EngineStats

@@ -15,13 +15,13 @@ from service.jobs.messages import AttemptKey, PublishStatus, State
 from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, task_of
 from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
-from service.worker.codec_thread import CodecThread
 from service.worker.engine_metrics import EngineMetrics
 from service.worker.engine_thread import EngineFailed, EngineReport, EngineThread, ImageKey
 from service.worker.execution import Interruption, JobExecution
 from service.worker.picture import ModelContext
 from service.worker.publisher import Publisher
 from service.worker.report_box import ReportBox
+from service.worker.threads.codec_thread import CodecThread
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine

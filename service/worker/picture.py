@@ -18,11 +18,11 @@ from service.jobs.packing import pack_tokens
 from service.jobs.result import StoredImage
 from service.tasks.drawing import FinishedPicture
 from service.worker import events
-from service.worker.codec_thread import CodecThread
 from service.worker.engine_thread import EngineThread, ImageKey
 from service.worker.preview import preview
 from service.worker.publisher import Publisher
 from service.worker.retry import retry_transient
+from service.worker.threads.codec_thread import CodecThread
 
 if TYPE_CHECKING:
     from engine.card import ModelCard

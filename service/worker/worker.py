@@ -17,13 +17,13 @@ from redis.exceptions import RedisError
 from service.jobs import BlobStore, Queue, WorkerCards, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
 from service.jobs.spec import SPEC_VERSION
-from service.worker.background import BackgroundThreads
 from service.worker.claiming import Quarantine
-from service.worker.codec_thread import CodecThread
-from service.worker.cores import available, coding_threads, engine_cores
 from service.worker.execution import Interruption, wait_first
 from service.worker.model_worker import ModelWorker
 from service.worker.publisher import Publisher
+from service.worker.threads.background import BackgroundThreads
+from service.worker.threads.codec_thread import CodecThread
+from service.worker.threads.cores import available, coding_threads, engine_cores
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine

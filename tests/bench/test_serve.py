@@ -15,7 +15,7 @@ from service.bench.cpu import seconds_by_part
 from service.bench.figures import percentiles, spread
 from service.bench.mix import DEFAULT, Mix
 from service.bench.process import Served
-from service.worker.background import show_name
+from service.worker.threads.background import show_name
 from tests.support.serve import serving
 from tests.support.tiny import random_folder
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.codec.codec import Codec
-from service.worker.codec_thread import CodecThread
+from service.worker.threads.codec_thread import CodecThread
 
 pytestmark = pytest.mark.anyio
 

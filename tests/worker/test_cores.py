@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.worker.background import BackgroundThreads
-from service.worker.codec_thread import CodecThread
-from service.worker.cores import available, coding_threads, compute_with, engine_cores
+from service.worker.threads.background import BackgroundThreads
+from service.worker.threads.codec_thread import CodecThread
+from service.worker.threads.cores import available, coding_threads, compute_with, engine_cores
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from service.worker.cores import ONE, compute_with
+from service.worker.threads.cores import ONE, compute_with
 
 Call = tuple[Future[Any], Callable[[], Any]]
 

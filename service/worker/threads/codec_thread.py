@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from service.worker.background import BackgroundThreads, settle, show_name
-from service.worker.cores import ONE, compute_with
+from service.worker.threads.background import BackgroundThreads, settle, show_name
+from service.worker.threads.cores import ONE, compute_with
 
 if TYPE_CHECKING:
     from engine.codec.codec import Codec
