@@ -80,6 +80,15 @@ def test_without_filters_every_token_may_be_drawn(rows: list[Row], seed: int) ->
     assert torch.equal(tokens, draw(logits, plain)), "the two variants of the kernel draw alike"
 
 
+def test_filters_keep_the_first_of_equal_tokens_also_across_chunks() -> None:
+    logits = torch.full((4, 1500), -1e4)
+    logits[:, 500:521] = 0.0
+    rows: list[Row] = [
+        (1.0, top_k, top_p, uniform) for top_k, top_p in ((15, 1.0), (0, 0.6217)) for uniform in (2**-49, 1 - 2**-48)
+    ]
+    assert draw(logits, rows).tolist() == [500, 514, 500, 513]
+
+
 def test_ends_of_the_random_numbers_draw_the_first_and_the_last_token() -> None:
     logits = torch.zeros(2, 1500)
     assert draw(logits, [(1.0, 0, 1.0, 2**-49), (1.0, 0, 1.0, 1 - 2**-48)]).tolist() == [0, 1499]
