@@ -83,7 +83,7 @@ def _line(panel: Axes, values: Mapping[int, SpreadData], label: str) -> None:
     panel.set_xscale("log", base=2)
     panel.set_xticks(x, [str(at) for at in x])
     panel.minorticks_off()
-    panel.set_ylim(0, None)
+    panel.set_ylim(0, None, auto=True)  # a second line may need more room
 
 
 def _amount(value: Any) -> int:
