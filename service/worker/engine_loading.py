@@ -7,6 +7,8 @@ import gc
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from service.worker.threads.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from engine.core.engine import Engine
     from service.settings import Settings
@@ -21,6 +23,7 @@ async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
 
     Raises SameName, or CheckpointError with the file and the key that don't fit.
     """
+    keep_freed_memory()
     folders: dict[str, str] = {}
     for index, model in enumerate(settings.models):
         engine = await asyncio.to_thread(load_engine, settings, model, before=index, count=len(settings.models))
