@@ -119,9 +119,11 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput(StepOutput):
-    """What a step drew of one request; id is what Engine.add returned."""
+    """What a step drew of one request; id is what Engine.add returned. error: why the engine has given it up; nothing
+    follows."""
 
     id: int
+    error: Exception | None = None
 
 
 def check_request(

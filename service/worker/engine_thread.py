@@ -51,13 +51,15 @@ class ImageKey:
 class EngineReport:
     """What one turn of the thread did. `tokens_free` is counted after it.
 
-    failed: pictures whose cache was lost because a step failed; failure: why it did. left: attempts of which nothing is
+    given_up: pictures that the engine could not draw although nothing else was at fault. failed: pictures whose cache
+    was lost because a step failed; failure: why it did. left: attempts of which nothing is
     in the engine any more.
     """
 
     added: list[ImageKey] = field(default_factory=list)
     refused: list[tuple[ImageKey, Exception]] = field(default_factory=list)
     updates: list[tuple[ImageKey, RequestOutput]] = field(default_factory=list)
+    given_up: list[tuple[ImageKey, EngineFailed]] = field(default_factory=list)
     failed: list[ImageKey] = field(default_factory=list)
     failure: FailureCode = "engine_failed"
     left: list[AttemptKey] = field(default_factory=list)
@@ -69,7 +71,7 @@ class EngineReport:
     @property
     def urgent(self) -> bool:
         """Whether it tells of more than tokens of pictures that the engine goes on drawing."""
-        if self.added or self.refused or self.failed or self.left or self.fatal:
+        if self.added or self.refused or self.given_up or self.failed or self.left or self.fatal:
             return True
         if self.stats is None or not (self.stats.running or self.stats.waiting):
             return True  # no other report follows soon
@@ -191,9 +193,14 @@ class EngineThread:
         report.step_seconds = time.monotonic() - began
         for update in updates:
             key = self._keys[update.id]
-            report.updates.append((key, update))
-            if update.finished:
+            if update.error is not None:
+                report.given_up.append((key, EngineFailed(code_of(update.error), alone=True)))
+            else:
+                report.updates.append((key, update))
+            if update.finished or update.error is not None:
                 del self._keys[update.id], self._ids[key]
+        if report.given_up and self._engine.idle:
+            self._probe()
 
     def _drop_all(self, report: EngineReport) -> None:
         for key, request_id in self._ids.items():
@@ -205,7 +212,11 @@ class EngineThread:
     def _probe(self) -> None:
         """Tries whether the engine can still draw. If it can't, no job of the step was the reason: raises the error."""
         request_id = self._engine.add(Request(class_label=0, guidance_scale=1.0))
-        self._engine.step()
+        outputs: list[RequestOutput] = []
+        while not outputs:
+            outputs = self._engine.step()
+        if (error := outputs[0].error) is not None:
+            raise error
         self._engine.abort(request_id)
 
 

@@ -218,7 +218,7 @@ class ModelWorker:
         for key in report.added:
             if job := self._jobs.get(key.attempt_key):
                 job.pictures[key.image].admitted()
-        for key, error in report.refused:
+        for key, error in (*report.refused, *report.given_up):
             self._fail_picture(key, error)
         for key, output in report.updates:
             if job := self._jobs.get(key.attempt_key):

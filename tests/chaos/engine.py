@@ -38,6 +38,7 @@ class OutOfMemoryError(RuntimeError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput(StepOutput):
     id: int
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,9 @@ async def test_a_job_that_fails_with_nothing_beside_it_has_failed_at_once(
     failing_over(engine, monkeypatch, lambda: MemoryError("no room"))
     await service.submit("a", seed=POISON, n=2)
     events = await service.events("a")
-    assert [event.name for event in events] == ["queued", "started", "failed"]
+    names = [event.name for event in events]  # its second picture may be drawn meanwhile
+    assert (names[:2], names[-1]) == (["queued", "started"], "failed")
+    assert names.count("started") == 1
     assert events[-1].json()["error"]["code"] == "out_of_memory"
 
 
