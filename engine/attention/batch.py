@@ -13,27 +13,26 @@ from engine.attention.metadata import AttentionMeta
 class Rows:
     """Rows of one kind, branch after branch.
 
-    tokens (N,): embedding ids. rotary (positions, head_dim / 2, 2): cos and sin of every position, and positions (N,)
-    int32: the row's entry in it. slots (N,) int32: where the keys and values are written; empty for rows that are not
-    cached. attention: the branch of each row, and how much of it the row sees.
+    sources (N,) int32: ≥ 0 an embedding id; below 0 it is -2 - slot, for the token that KVCache.tokens has there.
+    rotary (positions, head_dim / 2, 2): cos and sin of every position, and positions (N,) int32: the row's entry in it.
+    slots (N,) int32: where the keys and values are written; -1 for rows that are not cached. attention: the branch of
+    each row, and how much of it the row sees.
     """
 
-    tokens: Tensor
+    sources: Tensor
     rotary: Tensor
     positions: Tensor
     slots: Tensor
     attention: AttentionMeta
 
     def __len__(self) -> int:
-        return self.tokens.shape[0]
+        return self.sources.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """cached: rows whose keys and values stay in the cache. queries: rows that are not cached; all of them want logits.
-    logits_indices (M,): which cached rows want logits. A model returns the logits of these first, then those of the
-    queries."""
+    """cached: rows whose keys and values stay in the cache. queries: rows that are not cached. Tokens are drawn from
+    the queries where a family has such rows, otherwise from the cached ones."""
 
     cached: Rows
     queries: Rows
-    logits_indices: Tensor

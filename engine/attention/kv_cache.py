@@ -21,11 +21,15 @@ class KVShape(NamedTuple):
 
 
 class KVCache:
-    """keys and values (layers, pages · page_size, heads, head_dim); slot = page · page_size + offset."""
+    """keys and values (layers, slots, heads, head_dim); slot = page · page_size + offset. tokens int32 (slots,): the
+    token that the row in a slot carries, from the step that draws it on, so that the next step finds it on the device.
+    One more page than asked for: rows that only pad a batch are written to scratch_slot, which nothing reads."""
 
     def __init__(self, shape: KVShape, pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
-        size = (shape.layers, pages * page_size, shape.heads, shape.head_dim)
+        size = (shape.layers, (pages + 1) * page_size, shape.heads, shape.head_dim)
         self.page_size = page_size
+        self.scratch_slot = pages * page_size
+        self.tokens = torch.zeros(size[1], device=device, dtype=torch.int32)
         self.keys = torch.zeros(size, device=device, dtype=dtype)
         self.values = torch.zeros(size, device=device, dtype=dtype)
 
@@ -42,6 +46,10 @@ class KVCache:
         for cached in (self.keys, self.values):
             paged = cached.unflatten(1, (-1, self.page_size))
             paged[:, target] = paged[:, source]
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.keys.device.type == "cpu"
 
     @property
     def heads(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 ROWS_A_TILE = 16
@@ -14,47 +13,23 @@ ROWS_A_TILE = 16
 
 @dataclass(frozen=True, slots=True)
 class AttentionMeta:
-    """Metadata of the rows of one step, branch after branch.
+    """Metadata of the rows of one step, branch after branch, all int32.
 
-    starts (branches + 1,) int32: the rows of branch b are starts[b] … starts[b + 1].
-    visible (rows,) int32: how many cached rows of its branch each row sees.
-    block_tables (branches, pages) int32: the pages of each branch in order, padded with 0.
-    on_device: for a GPU.
+    starts (branches + 1,): the rows of branch b are starts[b] … starts[b + 1].
+    visible (rows,): how many cached rows of its branch each row sees.
+    block_tables (branches, pages): the pages of each branch in order, padded with 0.
+    tiles (tiles, 3): for the kernel on a GPU: branch, first row, end of the branch's rows; see tiles_of.
     """
 
-    starts: np.ndarray
-    visible: np.ndarray
-    block_tables: np.ndarray
-    page_size: int
-    on_device: DeviceMeta | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMeta:
-    """What the GPU's kernel reads. tiles (tiles, 3) int32: branch, first row, end of the branch's rows, for each."""
-
+    starts: Tensor
     visible: Tensor
     block_tables: Tensor
-    tiles: Tensor
+    page_size: int
+    tiles: Tensor | None = None
 
 
-def attention_meta(
-    starts: np.ndarray, visible: np.ndarray, block_tables: np.ndarray, page_size: int, device: torch.device
-) -> AttentionMeta:
-    """All int32 and contiguous, as AttentionMeta has them."""
-    on_device = None if device.type == "cpu" else device_meta(starts, visible, block_tables, device)
-    return AttentionMeta(starts, visible, block_tables, page_size, on_device)
-
-
-def device_meta(starts: np.ndarray, visible: np.ndarray, block_tables: np.ndarray, device: torch.device) -> DeviceMeta:
-    return DeviceMeta(
-        visible=torch.from_numpy(visible).to(device),
-        block_tables=torch.from_numpy(block_tables).to(device),
-        tiles=torch.from_numpy(_tiles(starts)).to(device),
-    )
-
-
-def _tiles(starts: np.ndarray) -> np.ndarray:
+def tiles_of(starts: np.ndarray) -> np.ndarray:
+    """The tiles of rows that begin at `starts`, of ROWS_A_TILE rows at most, none across branches."""
     counts = np.diff(starts)
     tiles = -(-counts // ROWS_A_TILE)
     branch = np.repeat(np.arange(len(counts)), tiles)

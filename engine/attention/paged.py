@@ -1,4 +1,4 @@
-"""paged_attention: attention of ragged rows over a paged cache, the same call on every device.
+"""paged_attention: attention of ragged rows over a paged cache, in torch. For a GPU see ops/gpu/attention.py.
 
 The contract: row i of branch b sees the first visible[i] cached rows of b. Causal rows, block-wise rows and query rows
 differ in that number alone.
@@ -18,21 +18,18 @@ def paged_attention(q: Tensor, keys: Tensor, values: Tensor, meta: AttentionMeta
     """Softmax attention of q (rows, heads, head_dim) over cached keys and values (slots, heads, head_dim)."""
     if q.shape[0] == 0:
         return q
-    if q.device.type == "cuda":
-        from engine.attention.triton_kernel import paged_attention_triton
-
-        return paged_attention_triton(q, keys, values, meta)
     return paged_attention_reference(q, keys, values, meta)
 
 
 def paged_attention_reference(q: Tensor, keys: Tensor, values: Tensor, meta: AttentionMeta) -> Tensor:
     """As paged_attention: gathers the pages of each branch, then attends. The kernels are tested against it."""
-    out = torch.empty_like(q)
-    for branch, table in enumerate(meta.block_tables):
-        rows = slice(int(meta.starts[branch]), int(meta.starts[branch + 1]))
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    starts, every_visible = meta.starts.tolist(), meta.visible.cpu().numpy()
+    for branch, table in enumerate(meta.block_tables.cpu().numpy()):
+        rows = slice(starts[branch], starts[branch + 1])
         if rows.start == rows.stop:
             continue
-        visible = meta.visible[rows]
+        visible = every_visible[rows]
         length, mask = int(visible.max()), None
         if visible.min() < length:
             mask = torch.arange(length, device=q.device) < torch.from_numpy(visible).to(q.device)[:, None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -14,7 +16,7 @@ import torch
 from engine.attention.kv_cache import KVCache
 from engine.card import ModelCard
 from engine.codec.codec import Codec
-from engine.core.packing import Packer
+from engine.core.dispatched import DispatchedStep, output_of
 from engine.core.pages import PageAllocator
 from engine.core.rotary_tables import RotaryTables
 from engine.core.runner import Runner, StepLogits
@@ -29,6 +31,7 @@ from engine.request import Request, RequestError, RequestOutput, RopeScaling, ch
 log = logging.getLogger(__name__)
 
 CPU_CACHE_BYTES = 256 * 2**20
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 GPU_CACHE_SHARE = 0.6
 """Share of the GPU memory that is free after loading the weights; steps and the tokenizer need the rest."""
 
@@ -95,12 +98,12 @@ class Engine:
             max_rows=config.max_rows,
             max_running=config.max_running,
         )
-        rotary = RotaryTables(lambda *key: _rotary(loaded, *key).to(device))
+        rotary = RotaryTables(lambda *key: _rotary(loaded, *key).to(device), (loaded.card.grid, "interpolate"))
         ops = choose_operations(device, dtype, batch_invariant=config.batch_invariant)
         with torch.inference_mode():
             forward = forward_pass(loaded.network, ops)
-        packer = Packer(rotary, config.page_size, device)
-        self._runner = Runner(forward, ops, self._cache, packer, watch_logits=watch_logits)
+        self._runner = Runner(forward, ops, self._cache, rotary, watch_logits=watch_logits)
+        self._dispatched: deque[DispatchedStep] = deque()
         self._ids = count()
         self._steps_total = 0
         self._rows_total = 0
@@ -137,15 +140,23 @@ class Engine:
     def abort(self, request_id: int) -> None:
         """Drop a request; its pages are freed when the next step begins. Unknown and finished ids are ignored."""
         self._scheduler.abort(request_id)
+        for step in self._dispatched:
+            step.abort(request_id)
 
     def step(self) -> list[RequestOutput]:
-        """Take one forward step; returns what it drew, an output for each request that got tokens. Pages and block
-        tables are checked when the engine falls idle."""
+        """Take one forward step. Returns what is drawn, an output for each request that got tokens: on a CPU the tokens
+        of this step, on a GPU those of the step before, while it computes this one. Pages and block tables are checked
+        when the engine falls idle.
+
+        A step for which the device has no memory is divided; a request that does not fit alone is given up, and its
+        output has the error. Raises FloatingPointError when the model's logits are not finite."""
         sequences = self._scheduler.schedule()
-        self._cache.copy_pages(self._scheduler.page_copies)
+        self._runner.copy_pages(self._scheduler.page_copies)
         self._scheduler.page_copies.clear()
         self._rows_last_step = sum(sequence.rows for sequence in sequences)
-        outputs = self._draw(sequences) if sequences else []
+        outputs = self._dispatch(sequences) if sequences else []
+        while len(self._dispatched) > (self._runner.overlap if sequences else 0):
+            outputs += self._dispatched.popleft().commit()
         if self.idle or self.config.check_every_step:
             self._scheduler.check_integrity(all_pages=self.config.check_every_step)
         return outputs
@@ -160,7 +171,11 @@ class Engine:
             self._scheduler.add(sequence)
         unfinished = {sequence.id for sequence in sequences}
         while unfinished:
-            unfinished -= {output.id for output in self.step() if output.finished}
+            for output in self.step():
+                if output.error is not None and output.id in unfinished:
+                    raise output.error
+                if output.finished:
+                    unfinished.discard(output.id)
         return [sequence.tokens.reshape(sequence.grid) for sequence in sequences]
 
     def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
@@ -185,7 +200,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle
+        return self._scheduler.idle and not self._dispatched
 
     @property
     def tokens_total(self) -> int:
@@ -215,28 +230,32 @@ class Engine:
         """Raises IntegrityError when pages and block tables disagree."""
         self._scheduler.check_integrity()
 
-    def _draw(self, sequences: list[SequenceState]) -> list[RequestOutput]:
-        decided = self._runner.run(sequences)
+    def _dispatch(self, sequences: list[SequenceState]) -> list[RequestOutput]:
+        """Returns the outputs of requests that are given up."""
+        try:
+            drawn = self._runner.run(sequences)
+        except OUT_OF_MEMORY as error:
+            traceback.clear_frames(error.__traceback__)  # and the tensors in them
+            if len(sequences) == 1:
+                return [self._give_up(sequences[0], error)]
+            half = len(sequences) // 2
+            self._scheduler.max_rows = max(1, sum(sequence.rows for sequence in sequences) // 2)
+            log.warning("out of memory: from now on a step has at most %d rows", self._scheduler.max_rows)
+            return self._dispatch(sequences[:half]) + self._dispatch(sequences[half:])
         self._steps_total += 1
-        self._rows_total += self._rows_last_step
-        outputs = [self._advance(sequence, tokens) for sequence, tokens in zip(sequences, decided, strict=True)]
-        return [output for output in outputs if output.positions]
+        self._rows_total += sum(sequence.rows for sequence in sequences)
+        steps = [sequence.dispatch() for sequence in sequences]
+        self._dispatched.append(DispatchedStep(sequences, steps, drawn))
+        for sequence in sequences:
+            if sequence.finished:  # steps are computed in order, so a later owner of its pages does no harm
+                self._scheduler.retire(sequence)
+        return []
 
-    def _advance(self, sequence: SequenceState, tokens: list[int]) -> RequestOutput:
-        positions = sequence.step.targets
-        sequence.advance(tokens)
-        if sequence.finished:
-            self._scheduler.retire(sequence)
-        plan = sequence.plan
-        return RequestOutput(
-            id=sequence.id,
-            step=sequence.next_step - (len(plan.steps) - plan.drawing_steps),
-            steps=plan.drawing_steps,
-            positions=positions,
-            tokens=tuple(tokens),
-            n_done=sequence.drawn,
-            n_total=len(sequence.tokens) - len(sequence.request.fixed_tokens),
-        )
+    def _give_up(self, sequence: SequenceState, error: Exception) -> RequestOutput:
+        log.error("request %d is given up: %s", sequence.id, error)
+        sequence.aborted = True
+        self._scheduler.retire(sequence)
+        return replace(output_of(sequence, sequence.next_step, []), error=error)
 
     def _sequence(self, request: Request) -> SequenceState:
         check_request(

@@ -2,115 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from engine.attention.batch import Batch, Rows
-from engine.attention.metadata import attention_meta
-from engine.core.program import ContentRows, QueryRows, StepRows
-from engine.core.rotary_tables import RotaryTables
+from engine.core.program import POSITION, Program, StepEnds
 from engine.core.sequence import SequenceState
-from engine.ops.sampling import SamplingTensors
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """columns int32 (4, rows): sources, positions, visible, slots; see core.program. starts int32 (branches + 1,): the
+    rows of branch b are starts[b] … starts[b + 1]."""
+
+    columns: np.ndarray
+    starts: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class PackedStep:
-    """The input of a forward pass and of the sampling after it.
+    """The input of a forward pass and of the sampling after it, in numpy: it runs while a GPU computes the step before.
 
-    counts: tokens to draw for each sequence.
+    draws int32 (3, n): for each token to draw, its rows in the conditional and in the unconditional branch, and the
+    slot that keeps it. settings int32 (n, 3): see program.sampling_settings. guidance float32
+    (n,), uniforms float64 (n,). counts: tokens to draw for each sequence. block_tables int32 (branches, pages), padded
+    with 0. greedy: all temperatures are 0. filtered: top-k or top-p applies to some tokens.
     """
 
-    batch: Batch
-    sampling: SamplingTensors
+    cached: PackedRows
+    queries: PackedRows
+    draws: np.ndarray
+    settings: np.ndarray
+    guidance: np.ndarray
+    uniforms: np.ndarray
+    block_tables: np.ndarray
     counts: tuple[int, ...]
+    greedy: bool
+    filtered: bool
 
 
-class Packer:
-    def __init__(self, rotary: RotaryTables, page_size: int, device: torch.device) -> None:
-        self._rotary = rotary
-        self._page_size = page_size
-        self._device = device
-
-    def pack(self, sequences: Sequence[SequenceState]) -> PackedStep:
-        """The rows of all branches, sequence after sequence."""
-        steps = [self._rows(sequence) for sequence in sequences]
-        branches = np.array([sequence.plan.branches for sequence in sequences])
-        counts = np.array([len(step.targets) for step in steps])
-        return PackedStep(
-            batch=self._batch(sequences, steps, branches),
-            sampling=self._sampling(sequences, steps, branches, counts),
-            counts=tuple(counts.tolist()),
-        )
-
-    def _rows(self, sequence: SequenceState) -> StepRows:
-        return sequence.program(self._page_size).steps[sequence.next_step]
-
-    def _batch(self, sequences: Sequence[SequenceState], steps: Sequence[StepRows], branches: np.ndarray) -> Batch:
-        table, offsets = self._rotary.of([sequence.rotary_key for sequence in sequences])
-        tables = _join_tables([sequence.program(self._page_size).block_tables for sequence in sequences])
-        contents, queries = [step.content for step in steps], [step.queries for step in steps]
-
-        def rows(parts: Sequence[ContentRows | QueryRows], tokens: np.ndarray, slots: np.ndarray) -> Rows:
-            lengths = np.array([len(part.positions) for part in parts])
-            starts = np.zeros(branches.sum() + 1, dtype=np.int32)
-            np.cumsum(np.repeat(lengths // branches, branches), out=starts[1:])
-            positions = np.concatenate([part.positions for part in parts])
-            if any(offsets):
-                positions += np.repeat(np.array(offsets, dtype=np.int32), lengths)
-            visible = np.concatenate([part.visible for part in parts])
-            meta = attention_meta(starts, visible, tables, self._page_size, self._device)
-            return Rows(self._tensor(tokens), table, self._tensor(positions), self._tensor(slots), meta)
-
-        return Batch(
-            cached=rows(contents, _tokens(sequences, contents), np.concatenate([part.slots for part in contents])),
-            queries=rows(queries, np.concatenate([part.ids for part in queries]), np.empty(0, dtype=np.int32)),
-            logits_indices=self._tensor(_wanted(steps)),
-        )
-
-    def _sampling(
-        self, sequences: Sequence[SequenceState], steps: Sequence[StepRows], branches: np.ndarray, counts: np.ndarray
-    ) -> SamplingTensors:
-        conditional, unconditional = _branch_pairs(branches, counts)
-        requests = [sequence.request for sequence in sequences]
-
-        def each(values: list[float], dtype: type) -> Tensor:
-            return self._tensor(np.repeat(np.array(values, dtype=dtype), counts))
-
-        return SamplingTensors(
-            conditional=self._tensor(conditional),
-            unconditional=self._tensor(unconditional),
-            guidance=each([step.guidance for step in steps], np.float32),
-            temperature=each([request.temperature for request in requests], np.float32),
-            top_k=each([request.top_k for request in requests], np.int64),
-            top_p=each([request.top_p for request in requests], np.float32),
-            uniform=self._tensor(np.concatenate([step.uniforms for step in steps])),
-            greedy=all(request.temperature == 0 for request in requests),
-            filtered=any(request.top_k > 0 or request.top_p < 1 for request in requests),
-        )
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+_START = StepEnds(0, 0, 0)
 
 
-def _tokens(sequences: Sequence[SequenceState], parts: Sequence[ContentRows]) -> np.ndarray:
-    """Embedding ids (rows,): those of the plan, and the tokens that are drawn by now."""
-    return np.concatenate([part.tokens(sequence.tokens) for sequence, part in zip(sequences, parts, strict=True)])
+def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequence[int]) -> PackedStep:
+    """The rows of all branches, sequence after sequence. rotary_starts: where the rotary entries of each sequence's
+    grid start."""
+    programs = [sequence.program(page_size) for sequence in sequences]
+    cached, queries, draws, uniforms, guidance = [], [], [], [], []
+    lengths = []
+    for sequence, program in zip(sequences, programs, strict=True):
+        step = sequence.next_step
+        first, end = program.ends[step - 1] if step else _START, program.ends[step]
+        cached.append(program.cached[:, first.cached : end.cached])
+        queries.append(program.queries[:, first.queries : end.queries])
+        draws.append(program.draws[:, first.draws : end.draws])
+        uniforms.append(program.uniforms[first.draws : end.draws])
+        guidance.append(program.guidance[step])
+        lengths.append((end.cached - first.cached, end.queries - first.queries, end.draws - first.draws))
+    branches = np.array([program.branches for program in programs])
+    cached_rows, query_rows, counts = np.array(lengths).T
+    joined = np.concatenate(draws, axis=1)
+    drawing_rows = query_rows if query_rows.any() else cached_rows
+    joined[:2] += np.repeat(np.cumsum(drawing_rows) - drawing_rows, counts).astype(np.int32)
+    requests = [sequence.request for sequence in sequences]
+    return PackedStep(
+        cached=_rows(cached, cached_rows, branches, rotary_starts),
+        queries=_rows(queries, query_rows, branches, rotary_starts),
+        draws=joined,
+        settings=np.repeat(np.stack([program.settings for program in programs]), counts, axis=0),
+        guidance=np.repeat(np.array(guidance, dtype=np.float32), counts),
+        uniforms=np.concatenate(uniforms),
+        block_tables=_join_tables(programs),
+        counts=tuple(counts.tolist()),
+        greedy=all(request.temperature == 0 for request in requests),
+        filtered=any(request.top_k > 0 or request.top_p < 1 for request in requests),
+    )
 
 
-def _wanted(steps: Sequence[StepRows]) -> np.ndarray:
-    start, wanted = 0, []
-    for step in steps:
-        wanted.append(step.wanted + start)
-        start += len(step.content.ids)
-    return np.concatenate(wanted)
+def _rows(
+    parts: Sequence[np.ndarray], lengths: np.ndarray, branches: np.ndarray, rotary_starts: Sequence[int]
+) -> PackedRows:
+    columns = np.concatenate(parts, axis=1)
+    if any(rotary_starts):
+        columns[POSITION] += np.repeat(np.array(rotary_starts, dtype=np.int32), lengths)
+    starts = np.zeros(branches.sum() + 1, dtype=np.int32)
+    np.cumsum(np.repeat(lengths // branches, branches), out=starts[1:])
+    return PackedRows(columns, starts)
 
 
-def _join_tables(tables: Sequence[np.ndarray]) -> np.ndarray:
+def _join_tables(programs: Iterable[Program]) -> np.ndarray:
     """int32 (branches, pages), padded with 0 to the width of the widest."""
+    tables = [program.block_tables for program in programs]
     width = max(table.shape[1] for table in tables)
     if all(table.shape[1] == width for table in tables):
         return np.concatenate(tables)
@@ -120,12 +103,3 @@ def _join_tables(tables: Sequence[np.ndarray]) -> np.ndarray:
         joined[start : start + len(table), : table.shape[1]] = table
         start += len(table)
     return joined
-
-
-def _branch_pairs(branches: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each token to draw, its logit rows in the conditional and in the unconditional branch. Without an
-    unconditional branch both are the same row, and guidance changes nothing."""
-    logits = branches * counts
-    starts = np.cumsum(logits) - logits
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + within, np.repeat(starts + (branches - 1) * counts, counts) + within

@@ -4,127 +4,164 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from engine.plans import CONDITION, NO_TARGET, Plan, Row
+from engine.request import EMPTY
+
+NO_SLOT = -1
+"""Of a row that is not cached; of a token that no later row carries."""
+
+SOURCE, POSITION, VISIBLE, SLOT = range(4)
+"""The columns of a row. A source ≥ 0 is an embedding id; below 0 it is source_of_slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRows:
-    """The cached rows of a step, branch after branch, all (rows,) int32: embedding ids, positions, visible, slots.
-
-    cells int64: the grid cells whose tokens take the place of the ids; drawn: at which rows. None: at all of them.
-    """
-
-    ids: np.ndarray
-    positions: np.ndarray
-    visible: np.ndarray
-    slots: np.ndarray
-    cells: np.ndarray
-    drawn: np.ndarray | None
-
-    def tokens(self, canvas: np.ndarray) -> np.ndarray:
-        """Embedding ids (rows,), with what is on the canvas int32 (cells,) by now."""
-        if self.drawn is None:
-            return canvas[self.cells]
-        ids = self.ids.copy()
-        ids[self.drawn] = canvas[self.cells]
-        return ids
+def source_of_slot(slot: np.ndarray) -> np.ndarray:
+    """Source of a row that carries the token in a slot. The cache has a token for each slot: see KVCache.tokens."""
+    return -2 - slot
 
 
-@dataclass(frozen=True, slots=True)
-class QueryRows:
-    """The other rows of a step, branch after branch, (rows,) int32."""
+class StepEnds(NamedTuple):
+    """Where a step ends in the arrays of a Program; it begins where the step before it ends."""
 
-    ids: np.ndarray
-    positions: np.ndarray
-    visible: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class StepRows:
-    """wanted (n,): those of the content rows that want logits. targets (n,): the cells that the step draws. uniforms
-    (n,) float64: the random numbers that decide their tokens."""
-
-    content: ContentRows
-    queries: QueryRows
-    wanted: np.ndarray
-    targets: np.ndarray
-    uniforms: np.ndarray
-    guidance: float
+    cached: int
+    queries: int
+    draws: int
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """steps: those of the plan. block_tables (branches, pages) int32."""
+    """The steps of a plan, one after the other, in each the branches one after the other.
 
-    steps: tuple[StepRows, ...]
+    cached, queries int32 (4, rows): the columns of the rows that are cached, and of the others. draws int32 (3, n): for
+    each token to draw, its rows in the conditional and in the unconditional branch, counted from the step's first row,
+    and the slot that keeps the token for later rows. uniforms float64 (n,): the random numbers that decide. guidance
+    float32 (steps,). settings: see sampling_settings. block_tables int32 (branches, pages).
+    """
+
+    ends: tuple[StepEnds, ...]
+    cached: np.ndarray
+    queries: np.ndarray
+    draws: np.ndarray
+    uniforms: np.ndarray
+    guidance: np.ndarray
+    settings: np.ndarray
     block_tables: np.ndarray
+
+    @property
+    def branches(self) -> int:
+        return len(self.block_tables)
+
+
+def sampling_settings(temperature: float, top_p: float, top_k: int) -> np.ndarray:
+    """How tokens are drawn, int32 (3,): the bits of temperature and top_p as float32, and top_k."""
+    settings = np.array([0, 0, top_k], dtype=np.int32)
+    settings.view(np.float32)[:2] = temperature, top_p
+    return settings
 
 
 def compile_program(
-    plan: Plan, block_tables: list[list[int]], *, cached: int, page_size: int, uniform: Callable[[int], float]
+    plan: Plan,
+    block_tables: list[list[int]],
+    canvas: np.ndarray,
+    *,
+    cached: int,
+    page_size: int,
+    settings: np.ndarray,
+    uniform: Callable[[int], float],
 ) -> Program:
-    """cached: rows of each branch that are in the cache before the plan's first step. uniform: the random number of a
-    cell."""
-    steps, tables = plan.steps, np.array(block_tables, dtype=np.int32)
+    """canvas int32 (cells,): the tokens that are known. cached: rows of each branch that are in the cache before the
+    plan's first step. uniform: the random number of a cell."""
+    tables = np.array(block_tables, dtype=np.int32)
     slots = (tables[:, :, None] * page_size + np.arange(page_size, dtype=np.int32)).reshape(len(tables), -1)
-    contents = _split([[row for row in step.rows if row.cached] for step in steps])
-    queries = _split([[row for row in step.rows if not row.cached] for step in steps])
-    targets = _split_targets([step.targets for step in steps])
-    conditions, rows = plan.conditions, []
-    for index, step in enumerate(steps):
-        content = contents[index]
-        rows.append(
-            StepRows(
-                content=_content(content, conditions, slots[:, cached : cached + content.shape[1]]),
-                queries=_queries(queries[index], len(conditions)),
-                wanted=_wanted(content, len(conditions)),
-                targets=targets[index],
-                uniforms=np.array([uniform(cell) for cell in step.targets], dtype=np.float64),
-                guidance=step.guidance,
-            )
-        )
-        cached += content.shape[1]
-    return Program(tuple(rows), tables)
+    rows = np.array([*chain.from_iterable(step.rows for step in plan.steps)], dtype=np.int32).T
+    step_of = np.repeat(np.arange(len(plan.steps)), [len(step.rows) for step in plan.steps])
+    kept = rows[_CACHED] == 1
+    content, queries = _Rows(rows[:, kept], step_of[kept]), _Rows(rows[:, ~kept], step_of[~kept])
+    slots = slots[:, cached : cached + content.count]
 
+    first_slot = np.full(len(canvas), NO_SLOT, dtype=np.int32)
+    carried = content.columns[_SOURCE] < CONDITION
+    first_slot[-2 - content.columns[_SOURCE][carried][::-1]] = slots[0][carried][::-1]
+    drawing = _drawing(content, queries)
+    cells = drawing.columns[_TARGET][drawing.wanted].astype(np.int64)
 
-SOURCE, POSITION, VISIBLE, TARGET = (Row._fields.index(name) for name in ("source", "position", "visible", "target"))
-
-
-def _split(steps: list[list[Row]]) -> list[np.ndarray]:
-    """The rows of each step as columns: int32 (fields, rows)."""
-    table = np.array([*chain.from_iterable(steps)], dtype=np.int32).reshape(-1, len(Row._fields)).T
-    ends = accumulate(map(len, steps), initial=0)
-    return [table[:, start:end] for start, end in pairwise(ends)]
-
-
-def _split_targets(steps: list[tuple[int, ...]]) -> list[np.ndarray]:
-    targets = np.array([*chain.from_iterable(steps)], dtype=np.int64)
-    return [targets[start:end] for start, end in pairwise(accumulate(map(len, steps), initial=0))]
-
-
-def _content(columns: np.ndarray, conditions: tuple[int, ...], slots: np.ndarray) -> ContentRows:
-    branches = len(conditions)
-    sources = np.concatenate([np.where(columns[SOURCE] == CONDITION, id, columns[SOURCE]) for id in conditions])
-    drawn = sources < CONDITION
-    return ContentRows(
-        ids=sources,
-        positions=np.concatenate([columns[POSITION]] * branches),
-        visible=np.concatenate([columns[VISIBLE]] * branches),
-        slots=slots.reshape(-1),
-        cells=(-2 - sources[drawn]).astype(np.int64),
-        drawn=None if drawn.all() else drawn,
+    counts = np.arange(len(plan.steps))
+    ends = zip(
+        len(tables) * np.searchsorted(content.steps, counts, side="right"),
+        len(tables) * np.searchsorted(queries.steps, counts, side="right"),
+        np.searchsorted(drawing.steps[drawing.wanted], counts, side="right"),
+        strict=True,
+    )
+    return Program(
+        ends=tuple(StepEnds(*map(int, end)) for end in ends),
+        cached=content.in_branches(plan.conditions, first_slot, canvas, slots),
+        queries=queries.in_branches(plan.conditions, first_slot, canvas, None),
+        draws=np.stack([*drawing.branch_pairs(len(tables)), first_slot[cells]]).astype(np.int32),
+        uniforms=np.array([uniform(cell) for cell in cells.tolist()], dtype=np.float64),
+        guidance=np.array([step.guidance for step in plan.steps], dtype=np.float32),
+        settings=settings,
+        block_tables=tables,
     )
 
 
-def _queries(columns: np.ndarray, branches: int) -> QueryRows:
-    ids, positions, visible = (np.concatenate([columns[field]] * branches) for field in (SOURCE, POSITION, VISIBLE))
-    return QueryRows(ids, positions, visible)
+_SOURCE, _POSITION, _VISIBLE, _CACHED, _TARGET = (
+    Row._fields.index(name) for name in ("source", "position", "visible", "cached", "target")
+)
 
 
-def _wanted(content: np.ndarray, branches: int) -> np.ndarray:
-    wanted = np.flatnonzero(content[TARGET] != NO_TARGET)
-    return np.concatenate([wanted + branch * content.shape[1] for branch in range(branches)])
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of one branch: columns int32 (fields of Row, rows), and the step of each."""
+
+    columns: np.ndarray
+    steps: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return len(self.steps)
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """Which rows want logits."""
+        return np.flatnonzero(self.columns[_TARGET] != NO_TARGET)
+
+    def in_branches(
+        self, conditions: tuple[int, ...], first_slot: np.ndarray, canvas: np.ndarray, slots: np.ndarray | None
+    ) -> np.ndarray:
+        """The columns of a Program's rows (4, branches · rows), ordered by step, branch and row."""
+        source = self._source(first_slot, canvas)
+        every = np.empty((len(conditions), 4, self.count), dtype=np.int32)
+        for branch, condition in zip(every, conditions, strict=True):
+            branch[SOURCE] = np.where(self.columns[_SOURCE] == CONDITION, condition, source)
+        every[:, POSITION], every[:, VISIBLE] = self.columns[_POSITION], self.columns[_VISIBLE]
+        every[:, SLOT] = NO_SLOT if slots is None else slots
+        by_step = np.argsort(np.tile(self.steps, len(conditions)), kind="stable")
+        return np.ascontiguousarray(every.transpose(1, 0, 2).reshape(4, -1)[:, by_step])
+
+    def branch_pairs(self, branches: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each row that wants logits, its place among the step's rows in the first and in the last branch. With
+        one branch both are the same row, and guidance changes nothing."""
+        steps = self.steps[self.wanted]
+        starts = np.searchsorted(self.steps, steps)
+        lengths = np.searchsorted(self.steps, steps, side="right") - starts
+        within = self.wanted - starts
+        return within, within + (branches - 1) * lengths
+
+    def _source(self, first_slot: np.ndarray, canvas: np.ndarray) -> np.ndarray:
+        """Embedding ids, of the tokens that are known too; the others by the slot that will hold their token."""
+        source = self.columns[_SOURCE].copy()
+        carried = source < CONDITION
+        cells = -2 - source[carried]
+        source[carried] = np.where(canvas[cells] == EMPTY, source_of_slot(first_slot[cells]), canvas[cells])
+        return source
+
+
+def _drawing(content: _Rows, queries: _Rows) -> _Rows:
+    """The rows whose logits decide tokens: of one kind in a plan, so that a forward pass has one place to draw from."""
+    if len(content.wanted) and len(queries.wanted):
+        raise ValueError("cached rows and queries both want logits")
+    return content if len(content.wanted) else queries

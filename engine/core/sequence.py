@@ -9,7 +9,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from engine.core.program import Program, compile_program
+from engine.core.program import Program, compile_program, sampling_settings
 from engine.noise import uniform
 from engine.plans import CONDITION, NO_TARGET, Plan, Row, Step, cell_of
 from engine.request import EMPTY, Request, RopeScaling
@@ -32,9 +32,13 @@ class StepKey:
 class SequenceState:
     """One picture being drawn.
 
-    tokens int32 (cells,): its grid, row-major, EMPTY where nothing is drawn yet. block_tables: one for each branch;
-    none until the sequence is admitted. next_step: index into plan.steps. cached: rows of each branch in the cache.
-    drawn: how many tokens are drawn. prefix_keys: the keys of the steps that it could write before it draws anything;
+    A step is dispatched when it is given to the device, and committed when its tokens are back. On a GPU the next step
+    is dispatched before, because a plan says what it computes.
+
+    tokens int32 (cells,): its grid, row-major, EMPTY where nothing is committed yet. block_tables: one for each branch;
+    none until the sequence is admitted. next_step: the step to dispatch, an index into plan.steps. cached: rows of each
+    branch in the cache once the dispatched steps are computed. drawn: how many tokens are committed. aborted: its
+    tokens are of no interest any more. prefix_keys: the keys of the steps that it could write before it draws anything;
     other sequences may share them.
     """
 
@@ -47,6 +51,7 @@ class SequenceState:
     next_step: int = 0
     cached: int = 0
     drawn: int = 0
+    aborted: bool = False
     prefix_keys: tuple[StepKey, ...] = ()
     _keys: list[StepKey] = field(default_factory=list)
     _keyed: int = 0
@@ -74,6 +79,7 @@ class SequenceState:
 
     @property
     def finished(self) -> bool:
+        """Whether all its steps are dispatched."""
         return self.next_step == len(self.plan.steps)
 
     @property
@@ -96,19 +102,24 @@ class SequenceState:
             self._program = compile_program(
                 self.plan,
                 self.block_tables,
+                self.tokens,
                 cached=self.cached,
                 page_size=page_size,
+                settings=sampling_settings(self.request.temperature, self.request.top_p, self.request.top_k),
                 uniform=lambda cell: uniform(self.request.seed, self.request.task, self.canvas_position(cell)),
             )
         return self._program
 
-    def advance(self, tokens: list[int]) -> None:
-        """Store the tokens that the step drew, in the order of its targets, and go on to the next step."""
-        step = self.step
-        self.cached += step.cached
-        self.tokens[list(step.targets)] = tokens
-        self.drawn += len(tokens)
+    def dispatch(self) -> int:
+        """Go on to the next step: the device has this one. Returns which it was."""
+        self.cached += self.step.cached
         self.next_step += 1
+        return self.next_step - 1
+
+    def commit(self, step: int, tokens: list[int]) -> None:
+        """Store the tokens that a dispatched step drew, in the order of its targets."""
+        self.tokens[list(self.plan.steps[step].targets)] = tokens
+        self.drawn += len(tokens)
 
     def skip_prefix(self, steps: int) -> None:
         """Skip the first steps of the prefix: their rows are in the pages already."""

@@ -6,14 +6,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from engine.attention.batch import Batch, Rows
+from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
 from engine.models.arpg import ARPG
 from engine.models.arpg import Layer as ARPGLayer
-from engine.models.layers import merge
+from engine.models.layers import join_embeddings, merge
 from engine.models.llamagen import Layer as LlamaGenLayer
 from engine.models.llamagen import LlamaGen
 from engine.models.network import Model
@@ -21,12 +20,25 @@ from engine.ops.operations import LayerWeights, Operations
 
 
 class ForwardPass(ABC):
-    """A network, ready for the engine: matrices that read the same rows are merged."""
+    """A network, ready for the engine: matrices that read the same rows are merged.
+
+    embeddings (ids, dim): the table of all embedding ids. norm (dim,), head (vocab, dim): what makes logits of the last
+    hidden rows. draws_from_queries: tokens are drawn from the queries; otherwise from the cached rows.
+    """
+
+    network: Model
+    embeddings: Tensor
+    norm: Tensor
+    head: Tensor
+    draws_from_queries: bool
 
     @abstractmethod
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Write the batch's cached rows to the cache. Returns logits float32 (n, vocab): of the cached rows at
-        batch.logits_indices, then of batch.queries."""
+    def cached(self, rows: Rows, cache: KVCache) -> Tensor:
+        """Write keys and values of the rows to the cache. Returns their last hidden rows (rows, dim)."""
+
+    @abstractmethod
+    def queries(self, rows: Rows, cache: KVCache) -> Tensor:
+        """The last hidden rows (rows, dim) of rows that are not cached."""
 
 
 def forward_pass(network: Model, operations: Operations) -> ForwardPass:
@@ -41,51 +53,59 @@ class ARPGForward(ForwardPass):
     """Content rows go through the self-decoder and write the shared keys and values; the [MASK] queries then attend to
     these in every cross layer. All queries start as the same vector, so the first cross layer projects it once."""
 
+    draws_from_queries = True
+
     def __init__(self, network: ARPG, operations: Operations) -> None:
         layers = network.layers
+        self._shared_norm = layers.norm.weight
         self.network = network
+        self.embeddings = network.embeddings.weight
+        self.norm, self.head = network.norm.weight, network.head.weight
         self._operations = operations
         self._content = [
             _arpg_layer(layer, merge(layer.attn.to_q, layer.attn.to_k, layer.attn.to_v)) for layer in layers.self_dec
         ]
         self._shared = merge(layers.to_k, layers.to_v)
         self._cross = [_arpg_layer(layer, layer.attn.to_q.weight) for layer in layers.cross_dec]
-        self._mask = network.embeddings.weight[network.config.mask_id]
+        self._mask = self.embeddings[network.config.mask_id]
         first = self._cross[0]
         self._mask_query = operations.norm_linear(self._mask[None], first.norm, first.projection)[0].clone()
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        network, operations, queries = self.network, self._operations, batch.queries
-        if len(batch.cached):
-            x = network.embeddings.weight[batch.cached.tokens]
-            x = _through(self._content, x, batch.cached, cache, operations)
-            shared = operations.norm_linear(x, network.layers.norm.weight, self._shared)
-            operations.write(shared, batch.cached, cache, len(self._content))
-        if not len(queries):
-            return torch.empty(0, network.vocab_size, device=cache.keys.device)
-        x = self._mask.repeat(len(queries), 1)
-        q = self._mask_query.repeat(len(queries), 1)
+    def cached(self, rows: Rows, cache: KVCache) -> Tensor:
+        operations = self._operations
+        x = _through(self._content, operations.embed(rows, cache.tokens, self.embeddings), rows, cache, operations)
+        shared = operations.norm_linear(x, self._shared_norm, self._shared)
+        operations.write(shared, rows, cache, len(self._content))
+        return x
+
+    def queries(self, rows: Rows, cache: KVCache) -> Tensor:
+        operations = self._operations
+        x, q = self._mask.expand(len(rows), -1), self._mask_query.expand(len(rows), -1)
         for index, layer in enumerate(self._cross):
             if index > 0:
                 q = operations.norm_linear(x, layer.norm, layer.projection)
-            attended = operations.cross_attention(q, queries, cache, len(self._content))
-            x = operations.finish_layer(x, attended, layer)
-        return operations.norm_linear(x, network.norm.weight, network.head.weight).float()
+            x = operations.finish_layer(x, operations.cross_attention(q, rows, cache, len(self._content)), layer)
+        return x
 
 
 class LlamaGenForward(ForwardPass):
     """All rows are cached. PAR is a LlamaGen with more embeddings."""
 
+    draws_from_queries = False
+
     def __init__(self, network: LlamaGen, operations: Operations) -> None:
         self.network = network
+        self.embeddings = join_embeddings(network.embedding_tables)
+        self.norm, self.head = network.norm.weight, network.output.weight
         self._operations = operations
         self._layers = [_llamagen_layer(layer) for layer in network.layers]
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        network, operations = self.network, self._operations
-        x = _through(self._layers, network.embed(batch.cached.tokens), batch.cached, cache, operations)
-        x = x[batch.logits_indices]
-        return operations.norm_linear(x, network.norm.weight, network.output.weight).float()
+    def cached(self, rows: Rows, cache: KVCache) -> Tensor:
+        x = self._operations.embed(rows, cache.tokens, self.embeddings)
+        return _through(self._layers, x, rows, cache, self._operations)
+
+    def queries(self, rows: Rows, cache: KVCache) -> Tensor:
+        raise TypeError("all rows of this family are cached")
 
 
 def _through(layers: Sequence[LayerWeights], x: Tensor, rows: Rows, cache: KVCache, operations: Operations) -> Tensor:

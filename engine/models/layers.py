@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,14 @@ def merge(*linears: nn.Linear) -> Tensor:
     for linear, part in zip(linears, merged.split([linear.out_features for linear in linears]), strict=True):
         linear.weight = nn.Parameter(part, requires_grad=False)
     return merged
+
+
+def join_embeddings(tables: Sequence[nn.Embedding]) -> Tensor:
+    """The tables as one, (sum of ids, dim). Like the matrices of `merge`, they become parts of it."""
+    joined = torch.cat([table.weight.detach() for table in tables])
+    for table, part in zip(tables, joined.split([table.num_embeddings for table in tables]), strict=True):
+        table.weight = nn.Parameter(part, requires_grad=False)
+    return joined
 
 
 class FeedForward(nn.Module):

@@ -12,7 +12,6 @@ import numpy as np
 from llvmlite import ir
 from numba import extending, float32, int32, njit
 
-from engine.ops.sampling import NO_TOKEN
 from engine.ops.vectors import HEAD_DIM, add_values, four_scores
 
 f32 = np.float32
@@ -22,15 +21,12 @@ COMPILE: dict[str, Any] = {
     "error_model": "numpy",
     "boundscheck": False,
 }
-INFINITY = np.int32(0x7F800000)
-"""The bits of a float32; those of NaN are greater."""
-
 QUERY_ROWS = 16
 """Rows of a branch whose scores are kept at once."""
 
 
 @_intrinsic
-def _as_float(typing_context: Any, bits: Any) -> Any:
+def as_float(typing_context: Any, bits: Any) -> Any:
     """float32 from its bits, an int32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -40,7 +36,7 @@ def _as_float(typing_context: Any, bits: Any) -> Any:
 
 
 @_intrinsic
-def _bits(typing_context: Any, number: Any) -> Any:
+def bits(typing_context: Any, number: Any) -> Any:
     """The bits of a float32, an int32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -50,7 +46,7 @@ def _bits(typing_context: Any, number: Any) -> Any:
 
 
 @njit(inline="always", **COMPILE)
-def _exp(x: float) -> float:
+def exp(x: float) -> float:
     """exp(x) for x ≤ 0 (Cephes exp2f): 2 to the nearest whole power by the exponent bits, times a polynomial for the
     rest. math.exp is a call, which would keep the loops around it from being vectorised."""
     power = max(x * f32(1.4426950408889634), f32(-126.0))
@@ -63,7 +59,7 @@ def _exp(x: float) -> float:
     value = value * rest + f32(2.4022648e-1)
     value = value * rest + f32(6.9314720e-1)
     value = value * rest + f32(1.0)
-    return value * _as_float((np.int32(whole) + np.int32(127)) << np.int32(23))
+    return value * as_float((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
 @njit(**COMPILE)
@@ -80,13 +76,41 @@ def rms_norm(thread, threads, x, weight, out, eps):  # type: ignore[no-untyped-d
 
 
 @njit(**COMPILE)
+def guided_norm(thread, threads, x, weight, conditional, unconditional, scale, out, eps):  # type: ignore[no-untyped-def]
+    """out (n, dim) = u + scale · (c - u), of the RMS norms of two rows of x."""
+    _, dim = x.shape
+    count = out.shape[0]
+    for index in range(count * thread // threads, count * (thread + 1) // threads):
+        c, u = conditional[index], unconditional[index]
+        of_c, of_u = f32(0), f32(0)
+        for i in range(dim):
+            of_c += x[c, i] * x[c, i]
+            of_u += x[u, i] * x[u, i]
+        of_c, of_u = f32(1) / np.sqrt(of_c / f32(dim) + eps), f32(1) / np.sqrt(of_u / f32(dim) + eps)
+        for i in range(dim):
+            base = x[u, i] * of_u * weight[i]
+            out[index, i] = base + (x[c, i] * of_c * weight[i] - base) * scale[index]
+
+
+@njit(**COMPILE)
+def embed(thread, threads, sources, tokens, table, out):  # type: ignore[no-untyped-def]
+    """out (rows, dim): rows of table by id, or by the token in a slot; see attention.batch.Rows."""
+    rows, dim = out.shape
+    for row in range(rows * thread // threads, rows * (thread + 1) // threads):
+        source = sources[row]
+        id = source if source >= 0 else tokens[-2 - source]
+        for i in range(dim):
+            out[row, i] = table[id, i]
+
+
+@njit(**COMPILE)
 def swiglu(thread, threads, gate_up, out):  # type: ignore[no-untyped-def]
     """out (rows, hidden) = silu(gate) · up; gate_up (rows, 2 · hidden)."""
     rows, hidden = out.shape
     for row in range(rows * thread // threads, rows * (thread + 1) // threads):
         for i in range(hidden):
             gate = gate_up[row, i]
-            small = _exp(-abs(gate))
+            small = exp(-abs(gate))
             sigmoid = (f32(1) if gate >= 0 else small) / (f32(1) + small)
             out[row, i] = gate * sigmoid * gate_up[row, hidden + i]
 
@@ -182,7 +206,7 @@ def _softmax(scores, count):  # type: ignore[no-untyped-def]
         highest = max(highest, scores[i])
     total = f32(0)
     for i in range(count):
-        weight = _exp(scores[i] - highest)
+        weight = exp(scores[i] - highest)
         scores[i] = weight
         total += weight
     for i in range(count):
@@ -218,63 +242,3 @@ def _mix(weights, values, head, pages, page_size, count, out):  # type: ignore[n
             value = values[base + at, head]
             for i in range(head_dim):
                 out[i] += weights[at] * value[i]
-
-
-@njit(**COMPILE)
-def sample(  # type: ignore[no-untyped-def]
-    thread, threads, logits, conditional, unconditional, guidance, temperature, top_k, top_p, uniform, out
-):
-    """As sampling.sample of guided logits. logits (rows, vocab); the others (n,), and out int64."""
-    vocab = logits.shape[1]
-    weights = np.empty(vocab, f32)
-    for index in range(thread, out.shape[0], threads):
-        base, other, scale = logits[unconditional[index]], logits[conditional[index]], guidance[index]
-        best, magnitude = 0, np.int32(0)
-        for i in range(vocab):
-            weights[i] = base[i] + (other[i] - base[i]) * scale
-            magnitude = max(magnitude, _bits(weights[i]) & np.int32(0x7FFFFFFF))
-            if weights[i] > weights[best]:
-                best = i
-        if magnitude >= INFINITY:
-            out[index] = NO_TOKEN
-        elif temperature[index] == 0:
-            out[index] = best
-        else:
-            highest, inverse = weights[best], f32(1) / max(temperature[index], f32(1e-5))
-            for i in range(vocab):
-                weights[i] = _exp((weights[i] - highest) * inverse)
-            if top_k[index] > 0 or top_p[index] < 1:
-                _filter(weights, top_k[index], top_p[index])
-            out[index] = _draw(weights, uniform[index])
-
-
-@njit(**COMPILE)
-def _filter(weights, top_k, top_p):  # type: ignore[no-untyped-def]
-    """Sets the weights that top-k and then top-p exclude to 0."""
-    order = np.argsort(-weights, kind="mergesort")
-    kept = order.shape[0] if top_k == 0 else min(top_k, order.shape[0])
-    total = f32(0)
-    for rank in range(kept):
-        total += weights[order[rank]]
-    before = f32(0)
-    for rank in range(order.shape[0]):
-        weight = weights[order[rank]]
-        if rank >= kept or before >= top_p * total:
-            weights[order[rank]] = f32(0)
-        before += weight
-
-
-@njit(error_model="numpy")
-def _draw(weights, uniform):  # type: ignore[no-untyped-def]
-    """The inverse of the cumulative distribution at uniform; in float64, in order."""
-    total = 0.0
-    for weight in weights:
-        total += weight
-    threshold, cumulative, last = uniform * total, 0.0, 0
-    for i in range(weights.shape[0]):
-        cumulative += weights[i]
-        if weights[i] > 0:
-            last = i
-        if cumulative > threshold:
-            return i
-    return last

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
 from engine.ops import launch
+from engine.ops.guidance import Guidance
 from engine.ops.operations import LayerWeights, in_tiles
 from engine.ops.sampling import SamplingTensors
 
@@ -19,6 +20,14 @@ class CompiledOperations:
     def __init__(self, tile: int | None = None) -> None:
         self.tile = tile
         self._buffers: dict[str, Tensor] = {}
+
+    def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
+        out = self._buffer("embedded", len(rows), table.shape[1])
+        launch.embed(
+            rows.sources.data_ptr(), tokens.data_ptr(), table.data_ptr(), out.data_ptr(),
+            len(rows), len(tokens), *table.shape,
+        )  # fmt: skip
+        return out
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
         out = self._buffer("projected", x.shape[0], weight.shape[0])
@@ -34,31 +43,41 @@ class CompiledOperations:
     def cross_attention(self, q: Tensor, rows: Rows, cache: KVCache, layer: int) -> Tensor:
         keys, values = cache.layer(layer)
         total, heads, head_dim = keys.shape
+        q = q.contiguous()
         meta, (count, width) = rows.attention, q.shape
         branches, pages = meta.block_tables.shape
         out = self._buffer("attended", count, heads * head_dim)
         launch.attend(
-            q.data_ptr(), rows.rotary.data_ptr(), rows.positions.data_ptr(), meta.starts.ctypes.data,
-            meta.visible.ctypes.data, meta.block_tables.ctypes.data, keys.data_ptr(), values.data_ptr(), out.data_ptr(),
+            q.data_ptr(), rows.rotary.data_ptr(), rows.positions.data_ptr(), meta.starts.data_ptr(),
+            meta.visible.data_ptr(), meta.block_tables.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(),
             count, width, rows.rotary.shape[0], branches, pages, meta.page_size, total, heads, head_dim,
         )  # fmt: skip
         return out
 
     def finish_layer(self, x: Tensor, attended: Tensor, weights: LayerWeights) -> Tensor:
-        self._add_linear(x, attended, weights.output)
+        x = self._add_linear(x, attended, weights.output, self._buffer("hidden", *x.shape))
         rows, hidden = x.shape[0], weights.down.shape[1]
         gate_up = self._buffer("gate_up", rows, 2 * hidden)
         self._linear(self._norm(x, weights.feed_forward_norm), weights.gate_up, gate_up)
         gated = self._buffer("gated", rows, hidden)
         launch.swiglu(gate_up.data_ptr(), gated.data_ptr(), rows, hidden)
-        return self._add_linear(x, gated, weights.down)
+        return self._add_linear(x, gated, weights.down, x)
 
-    def sample(self, logits: Tensor, params: SamplingTensors) -> Tensor:
-        out = torch.empty(len(params.uniform), dtype=torch.int64)
+    def logits(self, x: Tensor, norm: Tensor, weight: Tensor, guidance: Guidance) -> Tensor:
+        count = len(guidance.scale)
+        guided = self._buffer("guided", count, x.shape[1])
+        launch.guided_norm(
+            x.data_ptr(), norm.data_ptr(), guidance.conditional.data_ptr(), guidance.unconditional.data_ptr(),
+            guidance.scale.data_ptr(), guided.data_ptr(), count, *x.shape,
+        )  # fmt: skip
+        return self._linear(guided, weight, self._buffer("logits", count, weight.shape[0]))
+
+    def sample(self, logits: Tensor, params: SamplingTensors, tokens: Tensor) -> Tensor:
+        out = torch.empty(len(logits), dtype=torch.int32)
         launch.sample(
-            logits.data_ptr(), params.conditional.data_ptr(), params.unconditional.data_ptr(),
-            params.guidance.data_ptr(), params.temperature.data_ptr(), params.top_k.data_ptr(),
-            params.top_p.data_ptr(), params.uniform.data_ptr(), out.data_ptr(), *logits.shape, len(out),
+            logits.data_ptr(), params.temperature.data_ptr(), params.top_k.data_ptr(), params.top_p.data_ptr(),
+            params.uniform.data_ptr(), params.slots.data_ptr(), tokens.data_ptr(), out.data_ptr(),
+            *logits.shape, len(tokens),
         )  # fmt: skip
         return out
 
@@ -79,11 +98,11 @@ class CompiledOperations:
             return torch.mm(x, weight.t(), out=out)
         return out.copy_(in_tiles(lambda x: F.linear(x, weight), self.tile, x))
 
-    def _add_linear(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """x + y · weightᵀ, in x."""
+    def _add_linear(self, x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        """out = x + y · weightᵀ; out may be x."""
         if self.tile is None:
-            return x.addmm_(y, weight.t())
-        return x.add_(in_tiles(lambda y: F.linear(y, weight), self.tile, y))
+            return torch.addmm(x, y, weight.t(), out=out)
+        return torch.add(x, in_tiles(lambda y: F.linear(y, weight), self.tile, y), out=out)
 
     def _buffer(self, name: str, rows: int, width: int) -> Tensor:
         """(rows, width), from memory that the next step uses again."""

@@ -12,12 +12,12 @@ import numpy as np
 from numba import carray, cfunc, extending, types
 from numba.core import cgutils, config
 
-from engine.ops import compiled
+from engine.ops import compiled, compiled_sampling
 from engine.ops.functions import EPSILON
 from engine.ops.openmp import Launcher, launcher, num_threads, thread_num
 
 _intrinsic: Any = extending.intrinsic  # typed as if it were called as the code that it generates
-f32, f64, i32, i64 = np.float32, np.float64, np.int32, np.int64
+f32, f64, i32 = np.float32, np.float64, np.int32
 
 
 @_intrinsic
@@ -67,6 +67,24 @@ def _rms_norm(pointer):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
+def _guided_norm(pointer):  # type: ignore[no-untyped-def]
+    x, weight, conditional, unconditional, scale, out, count, rows, dim = carray(pointer, 9)
+    compiled.guided_norm(
+        thread_num(), num_threads(),
+        carray(_pointer(x), (rows, dim), f32), carray(_pointer(weight), (dim,), f32),
+        carray(_pointer(conditional), (count,), i32), carray(_pointer(unconditional), (count,), i32),
+        carray(_pointer(scale), (count,), f32), carray(_pointer(out), (count, dim), f32), f32(EPSILON),
+    )  # fmt: skip
+
+
+def _embed(pointer):  # type: ignore[no-untyped-def]
+    sources, tokens, table, out, rows, slots, ids, dim = carray(pointer, 8)
+    compiled.embed(
+        thread_num(), num_threads(), carray(_pointer(sources), (rows,), i32), carray(_pointer(tokens), (slots,), i32),
+        carray(_pointer(table), (ids, dim), f32), carray(_pointer(out), (rows, dim), f32),
+    )  # fmt: skip
+
+
 def _swiglu(pointer):  # type: ignore[no-untyped-def]
     gate_up, out, rows, hidden = carray(pointer, 4)
     compiled.swiglu(
@@ -102,19 +120,19 @@ def _attend(pointer):  # type: ignore[no-untyped-def]
 
 
 def _sample(pointer):  # type: ignore[no-untyped-def]
-    (
-        logits, conditional, unconditional, guidance, temperature, top_k, top_p, uniform, out, rows, vocab, count
-    ) = carray(pointer, 12)  # fmt: skip
-    compiled.sample(
-        thread_num(), num_threads(), carray(_pointer(logits), (rows, vocab), f32),
-        carray(_pointer(conditional), (count,), i64), carray(_pointer(unconditional), (count,), i64),
-        carray(_pointer(guidance), (count,), f32), carray(_pointer(temperature), (count,), f32),
-        carray(_pointer(top_k), (count,), i64), carray(_pointer(top_p), (count,), f32),
-        carray(_pointer(uniform), (count,), f64), carray(_pointer(out), (count,), i64),
+    logits, temperature, top_k, top_p, uniform, slots, tokens, out, count, vocab, total = carray(pointer, 11)
+    compiled_sampling.sample(
+        thread_num(), num_threads(), carray(_pointer(logits), (count, vocab), f32),
+        carray(_pointer(temperature), (count,), f32), carray(_pointer(top_k), (count,), i32),
+        carray(_pointer(top_p), (count,), f32), carray(_pointer(uniform), (count,), f64),
+        carray(_pointer(slots), (count,), i32), carray(_pointer(tokens), (total,), i32),
+        carray(_pointer(out), (count,), i32),
     )  # fmt: skip
 
 
 rms_norm = _compile(_rms_norm)
+guided_norm = _compile(_guided_norm)
+embed = _compile(_embed)
 swiglu = _compile(_swiglu)
 write = _compile(_write)
 attend = _compile(_attend)

@@ -1,4 +1,4 @@
-"""The operations of a forward pass, which every family is made of."""
+"""The operations of a step, which every family is made of: those of its forward pass, and the draw of its tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
+from engine.ops.guidance import Guidance
 from engine.ops.sampling import SamplingTensors
 
 
@@ -27,7 +28,12 @@ class LayerWeights(NamedTuple):
 
 
 class Operations(Protocol):
-    """All work row by row. A result is valid until the next call of the same operation."""
+    """All work row by row. A result is valid until the next call of the same operation. Rows that are all alike may be
+    one row, expanded."""
+
+    def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
+        """What the rows carry, (rows, dim). tokens: KVCache.tokens. table (ids, dim)."""
+        ...
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
         """RMS norm, then a matrix: (rows, dim) → (rows, out)."""
@@ -46,12 +52,18 @@ class Operations(Protocol):
         ...
 
     def finish_layer(self, x: Tensor, attended: Tensor, weights: LayerWeights) -> Tensor:
-        """What follows attention: x + output(attended), then the feed-forward with its norm. x may be overwritten."""
+        """What follows attention: x + output(attended), then the feed-forward with its norm. x may
+        be overwritten if it is the last result."""
         ...
 
-    def sample(self, logits: Tensor, params: SamplingTensors) -> Tensor:
-        """Guides the logits (rows, vocab) float32 and draws a token for each entry of params: (n,) int64. NO_TOKEN
-        where the logits are not finite."""
+    def logits(self, x: Tensor, norm: Tensor, weight: Tensor, guidance: Guidance) -> Tensor:
+        """Guided logits float32 (n, vocab): RMS norm of x (rows, dim), guidance, then the matrix. The matrix is linear,
+        so it multiplies one guided row in place of the rows of both branches."""
+        ...
+
+    def sample(self, logits: Tensor, params: SamplingTensors, tokens: Tensor) -> Tensor:
+        """Draws a token for each row of the logits: int32 (n,), and writes it to tokens (slots,) at params.slots.
+        NO_TOKEN where the logits are not finite. The logits may be overwritten."""
         ...
 
 

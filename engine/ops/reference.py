@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
 from engine.attention.paged import paged_attention
 from engine.ops.functions import rms_norm, rotate
-from engine.ops.guidance import guide
+from engine.ops.guidance import Guidance, guide
 from engine.ops.operations import LayerWeights, in_tiles
 from engine.ops.sampling import SamplingTensors, sample
 
@@ -22,6 +23,9 @@ class TorchOperations:
 
     def __init__(self, tile: int | None = None) -> None:
         self.tile = tile
+
+    def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
+        return F.embedding(torch.where(rows.sources < 0, tokens[(-2 - rows.sources).clamp(min=0)], rows.sources), table)
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
         return self._map(lambda x: F.linear(rms_norm(x, norm), weight), x)
@@ -47,9 +51,15 @@ class TorchOperations:
 
         return self._map(finish, x, attended)
 
-    def sample(self, logits: Tensor, params: SamplingTensors) -> Tensor:
-        guided = guide(logits[params.conditional], logits[params.unconditional], params.guidance)
-        return sample(guided, params)
+    def logits(self, x: Tensor, norm: Tensor, weight: Tensor, guidance: Guidance) -> Tensor:
+        guided = guide(rms_norm(x, norm), guidance).type_as(x)
+        return self._map(lambda guided: F.linear(guided, weight), guided).float()
+
+    def sample(self, logits: Tensor, params: SamplingTensors, tokens: Tensor) -> Tensor:
+        drawn = sample(logits, params).int()
+        kept = params.slots >= 0
+        tokens[params.slots[kept].long()] = drawn[kept]
+        return drawn
 
     def _rotate(self, x: Tensor, rows: Rows) -> Tensor:
         return self._map(rotate, x, rows.rotary[rows.positions])

@@ -15,18 +15,16 @@ NO_TOKEN = -1
 class SamplingTensors:
     """How the tokens of a step are drawn, (n,) each.
 
-    conditional, unconditional: the rows of the logits in the two branches; the same row where there is no unconditional
-    branch. guidance: the scale. uniform: float64 numbers in (0, 1) that decide the draws. greedy: all temperatures are
-    0. filtered: top-k or top-p applies to some tokens.
+    temperature, top_p: float32. top_k: int32. uniform: float64 numbers in (0, 1) that decide the draws. slots: int32,
+    where KVCache.tokens keeps the token for later rows; -1: none carries it. greedy: all temperatures are 0. filtered:
+    top-k or top-p applies to some tokens.
     """
 
-    conditional: Tensor
-    unconditional: Tensor
-    guidance: Tensor
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
     uniform: Tensor
+    slots: Tensor
     greedy: bool
     filtered: bool
 

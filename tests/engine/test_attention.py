@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attention.metadata import AttentionMeta, attention_meta
+from engine.attention.metadata import AttentionMeta, tiles_of
 from engine.attention.paged import paged_attention, paged_attention_reference
 
 
@@ -53,12 +53,13 @@ def spelled_out(
 
 def meta_of(visible: list[list[int]], block_tables: list[list[int]], page_size: int) -> AttentionMeta:
     width = max(map(len, block_tables))
-    return attention_meta(
-        np.cumsum([0, *map(len, visible)]).astype(np.int32),
-        np.array([n for rows in visible for n in rows], dtype=np.int32),
-        np.array([[*table, *[0] * (width - len(table))] for table in block_tables], dtype=np.int32),
+    starts = np.cumsum([0, *map(len, visible)]).astype(np.int32)
+    return AttentionMeta(
+        torch.from_numpy(starts),
+        torch.tensor([n for rows in visible for n in rows], dtype=torch.int32),
+        torch.tensor([[*table, *[0] * (width - len(table))] for table in block_tables], dtype=torch.int32),
         page_size,
-        torch.device("cpu"),
+        torch.from_numpy(tiles_of(starts)),
     )
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache, KVShape
-from engine.attention.metadata import attention_meta
+from engine.attention.metadata import AttentionMeta
 from engine.ops.cpu import CompiledOperations
+from engine.ops.guidance import Guidance
 from engine.ops.operations import LayerWeights, Operations
 from engine.ops.reference import TorchOperations
-from engine.ops.sampling import SamplingTensors
+from engine.ops.sampling import NO_TOKEN, SamplingTensors
 
 HEADS = 3
 CPU = torch.device("cpu")
@@ -60,15 +61,17 @@ def scene(seed: int, head_dim: int, page_size: int, only: int | None = None) -> 
     cache = KVCache(KVShape(2, HEADS, head_dim), total, page_size, device=CPU, dtype=torch.float32)
     cache.keys.copy_(normal(*cache.keys.shape))
     cache.values.copy_(normal(*cache.values.shape))
-    meta = attention_meta(
-        starts,
-        np.array([n for b in chosen for n in visible[b]], dtype=np.int32),
-        np.array([tables[b] for b in chosen], dtype=np.int32),
+    cache.tokens.random_(0, 40, generator=generator)
+    meta = AttentionMeta(
+        torch.from_numpy(starts),
+        torch.tensor([n for b in chosen for n in visible[b]], dtype=torch.int32),
+        torch.tensor([tables[b] for b in chosen], dtype=torch.int32),
         page_size,
-        CPU,
     )
+    sources = torch.randint(-2 - 60 * 16, 40, (count,), generator=generator, dtype=torch.int32)
+    sources[sources == -1] = 0
     rows = Rows(
-        tokens=torch.zeros(int(starts[-1]), dtype=torch.int32),
+        sources=sources[mask],
         rotary=normal(50, head_dim // 2, 2),
         positions=torch.randint(50, (count,), generator=generator, dtype=torch.int32)[mask],
         slots=torch.tensor([s for b in chosen for s in slots[b]], dtype=torch.int32),
@@ -85,11 +88,21 @@ def scene(seed: int, head_dim: int, page_size: int, only: int | None = None) -> 
 def results(operations: Operations, made: Scene) -> dict[str, Tensor]:
     """What each operation gives, and what it leaves in the cache."""
     dim = made.x.shape[1]
+    table = torch.randn(40, dim, generator=torch.Generator().manual_seed(9))
+    conditional, unconditional = torch.tensor([[0, 2, 5], [1, 2, 9]], dtype=torch.int32)
+    guidance = Guidance(conditional, unconditional, torch.tensor([2.5, 3.0, 0.0]))
+    count = len(made.x)
     found = {
+        "embed": operations.embed(made.rows, made.cache.tokens, table).clone(),
+        "first_layer": operations.finish_layer(
+            made.x[:1].expand(count, -1), made.qkv[:, :dim].contiguous(), made.layer
+        ).clone(),
         "norm_linear": operations.norm_linear(made.x, made.layer.norm, made.layer.projection).clone(),
         "self_attention": operations.self_attention(made.qkv, made.rows, made.cache, 0).clone(),
         "cross_attention": operations.cross_attention(made.qkv[:, :dim].contiguous(), made.rows, made.cache, 0).clone(),
     }
+    if count > 9:
+        found["logits"] = operations.logits(made.x, made.layer.norm, made.layer.projection, guidance).clone()
     operations.write(made.qkv[:, dim:].contiguous(), made.rows, made.cache, 1)
     found["finish_layer"] = operations.finish_layer(made.x.clone(), made.qkv[:, :dim].contiguous(), made.layer).clone()
     return found | {"keys": made.cache.keys, "values": made.cache.values}
@@ -124,25 +137,37 @@ def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) ->
 @pytest.mark.parametrize("operations", [TorchOperations, CompiledOperations])
 def test_in_tiles_a_branch_has_the_same_bits_alone(operations: Callable[[int], Operations]) -> None:
     together = results(operations(32), scene(3, 64, 16))
-    starts = scene(3, 64, 16).rows.attention.starts
+    starts = scene(3, 64, 16).rows.attention.starts.tolist()
     for branch in range(1, len(starts) - 1):
         alone = results(operations(32), scene(3, 64, 16, only=branch))
         for name in ("norm_linear", "self_attention", "cross_attention", "finish_layer"):
             assert torch.equal(alone[name], together[name][starts[branch] : starts[branch + 1]]), (branch, name)
 
 
-def test_guided_tokens_are_those_of_torch() -> None:
+def test_drawn_tokens_are_those_of_torch_and_kept_for_later_rows() -> None:
     generator = torch.Generator().manual_seed(4)
-    logits = torch.randn(400, 512, generator=generator) * 3
+    logits = torch.randn(200, 512, generator=generator) * 3
+    logits[7, 3], logits[11, 4] = math.nan, math.inf
     params = SamplingTensors(
-        conditional=torch.arange(0, 400, 2),
-        unconditional=torch.arange(1, 400, 2),
-        guidance=torch.rand(200, generator=generator) * 4,
         temperature=torch.rand(200, generator=generator).round(decimals=1),
-        top_k=torch.randint(0, 3, (200,), generator=generator) * 20,
+        top_k=torch.randint(0, 3, (200,), generator=generator, dtype=torch.int32) * 20,
         top_p=1 - torch.randint(0, 2, (200,), generator=generator) * 0.2,
         uniform=torch.rand(200, generator=generator, dtype=torch.float64),
+        slots=torch.where(torch.arange(200) % 3 == 0, -1, 299 - torch.arange(200)).int(),
         greedy=False,
         filtered=True,
     )
-    assert torch.equal(CompiledOperations().sample(logits, params), TorchOperations().sample(logits, params))
+    kept = [torch.full((300,), 9000, dtype=torch.int32) for _ in range(2)]
+    expected = TorchOperations().sample(logits, params, kept[0])
+    assert torch.equal(CompiledOperations().sample(logits.clone(), params, kept[1]), expected)
+    assert torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[0][299 - torch.arange(200)][params.slots >= 0], expected[params.slots >= 0])
+    assert expected[[7, 11]].tolist() == [NO_TOKEN, NO_TOKEN]
+
+
+def test_a_row_that_stands_for_many_is_not_overwritten() -> None:
+    for operations in (TorchOperations(), CompiledOperations()):
+        made = scene(5, 64, 16)
+        row = made.x[:1].clone()
+        operations.finish_layer(row.expand(1, -1), made.qkv[:1, : row.shape[1]].contiguous(), made.layer)
+        assert torch.equal(row, made.x[:1])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from engine.noise import image_seed, uniform
 from engine.ops.cpu import CompiledOperations
-from engine.ops.guidance import guide
+from engine.ops.guidance import Guidance, guide
 from engine.ops.operations import Operations
 from engine.ops.reference import TorchOperations
 from engine.ops.sampling import NO_TOKEN, SamplingTensors, probabilities
@@ -27,7 +27,7 @@ Draw = Callable[[torch.Tensor, SamplingTensors], torch.Tensor]
 @pytest.fixture(params=[TorchOperations, CompiledOperations])
 def draw(request: pytest.FixtureRequest) -> Draw:
     operations: Operations = request.param()
-    return operations.sample
+    return lambda logits, params: operations.sample(logits.clone(), params, torch.zeros(1, dtype=torch.int32))
 
 
 def params(n: int, temperature: float, top_k: int, top_p: float) -> SamplingTensors:
@@ -36,16 +36,12 @@ def params(n: int, temperature: float, top_k: int, top_p: float) -> SamplingTens
 
 
 def mixed_params(temperature: list[float], top_k: list[int], top_p: list[float], noise: list[float]) -> SamplingTensors:
-    """Of logits without an unconditional branch."""
-    rows = torch.arange(len(noise))
     return SamplingTensors(
-        conditional=rows,
-        unconditional=rows,
-        guidance=torch.ones(len(noise)),
         temperature=torch.tensor(temperature),
-        top_k=torch.tensor(top_k),
+        top_k=torch.tensor(top_k, dtype=torch.int32),
         top_p=torch.tensor(top_p),
         uniform=torch.tensor(noise, dtype=torch.float64),
+        slots=torch.full((len(noise),), -1, dtype=torch.int32),
         greedy=not any(temperature),
         filtered=any(top_k) or min(top_p) < 1,
     )
@@ -127,10 +123,10 @@ def test_logits_that_are_not_finite_give_no_token_and_spoil_no_neighbour(
 
 
 def test_guidance_one_is_the_conditional_branch_to_the_bit() -> None:
-    logits = torch.randn(5, VOCAB)
-    assert torch.equal(guide(logits, logits, torch.full((5,), 7.0)), logits)
-    u = torch.randn(5, VOCAB)
-    assert torch.equal(guide(logits, u, torch.full((5,), 3.0)), u + (logits - u) * 3)
+    rows, five = torch.randn(10, VOCAB), torch.arange(5, dtype=torch.int32)
+    assert torch.equal(guide(rows, Guidance(five, five, torch.full((5,), 7.0))), rows[:5])
+    expected = rows[5:] + (rows[:5] - rows[5:]) * 3
+    assert torch.equal(guide(rows, Guidance(five, five + 5, torch.full((5,), 3.0))), expected)
 
 
 SERIES = {

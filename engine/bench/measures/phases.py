@@ -16,7 +16,7 @@ PHASES = {
     "schedule": "_scheduler.schedule",
     "pack": "_runner.pack",
     "model": "_runner.forward",
-    "sample": "_runner.sample",
+    "sample": "_runner.draw",
     "deliver": "step",
 }
 """The method of the engine that is timed as each phase, without the time of the phases that it calls. So delivery is

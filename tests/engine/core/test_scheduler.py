@@ -21,6 +21,11 @@ GRID = (2, 8)
 POSITIONS = 16
 
 
+def go_on(sequence: SequenceState, tokens: list[int]) -> None:
+    """Take the sequence's next step, as if these tokens were drawn."""
+    sequence.commit(sequence.dispatch(), tokens)
+
+
 def drawing(number: int, request: Request) -> SequenceState:
     label = 100 + (request.class_label or 0)
     plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
@@ -99,7 +104,7 @@ class Serving(RuleBasedStateMachine):
             for table in each.block_tables:
                 cached = each.cached + sum(row.cached for row in each.step.rows)
                 assert cached <= len(table) * self.scheduler.page_size, "a row without a slot"
-            each.advance([(each.id + cell) % 10 for cell in each.step.targets])
+            go_on(each, [(each.id + cell) % 10 for cell in each.step.targets])
             if each.finished:
                 self.scheduler.retire(each)
                 self.gone.add(each.id)
@@ -158,7 +163,7 @@ def waiting_for(pages: int, max_rows: int, max_running: int) -> tuple[int, int, 
     for number in range(6):
         scheduler.add(drawing(number, Request(class_label=0, seed=number, steps=16)))
     for each in scheduler.schedule():
-        each.advance([0] * len(each.step.targets))
+        go_on(each, [0] * len(each.step.targets))
     turn = scheduler.schedule()
     return len(turn), len(scheduler.running), scheduler.limit
 
@@ -212,7 +217,7 @@ def test_whoever_stood_back_goes_first_next_time() -> None:
     turns: dict[int, int] = dict.fromkeys(range(6), 0)
     for _ in range(18):
         for each in scheduler.schedule():
-            each.advance([(each.id + cell) % 10 for cell in each.step.targets])
+            go_on(each, [(each.id + cell) % 10 for cell in each.step.targets])
             turns[each.id] += 1
     assert max(turns.values()) - min(turns.values()) <= 1
 
