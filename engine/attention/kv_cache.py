@@ -42,7 +42,10 @@ class KVCache:
         """Copy pages (from, to) in all layers. No page is both a source and a target."""
         if not pages:
             return
-        source, target = torch.tensor(pages, device=self.keys.device).unbind(-1)
+        self.copy_pages_at(*torch.tensor(pages, device=self.keys.device).unbind(-1))
+
+    def copy_pages_at(self, source: Tensor, target: Tensor) -> None:
+        """As copy_pages, with the pages int (n,) on the device."""
         for cached in (self.keys, self.values):
             paged = cached.unflatten(1, (-1, self.page_size))
             paged[:, target] = paged[:, source]
