@@ -48,7 +48,7 @@ class CudaDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device, priority=-1)  # before the codec, whose stream has 0
         self._stream.wait_stream(torch.cuda.current_stream(device))  # the weights are on their way
         self._pool = torch.cuda.graph_pool_handle()
 

@@ -16,19 +16,17 @@ import torch
 from engine.attention.kv_cache import KVCache
 from engine.card import ModelCard
 from engine.codec.codec import Codec
-from engine.core.device import CudaDevice
 from engine.core.dispatched import DispatchedStep, output_of
-from engine.core.graphs import GraphRunner
+from engine.core.graphs import runner_on
 from engine.core.pages import PageAllocator
 from engine.core.rotary_tables import RotaryTables
-from engine.core.runner import Runner, StepLogits, WatchLogits
+from engine.core.runner import Runner, StepLogits
 from engine.core.scheduler import Limit, Scheduler
 from engine.core.sequence import SequenceState
 from engine.models import registry
-from engine.models.forward import ForwardPass, forward_pass
+from engine.models.forward import forward_pass
 from engine.models.registry import LoadedModel
 from engine.ops.choice import choose_operations
-from engine.ops.operations import Operations
 from engine.request import Request, RequestError, RequestOutput, RopeScaling, check_request
 
 log = logging.getLogger(__name__)
@@ -105,7 +103,13 @@ class Engine:
         ops = choose_operations(device, dtype, batch_invariant=config.batch_invariant)
         with torch.inference_mode():
             forward = forward_pass(loaded.network, ops)
-        self._runner = self._make_runner(forward, ops, rotary, device, watch_logits)
+        self._runner = runner_on(
+            device,
+            loaded.card,
+            Runner(forward, ops, self._cache, rotary, watch_logits=watch_logits),
+            max_rows=config.max_rows,
+            max_running=config.max_running,
+        )
         self._dispatched: deque[DispatchedStep] = deque()
         self._ids = count()
         self._steps_total = 0
@@ -232,34 +236,6 @@ class Engine:
     def check_integrity(self) -> None:
         """Raises IntegrityError when pages and block tables disagree."""
         self._scheduler.check_integrity()
-
-    def _make_runner(
-        self,
-        forward: ForwardPass,
-        ops: Operations,
-        rotary: RotaryTables,
-        device: torch.device,
-        watch_logits: WatchLogits | None,
-    ) -> Runner:
-        if device.type == "cpu":
-            return Runner(forward, ops, self._cache, rotary, watch_logits=watch_logits)
-        rows, cols = self.model.grid
-        runner = GraphRunner(
-            forward,
-            ops,
-            self._cache,
-            rotary,
-            watch_logits=watch_logits,
-            device=CudaDevice(device),
-            max_rows=self.config.max_rows,
-            max_running=self.config.max_running,
-            cells=rows * cols,
-        )
-        if watch_logits is None:
-            runner.capture_all(
-                filtered=bool(self.model.defaults.get("top_k")) or self.model.defaults.get("top_p", 1) < 1
-            )
-        return runner
 
     def _dispatch(self, sequences: list[SequenceState]) -> list[RequestOutput]:
         """Returns the outputs of requests that are given up."""

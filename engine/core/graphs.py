@@ -6,13 +6,13 @@ import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.attention.metadata import ROWS_A_TILE
-from engine.core.device import Device, Wait
+from engine.card import ModelCard
+from engine.core.device import CudaDevice, Device, Wait
 from engine.core.packing import PackedStep
 from engine.core.runner import DrawnTokens, Runner
 from engine.core.sequence import SequenceState
@@ -32,6 +32,18 @@ IN_FLIGHT = 3
 _Graph = Callable[[], Tensor]
 
 
+def runner_on(place: torch.device, card: ModelCard, plain: Runner, *, max_rows: int, max_running: int) -> Runner:
+    """The runner for a device: with graphs on a GPU."""
+    if place.type == "cpu":
+        return plain
+    rows, cols = card.grid
+    device = CudaDevice(place)
+    runner = GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, cells=rows * cols)
+    if runner.watch_logits is None:
+        runner.capture_all(filtered=card.defaults.top_k > 0 or card.defaults.top_p < 1)
+    return runner
+
+
 class GraphRunner(Runner):
     """A step is one graph of the cached rows, and one of the queries with the draw; families without queries draw in
     the first. A step that is larger than the largest graph, or wider than its block tables, is computed without graphs,
@@ -43,8 +55,10 @@ class GraphRunner(Runner):
 
     overlap = 1
 
-    def __init__(self, *args: Any, device: Device, max_rows: int, max_running: int, cells: int, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, plain: Runner, *, device: Device, max_rows: int, max_running: int, cells: int) -> None:
+        super().__init__(
+            plain.forward_pass, plain.operations, plain.cache, plain.rotary, watch_logits=plain.watch_logits
+        )
         self._device = device
         self._ladder = [rows for rows in LADDER if rows <= max_rows] or [max_rows]
         most, page_size = self._ladder[-1], self.cache.page_size

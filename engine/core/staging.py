@@ -34,8 +34,15 @@ class StepSizes:
     @classmethod
     def of(cls, step: PackedStep, copies: int) -> StepSizes:
         """Those of one step, exactly."""
-        rows = [part.columns.shape[1] for part in (step.cached, step.queries)]
-        return cls(*rows, len(step.guidance), *step.block_tables.shape, copies)
+        branches, width = step.block_tables.shape
+        return cls(
+            cached=step.cached.columns.shape[1],
+            queries=step.queries.columns.shape[1],
+            draws=len(step.guidance),
+            branches=branches,
+            width=width,
+            copies=copies,
+        )
 
     def fits(self, other: StepSizes) -> bool:
         """Whether a step of these sizes fits into the other's room."""
