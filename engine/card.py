@@ -46,7 +46,8 @@ class Defaults:
 class ModelCard:
     """grid: token rows and columns. stride: pixels on a side of a token. tasks: the tasks that the model can do.
     settings: the sampling fields that it supports. steps: forward steps of a picture; None: the request says.
-    weights, tokenizer: fingerprints of the files; a picture's recipe names them."""
+    weights, tokenizer: fingerprints of the files; a picture's recipe names them. Weights that are not computed with in
+    float32 have the precision behind the fingerprint, because they draw other pictures."""
 
     name: str
     family: str

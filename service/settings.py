@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     # What to serve.
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("demo",), min_length=1, description="Names of models or paths of model folders, separated by commas"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="Precision of the network; unset: bfloat16 on a GPU, float32 on a CPU. Pictures differ"
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; unset: the GPU if there is one, else the CPU")
     batch_invariant: bool = False

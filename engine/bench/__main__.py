@@ -2,8 +2,8 @@
 
 engine: images per second against the baseline, the time of a step by phase, memory; with --only also growth with
 requests, steps and grid, shared keys and values against a set for each layer, bfloat16 against float32, and arrivals.
-baseline: a static-batch loop that samples as ARPG's authors do.  batching: together and one by one.  flip-rate: what
-float rounding changes when requests share steps.
+baseline: a static-batch loop that samples as ARPG's authors do.  host: what the host does for a step beside the device.
+batching: together and one by one.  flip-rate: what float rounding changes when requests share steps.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from engine.bench import reports
 from engine.bench.environment import environment
 from engine.bench.measures.batching import batching
+from engine.bench.measures.host import host_time
 from engine.bench.measures.memory import default_dtype
 from engine.bench.measures.rounding import flip_rate
 from engine.bench.random_weights import random_folder
@@ -72,6 +73,8 @@ def _measured(options: argparse.Namespace) -> Any:
         return reports.baseline(options)
     if options.verb == "batching":
         text = batching(options.model, options.device, options.images, options.rounds)
+    elif options.verb == "host":
+        text = host_time(options.model, options.requests)
     else:
         text = flip_rate(options.model, options.device, options.images, options.batch_invariant)
     print(text)
@@ -84,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     engine = _verb(verbs, "engine", "images per second, against the baseline, by phase; memory")
     baseline = _verb(verbs, "baseline", "a static-batch loop that samples as ARPG's authors do, with the same tokens")
     together = _verb(verbs, "batching", "images per second, drawn together and one by one")
+    host = _verb(verbs, "host", "what the host does for a step beside the device")
     flips = _verb(verbs, "flip-rate", "how often float rounding changes tokens when requests share steps")
 
     for verb in (engine, baseline, together):
@@ -113,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     engine.add_argument("--plots", type=Path, metavar="FILE", help="plot growth and shared-kv to this file (PNG)")
     together.add_argument("--images", type=int, default=16, help="images of each run (%(default)s)")
+    host.add_argument("--requests", type=int, default=64, help="requests that run at once (%(default)s)")
     flips.add_argument("--images", type=int, default=64, help="images to draw alone and together (%(default)s)")
     flips.add_argument("--batch-invariant", action="store_true", help="compute in fixed tiles of rows")
     return parser

@@ -20,5 +20,8 @@ class Spread(NamedTuple):
     def to_json(self) -> dict[str, float]:
         return self._asdict()
 
+    def text(self, digits: int) -> str:
+        return f"{self.median:.{digits}f} ({self.least:.{digits}f}–{self.most:.{digits}f})"
+
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.least:.2f}–{self.most:.2f})"
+        return self.text(2)

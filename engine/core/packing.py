@@ -50,33 +50,34 @@ def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequ
     grid start."""
     programs = [sequence.program(page_size) for sequence in sequences]
     cached, queries, draws, uniforms, guidance = [], [], [], [], []
-    lengths = []
+    lengths: list[int] = []
     for sequence, program in zip(sequences, programs, strict=True):
         step = sequence.next_step
-        first, end = program.ends[step - 1] if step else _START, program.ends[step]
-        cached.append(program.cached[:, first.cached : end.cached])
-        queries.append(program.queries[:, first.queries : end.queries])
-        draws.append(program.draws[:, first.draws : end.draws])
-        uniforms.append(program.uniforms[first.draws : end.draws])
+        (c, q, d), (c_end, q_end, d_end) = program.ends[step - 1] if step else _START, program.ends[step]
+        cached.append(program.cached[:, c:c_end])
+        queries.append(program.queries[:, q:q_end])
+        draws.append(program.draws[:, d:d_end])
+        uniforms.append(program.uniforms[d:d_end])
         guidance.append(program.guidance[step])
-        lengths.append((end.cached - first.cached, end.queries - first.queries, end.draws - first.draws))
+        lengths += (c_end - c, q_end - q, d_end - d)
     branches = np.array([program.branches for program in programs])
-    cached_rows, query_rows, counts = np.array(lengths).T
+    cached_rows, query_rows, counts = np.array(lengths).reshape(-1, 3).T
     joined = np.concatenate(draws, axis=1)
     drawing_rows = query_rows if query_rows.any() else cached_rows
     joined[:2] += np.repeat(np.cumsum(drawing_rows) - drawing_rows, counts).astype(np.int32)
-    requests = [sequence.request for sequence in sequences]
+    settings = np.stack([program.settings for program in programs])
+    temperature, top_p = settings[:, :2].view(np.float32).T
     return PackedStep(
         cached=_rows(cached, cached_rows, branches, rotary_starts),
         queries=_rows(queries, query_rows, branches, rotary_starts),
         draws=joined,
-        settings=np.repeat(np.stack([program.settings for program in programs]), counts, axis=0),
+        settings=settings.repeat(counts, axis=0),
         guidance=np.repeat(np.array(guidance, dtype=np.float32), counts),
         uniforms=np.concatenate(uniforms),
         block_tables=_join_tables(programs),
         counts=tuple(counts.tolist()),
-        greedy=all(request.temperature == 0 for request in requests),
-        filtered=any(request.top_k > 0 or request.top_p < 1 for request in requests),
+        greedy=not temperature.any(),
+        filtered=bool((settings[:, 2] > 0).any() or (top_p < 1).any()),
     )
 
 

@@ -38,22 +38,27 @@ class Program:
 
     cached, queries int32 (4, rows): the columns of the rows that are cached, and of the others. draws int32 (3, n): for
     each token to draw, its rows in the conditional and in the unconditional branch, counted from the step's first row,
-    and the slot that keeps the token for later rows. uniforms float64 (n,): the random numbers that decide. guidance
-    float32 (steps,). settings: see sampling_settings. block_tables int32 (branches, pages).
+    and the slot that keeps the token for later rows. cells int64 (n,): where on the grid it belongs. uniforms float64
+    (n,): the random numbers that decide. guidance: of each step. settings: see sampling_settings. block_tables int32
+    (branches, pages).
     """
 
     ends: tuple[StepEnds, ...]
     cached: np.ndarray
     queries: np.ndarray
     draws: np.ndarray
+    cells: np.ndarray
     uniforms: np.ndarray
-    guidance: np.ndarray
+    guidance: tuple[float, ...]
     settings: np.ndarray
     block_tables: np.ndarray
 
     @property
     def branches(self) -> int:
         return len(self.block_tables)
+
+    def drawn_cells(self, step: int) -> np.ndarray:
+        return self.cells[self.ends[step - 1].draws if step else 0 : self.ends[step].draws]
 
 
 def sampling_settings(temperature: float, top_p: float, top_k: int) -> np.ndarray:
@@ -101,8 +106,9 @@ def compile_program(
         cached=content.in_branches(plan.conditions, first_slot, canvas, slots),
         queries=queries.in_branches(plan.conditions, first_slot, canvas, None),
         draws=np.stack([*drawing.branch_pairs(len(tables)), first_slot[cells]]).astype(np.int32),
+        cells=cells,
         uniforms=np.array([uniform(cell) for cell in cells.tolist()], dtype=np.float64),
-        guidance=np.array([step.guidance for step in plan.steps], dtype=np.float32),
+        guidance=tuple(step.guidance for step in plan.steps),
         settings=settings,
         block_tables=tables,
     )

@@ -91,7 +91,8 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
         raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
 
     network = architecture.network
-    card = replace(card, weights=fingerprint(weights), tokenizer=fingerprint(tokenizer_weights))
+    rounded = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
+    card = replace(card, weights=fingerprint(weights) + rounded, tokenizer=fingerprint(tokenizer_weights))
     fit(network, load_state(weights), weights)
     fit(tokenizer, load_state(tokenizer_weights), tokenizer_weights)
     network.to(device=device, dtype=dtype).eval()

@@ -40,11 +40,14 @@ async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
 def load_engine(settings: Settings, model: str, *, before: int = 0, count: int = 1) -> Engine:
     """count: how many engines share the device. before: how many of them are loaded already."""
     # Imported here: torch takes seconds to import, and an API replica does without it.
+    import torch
+
     from engine.core.engine import GPU_CACHE_SHARE, Engine, EngineConfig
     from service.worker.threads import cores
 
     share = cache_share(GPU_CACHE_SHARE, before=before, count=count)
-    config = EngineConfig(batch_invariant=settings.batch_invariant, cache_share=share)
+    dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
+    config = EngineConfig(batch_invariant=settings.batch_invariant, cache_share=share, dtype=dtype)
     with cores.alone():
         return Engine.load(model, device=settings.device, config=config)
 

@@ -11,6 +11,7 @@ import pytest
 
 from engine import Engine, Request
 from engine.bench.__main__ import main
+from engine.bench.measures.host import host_time
 from engine.bench.measures.memory import cache_use
 from engine.bench.measures.phases import PHASES, milliseconds_a_step
 from engine.bench.open_loop import BatchDrawer, EngineDrawer, latencies, sustained_rate
@@ -159,3 +160,10 @@ def test_rounding_and_batching(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "0.0% of logits differ, 0 of 128 tokens flip" in capsys.readouterr().out
     assert main(["batching", *common, "--rounds", "1"]) == 0
     assert "2 images of 64 steps" in capsys.readouterr().out
+
+
+def test_the_hosts_time_of_a_step_is_told_by_phase(folder: Path) -> None:
+    lines = host_time(str(folder), 3).splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == ["schedule", "pack", "stage", "commit", "all"]
+    medians = [float(line.split("|")[2].split()[0]) for line in lines]
+    assert max(medians[:-1]) < medians[-1] < 2 * sum(medians[:-1])

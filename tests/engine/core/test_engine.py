@@ -13,6 +13,7 @@ import torch
 from engine import Engine, EngineConfig, Request, RequestError
 from engine.core.pages import IntegrityError
 from engine.models.network import Model
+from engine.ops import launch
 from tests.support.tiny import random_folder
 
 
@@ -206,3 +207,27 @@ def test_the_engine_needs_no_web_framework_and_plans_need_no_torch() -> None:
 def test_batch_invariance_is_refused_on_a_gpu(folder: Path) -> None:
     with pytest.raises(ValueError, match="batch_invariant: works on a CPU only"):
         Engine.load(folder, device="cuda", config=EngineConfig(batch_invariant=True))
+
+
+def test_a_layer_takes_one_attention_call_however_many_requests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend, calls = launch.attend, []
+
+    def counted(*arguments: int) -> None:
+        calls.append(arguments)
+        attend(*arguments)
+
+    monkeypatch.setattr(launch, "attend", counted)
+    engine = load(folder)
+    for count in (1, 7):
+        for seed in range(count):
+            engine.add(Request(class_label=1, seed=seed, steps=3))
+        engine.step()
+        calls.clear()
+        engine.step()
+        assert len(calls) == 4  # layers, of both halves
+
+
+def test_the_fingerprint_of_the_weights_tells_their_precision(folder: Path) -> None:
+    exact, rounded = load(folder).model, load(folder, dtype=torch.bfloat16).model
+    assert rounded.weights == f"{exact.weights}-bfloat16"
+    assert rounded.tokenizer == exact.tokenizer
