@@ -24,8 +24,8 @@ class Device(Protocol):
         """int32 (size,) in host memory that copies to the device without blocking."""
         ...
 
-    def empty(self, size: int) -> Tensor:
-        """int32 (size,) on the device."""
+    def zeros(self, size: int) -> Tensor:
+        """int32 (size,) on the device. Zeros are a step that is valid: a graph is captured before any step is there."""
         ...
 
     def upload(self, host: Tensor, target: Tensor) -> Wait:
@@ -60,8 +60,8 @@ class CudaDevice:
     def pinned(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.int32, pin_memory=True)
 
-    def empty(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.int32, device=self._device)
+    def zeros(self, size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.int32, device=self._device)
 
     def upload(self, host: Tensor, target: Tensor) -> Wait:
         target.copy_(host, non_blocking=True)

@@ -66,7 +66,7 @@ class GraphRunner(Runner):
         self._layout = StepLayout(StepSizes(most, most, most, 2 * max_running, width, COPIES))
         with device.working():
             self._hosts = deque(self._host_step(self._layout) for _ in range(IN_FLIGHT))
-            self._static = DeviceStep(self._layout, device.empty(self._layout.size), self.rotary.table, page_size)
+            self._static = DeviceStep(self._layout, device.zeros(self._layout.size), self.rotary.table, page_size)
         self._waits: deque[Wait] = deque()
         self._graphs: dict[tuple[str | int | bool, ...], _Graph] = {}
         self._copies: list[tuple[int, int]] = []
@@ -121,7 +121,7 @@ class GraphRunner(Runner):
         sizes = StepSizes.of(step, len(self._copies))
         layout = StepLayout(sizes)
         host = self._host_step(layout)
-        device = DeviceStep(layout, self._device.empty(layout.size), self.rotary.table, self.cache.page_size)
+        device = DeviceStep(layout, self._device.zeros(layout.size), self.rotary.table, self.cache.page_size)
         host.fill(step, self._copies, cached=sizes.cached, queries=sizes.queries, draws=sizes.draws)
         wait = self._device.upload(host.buffer, device.buffer)
         self._copy(device)

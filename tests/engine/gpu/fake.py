@@ -60,8 +60,8 @@ class FakeDevice:
     def pinned(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.int32)
 
-    def empty(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.int32, device=self.place)
+    def zeros(self, size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.int32, device=self.place)
 
     def upload(self, host: Tensor, target: Tensor) -> Callable[[], None]:
         self.log.append("upload")

@@ -155,8 +155,8 @@ def _tokens(outputs: list[RequestOutput], id: int) -> dict[int, int]:
     }
 
 
-@pytest.mark.parametrize("count", [1, 16, 64])
-def test_kernels_copies_and_waits_of_a_step_of_arpg_l(count: int) -> None:
+@pytest.mark.parametrize("requests", [1, 16, 64])
+def test_kernels_copies_and_waits_of_a_step_of_arpg_l(requests: int) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     from engine.ops.gpu.operations import TritonOperations
 
@@ -175,7 +175,7 @@ def test_kernels_copies_and_waits_of_a_step_of_arpg_l(count: int) -> None:
         plain = Runner(forward_pass(network, operations), operations, cache, rotary)
         runner = GraphRunner(plain, device=device, max_rows=2048, max_running=256, cells=256)
     scheduler = Scheduler(PageAllocator(pages), page_size=16, max_rows=2048)
-    for seed in range(count):
+    for seed in range(requests):
         request = Request(class_label=seed, seed=seed, steps=64, top_k=50 * (seed % 2))
         scheduler.add(SequenceState.begin(seed, request, built.plan(request), (16, 16)))
     for _ in range(6):
@@ -187,7 +187,54 @@ def test_kernels_copies_and_waits_of_a_step_of_arpg_l(count: int) -> None:
             sequence.dispatch()
     assert Counter(device.log) == Counter(["upload", "graph", "graph", "download", "wait"])
     assert device.log.index("wait") == 0  # for a copy of three steps before
-    assert len(sequences) == count
+    assert len(sequences) == requests
     launched = Counter(device.kernels.names)
     assert launched.total() == 209, launched
     assert launched["attention_kernel"] == 24
+
+
+def test_all_graphs_are_captured_before_the_first_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice()
+    monkeypatch.setattr(core, "runner_on", graphs_on(device))
+    engine = load(folder)
+    runner = engine._runner
+    assert isinstance(runner, GraphRunner)
+    runner.capture_all(filtered=False)
+    captured = device.graphs
+    engine.generate([Request(class_label=1, seed=seed, steps=12) for seed in range(9)])
+    assert device.graphs == captured
+
+
+class Full(FakeDevice):
+    """Has no memory for a step, nor for the first half of it."""
+
+    replays = 0
+
+    def capture(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        replay = super().capture(compute)
+
+        def full() -> Tensor:
+            self.replays += 1
+            if self.replays in (10, 11):
+                raise torch.OutOfMemoryError("the device is full")
+            return replay()
+
+        return full
+
+
+def test_a_full_device_divides_the_step_and_spares_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request(class_label=1, seed=seed, steps=7) for seed in range(6)]
+    engine = load(folder)
+    expected = engine.generate(requests)
+    device = Full()
+    monkeypatch.setattr(core, "runner_on", graphs_on(device))
+    engine = load(folder)
+    ids = [engine.add(request) for request in requests]
+    outputs: list[RequestOutput] = []
+    while not engine.idle:
+        outputs += engine.step()
+    assert device.replays > 11
+    for id, tokens in zip(ids, expected, strict=True):
+        found = _tokens(outputs, id)
+        assert [found[cell] for cell in range(tokens.size)] == tokens.ravel().tolist()
+    assert engine.stats().pages_used == 0
