@@ -16,7 +16,8 @@ class Rows:
     sources (N,) int32: ≥ 0 an embedding id; below 0 it is -2 - slot, for the token that KVCache.tokens has there.
     rotary (positions, head_dim / 2, 2): cos and sin of every position, and positions (N,) int32: the row's entry in it.
     slots (N,) int32: where the keys and values are written; -1 for rows that are not cached. attention: the branch of
-    each row, and how much of it the row sees.
+    each row, and how much of it the row sees. conditions (branches,) int32: the embedding id of each branch's
+    condition, for networks in which every row depends on it.
     """
 
     sources: Tensor
@@ -24,6 +25,7 @@ class Rows:
     positions: Tensor
     slots: Tensor
     attention: AttentionMeta
+    conditions: Tensor | None = None
 
     def __len__(self) -> int:
         return self.sources.shape[0]

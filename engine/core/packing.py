@@ -25,9 +25,10 @@ class PackedStep:
     """The input of a forward pass and of the sampling after it, in numpy: it runs while a GPU computes the step before.
 
     draws int32 (3, n): for each token to draw, its rows in the conditional and in the unconditional branch, and the
-    slot that keeps it. settings int32 (n, 3): see program.sampling_settings. guidance float32
-    (n,), uniforms float64 (n,). counts: tokens to draw for each sequence. block_tables int32 (branches, pages), padded
-    with 0. greedy: all temperatures are 0. filtered: top-k or top-p applies to some tokens.
+    slot that keeps it. settings int32 (n, 3): see program.sampling_settings. guidance float32 (n,), uniforms float64
+    (n,). counts: tokens to draw for each sequence. block_tables int32 (branches, pages), padded with 0. conditions
+    int32 (branches,): the embedding id of CONDITION in each. greedy: all temperatures are 0. filtered: top-k or top-p
+    applies to some tokens.
     """
 
     cached: PackedRows
@@ -37,6 +38,7 @@ class PackedStep:
     guidance: np.ndarray
     uniforms: np.ndarray
     block_tables: np.ndarray
+    conditions: np.ndarray
     counts: tuple[int, ...]
     greedy: bool
     filtered: bool
@@ -58,7 +60,7 @@ def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequ
         queries.append(program.queries[:, q:q_end])
         draws.append(program.draws[:, d:d_end])
         uniforms.append(program.uniforms[d:d_end])
-        guidance.append(program.guidance[step])
+        guidance.append(program.guidance[d:d_end])
         lengths += (c_end - c, q_end - q, d_end - d)
     branches = np.array([program.branches for program in programs])
     cached_rows, query_rows, counts = np.array(lengths).reshape(-1, 3).T
@@ -72,9 +74,10 @@ def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequ
         queries=_rows(queries, query_rows, branches, rotary_starts),
         draws=joined,
         settings=settings.repeat(counts, axis=0),
-        guidance=np.repeat(np.array(guidance, dtype=np.float32), counts),
+        guidance=np.concatenate(guidance),
         uniforms=np.concatenate(uniforms),
         block_tables=_join_tables(programs),
+        conditions=np.array([one for program in programs for one in program.conditions], dtype=np.int32),
         counts=tuple(counts.tolist()),
         greedy=not temperature.any(),
         filtered=bool((settings[:, 2] > 0).any() or (top_p < 1).any()),

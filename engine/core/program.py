@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.plans import CONDITION, NO_TARGET, Plan, Row
+from engine.plans import CONDITION, FIRST_TOKEN, NO_TARGET, Plan, Row
 from engine.request import EMPTY
 
 NO_SLOT = -1
@@ -39,8 +39,8 @@ class Program:
     cached, queries int32 (4, rows): the columns of the rows that are cached, and of the others. draws int32 (3, n): for
     each token to draw, its rows in the conditional and in the unconditional branch, counted from the step's first row,
     and the slot that keeps the token for later rows. cells int64 (n,): where on the grid it belongs. uniforms float64
-    (n,): the random numbers that decide. guidance: of each step. settings: see sampling_settings. block_tables int32
-    (branches, pages).
+    (n,): the random numbers that decide. guidance float32 (n,). settings: see sampling_settings. block_tables int32
+    (branches, pages). conditions: see Plan.
     """
 
     ends: tuple[StepEnds, ...]
@@ -49,9 +49,10 @@ class Program:
     draws: np.ndarray
     cells: np.ndarray
     uniforms: np.ndarray
-    guidance: tuple[float, ...]
+    guidance: np.ndarray
     settings: np.ndarray
     block_tables: np.ndarray
+    conditions: tuple[int, ...]
 
     @property
     def branches(self) -> int:
@@ -86,11 +87,11 @@ def compile_program(
     step_of = np.repeat(np.arange(len(plan.steps)), [len(step.rows) for step in plan.steps])
     kept = rows[_CACHED] == 1
     content, queries = _Rows(rows[:, kept], step_of[kept]), _Rows(rows[:, ~kept], step_of[~kept])
-    slots = slots[:, cached : cached + content.count]
+    slots = slots[:, _places(plan, cached)]
 
     first_slot = np.full(len(canvas), NO_SLOT, dtype=np.int32)
-    carried = content.columns[_SOURCE] < CONDITION
-    first_slot[-2 - content.columns[_SOURCE][carried][::-1]] = slots[0][carried][::-1]
+    carried = content.columns[_SOURCE] <= FIRST_TOKEN
+    first_slot[FIRST_TOKEN - content.columns[_SOURCE][carried][::-1]] = slots[0][carried][::-1]
     drawing = _drawing(content, queries)
     cells = drawing.columns[_TARGET][drawing.wanted].astype(np.int64)
 
@@ -108,10 +109,18 @@ def compile_program(
         draws=np.stack([*drawing.branch_pairs(len(tables)), first_slot[cells]]).astype(np.int32),
         cells=cells,
         uniforms=np.array([uniform(cell) for cell in cells.tolist()], dtype=np.float64),
-        guidance=tuple(step.guidance for step in plan.steps),
+        guidance=np.array([*chain.from_iterable(step.scales for step in plan.steps)], dtype=np.float32),
         settings=settings,
         block_tables=tables,
+        conditions=plan.conditions,
     )
+
+
+def _places(plan: Plan, cached: int) -> np.ndarray:
+    """Where the cached rows of all steps stand in their branch. cached: how many rows are there before the first."""
+    counts = np.array([step.cached for step in plan.steps])
+    overwritten = np.cumsum([step.overwrites for step in plan.steps])
+    return cached + np.arange(counts.sum()) - np.repeat(overwritten, counts)
 
 
 _SOURCE, _POSITION, _VISIBLE, _CACHED, _TARGET = (
@@ -140,9 +149,10 @@ class _Rows:
     ) -> np.ndarray:
         """The columns of a Program's rows (4, branches · rows), ordered by step, branch and row."""
         source = self._source(first_slot, canvas)
+        of_condition = (self.columns[_SOURCE] <= CONDITION) & (self.columns[_SOURCE] > FIRST_TOKEN)
         every = np.empty((len(conditions), 4, self.count), dtype=np.int32)
         for branch, condition in zip(every, conditions, strict=True):
-            branch[SOURCE] = np.where(self.columns[_SOURCE] == CONDITION, condition, source)
+            branch[SOURCE] = np.where(of_condition, condition + CONDITION - source, source)
         every[:, POSITION], every[:, VISIBLE] = self.columns[_POSITION], self.columns[_VISIBLE]
         every[:, SLOT] = NO_SLOT if slots is None else slots
         by_step = np.argsort(np.tile(self.steps, len(conditions)), kind="stable")
@@ -160,8 +170,8 @@ class _Rows:
     def _source(self, first_slot: np.ndarray, canvas: np.ndarray) -> np.ndarray:
         """Embedding ids, of the tokens that are known too; the others by the slot that will hold their token."""
         source = self.columns[_SOURCE].copy()
-        carried = source < CONDITION
-        cells = -2 - source[carried]
+        carried = source <= FIRST_TOKEN
+        cells = FIRST_TOKEN - source[carried]
         source[carried] = np.where(canvas[cells] == EMPTY, source_of_slot(first_slot[cells]), canvas[cells])
         return source
 

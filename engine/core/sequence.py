@@ -11,15 +11,17 @@ import numpy as np
 
 from engine.core.program import Program, compile_program, sampling_settings
 from engine.noise import uniform
-from engine.plans import CONDITION, NO_TARGET, Plan, Row, Step, cell_of
+from engine.plans import FIRST_TOKEN, NO_TARGET, Plan, Row, Step, cell_of
 from engine.request import EMPTY, Request, RopeScaling
 
 
 @dataclass(frozen=True, slots=True)
 class StepKey:
-    """Identifies the cached rows of a step: embedding id or CONDITION, position and visible of each, 64 bits a number.
-    Two sequences with the same conditions and rotary key have the same keys and values in the cache up to the first
-    step whose keys differ. Stored as bytes, because each step compares all waiting with all running sequences."""
+    """Identifies the cached rows of a step: source or token, position and visible of each, 64 bits a number. Two
+    sequences with the same conditions and rotary key have the same keys and values in the cache up to the first step
+    whose keys differ. Stored as bytes, because each step compares all waiting with all running sequences.
+
+    rows: how many of them the next step does not overwrite. Only these can be shared."""
 
     rows: int
     content: bytes
@@ -112,7 +114,7 @@ class SequenceState:
 
     def dispatch(self) -> int:
         """Go on to the next step: the device has this one. Returns which it was."""
-        self.cached += self.step.cached
+        self.cached += self.step.cached - self.step.overwrites
         self.next_step += 1
         return self.next_step - 1
 
@@ -139,33 +141,35 @@ class SequenceState:
     @property
     def written_keys(self) -> list[StepKey]:
         """The keys of the steps in the cache. Made when they are asked for: few sequences share rows."""
-        for step in self.plan.steps[self._keyed : self.next_step]:
+        for step in range(self._keyed, self.next_step):
             if key := self._key(step):
                 self._keys.append(key)
         self._keyed = self.next_step
         return self._keys
 
     def _prefix_keys(self) -> Iterator[StepKey]:
-        for step in self.plan.steps[:-1]:  # the rows of the last step are written too late to be shared
-            cached = [row for row in step.rows if row.cached]
-            if not cached or any(row.target != NO_TARGET or self._is_empty(row) for row in cached):
+        for index, step in enumerate(self.plan.steps[:-1]):  # the last step writes its rows too late to share them
+            lasting = self.plan.lasting(index)
+            if not lasting or any(row.target != NO_TARGET for row in step.rows[:lasting]):
                 return
-            yield self._key(step)
+            if any(self._is_empty(row) for row in step.rows[: step.cached]):
+                return
+            yield self._key(index)
             if step.targets:
                 return
 
-    def _key(self, step: Step) -> StepKey:
-        rows = [row for row in step.rows if row.cached]
+    def _key(self, index: int) -> StepKey:
+        step = self.plan.steps[index]
         content = array("q")
-        for row in rows:
-            content.extend((self._embedding(row), row.position, row.visible))
-        return StepKey(len(rows), content.tobytes())
+        for row in step.rows[: step.cached]:
+            content.extend((self._content(row), row.position, row.visible))
+        return StepKey(self.plan.lasting(index), content.tobytes())
 
-    def _embedding(self, row: Row) -> int:
-        return row.source if row.source >= CONDITION else int(self.tokens[cell_of(row.source)])
+    def _content(self, row: Row) -> int:
+        return row.source if row.source > FIRST_TOKEN else int(self.tokens[cell_of(row.source)])
 
     def _is_empty(self, row: Row) -> bool:
-        return row.source < CONDITION and bool(self.tokens[cell_of(row.source)] == EMPTY)
+        return row.source <= FIRST_TOKEN and bool(self.tokens[cell_of(row.source)] == EMPTY)
 
 
 def _agreeing(ours: Sequence[StepKey], theirs: Sequence[StepKey]) -> int:

@@ -13,7 +13,10 @@ from typing import NamedTuple
 from engine.request import RequestError
 
 CONDITION = -1
-"""Source of the row that carries the branch's condition: the class, or the null class."""
+"""Source of the row that carries the branch's condition: the class, or the null class. A text's first row."""
+
+MAX_CONDITION_ROWS = 1024
+"""Vectors that a condition may have."""
 
 NO_TARGET = -1
 """Target of a row that wants no logits."""
@@ -22,7 +25,7 @@ NO_TARGET = -1
 class Row(NamedTuple):
     """One row of a forward pass.
 
-    source: an embedding id, or CONDITION, or token_at(cell) for the token of a grid cell.
+    source: an embedding id, or CONDITION, or condition_at(index), or token_at(cell) for the token of a grid cell.
     position: index into the rotary table; the condition is 0, cell c is c + 1.
     visible: how many of the branch's cached rows it sees, itself included if it is cached.
     cached: whether its keys and values stay in the cache for later steps.
@@ -36,36 +39,54 @@ class Row(NamedTuple):
     target: int = NO_TARGET
 
 
+def condition_at(index: int) -> int:
+    """Source of a row that carries one vector of the branch's condition: the embedding `index` behind its first."""
+    return CONDITION - index
+
+
+FIRST_TOKEN = CONDITION - MAX_CONDITION_ROWS
+"""token_at(0). The sources from here down are tokens."""
+
+
 def token_at(cell: int) -> int:
     """Source of a row that carries the token of a grid cell."""
-    return -2 - cell
+    return FIRST_TOKEN - cell
 
 
 def cell_of(source: int) -> int:
     """Inverse of token_at."""
-    return -2 - source
+    return FIRST_TOKEN - source
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """Rows of one forward pass, the same for each branch, cached rows first. A step is never split. cached: how many
-    rows are cached."""
+    rows are cached.
+
+    scales: the guidance of each target, where it is not the same for all of them. overwrites: how many cached rows of
+    the step before its own cached rows overwrite, the last ones; 0: its rows come behind those that are there.
+    """
 
     rows: tuple[Row, ...]
     guidance: float = 1.0
+    scales: tuple[float, ...] = ()
+    overwrites: int = 0
     targets: tuple[int, ...] = field(init=False)
     cached: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(row.target for row in self.rows if row.target != NO_TARGET))
         object.__setattr__(self, "cached", sum(row.cached for row in self.rows))
+        if not self.scales:
+            object.__setattr__(self, "scales", (self.guidance,) * len(self.targets))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All steps of a request. conditions: the embedding id of CONDITION in each branch; the first branch is the
-    conditional one. cached_rows: rows of each branch in the cache at the end. replayed: how many drawing steps at the
-    start are a fork's, which only write rows. drawing_steps: how many steps draw, replayed ones included."""
+    conditional one. cached_rows: the most rows of each branch in the cache, those at the end. replayed: how many
+    drawing steps at the start are a fork's, which only write rows. drawing_steps: how many steps draw, replayed ones
+    included."""
 
     steps: tuple[Step, ...]
     conditions: tuple[int, ...]
@@ -92,20 +113,22 @@ class Plan:
                 raise RequestError("replayed_tokens", "the positions are not those of the first steps")
             left.difference_update(step.targets)
             replayed += bool(step.targets)
-            steps[index] = Step(tuple(row._replace(target=NO_TARGET) for row in step.rows if row.cached))
+            rows = tuple(row._replace(target=NO_TARGET) for row in step.rows if row.cached)
+            steps[index] = Step(rows, overwrites=step.overwrites)
         if left:
             raise RequestError("replayed_tokens", f"position {min(left)} is never drawn")
         return replace(self, steps=tuple(steps), replayed=replayed)
 
+    def lasting(self, index: int) -> int:
+        """How many cached rows of a step, its first ones, the next step leaves in the cache."""
+        return self.steps[index].cached - sum(step.overwrites for step in self.steps[index + 1 : index + 2])
+
     def without(self, count: int) -> Plan:
-        """This plan without its first count cached rows, which are in the cache already; none of them wants logits."""
-        steps = list(self.steps)
-        while count:
-            rows = steps[0].rows
-            cached = sum(row.cached for row in rows)
-            if cached <= count and len(rows) == cached:
-                del steps[0]
-            else:
-                steps[0] = replace(steps[0], rows=rows[min(count, cached) :])
-            count -= min(count, cached)
-        return replace(self, steps=tuple(steps))
+        """This plan without its first count lasting rows, which are in the cache already; none of them wants logits.
+        Other rows are not there, so the first step that remains overwrites none."""
+        first = 0
+        while not self.steps[first].targets and count >= self.lasting(first):
+            count -= self.lasting(first)
+            first += 1
+        step, *later = self.steps[first:]
+        return replace(self, steps=(replace(step, rows=step.rows[count:], overwrites=0), *later))
