@@ -19,10 +19,13 @@ from engine.request import EMPTY, Request
 
 GRID = (2, 8)
 POSITIONS = 16
+PAGE = 16
+"""Rows of a page, at most."""
 
 
 def go_on(sequence: SequenceState, tokens: list[int]) -> None:
     """Take the sequence's next step, as if these tokens were drawn."""
+    sequence.program(PAGE)  # made by the packer
     sequence.commit(sequence.dispatch(), tokens)
 
 
