@@ -1,4 +1,5 @@
-"""The fused sampler against the reference: the same token, unless the random number lies at the border of two."""
+"""The fused sampler against the reference: the same token, unless the random number lies at the border of two, or a
+token at the border of top-p."""
 
 from __future__ import annotations
 
@@ -49,9 +50,20 @@ def check(logits: Tensor, rows: list[Row], tokens: Tensor, *, filtered: bool = T
         if temperature[row] == 0:
             assert token == logits[row].argmax()
             continue
-        assert probs[row, token] > 0, "a filtered token was drawn"
+        if probs[row, token] == 0:
+            assert on_the_border_of_top_p(logits[row] / temperature[row], int(top_k[row]), float(top_p[row]), token)
+            continue
         before = cumulative[row, token - 1] if token else 0.0
         assert before - BORDER <= uniform[row] <= cumulative[row, token] + BORDER
+
+
+def on_the_border_of_top_p(scaled: Tensor, top_k: int, top_p: float, token: int) -> bool:
+    """Whether the tokens before this one hold top_p of what top-k leaves, within rounding."""
+    ordered, ids = scaled.double().softmax(-1).sort(descending=True, stable=True)
+    kept = ordered[: top_k or len(ordered)]
+    rank = ids.tolist().index(token)
+    before = float(kept[:rank].sum() / kept.sum())
+    return rank < len(kept) and abs(before - top_p) < BORDER
 
 
 @settings(max_examples=15)
