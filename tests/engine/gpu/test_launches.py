@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.ops.choice import choose_operations
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from engine.ops.gpu.operations import TritonOperations
+from tests.engine.gpu.fake import Kernels
 from tests.engine.gpu.support import DIM, step
-
-NO_KERNEL = ("empty", "t", "view", "slice", "select", "expand", "unsqueeze")
-
-
-class Counter(TorchDispatchMode):
-    """Counts launches of Triton and of torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-        self.names.append(kernel.__name__)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name not in NO_KERNEL:
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_layer_takes_few_kernels() -> None:
     made = step("meta", torch.bfloat16)
-    rows, cache, layer, counter = made.rows, made.cache, made.layer, Counter()
+    rows, cache, layer, counter = made.rows, made.cache, made.layer, Kernels()
     operations = TritonOperations(counter.launch)
     with counter:
         x = operations.embed(rows, made.tokens, made.table)
