@@ -22,7 +22,10 @@ class DispatchedStep:
             sequence.aborted |= sequence.id == request_id
 
     def commit(self) -> list[RequestOutput]:
-        """Stores what the step drew. Waits for the device."""
+        """Stores what the step drew. Waits for the device, unless all requests are aborted: after a failure their
+        logits may not be finite either."""
+        if all(sequence.aborted for sequence in self.sequences):
+            return []
         outputs = []
         for sequence, step, tokens in zip(self.sequences, self.steps, self.drawn.by_sequence(), strict=True):
             if tokens and not sequence.aborted:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.attention.batch import Batch, Rows
 from engine.attention.kv_cache import KVCache
-from engine.attention.metadata import AttentionMeta, tiles_of
+from engine.attention.metadata import AttentionMeta
 from engine.core.packing import PackedRows, PackedStep, pack
 from engine.core.rotary_tables import RotaryTables
 from engine.core.sequence import SequenceState
@@ -55,8 +55,9 @@ class DrawnTokens:
 
 
 class Runner:
-    """Computes each step when it is dispatched. watch_logits: called with the raw logits of every sequence and step,
-    for tests and measurements.
+    """Computes each step on a CPU when it is dispatched.
+
+    watch_logits: called with the raw logits of every sequence and step, for tests and measurements.
 
     overlap: how many steps may be dispatched whose tokens are not read yet, beside the newest.
     """
@@ -130,8 +131,7 @@ class Runner:
 
     def _rows(self, rows: PackedRows, block_tables: Tensor) -> Rows:
         sources, positions, visible, slots = map(self._tensor, rows.columns)
-        tiles = None if self.cache.on_cpu else self._tensor(tiles_of(rows.starts))
-        meta = AttentionMeta(self._tensor(rows.starts), visible, block_tables, self.cache.page_size, tiles)
+        meta = AttentionMeta(self._tensor(rows.starts), visible, block_tables, self.cache.page_size)
         return Rows(sources, self.rotary.table, positions, slots, meta)
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -77,8 +77,8 @@ class StepLayout:
             "queries": (4, sizes.queries),
             "cached_starts": (sizes.branches + 1,),
             "query_starts": (sizes.branches + 1,),
-            "cached_tiles": (tile_room(sizes.cached, sizes.branches, 1), 3),
-            "query_tiles": (tile_room(sizes.queries, sizes.branches, 1), 3),
+            "cached_tiles": (sizes.cached, 3),
+            "query_tiles": (sizes.queries, 3),
             "block_tables": (sizes.branches, sizes.width),
             "copies": (2, sizes.copies),
         }.items():

@@ -238,3 +238,16 @@ def test_a_full_device_divides_the_step_and_spares_all(folder: Path, monkeypatch
         found = _tokens(outputs, id)
         assert [found[cell] for cell in range(tokens.size)] == tokens.ravel().tolist()
     assert engine.stats().pages_used == 0
+
+
+def test_tokens_of_aborted_requests_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice()
+    monkeypatch.setattr(core, "runner_on", graphs_on(device))
+    engine = load(folder)
+    request_id = engine.add(Request(class_label=1, seed=1, steps=9))
+    engine.step()
+    assert not engine.idle
+    engine.abort(request_id)
+    assert engine.step() == []
+    assert "read" not in device.log
+    assert engine.idle
