@@ -60,13 +60,14 @@ class ARPGForward(ForwardPass):
         self._shared_norm = layers.norm.weight
         self.network = network
         self.embeddings = network.embeddings.weight
-        self.norm, self.head = network.norm.weight, network.head.weight
+        self.norm, self.head = network.norm.weight, operations.matrix(network.head.weight)
         self._operations = operations
         self._content = [
-            _arpg_layer(layer, merge(layer.attn.to_q, layer.attn.to_k, layer.attn.to_v)) for layer in layers.self_dec
+            _arpg_layer(layer, merge(layer.attn.to_q, layer.attn.to_k, layer.attn.to_v), operations)
+            for layer in layers.self_dec
         ]
-        self._shared = merge(layers.to_k, layers.to_v)
-        self._cross = [_arpg_layer(layer, layer.attn.to_q.weight) for layer in layers.cross_dec]
+        self._shared = operations.matrix(merge(layers.to_k, layers.to_v))
+        self._cross = [_arpg_layer(layer, layer.attn.to_q.weight, operations) for layer in layers.cross_dec]
         self._mask = self.embeddings[network.config.mask_id]
         first = self._cross[0]
         self._mask_query = operations.norm_linear(self._mask[None], first.norm, first.projection)[0].clone()
@@ -96,9 +97,9 @@ class LlamaGenForward(ForwardPass):
     def __init__(self, network: LlamaGen, operations: Operations) -> None:
         self.network = network
         self.embeddings = join_embeddings(network.embedding_tables)
-        self.norm, self.head = network.norm.weight, network.output.weight
+        self.norm, self.head = network.norm.weight, operations.matrix(network.output.weight)
         self._operations = operations
-        self._layers = [_llamagen_layer(layer) for layer in network.layers]
+        self._layers = [_llamagen_layer(layer, operations) for layer in network.layers]
 
     def cached(self, rows: Rows, cache: KVCache) -> Tensor:
         x = self._operations.embed(rows, cache.tokens, self.embeddings)
@@ -116,24 +117,24 @@ def _through(layers: Sequence[LayerWeights], x: Tensor, rows: Rows, cache: KVCac
     return x
 
 
-def _arpg_layer(layer: ARPGLayer, projection: Tensor) -> LayerWeights:
+def _arpg_layer(layer: ARPGLayer, projection: Tensor, operations: Operations) -> LayerWeights:
     return LayerWeights(
         norm=layer.attn_norm.weight,
-        projection=projection,
-        output=layer.attn.proj.weight,
+        projection=operations.matrix(projection),
+        output=operations.matrix(layer.attn.proj.weight),
         feed_forward_norm=layer.ffn_norm.weight,
-        gate_up=merge(layer.ffn.w1, layer.ffn.w3),
-        down=layer.ffn.w2.weight,
+        gate_up=operations.matrix(merge(layer.ffn.w1, layer.ffn.w3)),
+        down=operations.matrix(layer.ffn.w2.weight),
     )
 
 
-def _llamagen_layer(layer: LlamaGenLayer) -> LayerWeights:
+def _llamagen_layer(layer: LlamaGenLayer, operations: Operations) -> LayerWeights:
     feed_forward = layer.feed_forward
     return LayerWeights(
         norm=layer.attention_norm.weight,
-        projection=layer.attention.wqkv.weight,
-        output=layer.attention.wo.weight,
+        projection=operations.matrix(layer.attention.wqkv.weight),
+        output=operations.matrix(layer.attention.wo.weight),
         feed_forward_norm=layer.ffn_norm.weight,
-        gate_up=merge(feed_forward.w1, feed_forward.w3),
-        down=feed_forward.w2.weight,
+        gate_up=operations.matrix(merge(feed_forward.w1, feed_forward.w3)),
+        down=operations.matrix(feed_forward.w2.weight),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
 from engine.ops import launch
 from engine.ops.guidance import Guidance
 from engine.ops.operations import LayerWeights, in_tiles
+from engine.ops.packed_matrix import pack_matrix, padded_rows, product
 from engine.ops.sampling import SamplingTensors
 
 
@@ -21,6 +21,9 @@ class CompiledOperations:
         self.tile = tile
         self._buffers: dict[str, Tensor] = {}
 
+    def matrix(self, weight: Tensor) -> Tensor:
+        return pack_matrix(weight)
+
     def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
         out = self._buffer("embedded", len(rows), table.shape[1])
         launch.embed(
@@ -30,8 +33,7 @@ class CompiledOperations:
         return out
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
-        out = self._buffer("projected", x.shape[0], weight.shape[0])
-        return self._linear(self._norm(x, norm), weight, out)
+        return self._product(self._norm(x, norm), weight)
 
     def write(self, kv: Tensor, rows: Rows, cache: KVCache, layer: int) -> None:
         self._write(kv, 0, rows, cache, layer)
@@ -55,13 +57,11 @@ class CompiledOperations:
         return out
 
     def finish_layer(self, x: Tensor, attended: Tensor, weights: LayerWeights) -> Tensor:
-        x = self._add_linear(x, attended, weights.output, self._buffer("hidden", *x.shape))
-        rows, hidden = x.shape[0], weights.down.shape[1]
-        gate_up = self._buffer("gate_up", rows, 2 * hidden)
-        self._linear(self._norm(x, weights.feed_forward_norm), weights.gate_up, gate_up)
-        gated = self._buffer("gated", rows, hidden)
-        launch.swiglu(gate_up.data_ptr(), gated.data_ptr(), rows, hidden)
-        return self._add_linear(x, gated, weights.down, x)
+        x = torch.add(x, self._product(attended, weights.output), out=self._buffer("hidden", *x.shape))
+        gate_up = self._product(self._norm(x, weights.feed_forward_norm), weights.gate_up)
+        gated = self._buffer("gated", x.shape[0], weights.down.shape[1])
+        launch.swiglu(gate_up.data_ptr(), gated.data_ptr(), *gated.shape)
+        return x.add_(self._product(gated, weights.down))
 
     def logits(self, x: Tensor, norm: Tensor, weight: Tensor, guidance: Guidance) -> Tensor:
         count = len(guidance.scale)
@@ -70,7 +70,7 @@ class CompiledOperations:
             x.data_ptr(), norm.data_ptr(), guidance.conditional.data_ptr(), guidance.unconditional.data_ptr(),
             guidance.scale.data_ptr(), guided.data_ptr(), count, *x.shape,
         )  # fmt: skip
-        return self._linear(guided, weight, self._buffer("logits", count, weight.shape[0]))
+        return self._product(guided, weight)
 
     def sample(self, logits: Tensor, params: SamplingTensors, tokens: Tensor) -> Tensor:
         out = torch.empty(len(logits), dtype=torch.int32)
@@ -93,20 +93,15 @@ class CompiledOperations:
             keys.data_ptr(), values.data_ptr(), *kv.shape, first, rows.rotary.shape[0], *keys.shape,
         )  # fmt: skip
 
-    def _linear(self, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x · weightᵀ: (rows, dim) → (rows, out)."""
         if self.tile is None:
-            return torch.mm(x, weight.t(), out=out)
-        return out.copy_(in_tiles(lambda x: F.linear(x, weight), self.tile, x))
-
-    def _add_linear(self, x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-        """out = x + y · weightᵀ; out may be x."""
-        if self.tile is None:
-            return torch.addmm(x, y, weight.t(), out=out)
-        return torch.add(x, in_tiles(lambda y: F.linear(y, weight), self.tile, y), out=out)
+            return product(x, weight)
+        return in_tiles(lambda x: product(x, weight), self.tile, x)
 
     def _buffer(self, name: str, rows: int, width: int) -> Tensor:
-        """(rows, width), from memory that the next step uses again."""
-        size = rows * width
+        """(rows, width), from memory that the next step uses again; behind it is room for padded_rows."""
+        size = padded_rows(rows) * width
         if name not in self._buffers or self._buffers[name].numel() < size:
-            self._buffers[name] = torch.empty(size + size // 2)
-        return self._buffers[name][:size].view(rows, width)
+            self._buffers[name] = torch.zeros(size + size // 2)
+        return self._buffers[name][: rows * width].view(rows, width)

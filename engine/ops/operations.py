@@ -31,6 +31,10 @@ class Operations(Protocol):
     """All work row by row. A result is valid until the next call of the same operation. Rows that are all alike may be
     one row, expanded."""
 
+    def matrix(self, weight: Tensor) -> Tensor:
+        """A matrix (out, in) as the other operations multiply it fastest; they also take the matrix itself."""
+        ...
+
     def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
         """What the rows carry, (rows, dim). tokens: KVCache.tokens. table (ids, dim)."""
         ...

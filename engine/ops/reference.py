@@ -15,6 +15,7 @@ from engine.attention.paged import paged_attention
 from engine.ops.functions import rms_norm, rotate
 from engine.ops.guidance import Guidance, guide
 from engine.ops.operations import LayerWeights, in_tiles
+from engine.ops.packed_matrix import pack_matrix, product
 from engine.ops.sampling import SamplingTensors, sample
 
 
@@ -24,11 +25,14 @@ class TorchOperations:
     def __init__(self, tile: int | None = None) -> None:
         self.tile = tile
 
+    def matrix(self, weight: Tensor) -> Tensor:
+        return pack_matrix(weight)
+
     def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
         return F.embedding(torch.where(rows.sources < 0, tokens[(-2 - rows.sources).clamp(min=0)], rows.sources), table)
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
-        return self._map(lambda x: F.linear(rms_norm(x, norm), weight), x)
+        return self._map(lambda x: product(rms_norm(x, norm), weight), x)
 
     def write(self, kv: Tensor, rows: Rows, cache: KVCache, layer: int) -> None:
         keys, values = kv.unflatten(-1, (2, cache.heads, -1)).unbind(1)
@@ -45,15 +49,15 @@ class TorchOperations:
 
     def finish_layer(self, x: Tensor, attended: Tensor, weights: LayerWeights) -> Tensor:
         def finish(x: Tensor, attended: Tensor) -> Tensor:
-            x = x + F.linear(attended, weights.output)
-            gate, up = F.linear(rms_norm(x, weights.feed_forward_norm), weights.gate_up).chunk(2, dim=-1)
-            return x + F.linear(F.silu(gate) * up, weights.down)
+            x = x + product(attended, weights.output)
+            gate, up = product(rms_norm(x, weights.feed_forward_norm), weights.gate_up).chunk(2, dim=-1)
+            return x + product(F.silu(gate) * up, weights.down)
 
         return self._map(finish, x, attended)
 
     def logits(self, x: Tensor, norm: Tensor, weight: Tensor, guidance: Guidance) -> Tensor:
         guided = guide(rms_norm(x, norm), guidance).type_as(x)
-        return self._map(lambda guided: F.linear(guided, weight), guided).float()
+        return self._map(lambda guided: product(guided, weight), guided).float()
 
     def sample(self, logits: Tensor, params: SamplingTensors, tokens: Tensor) -> Tensor:
         drawn = sample(logits, params).int()

@@ -86,8 +86,12 @@ def test_a_request_has_the_bits_of_its_solo_run(loaded: dict[str, registry.Loade
 
 
 @pytest.mark.parametrize("family", ["llamagen", "par"])
-def test_without_the_mode_bits_do_differ(loaded: dict[str, registry.LoadedModel], family: str) -> None:
-    """Otherwise the mode would have no effect, and the test above could not fail."""
+def test_without_the_mode_bits_do_differ(
+    loaded: dict[str, registry.LoadedModel], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the mode would have no effect, and the test above could not fail. Matrices as oneDNN packs them are
+    left out: it rounds these alike at any number of rows, but does not promise to."""
+    monkeypatch.setattr("engine.ops.cpu.pack_matrix", lambda weight: weight)
     rng = random.Random(0)
     requests = [(family, various(rng)) for _ in range(10)]
     crowd, _ = drawn(loaded, requests, rng, batch_invariant=False)

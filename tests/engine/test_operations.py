@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from engine.attention.metadata import AttentionMeta
 from engine.ops.cpu import CompiledOperations
 from engine.ops.guidance import Guidance
 from engine.ops.operations import LayerWeights, Operations
+from engine.ops.packed_matrix import pack_matrix, product
 from engine.ops.reference import TorchOperations
 from engine.ops.sampling import NO_TOKEN, SamplingTensors
 
@@ -85,6 +86,20 @@ def scene(seed: int, head_dim: int, page_size: int, only: int | None = None) -> 
     return Scene(rows, cache, normal(count, dim)[mask], layer, normal(count, 3 * dim)[mask])
 
 
+def with_matrices_of(operations: Operations, made: Scene) -> Scene:
+    """The scene with matrices as these operations multiply them fastest."""
+    layer, matrix = made.layer, operations.matrix
+    return replace(
+        made,
+        layer=layer._replace(
+            projection=matrix(layer.projection),
+            output=matrix(layer.output),
+            gate_up=matrix(layer.gate_up),
+            down=matrix(layer.down),
+        ),
+    )
+
+
 def results(operations: Operations, made: Scene) -> dict[str, Tensor]:
     """What each operation gives, and what it leaves in the cache."""
     dim = made.x.shape[1]
@@ -113,9 +128,30 @@ def results(operations: Operations, made: Scene) -> dict[str, Tensor]:
 @pytest.mark.parametrize("head_dim", [24, 64, 100])
 def test_compiled_operations_are_those_of_torch(head_dim: int, page_size: int, tile: int | None) -> None:
     expected = results(TorchOperations(tile), scene(1, head_dim, page_size))
-    found = results(CompiledOperations(tile), scene(1, head_dim, page_size))
-    for name, value in expected.items():
-        assert (found[name] - value).abs().max() < 2e-5, name
+    operations = CompiledOperations(tile)
+    plain, packed = scene(1, head_dim, page_size), with_matrices_of(operations, scene(1, head_dim, page_size))
+    for found in (results(operations, plain), results(operations, packed)):
+        for name, value in expected.items():
+            assert (found[name] - value).abs().max() < 2e-5, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 5, 9, 37, 130, 513])
+def test_a_packed_matrix_gives_the_product(rows: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, 72, generator=generator).to(dtype) for n in (rows + 3, 40))
+    packed = pack_matrix(weight)
+    assert packed.is_mkldnn or dtype == torch.bfloat16, "torch has no oneDNN; nothing is packed"
+    x = x[:rows]
+    poisoned = torch.full((2 * rows + 200, 72), torch.nan, dtype=dtype)  # the rows behind x change nothing
+    poisoned[:rows] = x
+    strided = torch.cat([x, x], dim=1)[:, :72]
+    expected = x.float() @ weight.float().t()
+    for given in (x, poisoned[:rows], strided, x.clone()):
+        found = product(given, packed)
+        assert found.dtype == dtype
+        assert (found.float() - expected).abs().max() < (2e-5 if dtype == torch.float32 else 0.2)
+    assert product(x[:0], packed).shape == (0, 40)
 
 
 @pytest.fixture
@@ -129,17 +165,19 @@ def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) ->
     found = []
     for count in (1, 2, 5):
         threads(count)
-        found.append(results(CompiledOperations(32), scene(2, 64, 16)))
+        operations = CompiledOperations(32)
+        found.append(results(operations, with_matrices_of(operations, scene(2, 64, 16))))
     for name, value in found[0].items():
         assert all(torch.equal(value, other[name]) for other in found[1:]), name
 
 
 @pytest.mark.parametrize("operations", [TorchOperations, CompiledOperations])
 def test_in_tiles_a_branch_has_the_same_bits_alone(operations: Callable[[int], Operations]) -> None:
-    together = results(operations(32), scene(3, 64, 16))
+    in_tiles = operations(32)
+    together = results(in_tiles, with_matrices_of(in_tiles, scene(3, 64, 16)))
     starts = scene(3, 64, 16).rows.attention.starts.tolist()
     for branch in range(1, len(starts) - 1):
-        alone = results(operations(32), scene(3, 64, 16, only=branch))
+        alone = results(in_tiles, with_matrices_of(in_tiles, scene(3, 64, 16, only=branch)))
         for name in ("norm_linear", "self_attention", "cross_attention", "finish_layer"):
             assert torch.equal(alone[name], together[name][starts[branch] : starts[branch + 1]]), (branch, name)
 
