@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.core.program import POSITION, Program, StepEnds
+from engine.core.program import POSITION, Program
 from engine.core.sequence import SequenceState
 
 
@@ -44,26 +44,16 @@ class PackedStep:
     filtered: bool
 
 
-_START = StepEnds(0, 0, 0)
-
-
 def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequence[int]) -> PackedStep:
     """The rows of all branches, sequence after sequence. rotary_starts: where the rotary entries of each sequence's
     grid start."""
     programs = [sequence.program(page_size) for sequence in sequences]
-    cached, queries, draws, uniforms, guidance = [], [], [], [], []
-    lengths: list[int] = []
-    for sequence, program in zip(sequences, programs, strict=True):
-        step = sequence.next_step
-        (c, q, d), (c_end, q_end, d_end) = program.ends[step - 1] if step else _START, program.ends[step]
-        cached.append(program.cached[:, c:c_end])
-        queries.append(program.queries[:, q:q_end])
-        draws.append(program.draws[:, d:d_end])
-        uniforms.append(program.uniforms[d:d_end])
-        guidance.append(program.guidance[d:d_end])
-        lengths += (c_end - c, q_end - q, d_end - d)
+    steps = [program.steps[sequence.next_step] for sequence, program in zip(sequences, programs, strict=True)]
+    cached, queries, draws, _, uniforms, guidance = zip(*steps, strict=True)
     branches = np.array([program.branches for program in programs])
-    cached_rows, query_rows, counts = np.array(lengths).reshape(-1, 3).T
+    cached_rows, query_rows, counts = (
+        np.array([part.shape[1] for part in parts]) for parts in (cached, queries, draws)
+    )
     joined = np.concatenate(draws, axis=1)
     drawing_rows = query_rows if query_rows.any() else cached_rows
     joined[:2] += np.repeat(np.cumsum(drawing_rows) - drawing_rows, counts).astype(np.int32)

@@ -24,32 +24,28 @@ def source_of_slot(slot: np.ndarray) -> np.ndarray:
     return -2 - slot
 
 
-class StepEnds(NamedTuple):
-    """Where a step ends in the arrays of a Program; it begins where the step before it ends."""
-
-    cached: int
-    queries: int
-    draws: int
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The steps of a plan, one after the other, in each the branches one after the other.
+class StepArrays(NamedTuple):
+    """One step of a Program, the branches one after the other.
 
     cached, queries int32 (4, rows): the columns of the rows that are cached, and of the others. draws int32 (3, n): for
     each token to draw, its rows in the conditional and in the unconditional branch, counted from the step's first row,
     and the slot that keeps the token for later rows. cells int64 (n,): where on the grid it belongs. uniforms float64
-    (n,): the random numbers that decide. guidance float32 (n,). settings: see sampling_settings. block_tables int32
-    (branches, pages). conditions: see Plan.
+    (n,): the random numbers that decide. guidance float32 (n,).
     """
 
-    ends: tuple[StepEnds, ...]
     cached: np.ndarray
     queries: np.ndarray
     draws: np.ndarray
     cells: np.ndarray
     uniforms: np.ndarray
     guidance: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """settings: see sampling_settings. block_tables int32 (branches, pages). conditions: see Plan."""
+
+    steps: tuple[StepArrays, ...]
     settings: np.ndarray
     block_tables: np.ndarray
     conditions: tuple[int, ...]
@@ -57,9 +53,6 @@ class Program:
     @property
     def branches(self) -> int:
         return len(self.block_tables)
-
-    def drawn_cells(self, step: int) -> np.ndarray:
-        return self.cells[self.ends[step - 1].draws if step else 0 : self.ends[step].draws]
 
 
 def sampling_settings(temperature: float, top_p: float, top_k: int) -> np.ndarray:
@@ -95,25 +88,23 @@ def compile_program(
     drawing = _drawing(content, queries)
     cells = drawing.columns[_TARGET][drawing.wanted].astype(np.int64)
 
-    counts = np.arange(len(plan.steps))
-    ends = zip(
-        len(tables) * np.searchsorted(content.steps, counts, side="right"),
-        len(tables) * np.searchsorted(queries.steps, counts, side="right"),
-        np.searchsorted(drawing.steps[drawing.wanted], counts, side="right"),
+    uniforms = np.array([uniform(cell) for cell in cells.tolist()], dtype=np.float64)
+    guidance = np.array([*chain.from_iterable(step.scales for step in plan.steps)], dtype=np.float32)
+    draws = np.stack([*drawing.branch_pairs(len(tables)), first_slot[cells]]).astype(np.int32)
+    indices = np.arange(1, len(plan.steps))
+    content_ends = len(tables) * np.searchsorted(content.steps, indices)
+    query_ends = len(tables) * np.searchsorted(queries.steps, indices)
+    draw_ends = np.searchsorted(drawing.steps[drawing.wanted], indices)
+    steps = zip(
+        np.split(content.in_branches(plan.conditions, first_slot, canvas, slots), content_ends, axis=1),
+        np.split(queries.in_branches(plan.conditions, first_slot, canvas, None), query_ends, axis=1),
+        np.split(draws, draw_ends, axis=1),
+        np.split(cells, draw_ends),
+        np.split(uniforms, draw_ends),
+        np.split(guidance, draw_ends),
         strict=True,
     )
-    return Program(
-        ends=tuple(StepEnds(*map(int, end)) for end in ends),
-        cached=content.in_branches(plan.conditions, first_slot, canvas, slots),
-        queries=queries.in_branches(plan.conditions, first_slot, canvas, None),
-        draws=np.stack([*drawing.branch_pairs(len(tables)), first_slot[cells]]).astype(np.int32),
-        cells=cells,
-        uniforms=np.array([uniform(cell) for cell in cells.tolist()], dtype=np.float64),
-        guidance=np.array([*chain.from_iterable(step.scales for step in plan.steps)], dtype=np.float32),
-        settings=settings,
-        block_tables=tables,
-        conditions=plan.conditions,
-    )
+    return Program(tuple(map(StepArrays._make, steps)), settings, tables, plan.conditions)
 
 
 def _places(plan: Plan, cached: int) -> np.ndarray:

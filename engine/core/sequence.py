@@ -121,7 +121,7 @@ class SequenceState:
     def commit(self, step: int, tokens: list[int]) -> None:
         """Store the tokens that a dispatched step drew, in the order of its targets."""
         assert self._program is not None
-        self.tokens[self._program.drawn_cells(step)] = tokens
+        self.tokens[self._program.steps[step].cells] = tokens
         self.drawn += len(tokens)
 
     def skip_prefix(self, steps: int) -> None:
