@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -50,8 +50,8 @@ class DrawnTokens:
         tokens = self._read()
         if NO_TOKEN in tokens:
             raise FloatingPointError("the model's logits are not finite")
-        drawn = iter(tokens)
-        return [list(islice(drawn, count)) for count in self._counts]
+        ends = accumulate(self._counts)
+        return [tokens[end - count : end] for count, end in zip(self._counts, ends, strict=True)]
 
 
 class Runner:

@@ -35,7 +35,7 @@ class OutOfMemoryError(RuntimeError):
     """The worker recognises torch's error by this name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestOutput(StepOutput):
     id: int
     error: Exception | None = None
