@@ -73,7 +73,9 @@ class PerLayerOperations:
 def per_layer_forward(network: PerLayerKV, operations: Operations) -> ARPGForward:
     cross_layers = len(network.layers.cross_dec)
     forward = ARPGForward(network, cast(Operations, PerLayerOperations(operations, cross_layers)))
-    forward._shared = forward._shared.repeat(cross_layers, 1)
+    layers = network.layers
+    own = torch.cat([layers.to_k.weight, layers.to_v.weight]).repeat(cross_layers, 1)
+    forward._shared = operations.matrix(own)
     return forward
 
 
