@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter
+from prometheus_client import Metric
 from redis.asyncio import Redis
 
 from service.auth.key_store import KeyStore
@@ -20,6 +21,7 @@ from service.settings import Settings
 from service.tasks.pictures.images import Limits
 
 T = TypeVar("T")
+WorkerMetrics = Callable[[], Awaitable[list[Metric]]]
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class Services:
     settings: Settings
     lifecycle: Lifecycle
     metrics: Metrics
+    worker_metrics: WorkerMetrics | None
     probe: Redis  # for /readyz: short timeouts, no retries
     queue: Queue
     hub: EventHub

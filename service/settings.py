@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -156,3 +157,8 @@ class Settings(BaseSettings):
     def redis_address(self) -> str | None:
         """The Redis URL with its password, for the client only."""
         return None if self.redis_url is None else self.redis_url.get_secret_value()
+
+
+def set_up_logging(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the hub's client tells every address, signed ones too

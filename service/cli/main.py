@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from service.cli import keys as key_commands
 from service.cli import options as drawing_commands
-from service.settings import Settings
+from service.settings import Settings, set_up_logging
 
 DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
 EPILOG = """
@@ -63,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.errors():
             print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the hub's client tells every address, signed ones too
+    set_up_logging(settings)
     try:
         return _run(parsed, settings)
     except KeyboardInterrupt:
@@ -151,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    serve = commands.add_parser("serve", help="page, API and worker in one process, with a Valkey of its own")
+    serve = commands.add_parser("serve", help="page, API and a worker, with a Valkey of its own")
     api = commands.add_parser("api", help="the API alone, over ARPG_REDIS_URL or beside an `arpg serve`")
     worker = commands.add_parser("worker", help="a worker alone, over ARPG_REDIS_URL or beside an `arpg serve`")
     for command in (serve, api):

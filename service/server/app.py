@@ -27,7 +27,7 @@ from service.metrics import Metrics
 from service.server.auth_middleware import AuthMiddleware
 from service.server.listen import is_loopback
 from service.server.middleware import BodyTimeoutMiddleware, RequestContextMiddleware, cors_middleware
-from service.services import Lifecycle, Services, SingleFlight
+from service.services import Lifecycle, Services, SingleFlight, WorkerMetrics
 from service.settings import Settings
 
 PAGE = Path(__file__).parents[1] / "playground"
@@ -63,11 +63,12 @@ def create_app(
     metrics: Metrics | None = None,
     lifecycle: Lifecycle | None = None,
     keys: KeyStore | None = None,
+    worker_metrics: WorkerMetrics | None = None,
 ) -> Service:
     """The app of one process.
 
     redis_url: instead of the settings' own, for an embedded server. metrics, lifecycle and keys: those of the process,
-    if other parts of it share them.
+    if other parts of it share them. worker_metrics: the series of a worker whose process is this one's child.
     """
     url = redis_url or settings.redis_address
     if url is None:
@@ -78,7 +79,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Service) -> AsyncIterator[dict[str, Any]]:
-        async with _services(settings, url, metrics, lifecycle, keys) as services:
+        async with _services(settings, url, metrics, lifecycle, keys, worker_metrics) as services:
             app.services = services
             yield {"services": services}
 
@@ -112,7 +113,12 @@ def create_app(
 
 @asynccontextmanager
 async def _services(
-    settings: Settings, url: str, metrics: Metrics, lifecycle: Lifecycle, keys: KeyStore
+    settings: Settings,
+    url: str,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    keys: KeyStore,
+    worker_metrics: WorkerMetrics | None,
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         redis, blocking = connect(url), connect(url, blocking=True)
@@ -134,6 +140,7 @@ async def _services(
             settings=settings,
             lifecycle=lifecycle,
             metrics=metrics,
+            worker_metrics=worker_metrics,
             probe=probe,
             queue=queue,
             hub=hub,

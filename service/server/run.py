@@ -25,6 +25,7 @@ from service.server.embedded import EmbeddedServer, running_in
 from service.server.http_server import METRICS_CONNECTIONS, HTTPServer, allow_open_files, http_server, metrics_app
 from service.server.listen import listen, port_errors
 from service.server.startup import check_redis, print_status, startup_keys, wait_for_redis
+from service.server.worker_process import WorkerProcess
 from service.services import Lifecycle
 from service.settings import Settings
 
@@ -37,7 +38,7 @@ Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
 def serve(settings: Settings) -> int:
-    """`arpg serve`: the API and a worker in one process, with an embedded Valkey unless the settings name a Redis.
+    """`arpg serve`: the API, a worker as a child process, and an embedded Valkey unless the settings name a Redis.
 
     Returns the exit status, as `api` and `worker` do.
     """
@@ -47,11 +48,10 @@ def serve(settings: Settings) -> int:
         if url is None:
             url = stack.enter_context(EmbeddedServer(_embedded_folder(settings)))
         unchecked = None if asyncio.run(check_redis(url, settings)) else url
-        metrics, lifecycle = Metrics(CollectorRegistry()), Lifecycle()
+        lifecycle, worker = Lifecycle(), WorkerProcess(settings, url)
         keys = startup_keys(settings, listeners[0])
-        app = create_app(settings, redis_url=url, metrics=metrics, lifecycle=lifecycle, keys=keys)
-        worker = _worker(settings, url, metrics)
-        return asyncio.run(_run(settings, lifecycle, unchecked, work=worker, web=(app, listeners)))
+        app = create_app(settings, redis_url=url, lifecycle=lifecycle, keys=keys, worker_metrics=worker.metrics)
+        return asyncio.run(_run(settings, lifecycle, unchecked, work=worker.run, web=(app, listeners)))
 
 
 def api(settings: Settings) -> int:
@@ -78,10 +78,18 @@ def worker(settings: Settings) -> int:
     print_status(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:
         unchecked = None if asyncio.run(check_redis(url, settings)) else url
-        return asyncio.run(_run(settings, Lifecycle(), unchecked, work=_worker(settings, url, metrics)))
+        return run_worker(settings, url, metrics, unchecked)
     finally:
         server.shutdown()
         server.server_close()
+
+
+def run_worker(
+    settings: Settings, url: str, metrics: Metrics, unchecked_redis: str | None = None, *, quiet: bool = False
+) -> int:
+    """A worker in this process. quiet: its parent tells the user of signals."""
+    work = _worker(settings, url, metrics)
+    return asyncio.run(_run(settings, Lifecycle(), unchecked_redis, work=work, quiet=quiet))
 
 
 def _listeners(settings: Settings, stack: contextlib.ExitStack) -> list[socket.socket]:
@@ -150,20 +158,22 @@ async def _run(
     *,
     work: Work | None,
     web: tuple[Service, list[socket.socket]] | None = None,
+    quiet: bool = False,
 ) -> int:
     """Runs until a signal, or until a part ends by itself, which is an error. Returns the exit status.
 
     unchecked_redis: the URL of a Redis that did not respond yet; it is checked as soon as it does.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
+    say = (lambda _: None) if quiet else print_status
 
     def on_signal() -> None:
         if stop.is_set():
             hurry.set()
-            print_status("stopping at once")
+            say("stopping at once")
         else:
             stop.set()
-            print_status(f"draining: running jobs have {settings.grace:g} s to finish; Ctrl-C again stops at once")
+            say(f"draining: running jobs have {settings.grace:g} s to finish; Ctrl-C again stops at once")
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

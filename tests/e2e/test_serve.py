@@ -1,9 +1,10 @@
-"""`arpg serve` as its user meets it: one process, a real model, a real Valkey; and how it leaves."""
+"""`arpg serve` as its user meets it: the API, a worker with a real model, a real Valkey; and how it leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import os
 import signal
 import socket
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.bench.cpu import descendants
 from service.cli.main import main
 from service.jobs import Queue, connect
 from service.server.embedded import EmbeddedServer
@@ -203,7 +205,29 @@ def test_a_second_worker_on_a_host_is_told_of_the_port(capfd: pytest.CaptureFixt
 
 
 def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--model", "nobody", "--data-dir", str(tmp_path / "var"), "--port", "0"]) == 1
-    assert "nobody: neither a shipped model" in caplog.text
+    assert "nobody: neither a shipped model" in capfd.readouterr().err
+
+
+def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_server(model: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "var", model) as server:
+        [killed] = worker_processes(server.process.pid)
+        os.kill(killed, signal.SIGKILL)
+        assert server.client.get("/healthz").status_code == 200
+        response = server.client.post("/v1/generate", json={"steps": 4}, headers={"Accept": "image/png"})
+        assert response.status_code == 200, response.text
+        [other] = worker_processes(server.process.pid)
+        assert other != killed
+        assert eventually(lambda: 'arpg_images_total{model="random"} 1.0' in server.client.get("/metrics").text)
+        server.process.kill()
+        assert eventually(lambda: not Path(f"/proc/{other}").exists()), "the worker outlives the server"
+
+
+def worker_processes(server: int) -> list[int]:
+    return [
+        pid
+        for pid in descendants(server)
+        if pid != server and b"service.server.worker_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from service.api.canary import run_canary
 from service.api.dependencies import OptionalClientDep, ServicesDep
 from service.api.problems import described
+from service.merged_metrics import exposition
 from service.services import Services
 
 router = APIRouter(tags=["health"])
@@ -57,7 +58,8 @@ async def metrics(services: ServicesDep) -> Response:
 
 
 async def metrics_response(services: Services) -> Response:
-    """All series. The queue's are read from Redis now, and left out if Redis does not respond."""
+    """All series, with those of a worker that is this process's child. The queue's are read from Redis now, and left
+    out if Redis does not respond."""
     depth = services.metrics.queue_depth
     depth.clear()
     try:
@@ -66,7 +68,8 @@ async def metrics_response(services: Services) -> Response:
                 depth.labels(model).set(load.queued)
     except (RedisError, OSError, TimeoutError):
         depth.clear()
-    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    worker = [] if services.worker_metrics is None else await services.worker_metrics()
+    return Response(exposition(services.metrics.registry.collect(), worker), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _reasons(services: Services) -> list[str]:

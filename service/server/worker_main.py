@@ -1,0 +1,38 @@
+"""The process that WorkerProcess starts: `python -m service.server.worker_main FILE_DESCRIPTOR`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+from prometheus_client import CollectorRegistry
+
+from service.metrics import Metrics
+from service.server.run import run_worker
+from service.settings import Settings, set_up_logging
+
+
+def main() -> int:
+    pipe = Connection(int(sys.argv[1]))
+    given: tuple[Settings, str] = pipe.recv()
+    settings, redis_url = given
+    set_up_logging(settings)
+    registry = CollectorRegistry()
+    threading.Thread(target=_answer, args=(pipe, registry), name="pipe", daemon=True).start()
+    return run_worker(settings, redis_url, Metrics(registry), quiet=True)
+
+
+def _answer(pipe: Connection, registry: CollectorRegistry) -> None:
+    """Sends the metrics whenever they are asked for. Ends the process when the API's process has ended."""
+    with contextlib.suppress(OSError, EOFError):
+        while True:
+            pipe.recv()
+            pipe.send([*registry.collect()])
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
