@@ -88,6 +88,7 @@ class Metrics:
             "http_request_seconds", "From request to the response's first byte", _HTTP, "method", "route"
         )
         self.http_streams = gauge("http_streams", "Event streams open now")
+        self.events_skipped = counter("events_skipped_total", "Entries of event streams that were no events")
 
 
 def serve_metrics(metrics: Metrics, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:

@@ -42,7 +42,7 @@ class Body:
         return said.hexdigest()
 
 
-def json_only(request: Request) -> None:
+async def json_only(request: Request) -> None:
     if _content_type(request) != "application/json":
         detail = "send the body as application/json (curl --json '{\"class\": 3}')"
         raise Problem(415, "unsupported_media_type", detail)

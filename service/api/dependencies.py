@@ -1,4 +1,7 @@
-"""What the routes share: their FastAPI dependencies, the choice of a model, threads for work on pictures."""
+"""What the routes share: their FastAPI dependencies, the choice of a model, threads for work on pictures.
+
+FastAPI runs each dependency that is not async in a thread, which costs more than the dependency does.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ from service.tasks.planning import check_task
 Result = TypeVar("Result")
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.state.services
     return services
 
 
-def _optional_client(request: Request) -> Client | None:
+async def _optional_client(request: Request) -> Client | None:
     client: Client | None = request.state.client
     return client
 
 
-def _client(request: Request) -> Client:
+async def _client(request: Request) -> Client:
     client: Client = request.state.client
     return client
 

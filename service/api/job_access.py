@@ -62,7 +62,7 @@ def _unreadable(job: Job) -> Problem:
     return Problem(409, "invalid_payload", "the stored job can't be read; the server's log says why")
 
 
-def not_draining(services: ServicesDep) -> None:
+async def not_draining(services: ServicesDep) -> None:
     """A dependency of routes that make jobs. Raises Problem."""
     if services.lifecycle.draining:
         raise draining(services.settings.retry_after)

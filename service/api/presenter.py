@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from service.api.job_access import cancel_job, picture_response, read_result, read_spec, until_finished
 from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
 from service.api.schemas import Fork, JobError, JobImage, JobObject, JobUrls, PaddingObject, ResolvedRequest, Task
-from service.api.sse import EventStreamResponse, encode, frame, relay
+from service.api.sse import EventStreamResponse, encode
 from service.errors import Problem, draining
 from service.jobs import FINAL_STATES, Event, Job, cancelled
 from service.jobs.messages import encode_event
@@ -86,17 +86,16 @@ def event_stream(
     headers: dict[str, str] | None = None,
     abandoned: Callable[[], Awaitable[object]] | None = None,
 ) -> EventStreamResponse:
-    ending = asyncio.Event()
-    life = services.settings.stream_life
-    frames = relay(
+    settings = services.settings
+    return EventStreamResponse(
         services.hub.follow(id, after),
         partial(event_frame, job_id=id, root=root),
-        heartbeat=services.settings.heartbeat,
-        life=life,
-        ending=ending,
+        headers,
+        heartbeat=settings.heartbeat,
+        life=settings.stream_life,
         streams=services.metrics.http_streams,
+        abandoned=abandoned,
     )
-    return EventStreamResponse(frames, headers, life=life, ending=ending, abandoned=abandoned)
 
 
 def root_of(request: Request) -> str:
@@ -168,17 +167,26 @@ def _fork(spec: JobSpec) -> Fork | None:
 
 
 def event_frame(event: Event, job_id: str, root: str) -> bytes:
-    """The worker's bytes as they are, but for two events: they gain URLs, which begin with this request's root."""
-    url = job_url(root, job_id)
-    if event.name == "queued":
-        # A client that reads only the event stream of its POST learns here where to resume.
-        data = event.json() | {"job": job_id, "events": f"{url}/events"}
-    elif event.name == "completed":
-        data = event.json()
-        data["images"] = [_image(url, **image) for image in data["images"]]
-    else:
-        return frame(event)
-    return encode(event.name, encode_event(data), event.id)
+    """The worker's bytes as they are, but for two events: they gain URLs, which begin with this request's root. Made
+    once for all readers with the same root."""
+    made = event.frames.get(root)
+    if made is None:
+        made = event.frames[root] = encode(event.name, _event_data(event, job_url(root, job_id)), event.id)
+    return made
+
+
+def _event_data(event: Event, url: str) -> bytes:
+    try:
+        if event.name == "queued":
+            # A client that reads only the event stream of its POST learns here where to resume.
+            return encode_event(event.json() | {"job": url.rpartition("/")[2], "events": f"{url}/events"})
+        if event.name == "completed":
+            data = event.json()
+            return encode_event(data | {"images": [_image(url, **image) for image in data["images"]]})
+    except (ValueError, TypeError, KeyError):
+        log.exception("event %s of %s can't be read: its readers get it without data", event.id, url)
+        return b"{}"
+    return event.data
 
 
 def _image(own: str, *, index: int, **summary: Any) -> dict[str, Any]:

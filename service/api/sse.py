@@ -11,12 +11,15 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.responses import StreamingResponse
 from prometheus_client import Gauge
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.jobs import Event, Gone, HubClosed, Lagged, WatchEnded
 from service.jobs.messages import encode_event
@@ -42,28 +45,41 @@ TAKING_SECONDS = 30.0
 
 
 class EventStreamResponse(StreamingResponse):
-    """Caches must not store it, and proxies must not buffer it."""
+    """Relays the events of a job until it ends. Caches must not store it, and proxies must not buffer it.
+
+    An exception becomes an `error` event without id, so the client may resume after the last event that it has.
+    """
 
     media_type = MEDIA_TYPE
 
     def __init__(
         self,
-        content: AsyncIterator[bytes],
+        watch: Watch,
+        render: Render,
         headers: Mapping[str, str] | None = None,
         *,
+        heartbeat: float,
         life: float,
-        ending: asyncio.Event,
+        streams: Gauge,
         abandoned: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """life, ending: as in relay. abandoned: called when the client disconnects before the stream ends."""
+        """heartbeat: after so many seconds without an event, a heartbeat is sent. life: after so many seconds, the
+        client is asked to reconnect. streams: the number that are open. abandoned: called when the client disconnects
+        before the stream ends."""
         fixed = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-        super().__init__(content, headers={**fixed, **(headers or {})})
+        super().__init__((), headers={**fixed, **(headers or {})})
+        self._watch = watch
+        self._render = render
+        self._heartbeat = heartbeat
         self._life = life
-        self._ending = ending
+        self._streams = streams
         self._abandoned = abandoned
+        self._ending = False  # set before a last frame that is not the job's own end
+        self._retry = RETRY
+        self._said_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A slow reader blocks `send`, so relay never checks the stream's age; this limit does.
+        # A slow reader blocks `send`, so the stream's age is never checked; this limit does.
         try:
             async with asyncio.timeout(self._life + TAKING_SECONDS):
                 await super().__call__(scope, receive, send)
@@ -72,20 +88,119 @@ class EventStreamResponse(StreamingResponse):
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         await super().listen_for_disconnect(receive)
-        if self._abandoned is not None and not self._ending.is_set():
+        if self._abandoned is not None and not self._ending:
             await self._abandoned()
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._body = Body(send)
+        self._streams.inc()
+        try:
+            await self._relay()
+        except WatchEnded as ended:
+            await self._say_last(_error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended)))
+        except Exception:
+            log.exception("an event stream failed")
+            await self._say_last(_error(500, "internal_error", "the stream failed on our side; reconnect to go on"))
+        finally:
+            self._streams.dec()
+            # Shielded, because everything awaited here is cancelled when the client has disconnected.
+            await asyncio.shield(self._watch.close())
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _relay(self) -> None:
+        watch, over = self._watch, time.monotonic() + self._life
+        self._said_at = time.monotonic()
+        while not watch.finished:
+            until = min(self._said_at + self._heartbeat, over)
+            await self._say(await watch.next(max(0.0, until - time.monotonic()), self._push))
+            now = time.monotonic()
+            if now >= over and not watch.finished:
+                data = {"reason": "stream_life", "seconds": self._life}
+                await self._say_last(encode("reconnect", encode_event(data)))
+                return
+            if now >= self._said_at + self._heartbeat and not watch.finished:
+                await self._body.send(self._pieces([encode("heartbeat", encode_event({"time": time.time()}))]))
+
+    def _push(self, events: list[Event]) -> bool:
+        """Called by the hub with each live event; this response's task sleeps on, unless its client reads slowly."""
+        return self._body.push(self._pieces([self._render(event) for event in events]))
+
+    async def _say(self, events: list[Event]) -> None:
+        await self._body.send(self._pieces([self._render(event) for event in events]))
+
+    async def _say_last(self, frame: bytes) -> None:
+        self._ending = True
+        await self._body.send(self._pieces([frame]))
+
+    def _pieces(self, frames: list[bytes]) -> Iterator[bytes]:
+        if frames:
+            self._said_at = time.monotonic()
+            frames[0], self._retry = self._retry + frames[0], b""
+        return _joined(frames)
+
+
+class Body:
+    """Sends a response's body in order: by the response's own task, or without a switch to it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._begun: Awaitable[None] | None = None  # a send that waits until the client has read more
+        self._waiting: list[bytes] = []  # what comes after it
+
+    def push(self, pieces: Iterable[bytes]) -> bool:
+        """Not to be called while the task sends. False: the client reads slowly, and the task must call `send`, which
+        sends the rest."""
+        for piece in pieces:
+            if self._begun is None:
+                self._begun = _begin(self._send(_body(piece)))
+            else:
+                self._waiting.append(piece)
+        return self._begun is None
+
+    async def send(self, pieces: Iterable[bytes] = ()) -> None:
+        begun, waiting = self._begun, self._waiting
+        self._begun, self._waiting = None, []
+        if begun is not None:
+            await begun
+        for part in (waiting, pieces):
+            for piece in part:
+                await self._send(_body(piece))
+
+
+def _body(piece: bytes) -> Message:
+    return {"type": "http.response.body", "body": piece, "more_body": True}
+
+
+def _begin(work: Awaitable[None]) -> Awaitable[None] | None:
+    """Runs an awaitable, outside a task, up to where it has to wait. None: it is done. What is left must be awaited."""
+    steps = work.__await__()
+    try:
+        future = next(steps)
+    except StopIteration:
+        return None
+    return _rest(steps, future)
+
+
+@types.coroutine
+def _rest(steps: Generator[Any, Any, None], future: Any) -> Generator[Any, Any, None]:
+    """future: what `steps` waits for."""
+    while True:
+        try:
+            value = yield future
+        except BaseException as error:
+            proceed = partial(steps.throw, error)
+        else:
+            proceed = partial(steps.send, value)
+        try:
+            future = proceed()
+        except StopIteration:
+            return
 
 
 def encode(name: str, data: bytes, id: str | None = None) -> bytes:
     """data: JSON, which has no line break."""
     return b"event: %b\ndata: %b\n%b\n" % (name.encode(), data, b"" if id is None else b"id: %b\n" % id.encode())
-
-
-def frame(event: Event) -> bytes:
-    """Made once for all clients that watch the job."""
-    if event.frame is None:
-        event.frame = encode(event.name, event.data, event.id)
-    return event.frame
 
 
 def last_event_id(header: str | None, query: str | None) -> str | None:
@@ -95,45 +210,6 @@ def last_event_id(header: str | None, query: str | None) -> str | None:
     """
     given = header or query or ""
     return given if _EVENT_ID.fullmatch(given) else None
-
-
-async def relay(
-    watch: Watch, render: Render, *, heartbeat: float, life: float, ending: asyncio.Event, streams: Gauge
-) -> AsyncIterator[bytes]:
-    """Yields the frames of the events until the job ends; all that wait are joined.
-
-    heartbeat: after so many seconds without an event, a heartbeat is sent. life: after so many seconds, the client is
-    asked to reconnect. ending: set before a last frame that is not the job's own end. streams: the number that are
-    open. An exception becomes an `error` event without id, so the client may resume after the last event that it has.
-    """
-    over = time.monotonic() + life
-    retry = RETRY
-    streams.inc()
-    try:
-        while not watch.finished:
-            events = await watch.next(max(0.0, min(heartbeat, over - time.monotonic())))
-            aged = time.monotonic() >= over
-            frames = [render(event) for event in events]
-            if not (frames or aged or watch.finished):
-                frames.append(encode("heartbeat", encode_event({"time": time.time()})))
-            for piece in _joined(frames):
-                yield retry + piece
-                retry = b""
-            if aged and not watch.finished:
-                ending.set()
-                yield retry + encode("reconnect", encode_event({"reason": "stream_life", "seconds": life}))
-                return
-    except WatchEnded as ended:
-        ending.set()
-        yield retry + _error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended))
-    except Exception:
-        log.exception("an event stream failed")
-        ending.set()
-        yield retry + _error(500, "internal_error", "the stream failed on our side; reconnect to go on")
-    finally:
-        streams.dec()
-        # Shielded, because everything awaited here is cancelled when the client has disconnected.
-        await asyncio.shield(watch.close())
 
 
 def _joined(frames: list[bytes]) -> Iterator[bytes]:

@@ -43,7 +43,7 @@ class Submission:
         return await present(self.services, self.request, job, self.preference(spec.n, spec.output.format))
 
 
-def _submission(
+async def _submission(
     request: Request,
     services: ServicesDep,
     client: ClientDep,

@@ -9,31 +9,27 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.jobs.connection import cancelled
-from service.jobs.messages import (
-    ZERO,
-    EndedJob,
-    Event,
-    EventId,
-    Gone,
-    HubClosed,
-    QueueConfig,
-    format_event_id,
-)
+from service.jobs.messages import ZERO, EndedJob, Event, EventId, Gone, HubClosed, QueueConfig, format_event_id
 from service.jobs.queue import Queue
 from service.jobs.scripts import text
-from service.jobs.watch import PAGE, Entries, Watch, decode, stored_page
+from service.jobs.watch import PAGE, Entry, Page, Watch, decode, decoded, position_of, read_page
 
 log = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 2.0
 SILENCE_SECONDS = 3.0  # more, and the connection counts as dead: the socket has no timeout
 AUDIT_SECONDS = 30.0
+SLICE_SECONDS = 0.005
+"""After so long, the delivery of events pauses for as long: requests get at least half of the event loop's time."""
+REMEMBERED = 1000  # entries that are no events: each is logged and counted once
+PageKey = tuple[str, EventId, EventId | None]
 CLOSED = "the server is shutting down"
 
 
@@ -47,7 +43,7 @@ class Followed:
 
 class EventHub:
     """redis: a blocking client (`connect(url, blocking=True)`). swept: called with each job that this hub ended because
-    it had waited too long."""
+    it had waited too long. skipped: called for each entry of a stream that is no event."""
 
     def __init__(
         self,
@@ -56,11 +52,15 @@ class EventHub:
         *,
         buffer: int = 256,
         swept: Callable[[EndedJob], None] = lambda _: None,
+        skipped: Callable[[], None] = lambda: None,
     ) -> None:
         self.redis = redis
         self.config = config
         self.buffer = buffer
         self._swept = swept
+        self._skipped = skipped
+        self._skipped_ids: dict[tuple[str, str], None] = {}
+        self._pages: dict[PageKey, asyncio.Task[Page]] = {}
         self._queue = Queue(redis, config)
         self._followed: dict[str, Followed] = {}
         # An entry in this stream ends a read, so that the next one includes another job's stream.
@@ -70,6 +70,7 @@ class EventHub:
         self._until_closing: asyncio.Task[None] | None = None
         self._closing = False
         self._audited = 0.0
+        self._slice_ends = 0.0
 
     async def start(self, closing: asyncio.Event | None = None) -> None:
         """closing: once it is set, all watches end with HubClosed."""
@@ -84,7 +85,8 @@ class EventHub:
         """Ends every watch with HubClosed."""
         if self._task is None:
             return
-        await cancelled(*(task for task in (self._task, self._until_closing) if task is not None))
+        tasks = (self._task, self._until_closing, *self._pages.values())
+        await cancelled(*(task for task in tasks if task is not None))
         self._task = self._until_closing = None
         self._end_watches()
         self._followed.clear()
@@ -107,11 +109,32 @@ class EventHub:
 
     async def stored_events(self, job_id: str) -> AsyncIterator[Event]:
         """The events that Redis holds. Does not wait for more."""
-        last = ZERO
-        while page := await stored_page(self.redis, self.events_key(job_id), last):
-            for event in page:
+        last, full = ZERO, True
+        while full:
+            page = await self.page(self.events_key(job_id), last, None)
+            for event in page.events:
                 yield event
-            last = page[-1].position
+            last, full = page.last, page.full
+
+    async def page(self, key: str, after: EventId, until: EventId | None) -> Page:
+        """As read_page. Readers that ask for the same page at the same time share one read, and its events."""
+        asked = key, after, until
+        if asked not in self._pages:
+            self._pages[asked] = reading = asyncio.create_task(read_page(self.redis, *asked, self._skip))
+            reading.add_done_callback(partial(self._page_read, asked))
+        return await asyncio.shield(self._pages[asked])
+
+    def _page_read(self, asked: PageKey, reading: asyncio.Task[Page]) -> None:
+        del self._pages[asked]
+        if not reading.cancelled():
+            reading.exception()  # counts as retrieved: the readers that asked may have left
+
+    async def newest(self, job_id: str) -> Event:
+        """A job's last event. Raises Gone."""
+        top = cast(list[Entry], await self.redis.xrevrange(self.events_key(job_id), count=1))
+        if not top:
+            raise Gone(f"job {job_id} has no events (any more)")
+        return decode(*top[0]) or Event(id=text(top[0][0]), name="")
 
     def events_key(self, job_id: str) -> str:
         return f"{self.config.prefix}events:{job_id}"
@@ -176,18 +199,36 @@ class EventHub:
         }
         async with asyncio.timeout(BLOCK_SECONDS + SILENCE_SECONDS):
             reply = await self.redis.xread(streams, count=PAGE, block=round(BLOCK_SECONDS * 1000))
+        self._slice_ends = time.monotonic() + SLICE_SECONDS
         for key, entries in normalised(reply):
             if key == self._notifications:
                 self._notified = text(entries[-1][0])
                 continue
             followed = reading[key]
-            if self._followed.get(key) is not followed:
-                continue  # all its watches closed meanwhile, and a new one reads from elsewhere
-            for entry in entries:
-                event = decode(*entry)
-                followed.position = event.position
-                for watch in tuple(followed.watches):
-                    watch.offer(event)
+            if self._followed.get(key) is followed:  # else all its watches closed, and a new one reads from elsewhere
+                await self._deliver(followed, decoded(key, entries, self._skip), position_of(entries[-1]))
+
+    async def _deliver(self, followed: Followed, events: list[Event], position: EventId) -> None:
+        """While this pauses, more events gather in Redis. The next read brings them together, and each reader gets them
+        in one piece."""
+        followed.position = position  # first: a watch that attaches during a pause reads these events from Redis
+        if not events:
+            return
+        for watch in tuple(followed.watches):
+            if watch in followed.watches:  # it may close during a pause
+                watch.offer(events)
+            if time.monotonic() >= self._slice_ends:
+                await asyncio.sleep(SLICE_SECONDS)
+                self._slice_ends = time.monotonic() + SLICE_SECONDS
+
+    def _skip(self, key: str, event_id: str) -> None:
+        if (key, event_id) in self._skipped_ids:
+            return
+        self._skipped_ids[key, event_id] = None
+        if len(self._skipped_ids) > REMEMBERED:
+            del self._skipped_ids[next(iter(self._skipped_ids))]
+        log.warning("entry %s of %s is skipped: it is no event", event_id, key)
+        self._skipped()
 
     async def _audit(self) -> None:
         """Ends the watches of streams that a Redis without its data no longer holds, and jobs that waited too long:
@@ -203,7 +244,7 @@ class EventHub:
                     watch.end(Gone("the job's events are gone"))
 
 
-def normalised(reply: Any) -> list[tuple[str, Entries]]:
+def normalised(reply: Any) -> list[tuple[str, list[Entry]]]:
     """XREAD's reply, whose shape depends on the protocol: a list of pairs, or a dict of lists."""
     pairs = reply.items() if isinstance(reply, Mapping) else reply or []
     return [(text(key), entries) for key, entries in pairs]

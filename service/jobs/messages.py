@@ -206,7 +206,8 @@ class Event:
     name: str
     data: bytes = b"{}"  # JSON, from the worker to the client as it is
     position: EventId = field(init=False)
-    frame: bytes | None = field(default=None, compare=False, repr=False)  # of api/sse.py, made once for all watchers
+    # Of api/sse.py, by the root of its URLs: made once for all watchers.
+    frames: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         self.position = parse_event_id(self.id)

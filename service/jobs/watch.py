@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from redis.asyncio import Redis
@@ -14,15 +15,28 @@ from service.jobs.messages import ZERO, Event, EventId, Gone, Lagged, WatchEnded
 from service.jobs.scripts import text
 
 PAGE = 64
-Entries = list[tuple[Any, dict[Any, Any]]]
+Entry = tuple[Any, Mapping[Any, Any]]
+Push = Callable[[list[Event]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a stream's events, in order. last: of the entries that were read, decodable or not. full: there may be
+    more."""
+
+    events: list[Event]
+    last: EventId
+    full: bool
 
 
 class Hub(Protocol):
     """What a watch needs of the EventHub."""
 
-    redis: Redis
-
     def events_key(self, job_id: str) -> str: ...
+
+    async def newest(self, job_id: str) -> Event: ...
+
+    async def page(self, key: str, after: EventId, until: EventId | None) -> Page: ...
 
     def attach(self, key: str, watch: Watch, last: EventId) -> EventId | None: ...
 
@@ -56,11 +70,15 @@ class Watch:
         self._events: deque[Event] = deque()
         self._ended: WatchEnded | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._push: Push | None = None
 
-    async def next(self, seconds: float | None = None) -> list[Event]:
-        """One or more events; none after so many seconds without any, and once the watch is finished.
+    async def next(self, seconds: float | None = None, push: Push | None = None) -> list[Event]:
+        """One or more events; none after so many seconds, and once the watch is finished.
 
-        Raises Gone, Lagged or HubClosed when the watch ends before the terminal event.
+        push: called at once, by the hub's task, with live events that come while this call waits, so that the caller's
+        task need not wake for each of them. It must not block. If it returns False, this call returns, without events.
+
+        Raises Gone, Lagged or HubClosed when the watch ends before the terminal event, and any error of push.
         """
         while not self._live and not self.finished:
             # In a task, because the read is not to be cancelled by a timeout when Redis stalls.
@@ -71,47 +89,67 @@ class Watch:
             page, self._page = self._page, None
             if events := page.result():
                 return self._returned(events)
-        return [] if self.finished else self._returned(await self._next_live(seconds))
+        return [] if self.finished else self._returned(await self._next_live(seconds, push))
 
     async def close(self) -> None:
         self._hub.detach(self._key, self)
         if self._page is not None:
             await cancelled(self._page)
 
-    def offer(self, event: Event) -> None:
-        if self._ended is None and len(self._events) >= self._limit:
+    def offer(self, events: list[Event]) -> None:
+        """Live events, in order. Never raises: other watches wait for the same events."""
+        if self._ended is not None:
+            return
+        if self._push is not None and self._waiter is not None and not self._waiter.done():
+            self._push_now(self._unseen(events), self._push, self._waiter)
+        elif self._events and len(self._events) + len(events) > self._limit:
             self._events.clear()
             self.end(Lagged(f"more than {self._limit} events behind"))
-        elif self._ended is None:
-            self._events.append(event)
+        else:
+            self._events.extend(events)
             self._wake()
 
     def end(self, why: WatchEnded) -> None:
         self._ended = self._ended or why
         self._wake()
 
-    async def _next_live(self, seconds: float | None) -> list[Event]:
+    def _push_now(self, events: list[Event], push: Push, waiter: asyncio.Future[None]) -> None:
+        if not events:
+            return
+        self._returned(events)
+        try:
+            taken = push(events)
+        except Exception as error:
+            waiter.set_exception(error)
+        else:
+            if self.finished or not taken:
+                self._wake()
+
+    async def _next_live(self, seconds: float | None, push: Push | None) -> list[Event]:
         while True:
             if not self._events and self._ended is None:
-                await self._wait(seconds)
+                await self._wait(seconds, push)
             if not self._events:
-                if self._ended is not None:
+                if self._ended is not None and not self.finished:
                     raise self._ended
                 return []
-            events = [event for event in self._events if event.position > self._last]
+            events = self._unseen(self._events)
             self._events.clear()
             if events:
                 return events
 
-    async def _wait(self, seconds: float | None) -> None:
-        """Not by asyncio.wait, which makes a task for each event: half of what a relayed event costs."""
+    def _unseen(self, events: Iterable[Event]) -> list[Event]:
+        return [event for event in events if event.position > self._last]
+
+    async def _wait(self, seconds: float | None, push: Push | None) -> None:
+        """Not by asyncio.wait, which makes a task for each call."""
         loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
+        self._waiter, self._push = loop.create_future(), push
         timer = None if seconds is None else loop.call_later(seconds, self._wake)
         try:
             await self._waiter
         finally:
-            self._waiter = None
+            self._waiter = self._push = None
             if timer is not None:
                 timer.cancel()
 
@@ -126,25 +164,26 @@ class Watch:
 
     async def _read_page(self) -> list[Event]:
         """The next events that Redis holds. None: the reader has seen them all, and is attached to the hub."""
-        if not self._begun:
-            await self._begin()
+        if not self._begun and self._after is not None:
+            await self._begin_after(self._after)
         while not self._live and not self.finished:
             if not self._stored:
                 await self._attach()
-            elif events := await stored_page(self._hub.redis, self._key, self._last, self._until):
-                self._stored = len(events) == PAGE
-                return events
-            else:
-                self._stored = False
+                continue
+            page = await self._hub.page(self._key, self._last, self._until)
+            if page.last == self._last and not self._begun:
+                raise Gone(f"job {self._job_id} has no events (any more)")
+            self._begun = True
+            self._stored = page.full
+            if page.events:
+                return page.events
+            self._last = max(self._last, page.last)
         return []
 
-    async def _begin(self) -> None:
+    async def _begin_after(self, after: str) -> None:
         """An id beyond this stream starts from the beginning; the terminal event's own id finishes at once."""
-        top = cast(Entries, await self._hub.redis.xrevrange(self._key, count=1))
-        if not top:
-            raise Gone(f"job {self._job_id} has no events (any more)")
+        newest, self._last = await self._hub.newest(self._job_id), parse_event_id(after)
         self._begun = True
-        newest, self._last = decode(*top[0]), parse_event_id(self._after)
         if self._last > newest.position:
             self._last = ZERO
         self.finished = newest.terminal and self._last == newest.position
@@ -163,12 +202,37 @@ class Watch:
             self._live = True
 
 
-async def stored_page(redis: Redis, key: str, after: EventId, until: EventId | None = None) -> list[Event]:
-    """The first events in (after, until] that Redis holds: page by page, so a slow reader costs little memory."""
+async def read_page(
+    redis: Redis, key: str, after: EventId, until: EventId | None, skipped: Callable[[str, str], None]
+) -> Page:
+    """The first entries in (after, until] that Redis holds: page by page, so a slow reader costs little memory.
+
+    skipped: called with the key and id of each entry that is no event.
+    """
     end = "+" if until is None else format_event_id(until)
-    entries = cast(Entries, await redis.xrange(key, min=f"({format_event_id(after)}", max=end, count=PAGE))
-    return [decode(*entry) for entry in entries]
+    entries = cast(list[Entry], await redis.xrange(key, min=f"({format_event_id(after)}", max=end, count=PAGE))
+    events = decoded(key, entries, skipped)
+    return Page(events, position_of(entries[-1]) if entries else after, full=len(entries) == PAGE)
 
 
-def decode(event_id: Any, fields: Mapping[Any, Any]) -> Event:
-    return Event(id=text(event_id), name=text(fields[b"event"]), data=fields[b"data"])
+def decoded(key: str, entries: Iterable[Entry], skipped: Callable[[str, str], None]) -> list[Event]:
+    """The events of a stream's entries, without those that are none."""
+    events = []
+    for event_id, fields in entries:
+        if event := decode(event_id, fields):
+            events.append(event)
+        else:
+            skipped(key, text(event_id))
+    return events
+
+
+def decode(event_id: Any, fields: Mapping[Any, Any]) -> Event | None:
+    """None: the entry is no event."""
+    try:
+        return Event(id=text(event_id), name=text(fields[b"event"]), data=fields[b"data"])
+    except (KeyError, UnicodeDecodeError):
+        return None
+
+
+def position_of(entry: Entry) -> EventId:
+    return parse_event_id(text(entry[0]))

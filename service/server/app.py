@@ -131,7 +131,8 @@ async def _services(
             """Counts a job that ended without a worker."""
             metrics.requests.labels(task_of(ended.spec) or "unknown", ended.state).inc()
 
-        queue, hub = Queue(redis, config), EventHub(blocking, config, swept=count)
+        queue = Queue(redis, config)
+        hub = EventHub(blocking, config, swept=count, skipped=metrics.events_skipped.inc)
         await hub.start(lifecycle.closing)
         stack.push_async_callback(hub.close)
         canary: SingleFlight[dict[str, dict[str, Any]]] = SingleFlight()

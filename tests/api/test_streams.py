@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from service.api import sse
-from service.api.sse import EventStreamResponse, relay
+from service.api.sse import EventStreamResponse, encode
 from service.jobs import Claim, Event, EventHub, HubClosed, Lagged, Publication, Queue, WatchEnded
 from service.jobs.messages import encode_event
-from service.jobs.watch import Watch
+from service.jobs.watch import Push, Watch
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.api.test_answers import meanwhile
@@ -40,6 +40,10 @@ def brief(redis_socket: Path) -> Iterator[Api]:
         api.show_card()
         yield api
         api.empty()
+
+
+def framed(event: Event) -> bytes:
+    return encode(event.name, event.data, event.id)
 
 
 def status(api: Api, id: str) -> str:
@@ -178,7 +182,7 @@ def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
         def __init__(self) -> None:
             self.finished, self._coming = False, [Event(id="0-1", name="queued")]
 
-        async def next(self, seconds: float | None = None) -> list[Event]:
+        async def next(self, seconds: float | None = None, push: Push | None = None) -> list[Event]:
             if self._coming:
                 return [self._coming.pop()]
             if ended is not None:
@@ -190,7 +194,7 @@ def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
             pass
 
     async def cancelled() -> bool:
-        ending, leaving, cancel = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        leaving, cancel = asyncio.Event(), asyncio.Event()
 
         async def send(message: Message) -> None:
             if heard.encode() in message.get("body", b""):
@@ -205,8 +209,9 @@ def test_who_hangs_up_when_told_to_come_back_cancels_nothing(
             cancel.set()
 
         streams = Metrics(CollectorRegistry()).http_streams
-        frames = relay(EndingWatch(), sse.frame, heartbeat=10, life=0.1, ending=ending, streams=streams)
-        response = EventStreamResponse(frames, life=0.1, ending=ending, abandoned=abandoned)
+        response = EventStreamResponse(
+            EndingWatch(), framed, heartbeat=10, life=0.1, streams=streams, abandoned=abandoned
+        )
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
         return cancel.is_set()
 

@@ -72,7 +72,7 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
                 images = JobResult.model_validate(job.result).images
                 outcome.tokens = {image.index: image.tokens().tolist() for image in images}
             stored: Any = await redis.xrange(f"{prefix}events:{id}")
-            history.streams[id] = [Event(e.id, e.name, e.json()) for e in (decode(*entry) for entry in stored)]
+            history.streams[id] = [Event(e.id, e.name, e.json()) for entry in stored if (e := decode(*entry))]
         history.leftovers = await leftovers(redis, prefix)
     for id, outcome in history.outcomes.items():
         if (asked := owner.get(id)) is not None:

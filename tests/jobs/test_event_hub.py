@@ -28,21 +28,6 @@ async def queue(redis_url: str) -> AsyncIterator[Queue]:
     await client.aclose()
 
 
-@pytest.fixture
-async def blocking(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url, blocking=True)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-async def hub(blocking: Redis) -> AsyncIterator[EventHub]:
-    hub = EventHub(blocking, CONFIG, buffer=100)
-    await hub.start()
-    yield hub
-    await hub.close()
-
-
 async def say(queue: Queue, *sequences: int) -> None:
     said = [
         Publication(job_id="a", attempt=1, sequence=i, event="tokens", data=encode_event({"step": i}))
