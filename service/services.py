@@ -48,6 +48,7 @@ class Services:
     limiter: RateLimiter
     canary: SingleFlight[dict[str, dict[str, Any]]]
     pixels: CapacityLimiter  # threads that decode and encode pictures
+    parsing: CapacityLimiter  # one thread for large bodies: while it parses JSON, no other thread runs
 
     @property
     def limits(self) -> Limits:

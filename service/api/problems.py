@@ -20,7 +20,12 @@ from service.errors import FieldError, Problem, queue_unavailable
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-TOO_LARGE = "the body is larger than this server accepts (ARPG_MAX_BODY_BYTES)"
+
+MOST_ERRORS = 20
+"""An error response lists so many errors, and says how many more there are."""
+
+MOST_LETTERS = 100
+"""Of a field's name that only the client knows."""
 
 # The codes of errors that the framework raises.
 _CODES = {
@@ -91,12 +96,37 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
     )
 
 
-def from_validation(errors: Sequence[Any], *, place: str | None = None) -> Problem:
-    """Pydantic's errors as one problem. It never contains the invalid input."""
+def too_large(limit: int, what: str = "the body of a request without a picture") -> Problem:
+    return Problem(413, "too_large", f"{what} may have {limit} bytes at most")
+
+
+def body_too_large(limit: int) -> Problem:
+    """limit: the server's own."""
+    return Problem(413, "too_large", f"a body may have {limit} bytes at most on this server (ARPG_MAX_BODY_BYTES)")
+
+
+def gone() -> Problem:
+    """The client has disconnected before its body was complete; it does not receive this."""
+    return Problem(400, "bad_request", "the connection was closed before the body was complete")
+
+
+def shortened(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
+
+
+def from_validation(errors: Sequence[Any], *, place: str | None = None, count: int | None = None) -> Problem:
+    """Pydantic's errors as one problem. It never contains the invalid input.
+
+    count: how many errors there are, where `errors` are only the first ones.
+    """
     found = _merged(_field_error(error, place) for error in errors)
+    total = len(found) if count is None else len(found) + max(0, count - len(errors))
+    found = found[:MOST_ERRORS]
     detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in found[:3])
-    if len(found) > 3:
-        detail += f"; and {len(found) - 3} more"
+    if total > 3:
+        detail += f"; and {total - 3} more"
+    if total > len(found):
+        detail += f" ({total} in all; errors has the first {len(found)})"
     malformed = any(error.code == "json_invalid" for error in found)
     return Problem(400 if malformed else 422, "invalid_json" if malformed else "invalid", detail, errors=found)
 
@@ -128,11 +158,11 @@ def _field_error(error: Mapping[str, Any], place: str | None) -> FieldError:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "no such field"
-    return FieldError(path, message[:1].lower() + message[1:], error["type"], place)
+    return FieldError(shortened(path), message[:1].lower() + message[1:], error["type"], place)
 
 
-def install(app: FastAPI, *, retry_after: int) -> None:
-    """Renders every exception of the app as a problem."""
+def install(app: FastAPI, *, retry_after: int, max_body_bytes: int) -> None:
+    """Renders every exception of the app as a problem. max_body_bytes: the limit, as an error tells it."""
 
     async def on_problem(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Problem)
@@ -150,7 +180,7 @@ def install(app: FastAPI, *, retry_after: int) -> None:
         if error.status_code == 404:
             detail = f"{request.url.path} does not exist; see /docs"
         elif error.status_code == 413:
-            detail = TOO_LARGE
+            detail = body_too_large(max_body_bytes).detail
         elif error.status_code == 405:
             detail = f"{request.method} is not allowed here; allowed: {headers.get('Allow', 'see /docs')}"
         return respond(request, Problem(error.status_code, code, detail, headers=headers))

@@ -29,9 +29,13 @@ from service.server.listen import is_loopback
 from service.server.middleware import BodyTimeoutMiddleware, RequestContextMiddleware, cors_middleware
 from service.services import Lifecycle, Services, SingleFlight, WorkerMetrics
 from service.settings import Settings
+from service.tasks.expand import ExpandRequest
+from service.tasks.fork import ForkRequest
+from service.tasks.generate import GenerateRequest
 
 PAGE = Path(__file__).parents[1] / "playground"
 PIXEL_THREADS = 4
+JSON_BODIES = (GenerateRequest, ExpandRequest, ForkRequest)
 
 DESCRIPTION = """
 Pictures from autoregressive models that draw many tokens at once, in any order.
@@ -48,12 +52,26 @@ class Service(FastAPI):
     settings: Settings
     services: Services | None = None  # once it has started
 
+    def openapi(self) -> dict[str, Any]:
+        """With the schemas of the bodies that our routes read for themselves."""
+        made = self.openapi_schema is not None
+        document = super().openapi()
+        if made:
+            return document
+        for model in JSON_BODIES:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            for field in schema["properties"].values():
+                if field.get("default", "") is None:  # FastAPI leaves it out too
+                    del field["default"]
+            document["components"]["schemas"][model.__name__] = schema
+        return document
+
     def build_middleware_stack(self) -> ASGIApp:
         settings = self.settings
         app: ASGIApp = BodyTimeoutMiddleware(AuthMiddleware(super().build_middleware_stack()), settings.body_timeout)
         if settings.cors_origins:
             app = cors_middleware(app, settings.cors_origins)
-        return RequestContextMiddleware(app, self.metrics)
+        return RequestContextMiddleware(app, self.metrics, settings.max_body_bytes)
 
 
 def create_app(
@@ -95,7 +113,7 @@ def create_app(
         generate_unique_id_function=_operation_id,
     )
     app.metrics, app.settings = metrics, settings
-    problems.install(app, retry_after=settings.retry_after)
+    problems.install(app, retry_after=settings.retry_after, max_body_bytes=settings.max_body_bytes)
     for topic in (tasks, forks, jobs, models, sessions, health):
         app.include_router(topic.router)
 
@@ -152,6 +170,7 @@ async def _services(
             limiter=RateLimiter(redis, config.prefix),
             canary=canary,
             pixels=CapacityLimiter(PIXEL_THREADS),
+            parsing=CapacityLimiter(1),
         )
 
 

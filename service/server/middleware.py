@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, TOO_LARGE
+from service.api.problems import MEDIA_TYPE, body_too_large
 from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -34,9 +34,10 @@ _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"
 class RequestContextMiddleware:
     """The outermost: the request id and the headers are in error responses too."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
         self.app = app
         self.metrics = metrics
+        self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +56,7 @@ class RequestContextMiddleware:
                 headers = MutableHeaders(scope=message)
                 # The framework's body limit sends plain text before any of our handlers runs.
                 replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
-                body = _too_large(scope, request_id) if replaced else b""
+                body = _too_large(scope, request_id, self.max_body_bytes) if replaced else b""
                 if replaced:
                     headers["Content-Type"] = MEDIA_TYPE
                     headers["Content-Length"] = str(len(body))
@@ -124,13 +125,13 @@ def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     )
 
 
-def _too_large(scope: Scope, request_id: str) -> bytes:
+def _too_large(scope: Scope, request_id: str, limit: int) -> bytes:
     return json.dumps(
         {
             "type": "about:blank",
             "title": HTTPStatus(413).phrase,
             "status": 413,
-            "detail": TOO_LARGE,
+            "detail": body_too_large(limit).detail,
             "instance": scope["path"],
             "code": "too_large",
             "request_id": request_id,

@@ -71,6 +71,7 @@ class TaskFields(BaseModel):
     order: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         max_length=2**16,
+        fail_fast=True,  # else a list of nonsense has 65,536 errors, which take long to make
         description="The grid positions to draw, row-major from 0, in drawing order; null: an order made from the seed",
     )
     previews: int = Field(0, ge=0, le=MAX_STEPS, description="Send a preview every so many steps; 0: none")

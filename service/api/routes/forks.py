@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
 from engine.card import ModelCard
 from engine.request import EMPTY
-from service.api.bodies import json_only
+from service.api.bodies import json_content, json_fields
 from service.api.create_job import check_priority, check_results_fit, create_job, refusals_counted, replay
 from service.api.dependencies import choose_model
 from service.api.job_access import (
@@ -38,17 +38,22 @@ from service.tasks.fork import ForkProgress, ForkRequest
 from service.tasks.pictures.inputs import fork_blobs
 from service.tasks.planning import cost
 
-router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], dependencies=[Depends(not_draining), Depends(json_only)])
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], dependencies=[Depends(not_draining)])
 
-_EXAMPLES: Any = {
-    "three that share the first 8 steps": {"value": {"step": 8, "n": 3}},
-    "of the job's second picture, reproducibly": {"value": {"step": 20, "image_index": 1, "seed": 7}},
-}
+_BODY = json_content(
+    ForkRequest,
+    {
+        "three that share the first 8 steps": {"step": 8, "n": 3},
+        "of the job's second picture, reproducibly": {"step": 20, "image_index": 1, "seed": 7},
+    },
+)
 
 
-@router.post("/fork", response_model=None, status_code=202, responses=ANSWERS | described(404, 409, 410))
+@router.post(
+    "/fork", response_model=None, status_code=202, responses=ANSWERS | described(404, 409, 410), openapi_extra=_BODY
+)
 async def fork(
-    id: JobId, submission: SubmissionDep, fields: Annotated[ForkRequest, Body(openapi_examples=_EXAMPLES)]
+    id: JobId, submission: SubmissionDep, fields: Annotated[ForkRequest, Depends(json_fields(ForkRequest))]
 ) -> Response:
     """Draw n new pictures that share the first steps of one of this job's pictures, finished or not.
 

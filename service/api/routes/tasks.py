@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from fastapi import Body as JSONBody
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from service.api.bodies import Body, json_only, read_body
+from service.api.bodies import Body, json_content, json_fields, read_body
 from service.api.create_job import check_priority, check_results_fit, create_job, refusals_counted, replay
 from service.api.job_access import not_draining
 from service.api.pictures import starting_point
@@ -24,15 +23,21 @@ from service.tasks.task import Task
 
 router = APIRouter(prefix="/v1", tags=["tasks"], dependencies=[Depends(not_draining)])
 
-_GENERATE_EXAMPLES: Any = {
-    "by name": {"value": {"class": "mushroom", "seed": 7}},
-    "fast": {"value": {"class": 3, "steps": 16, "n": 4}},
-    "without a class": {"value": {"class": None}},
-}
-_EXPAND_EXAMPLES: Any = {
-    "half as large again": {"value": {"class": "house", "width": 192, "height": 192}},
-    "a panorama, window after window": {"value": {"class": "table", "width": 512, "height": 128, "method": "windowed"}},
-}
+_GENERATE = json_content(
+    GenerateRequest,
+    {
+        "by name": {"class": "mushroom", "seed": 7},
+        "fast": {"class": 3, "steps": 16, "n": 4},
+        "without a class": {"class": None},
+    },
+)
+_EXPAND = json_content(
+    ExpandRequest,
+    {
+        "half as large again": {"class": "house", "width": 192, "height": 192},
+        "a panorama, window after window": {"class": "table", "width": 512, "height": 128, "method": "windowed"},
+    },
+)
 
 _SOURCE_ANSWERS = ANSWERS | described(404, 409, 410)
 _FROM_SOURCE = {"source": {"job": "66b2f0c4-0f6d1c2b3a495867", "image": 0}}
@@ -79,20 +84,20 @@ _VARY = _described(
 )
 
 
-@router.post("/generate", response_model=None, status_code=202, responses=ANSWERS, dependencies=[Depends(json_only)])
+@router.post("/generate", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_GENERATE)
 async def generate(
-    submission: SubmissionDep, fields: Annotated[GenerateRequest, JSONBody(openapi_examples=_GENERATE_EXAMPLES)]
+    submission: SubmissionDep, fields: Annotated[GenerateRequest, Depends(json_fields(GenerateRequest))]
 ) -> Response:
     """Draw n pictures of a class."""
-    return await _run(submission, TASKS["generate"], Body(fields))
+    return await _run(submission, TASKS["generate"], Body.of(fields))
 
 
-@router.post("/expand", response_model=None, status_code=202, responses=ANSWERS, dependencies=[Depends(json_only)])
+@router.post("/expand", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_EXPAND)
 async def expand(
-    submission: SubmissionDep, fields: Annotated[ExpandRequest, JSONBody(openapi_examples=_EXPAND_EXAMPLES)]
+    submission: SubmissionDep, fields: Annotated[ExpandRequest, Depends(json_fields(ExpandRequest))]
 ) -> Response:
     """Draw n pictures of a class on a grid larger than the model was trained on, up to 4 times its tokens."""
-    return await _run(submission, TASKS["expand"], Body(fields))
+    return await _run(submission, TASKS["expand"], Body.of(fields))
 
 
 @router.post("/inpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_INPAINT)
@@ -129,7 +134,7 @@ async def _run_on_picture(submission: Submission, task: Task) -> Response:
 
 
 async def _run(submission: Submission, task: Task, body: Body) -> Response:
-    services, client, fields, digest = submission.services, submission.client, body.fields, body.digest()
+    services, client, fields, digest = submission.services, submission.client, body.fields, body.digest
     job = await replay(services, client, task.name, submission.key, digest)
     if job is None:
         submission.preference(fields.n, fields.format)  # refused before any work is done
