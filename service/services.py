@@ -18,7 +18,7 @@ from service.jobs import BlobStore, EventHub, Queue, cancelled
 from service.jobs.catalogue import Catalogue
 from service.metrics import Metrics
 from service.settings import Settings
-from service.tasks.pictures.images import Limits
+from service.tasks.pictures.errors import Limits
 
 T = TypeVar("T")
 WorkerMetrics = Callable[[], Awaitable[list[Metric]]]

@@ -15,7 +15,7 @@ from service.auth.keys import Client
 from service.errors import Problem
 from service.jobs.catalogue import ServedModel
 from service.services import Services
-from service.tasks.pictures.images import ImageError
+from service.tasks.pictures.errors import ImageError
 from service.tasks.planning import check_task
 
 Result = TypeVar("Result")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from engine.card import ModelCard
 from service.api.bodies import Body
 from service.api.dependencies import choose_model, in_thread
@@ -17,8 +15,9 @@ from service.jobs.catalogue import ServedModel
 from service.jobs.result import StoredImage
 from service.services import Services
 from service.tasks.fields import Source
-from service.tasks.pictures import images, uploads
-from service.tasks.pictures.images import Limits, MaskMode
+from service.tasks.pictures.masks import MaskMode
+from service.tasks.pictures.reading import Upload, read_upload
+from service.tasks.pictures.uploads import facts_of
 from service.tasks.task import PictureFacts, Task
 
 
@@ -40,10 +39,11 @@ async def starting_point(services: Services, client: Client, body: Body, task: T
     if body.image is None:
         return StartingPoint(served)
     await check_room(services, client, served.card.name)
-    facts, blobs = await in_thread(
-        services, uploads.read_upload, body.image, body.mask, mask_mode, services.limits, served.card
+    upload = Upload(
+        image=body.image, mask=body.mask, mask_mode=mask_mode, grid=served.card.grid, limits=services.limits
     )
-    return StartingPoint(served, facts, blobs)
+    reading = await in_thread(services, read_upload, upload)
+    return StartingPoint(served, facts_of(reading, served.card), reading.blobs)
 
 
 async def _from_stored(
@@ -54,18 +54,14 @@ async def _from_stored(
     served = await choose_model(services, body.fields.model or job.model, task.name)
     _check_tokenizer(job, served.card)
     await check_room(services, client, served.card.name)
-    size = made.height, made.width
-    blobs, selected = {"image": png}, None
+    size, cells, blobs = (made.height, made.width), None, {"image": png}
     if mask_mode is not None:
-        selected, blobs["mask"] = await in_thread(services, _read_mask, body.mask, size, mask_mode, services.limits)
-    return StartingPoint(served, PictureFacts(size=size, grid=made.grid, mask=selected, tokens=made.tokens()), blobs)
-
-
-def _read_mask(
-    mask: bytes | str | None, size: tuple[int, int], mode: MaskMode, limits: Limits
-) -> tuple[np.ndarray, bytes]:
-    selected = uploads.check_mask(None if mask is None else uploads.open_mask(mask, mode, limits), size)
-    return selected, images.encode(selected, "png")
+        upload = Upload(size=size, mask=body.mask, mask_mode=mask_mode, grid=made.grid, limits=services.limits)
+        reading = await in_thread(services, read_upload, upload)
+        cells, blobs = reading.fixed_cells, blobs | reading.blobs
+    return StartingPoint(
+        served, PictureFacts(size=size, grid=made.grid, fixed_cells=cells, tokens=made.tokens()), blobs
+    )
 
 
 async def _stored(services: Services, client: Client, source: Source) -> tuple[Job, StoredImage, bytes]:

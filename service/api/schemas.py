@@ -11,7 +11,8 @@ from service.api import sse
 from service.api.problems import described
 from service.tasks.expand import Method
 from service.tasks.fields import Source
-from service.tasks.pictures.images import MEDIA_TYPES, Format, MaskMode
+from service.tasks.pictures.images import MEDIA_TYPES, Format
+from service.tasks.pictures.masks import MaskMode
 
 Task = Literal["generate", "expand", "inpaint", "outpaint", "vary"]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]

@@ -14,9 +14,10 @@ from service.jobs.spec import JobSpec
 from service.settings import Settings
 from service.tasks import drawing
 from service.tasks.drawing import FinishedPicture
-from service.tasks.pictures.images import Format, Limits, transcode
+from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.images import Format, transcode
 from service.tasks.pictures.inputs import load_canvas, open_inputs
-from service.tasks.pictures.uploads import read_upload
+from service.tasks.pictures.uploads import facts_and_files
 from service.tasks.planning import check_task, with_seed
 from service.tasks.registry import TASKS
 from service.tasks.task import PictureFacts, Task
@@ -37,7 +38,7 @@ def draw(arguments: Namespace, settings: Settings) -> int:
     if files:
         limits = Limits(settings.max_pixels, settings.max_side)
         mask_mode = getattr(arguments.fields, "mask_mode", None)
-        facts, uploads = read_upload(files["image"], files.get("mask"), mask_mode, limits, engine.model)
+        facts, uploads = facts_and_files(files["image"], files.get("mask"), mask_mode, limits, engine.model)
     spec = task.plan(with_seed(arguments.fields), facts, engine.model)
     began = time.monotonic()
     pictures = _draw(engine, spec, uploads)

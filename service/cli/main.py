@@ -115,7 +115,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from service.jobs import ServerUnsuitable
     from service.server.embedded import DirectoryInUse, ServerFailed, ServerNotFound
     from service.server.listen import CannotListen
-    from service.tasks.pictures.images import ImageError
+    from service.tasks.pictures.errors import ImageError
 
     expected: tuple[type[Exception], ...] = (
         RequestError, ImageError, Problem, CannotListen, ServerUnsuitable, ServerNotFound, ServerFailed,

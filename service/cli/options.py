@@ -24,7 +24,7 @@ CLASS = "label, name or synonym of the class; left out: draw without a class"
 OUTPUT = "where to write the picture: .png, .jpg or .webp; several get numbered names (default: picture.png)"
 FILES = {
     "image": "the picture: PNG, JPEG or WebP of any size",
-    "mask": "a picture of the same size. Without it, --mask-mode alpha takes the picture's transparency as the mask",
+    "mask": "a picture of the same shape. Without it, --mask-mode alpha takes the picture's transparency as the mask",
 }
 
 

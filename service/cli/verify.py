@@ -14,7 +14,8 @@ from service.jobs.spec import ClassCondition, ForkOrigin, JobSpec, NoCondition, 
 from service.settings import Settings
 from service.tasks import drawing
 from service.tasks.pictures import recipe
-from service.tasks.pictures.images import ImageError, Limits, decode_image
+from service.tasks.pictures.errors import ImageError, Limits
+from service.tasks.pictures.images import decode_image
 from service.tasks.pictures.recipe import Recipe, RecipeError
 from service.worker.engine_loading import load_engine
 

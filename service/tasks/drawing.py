@@ -82,5 +82,6 @@ def finish(
         forks=() if spec.fork is None else spec.fork.seeds,
         composited=shown is not drawn,
     )
-    png = encode(shown, "png", level=PNG_LEVEL, text={recipe.KEYWORD: text})
+    profile = None if shown is drawn else inputs.profile
+    png = encode(shown, "png", level=PNG_LEVEL, text={recipe.KEYWORD: text}, profile=profile)
     return FinishedPicture(png, width=shown.shape[1], height=shown.shape[0])

@@ -6,12 +6,13 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from engine.card import ModelCard
-from engine.editing.masks import composite, fixed_cells
+from engine.editing.masks import composite
 from service.jobs.spec import InpaintCompose, JobSpec
 from service.tasks.fields import SEAMLESS, Pictured, TaskFields, Upload
 from service.tasks.layout import around
-from service.tasks.pictures.images import MaskMode
+from service.tasks.pictures.colours import from_srgb
 from service.tasks.pictures.inputs import tokens_on, whole_picture
+from service.tasks.pictures.masks import MaskMode
 from service.tasks.planning import job_spec
 from service.tasks.task import Inputs, PictureFacts, Task
 
@@ -20,7 +21,8 @@ class InpaintFields(TaskFields):
     """What inpainting adds, apart from the pictures themselves."""
 
     mask_mode: MaskMode = Field(
-        "white", description="Which part of the mask is drawn again: white, black or transparent (alpha)"
+        "white",
+        description="Which part of the mask is drawn again: white, black, transparent (alpha), or all but 0 (nonzero)",
     )
     feather: int = Field(0, ge=0, le=256, description="Blend the mask's border over so many pixels; 0: a hard edge")
     seamless: bool = SEAMLESS
@@ -34,8 +36,8 @@ class InpaintRequest(InpaintFields, Pictured):
     mask: str | None = Field(
         None,
         min_length=1,
-        description="Of the same size as the picture. With mask_mode alpha it may be left out: then the picture's "
-        "own transparency is the mask",
+        description="Of the picture's shape; it is resized to the picture. With mask_mode alpha it may be left out: "
+        "then the picture's own transparency is the mask",
     )
 
 
@@ -44,13 +46,13 @@ class InpaintForm(InpaintFields, Upload):
 
     model_config = ConfigDict(title="InpaintForm")
 
-    mask: bytes | None = Field(None, description="Of the same size as the picture")
+    mask: bytes | None = Field(None, description="Of the picture's shape; it is resized to the picture")
 
 
 def plan(fields: InpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:
     """The model draws every token that the mask touches; compose takes the pixels inside the mask only."""
-    assert facts.mask is not None
-    layout = around(fixed_cells(facts.mask, facts.grid), facts.size, card)
+    assert facts.fixed_cells is not None
+    layout = around(facts.fixed_cells, facts.size, card)
     return job_spec(
         "inpaint",
         fields,
@@ -66,7 +68,8 @@ def compose(spec: JobSpec, inputs: Inputs, drawn: np.ndarray) -> np.ndarray:
     assert isinstance(spec.compose, InpaintCompose)
     assert inputs.image is not None
     assert inputs.mask is not None
-    return composite(inputs.image, drawn, inputs.mask, spec.compose.feather, smooth=spec.compose.seamless)
+    own = from_srgb(drawn, inputs.profile)
+    return composite(inputs.image, own, inputs.mask, spec.compose.feather, smooth=spec.compose.seamless)
 
 
 TASK = Task(

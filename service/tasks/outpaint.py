@@ -12,6 +12,7 @@ from service.errors import Problem
 from service.jobs.spec import Box, JobSpec, OutpaintCompose
 from service.tasks.fields import MAX_PIXELS, SEAMLESS, Pictured, TaskFields, Upload
 from service.tasks.layout import Layout
+from service.tasks.pictures.colours import from_srgb
 from service.tasks.pictures.inputs import tokens_on
 from service.tasks.planning import job_spec
 from service.tasks.task import Inputs, PictureFacts, Task
@@ -63,7 +64,7 @@ def plan(fields: OutpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpe
 def compose(spec: JobSpec, inputs: Inputs, drawn: np.ndarray) -> np.ndarray:
     assert isinstance(spec.compose, OutpaintCompose)
     assert inputs.image is not None
-    return assemble(inputs.image, drawn, spec.compose.geometry, smooth=spec.compose.seamless)
+    return assemble(inputs.image, from_srgb(drawn, inputs.profile), spec.compose.geometry, smooth=spec.compose.seamless)
 
 
 TASK = Task(

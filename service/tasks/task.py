@@ -19,22 +19,25 @@ class PictureFacts:
     """What a plan needs to know of the picture that a task starts from.
 
     size: height and width in pixels. grid: rows and columns of its tokens; a picture of unknown tokens is fitted to
-    the model's grid. mask: bool (H, W), True: draw again. tokens: int32 (rows, cols); None: not known, the
-    worker encodes the picture. Those of an upload's recipe may be of another grid.
+    the model's grid. fixed_cells: bool (rows, cols), False where a mask touches a token; None: there is no mask.
+    tokens: int32 (rows, cols); None: not known, the worker encodes the picture. Those of an upload's recipe may be of
+    another grid.
     """
 
     size: Size
     grid: Size
-    mask: np.ndarray | None = None
+    fixed_cells: np.ndarray | None = None
     tokens: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The stored pictures of a job: image uint8 (H, W, 3); mask bool (H, W)."""
+    """The stored pictures of a job: image uint8 (H, W, 3); mask bool (H, W). profile: of the picture's colours; None:
+    they are in sRGB."""
 
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
+    profile: bytes | None = None
 
 
 Plan = Callable[[Any, Any, ModelCard], JobSpec]

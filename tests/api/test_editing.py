@@ -12,7 +12,8 @@ import pytest
 from engine.editing.masks import kept_cells
 from engine.request import Request
 from service.tasks.pictures import recipe
-from service.tasks.pictures.images import Limits, decode_image, encode
+from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.images import decode_image, encode
 from tests.support.api import CARD, Api, noise, png, spec_of
 
 LIMITS = Limits(10**6, 10**4)

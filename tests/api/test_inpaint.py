@@ -7,7 +7,9 @@ import base64
 import numpy as np
 import pytest
 
-from service.tasks.pictures.images import Limits, decode_image, decode_mask
+from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.images import decode_image
+from service.tasks.pictures.masks import decode_mask
 from tests.support.api import Api, half_mask, noise, png, spec_of
 
 LIMITS = Limits(10**6, 10**4)
@@ -72,7 +74,7 @@ GOOD = {"image": png(noise(16, 16)), "mask": png(half_mask(16, 16))}
     [
         ({"image": b"not a picture", "mask": GOOD["mask"]}, {}, 415, "image", "not_an_image"),
         ({"image": GOOD["image"], "mask": GOOD["mask"][:45]}, {}, 422, "mask", "damaged"),
-        ({"image": GOOD["image"], "mask": png(half_mask(16, 15))}, {}, 422, "mask", "size"),
+        ({"image": GOOD["image"], "mask": png(half_mask(16, 15))}, {}, 422, "mask", "shape"),
         ({"image": GOOD["image"], "mask": png(np.zeros((16, 16), np.uint8))}, {}, 422, "mask", "empty_mask"),
         ({"image": GOOD["image"], "mask": png(np.full((16, 16), 255, np.uint8))}, {}, 422, "mask", "full_mask"),
         ({"image": GOOD["image"]}, {}, 422, "mask", "missing"),

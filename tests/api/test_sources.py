@@ -11,7 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.tasks.pictures.images import Limits, decode_image
+from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.images import decode_image
 from tests.api.test_jobs import finished
 from tests.support.api import CARD, Api, noise, png, spec_of
 
@@ -66,9 +67,9 @@ def test_an_expanded_picture_is_edited_on_its_own_grid(api: Api) -> None:
     claim = api.claim()
     assert ([*spec_of(claim).grid], spec_of(claim).windowed, claim.cost) == ([5, 8], True, 16)
     api.finish(claim, 1, [*spec_of(claim).seeds])
-    # Whose mask must be of the picture's size.
+    # Whose mask must have the picture's shape.
     [error] = post(api, "inpaint", response.json()["id"]).json()["errors"]
-    assert (error["field"], error["code"]) == ("mask", "size")
+    assert (error["field"], error["code"]) == ("mask", "shape")
 
 
 def test_the_model_of_a_source_need_not_be_named(api: Api) -> None:

@@ -16,7 +16,8 @@ import redis
 
 from service.jobs import EventHub, NewJob, Queue, QueueFull, Submitted
 from service.settings import Settings
-from service.tasks.pictures.images import Limits, decode_image
+from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.images import decode_image
 from tests.support.api import Api, noise, png, running_api, spec_of
 
 MASK = np.zeros((24, 24), dtype=np.uint8)

@@ -259,6 +259,12 @@ def png(image: np.ndarray, mode: str | None = None) -> bytes:
     return file.getvalue()
 
 
+def saved(picture: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
 def noise(height: int, width: int, *, seed: int = 0, channels: int = 3) -> np.ndarray:
     shape = (height, width, channels) if channels > 1 else (height, width)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)

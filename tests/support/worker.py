@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from engine.card import SETTINGS, ModelCard
 from engine.core.engine import Engine, EngineConfig
+from engine.editing.masks import fixed_cells
 from service.jobs import BlobStore, Event, EventHub, NewJob, Queue, QueueConfig, WorkerCards, connect
 from service.jobs.result import JobResult
 from service.jobs.spec import ForkOrigin, JobSpec, decode, encode
@@ -117,7 +118,8 @@ def _facts(
         mask = np.zeros(size, dtype=bool)
         mask[: size[0] // 2] = True
     grid = card.grid if tokens is None else (tokens.shape[0], tokens.shape[1])
-    return PictureFacts(size=size, grid=grid, mask=mask if "mask" in names else None, tokens=tokens)
+    cells = fixed_cells(mask, grid) if "mask" in names else None
+    return PictureFacts(size=size, grid=grid, fixed_cells=cells, tokens=tokens)
 
 
 def _stored(file: bytes | None) -> np.ndarray | None:

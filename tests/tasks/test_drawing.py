@@ -17,9 +17,10 @@ from service.tasks.generate import GenerateRequest, plan
 from service.tasks.inpaint import InpaintFields
 from service.tasks.outpaint import OutpaintFields
 from service.tasks.pictures import recipe
-from service.tasks.pictures.images import Limits, encode
+from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.images import encode
 from service.tasks.pictures.inputs import BadUpload, load_canvas, open_inputs
-from service.tasks.pictures.uploads import read_upload
+from service.tasks.pictures.uploads import facts_and_files
 from service.tasks.registry import TASKS
 from service.tasks.task import Inputs
 from tests.support.api import CARD, noise, png
@@ -59,13 +60,13 @@ def generated(**fields: Any) -> JobSpec:
 
 
 def inpainted(image: bytes, mask: bytes | None, **fields: Any) -> tuple[JobSpec, dict[str, bytes]]:
-    facts, files = read_upload(image, mask, "white", LIMITS, MODEL)
+    facts, files = facts_and_files(image, mask, "white", LIMITS, MODEL)
     asked = InpaintFields.model_validate({"seed": 5, "class": 2} | fields)
     return TASKS["inpaint"].plan(asked, facts, MODEL), files
 
 
 def outpainted(image: bytes, **fields: Any) -> tuple[JobSpec, dict[str, bytes]]:
-    facts, files = read_upload(image, None, None, LIMITS, MODEL)
+    facts, files = facts_and_files(image, None, None, LIMITS, MODEL)
     return TASKS["outpaint"].plan(OutpaintFields.model_validate({"seed": 5} | fields), facts, MODEL), files
 
 
@@ -152,7 +153,7 @@ def test_an_upload_that_tells_its_tokens_is_not_encoded_again() -> None:
         _, canvas = loaded(*inpainted(file, mask), cast(Codec, codec))
         assert (canvas.ravel()[1:] == 7).all()
         assert codec.encoded == count
-    facts, _ = read_upload(made, mask, "white", LIMITS, replace(MODEL, tokenizer="s" * 16))
+    facts, _ = facts_and_files(made, mask, "white", LIMITS, replace(MODEL, tokenizer="s" * 16))
     assert facts.tokens is None, "another tokenizer's"
 
 

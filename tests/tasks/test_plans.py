@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.engine import Engine
-from engine.editing.masks import kept_cells
+from engine.editing.masks import fixed_cells, kept_cells
 from engine.editing.outpainting import LARGEST
 from engine.editing.windows import WindowedGeneration
 from engine.request import Request
@@ -171,14 +171,15 @@ def test_keep_and_its_seed_are_shown_as_they_were_decided() -> None:
 def test_an_inpainting_draws_every_token_that_its_mask_touches() -> None:
     mask = np.zeros((50, 70), dtype=bool)
     mask[:3, :5] = True
+    cells = fixed_cells(mask, (4, 4))
     fields = inpaint.InpaintFields.model_validate({"seed": 1, "feather": 2})
     tokens = np.arange(16, dtype=np.int32).reshape(4, 4) % 8
-    spec = inpaint.plan(fields, PictureFacts(size=(50, 70), grid=(4, 4), mask=mask, tokens=tokens), CARD)
+    spec = inpaint.plan(fields, PictureFacts(size=(50, 70), grid=(4, 4), fixed_cells=cells, tokens=tokens), CARD)
     assert np.flatnonzero(~spec.fixed_cells).tolist() == [0]
     assert spec.size == (50, 70)
     assert spec.picture_tokens is not None
     assert np.array_equal(spec.picture_tokens, tokens)
-    other = PictureFacts(size=(50, 70), grid=(4, 4), mask=mask, tokens=np.zeros((4, 6), dtype=np.int32))
+    other = PictureFacts(size=(50, 70), grid=(4, 4), fixed_cells=cells, tokens=np.zeros((4, 6), dtype=np.int32))
     assert inpaint.plan(fields, other, CARD).picture_tokens is None, "tokens of another grid are dropped"
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.card import SETTINGS
+from engine.card import SETTINGS, ModelCard
 from engine.request import Request
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import encode
@@ -26,6 +26,7 @@ from service.tasks.pictures.recipe import (
     MAX_TEXT,
     Recipe,
     RecipeError,
+    digest,
     forked,
     read,
     text_of,
@@ -191,13 +192,17 @@ def test_a_damaged_recipe_is_disbelieved_or_read_but_never_a_crash(seed: int) ->
 
 def test_a_map_is_taken_over_where_the_picture_is_just_what_it_tells_of() -> None:
     said = read(written())
-    assert np.array_equal(tokens_of(said, PIXELS, MODEL), TOKENS)
+
+    def taken(recipe: Recipe, pixels: np.ndarray, card: ModelCard) -> np.ndarray:
+        return tokens_of(recipe, (pixels.shape[0], pixels.shape[1]), digest(pixels), card)
+
+    assert np.array_equal(taken(said, PIXELS, MODEL), TOKENS)
     wide = read(written(pixels=noise(32, 48), tokens=np.zeros((4, 6), np.int32)))
-    assert tokens_of(wide, noise(32, 48), MODEL).shape == (4, 6)
+    assert taken(wide, noise(32, 48), MODEL).shape == (4, 6)
 
     def refused(*arguments: Any) -> str:
         with pytest.raises(RecipeError) as caught:
-            tokens_of(*arguments)
+            taken(*arguments)
         return str(caught.value)
 
     edited = PIXELS.copy()

@@ -12,6 +12,7 @@ from PIL import Image
 from engine.editing.masks import fit
 from engine.request import EMPTY
 from service.jobs.spec import Box, InpaintCompose, JobSpec, Size
+from service.tasks.pictures.colours import to_srgb
 from service.tasks.task import Inputs
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def tokens_on(tokens: np.ndarray | None, grid: Size) -> np.ndarray | None:
 
 def open_inputs(blobs: Mapping[str, bytes | None]) -> Inputs:
     """Stored PNGs by what they are. Raises BadUpload."""
-    image = _opened(blobs["image"], "RGB") if "image" in blobs else None
-    mask = _opened(blobs["mask"], "1") if "mask" in blobs else None
+    image, profile = _opened(blobs["image"], "RGB") if "image" in blobs else (None, None)
+    mask, _ = _opened(blobs["mask"], "1") if "mask" in blobs else (None, None)
     if image is not None and mask is not None and mask.shape != image.shape[:2]:
         raise BadUpload("upload_damaged", "picture and mask differ in size")
-    return Inputs(image, mask)
+    return Inputs(image, mask, profile)
 
 
 def empty_canvas(spec: JobSpec) -> np.ndarray:
@@ -59,7 +60,8 @@ def load_canvas(spec: JobSpec, inputs: Inputs, codec: Codec) -> np.ndarray:
     if tokens is None:
         if inputs.image is None:
             raise BadUpload("upload_missing", "the uploaded picture is no longer stored")
-        tokens = codec.encode(fit(inputs.image, (box.rows * codec.stride, box.cols * codec.stride)))
+        fitted = fit(inputs.image, (box.rows * codec.stride, box.cols * codec.stride))
+        tokens = codec.encode(to_srgb(fitted, inputs.profile))
     canvas[box.row : box.row + box.rows, box.col : box.col + box.cols] = tokens
     canvas[~spec.fixed_cells] = EMPTY
     return canvas
@@ -72,10 +74,12 @@ def fork_blobs(spec: JobSpec) -> dict[str, str]:
     return {what: name for what, name in spec.blobs.items() if what == "mask" or feathered}
 
 
-def _opened(png: bytes | None, mode: str) -> np.ndarray:
+def _opened(png: bytes | None, mode: str) -> tuple[np.ndarray, bytes | None]:
+    """The pixels, and the colour profile."""
     if png is None:
         raise BadUpload("upload_missing", "the uploaded picture or its mask is no longer stored")
     try:
-        return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]).convert(mode))
+        picture = Image.open(io.BytesIO(png), formats=["PNG"])
+        return np.asarray(picture.convert(mode)), picture.info.get("icc_profile")
     except Exception as error:  # Pillow raises nearly everything
         raise BadUpload("upload_damaged", f"a stored upload cannot be read: {error}") from error

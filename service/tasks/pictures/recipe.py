@@ -19,12 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.card import SETTINGS, ModelCard
 from engine.request import MAX_SEED, Request, RopeScaling
 from service.jobs.packing import PackingError, pack_bits, pack_tokens, unpack_bits, unpack_tokens
-from service.jobs.spec import Sampling
+from service.jobs.spec import Sampling, Size
+from service.tasks.pictures import images
 
-KEYWORD = "arpg"
-"""Of the text chunk."""
-
-MAX_TEXT = 2**18
+KEYWORD, MAX_TEXT = images.KEYWORD, images.MAX_TEXT
 MAX_TOKENS = 2**16
 MAX_FORKS = 64
 
@@ -195,28 +193,22 @@ def text_of(file: bytes) -> str | None:
     at: check the file's pixels and size elsewhere."""
     try:
         with Image.open(io.BytesIO(file), formats=["PNG"]) as picture:
-            return text_in(picture)
+            return images.text_in(picture)
     except Exception:  # Pillow raises nearly everything
         return None
 
 
-def text_in(picture: Image.Image) -> str | None:
-    """The chunk of an open picture, unread."""
-    text = picture.info.get(KEYWORD)
-    return str(text) if isinstance(text, str) and len(text) <= MAX_TEXT else None
-
-
-def tokens_of(recipe: Recipe, pixels: np.ndarray, card: ModelCard) -> np.ndarray:
-    """The tokens int32 (rows, cols) of a picture uint8 (H, W, 3), as if this model's tokenizer had just encoded it at
-    its own size. Raises RecipeError where they can't be taken over."""
+def tokens_of(recipe: Recipe, size: Size, pixels: str | None, card: ModelCard) -> np.ndarray:
+    """The tokens int32 (rows, cols) of a picture, as if this model's tokenizer had just encoded it at its own size
+    (height, width). pixels: its digest. Raises RecipeError where they can't be taken over."""
     rows, cols = recipe.tokens.shape
     if not recipe.tokenizer or recipe.tokenizer != card.tokenizer:
         raise RecipeError("its tokens are another tokenizer's")
-    if pixels.shape[:2] != (rows * card.stride, cols * card.stride):
+    if size != (rows * card.stride, cols * card.stride):
         raise RecipeError(f"it is not of the size of {rows}×{cols} tokens, and has to be fitted")
     if recipe.tokens.max() >= card.codebook_size:
         raise RecipeError(f"its recipe has a token that is not in the codebook of {card.codebook_size}")
-    if not recipe.is_of(pixels):
+    if recipe.pixels != pixels:
         raise RecipeError("its pixels have changed since its recipe was written")
     return recipe.tokens
 
