@@ -58,6 +58,10 @@ class Metrics:
             "request_seconds", "From acceptance to the finished pictures", _LATENCY, "model", "task"
         )
         self.images = counter("images_total", "Pictures finished", "model")
+        self.pictures_evicted = counter(
+            "pictures_evicted_total",
+            "Pictures of ended jobs deleted before their time, because the blob store was full",
+        )
         self.tokens = counter("tokens_total", "Tokens drawn", "model")
 
         # The engine's step loop.

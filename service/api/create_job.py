@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from service.api.job_access import no_room, read_spec
 from service.auth.keys import Client
 from service.errors import FieldError, Problem
-from service.jobs import BlobStoreFull, Job, NewJob, QueueFull, QuotaFull
+from service.jobs import BlobStoreFull, Job, NewJob, QueueFull, QuotaFull, UploadQuotaFull
 from service.jobs.messages import Priority
 from service.jobs.spec import JobSpec, Size, encode
 from service.services import Services
@@ -50,6 +50,7 @@ async def create_job(
     route: the kind of request that an idempotency key belongs to. digest: tells whether a repeated request is the
     same. uploads: PNGs by what they are. Raises Problem when there is no room, or when the key is another request's.
     """
+    _check_uploads_fit(services, uploads or {})
     id, token = job_id(client, route, key), secrets.token_hex(8)
     uploads = uploads or {}
     blobs = {name: f"{id}/{token}/{name}" for name in uploads}
@@ -67,9 +68,9 @@ async def create_job(
     )
     try:
         for name, data in uploads.items():
-            await services.blobs.put(blobs[name], data)
+            await services.blobs.put(blobs[name], data, client=client.name)
         await services.queue.submit(new)
-    except (QuotaFull, QueueFull, BlobStoreFull) as full:
+    except (QuotaFull, QueueFull, BlobStoreFull, UploadQuotaFull) as full:
         await _discard(services, blobs)
         raise no_room(services, full) from None
     # After any other error the uploads belong to no job, and expire soon.
@@ -126,6 +127,16 @@ def check_results_fit(services: Services, n: int, size: Size, field: str) -> Non
     if n * picture > limit:
         message = f"{n} results of {width} x {height} pixels may take {n * picture} bytes; this server has {limit} "
         raise Problem.field("n", f"{message}for a job: at most {limit // picture} fit", "too_large")
+
+
+def _check_uploads_fit(services: Services, uploads: Mapping[str, bytes]) -> None:
+    """Raises Problem where they would not fit even if the client had no others."""
+    size, limit = sum(map(len, uploads.values())), services.blobs.limits.client_upload_bytes
+    if size > limit:
+        message = (
+            f"{' and '.join(uploads)} take {size} bytes as PNG; this server has {limit} for the uploads of a client"
+        )
+        raise Problem.field("image", f"{message}: send a smaller picture", "too_large", status=413)
 
 
 def _same_request(job: Job, digest: str) -> Job:

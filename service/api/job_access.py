@@ -15,7 +15,18 @@ from redis.exceptions import RedisError
 from service.api.dependencies import ServicesDep, in_thread
 from service.auth.keys import Client
 from service.errors import Problem, draining
-from service.jobs import FINAL_STATES, BlobStoreFull, Gone, HubClosed, Job, Lagged, QueueFull, QuotaFull, cancelled
+from service.jobs import (
+    FINAL_STATES,
+    BlobStoreFull,
+    Gone,
+    HubClosed,
+    Job,
+    Lagged,
+    QueueFull,
+    QuotaFull,
+    UploadQuotaFull,
+    cancelled,
+)
 from service.jobs.messages import Canceled
 from service.jobs.result import JobResult, StoredImage
 from service.jobs.spec import InvalidSpec, JobSpec, UnsupportedVersion, decode, task_of
@@ -78,7 +89,8 @@ async def find_picture(services: Services, job: Job, index: int) -> tuple[Stored
         raise Problem(404, "no_such_image", f"the job has {len(images)} pictures, counted from 0")
     png = await services.blobs.get(images[index].blob)
     if png is None:
-        raise Problem(410, "expired", "the picture is no longer kept")
+        detail = "the picture is no longer kept: its time is over, or the server needed the room for other pictures"
+        raise Problem(410, "expired", detail)
     return images[index], png
 
 
@@ -139,8 +151,11 @@ async def check_room(services: Services, client: Client, model: str) -> None:
         raise no_room(services, QueueFull(f"{waiting} jobs wait for {model} already"))
 
 
-def no_room(services: Services, full: QuotaFull | QueueFull | BlobStoreFull) -> Problem:
+def no_room(services: Services, full: QuotaFull | QueueFull | BlobStoreFull | UploadQuotaFull) -> Problem:
     headers = {"Retry-After": str(services.settings.retry_after)}
+    if isinstance(full, UploadQuotaFull):
+        remedy = "wait until some of these jobs are done, or send smaller pictures"
+        return Problem(429, "upload_quota_exceeded", f"{full}: {remedy}", headers=headers)
     if isinstance(full, QuotaFull):
         return Problem(429, "quota_exceeded", f"{full}: wait until some of them are done", headers=headers)
     code = "queue_full" if isinstance(full, QueueFull) else "storage_full"

@@ -22,6 +22,7 @@ from service.jobs.messages import (
     QueueFull,
     QuotaFull,
     Submitted,
+    UploadQuotaFull,
     WatchEnded,
 )
 from service.jobs.queue import Queue
@@ -52,6 +53,7 @@ __all__ = [
     "ServerReport",
     "ServerUnsuitable",
     "Submitted",
+    "UploadQuotaFull",
     "WatchEnded",
     "WorkerCards",
     "cancelled",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from service.jobs.messages import BlobStoreFull, QueueConfig
+from service.jobs.messages import BlobStoreFull, QueueConfig, UploadQuotaFull
 from service.jobs.scripts import dump, load_script
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,27 +22,51 @@ class BlobConfig:
     uploads_share: float = 0.5  # at most; the rest is reserved for the results of accepted jobs
     ttl_seconds: float = 300.0  # of an upload that belongs to no job yet
 
+    @property
+    def client_upload_bytes(self) -> int:
+        """What one client's uploads may take when no other client has any; else less."""
+        return int(self.max_bytes * self.uploads_share / 2)
+
 
 class BlobStore:
     """Names are `<job>/<what>`. One script checks the budget and stores the bytes, atomically.
 
     A blob belongs to a job: an upload as soon as the job is submitted, a result from the start. When the job ends, its
-    blobs are deleted, except those that the end says to keep as long as the job.
+    blobs are deleted, except those that the end says to keep as long as the job. Kept blobs use only what nothing else
+    needs: when another blob does not fit, the oldest ones of the client that keeps the most bytes are deleted.
+
+    evicted: called with the number of kept blobs that were deleted to make room.
     """
 
-    def __init__(self, redis: Redis, config: QueueConfig, limits: BlobConfig | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        config: QueueConfig,
+        limits: BlobConfig | None = None,
+        *,
+        evicted: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self.redis = redis
         self.prefix = config.prefix
         self._held_ms = config.held_ms
         self.limits = limits or BlobConfig()
+        self._evicted = evicted
         self._put = load_script(redis, "put_blob")
         self._delete = load_script(redis, "delete_blob")
 
     async def put(
-        self, name: str, data: bytes, *, job: tuple[str, int] | None = None, picture: dict[str, Any] | None = None
+        self,
+        name: str,
+        data: bytes,
+        *,
+        client: str = "",
+        job: tuple[str, int] | None = None,
+        picture: dict[str, Any] | None = None,
     ) -> bool:
-        """Stores bytes; the same name again replaces them and restarts their time to live. Raises BlobStoreFull.
+        """Stores bytes; the same name again replaces them and restarts their time to live. Raises BlobStoreFull,
+        UploadQuotaFull.
 
+        client: that sends the upload, and whose uploads may not take all of their share; empty: not counted.
         job: the id and attempt that the blob belongs to. Returns False, and stores nothing, if the attempt has lost its
         lease. picture: for a finished picture, what later attempts of the job need to know of it, with its `index`.
         """
@@ -53,11 +81,17 @@ class BlobStore:
                 limits.uploads_share,
                 life_ms,
                 *(job or ("", 0)),
+                client,
                 *arguments_of_picture,
             ]
-            total = await self._put([self.prefix], arguments)
+            total, evicted, own, most = await self._put([self.prefix], arguments)
         except OutOfMemoryError as error:
             raise BlobStoreFull("the blob store's server is out of memory") from error
+        if evicted:
+            log.warning("the blob store was full: %d pictures of ended jobs were deleted before their time", evicted)
+            self._evicted(evicted)
+        if total == -3:
+            raise UploadQuotaFull(own, len(data), most)
         if total == -1:
             share = f", or in the {limits.uploads_share:.0%} of it that uploads may use" if job is None else ""
             raise BlobStoreFull(f"{len(data)} bytes do not fit in the blob store's {limits.max_bytes} bytes{share}")

@@ -45,6 +45,17 @@ class BlobStoreFull(Exception):
     """The byte budget of the blob store is used up: the caller may try again later."""
 
 
+class UploadQuotaFull(Exception):
+    """The client's uploads would leave too little room for those of others. It may try again when one of its jobs has
+    ended."""
+
+    def __init__(self, held: int, more: int, limit: int) -> None:
+        super().__init__(
+            f"uploads of this client's unfinished jobs take {held} bytes, and {more} more would be above the {limit} "
+            "that they may take now"
+        )
+
+
 class WatchEnded(Exception):
     """A watch ended before the terminal event."""
 

@@ -163,7 +163,7 @@ async def _services(
             probe=probe,
             queue=queue,
             hub=hub,
-            blobs=BlobStore(redis, config, settings.blob_config),
+            blobs=BlobStore(redis, config, settings.blob_config, evicted=metrics.pictures_evicted.inc),
             catalogue=Catalogue(WorkerCards(redis, config), queue, retry_after=settings.retry_after),
             keys=keys,
             signer=Signer(redis, config.prefix, settings.signing_secret),

@@ -140,7 +140,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
             await Worker(
                 engines,
                 Queue(redis, config),
-                BlobStore(redis, config, settings.blob_config),
+                BlobStore(redis, config, settings.blob_config, evicted=metrics.pictures_evicted.inc),
                 WorkerCards(redis, config),
                 metrics,
                 settings,

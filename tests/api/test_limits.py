@@ -139,6 +139,42 @@ def test_without_a_place_for_the_job_its_pictures_are_not_even_looked_at(
         narrow.empty()
 
 
+# ---- uploads -------------------------------------------------------------------------------------------------------
+
+
+def test_uploads_of_one_client_leave_room_and_the_refusal_says_how_much(
+    redis_socket: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("uploads") / "keys.jsonl"
+    texts = {name: new_key(path, name, rate=0) for name in ("ann", "ben")}
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace="uploads", keys_file=path, blob_bytes=2**20, _env_file=None
+    )
+    with running_api(settings, texts["ann"]) as api:
+        api.show_card()
+
+        def send(name: str, side: int) -> httpx.Response:
+            files = {"image": png(noise(side, side))}
+            return httpx.post(f"{api.url}/v1/vary", headers=bearer(texts[name]), files=files)
+
+        both = {"image": png(noise(292, 292)), "mask": png(noise(292, 292, channels=1))}
+        refused = api.client.post("/v1/inpaint", files=both)  # more than a client may ever have
+        [error] = refused.json()["errors"]
+        assert (refused.status_code, error["field"], error["code"]) == (413, "image", "too_large")
+        assert error["message"].startswith("image and mask take ")
+        assert error["message"].endswith(" this server has 262144 for the uploads of a client: send a smaller picture")
+        first, second = [send("ann", 200) for _ in range(2)]  # 120 kB each
+        assert (first.status_code, second.status_code) == (202, 202)
+        refused = send("ann", 200)
+        assert (refused.status_code, refused.json()["code"]) == (429, "upload_quota_exceeded")
+        assert refused.headers["retry-after"].isdigit()
+        assert "that they may take now: wait until some of these jobs are done" in refused.json()["detail"]
+        assert send("ben", 200).status_code == 202
+        assert api.client.delete(first.json()["urls"]["self"]).status_code == 200
+        assert send("ann", 150).status_code == 202
+        api.empty()
+
+
 # ---- open requests -------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,9 @@ from tests.chaos.history import TERMINAL, Event, History, Outcome
 from tests.chaos.jobs import Job
 from tests.support.queue import decoded
 
-EMPTY_AT_THE_END = ("ready:", "leases:", "quarantine:", "unfinished", "blobs:", "pictures:", "previews:", "unended")
+EMPTY_AT_THE_END = (
+    "ready:", "leases:", "quarantine:", "unfinished", "blobs:", "pictures:", "previews:", "unended", "upload",
+)  # fmt: skip
 """Prefixes of the keys that hold unfinished work."""
 
 

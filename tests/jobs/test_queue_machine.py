@@ -95,7 +95,7 @@ class Verbs(RuleBasedStateMachine):
         )  # fmt: skip
         refused: type[Exception] | None = None
         if job_id not in self.jobs:
-            self.do(self.blobs.put(upload, DATA))
+            self.do(self.blobs.put(upload, DATA, client=client))
             if quota is not None and self.model.unfinished().get(client, 0) >= quota:
                 refused = QuotaFull
             elif len(self.model.in_state("queued")) >= PATIENT.max_queued:
@@ -267,12 +267,14 @@ class Verbs(RuleBasedStateMachine):
     @invariant()
     def sets_and_streams_are_the_states(self) -> None:
         ids = sorted(self.jobs)
-        ready, candidates, leased, stored, stored_bytes, unfinished, unended, *held = self.do(
+        ready, candidates, leased, stored, stored_bytes, upload_bytes, kept, unfinished, unended, *held = self.do(
             everything(self.redis, PATIENT, ids)
         )
         blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
         assert {name.decode() for name in stored} == blobs
         assert int(stored_bytes or 0) == len(DATA) * len(blobs)
+        assert int(upload_bytes or 0) == len(DATA) * len([name for name in blobs if name.endswith("/image")])
+        assert {client.decode(): int(count) for client, count in kept} == self.model.kept_bytes(len(DATA))
         assert {i.decode() for i in unended} == {i for i, job in self.jobs.items() if not job.ended}
         assert [i.decode() for i in ready] == self.model.ready()
         assert {i.decode() for i in candidates} == self.model.candidates()

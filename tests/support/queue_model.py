@@ -94,6 +94,14 @@ class Model:
         clients = [job.client for job in self.jobs.values() if not job.ended]
         return {client: clients.count(client) for client in set(clients)}
 
+    def kept_bytes(self, each: int) -> dict[str, int]:
+        """By the clients whose ended jobs keep blobs."""
+        counts: dict[str, int] = {}
+        for job in self.jobs.values():
+            if job.ended and job.kept:
+                counts[job.client] = counts.get(job.client, 0) + each * len(job.kept)
+        return counts
+
     def submit(self, job_id: str, client: str, priority: str, cost: int, weight: float) -> Known:
         flow, weight = f"{priority}:{client}", weight * SHARES[priority]
         start = max(self.virtual, self.tags.get(flow, 0.0))
@@ -150,6 +158,8 @@ async def everything(redis: Redis, config: QueueConfig, ids: list[str]) -> list[
             pipe.zrange(config.line_key(places, "m"), 0, -1)
         pipe.hkeys(f"{prefix}blob_sizes")
         pipe.get(f"{prefix}blob_bytes")
+        pipe.get(f"{prefix}upload_bytes")
+        pipe.zrange(f"{prefix}kept_bytes", 0, -1, withscores=True)
         pipe.hgetall(f"{prefix}unfinished")
         pipe.zrange(f"{prefix}unended", 0, -1)
         for job_id in ids:
