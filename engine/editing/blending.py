@@ -7,7 +7,15 @@ Poisson equation), so the correction fades away from the border.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
+
+Rows = Callable[[int, int], np.ndarray]
+"""Rows first … last - 1 of an array float32 (H, W, C), which the caller may change."""
+
+STRIP = 64
+"""Rows that are worked on at once; even. A picture of 4096² would need 2 GB as a whole."""
 
 SWEEPS = 24
 """Relaxation sweeps on each scale; the error left is far below one level of 255."""
@@ -23,36 +31,70 @@ def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: f
     if mask.all() or not mask.any():
         return drawn
     box = _around(mask)
-    inside, there = mask[box], drawn[box].astype(np.float32)
-    wanted = original[box] - there
-    shift = membrane(wanted, inside, reach)
-    touched, count = _of_neighbours(wanted, ~inside)
-    # Along the border the correction is rough. If it were smooth from the next pixel on, that would show as a seam.
-    rim = inside & (count > 0)
-    shift[rim] = (shift[rim] + touched[rim]) / 2
-    result = drawn.copy()
-    result[box][inside] = np.rint(np.clip(there + shift, 0, 255))[inside].astype(np.uint8)
+    inside, there, goal, result = mask[box], drawn[box], original[box], drawn.copy()
+
+    def wanted(first: int, last: int) -> np.ndarray:
+        return goal[first:last] - there[first:last].astype(np.float32)
+
+    shifts = _membrane(wanted, inside, reach)
+    for first, last in _strips(len(inside)):
+        above, below = max(0, first - 1), min(len(inside), last + 1)
+        touched, count = _of_neighbours(wanted(above, below), ~inside[above:below])
+        strip = slice(first - above, last - above)
+        # Along the border the correction is rough. If it were smooth from the next pixel on, that would show as a seam.
+        rim = inside[first:last] & (count[strip] > 0)
+        shift = shifts(first, last)
+        shift[rim] = (shift[rim] + touched[strip][rim]) / 2
+        corrected = np.rint(np.clip(there[first:last] + shift, 0, 255)).astype(np.uint8)
+        np.copyto(result[box][first:last], corrected, where=inside[first:last, :, None])
     return result
 
 
 def membrane(values: np.ndarray, free: np.ndarray, reach: float) -> np.ndarray:
     """float32 (H, W, C): values, but where free bool (H, W) is True the mean of the four neighbours, scaled so that it
-    fades over `reach` pixels. Solved from coarse to fine: each scale starts from the solution of the coarser one."""
-    if not free.any() or free.all():
-        return np.zeros_like(values) if free.all() else values
+    fades over `reach` pixels."""
+    return _membrane(lambda first, last: values[first:last], free, reach)(0, len(values))
+
+
+def _membrane(values: Rows, free: np.ndarray, reach: float) -> Rows:
+    """Solved from coarse to fine: each scale starts from the solution of the coarser one. A scale of few sweeps is
+    never held as a whole: a strip of its rows needs only as many rows around it as there are sweeps."""
+    height, width = free.shape
+    if not free.any():
+        return values
+    if free.all():
+        return lambda first, last: np.zeros_like(values(first, last))
+    coarse = None
     if min(free.shape) > 1:
-        coarse = membrane(*_halved(values, free), reach / 2)
-        found = coarse.repeat(2, 0).repeat(2, 1)[: free.shape[0], : free.shape[1]]
-    else:
-        found = np.broadcast_to(values[~free].mean(0), values.shape)
-    held = ~free[..., None]
-    found = np.where(held, values, found)
+        halves, smaller = _halved(values, free)
+        rows = _membrane(lambda first, last: halves[first:last], smaller, reach / 2)
+        coarse = np.concatenate([rows(first, last) for first, last in _strips(len(smaller))])
     weight = 1 / (4 + reach**-2)
-    for _ in range(SWEEPS if max(free.shape) <= LARGE else FEW_SWEEPS):
-        padded = np.pad(found, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        around = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
-        found = np.where(held, values, weight * around)
-    return found
+
+    def relaxed(first: int, last: int, sweeps: int) -> np.ndarray:
+        above, below = max(0, first - sweeps), min(height, last + sweeps)
+        known, held = values(above, below), ~free[above:below, :, None]
+        if coarse is None:
+            found = np.broadcast_to(known[held[..., 0]].mean(0), known.shape)
+        else:
+            found = coarse[above // 2 : (below + 1) // 2].repeat(2, 0).repeat(2, 1)
+            found = found[above % 2 :][: below - above, :width]
+        found = np.where(held, known, found)
+        for _ in range(sweeps):
+            padded = np.pad(found, ((1, 1), (1, 1), (0, 0)), mode="edge")
+            around = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+            found = np.where(held, known, weight * around)
+        return found[first - above : last - above]
+
+    if max(free.shape) > LARGE and coarse is not None:
+        return lambda first, last: relaxed(first, last, FEW_SWEEPS)
+    whole = relaxed(0, height, SWEEPS if max(free.shape) <= LARGE else FEW_SWEEPS)
+    return lambda first, last: whole[first:last].copy()
+
+
+def _strips(rows: int) -> Iterator[tuple[int, int]]:
+    """First and last row of each strip, the last excluded."""
+    return ((first, min(first + STRIP, rows)) for first in range(0, rows, STRIP))
 
 
 def _of_neighbours(values: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +108,15 @@ def _of_neighbours(values: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np
     return np.sum([padded[side] for side in sides], axis=0) / np.maximum(count, 1), count[..., 0]
 
 
-def _halved(values: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _halved(values: Rows, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """values and free at half the size: each value is the mean of the held ones of four pixels."""
+    halves, smaller = zip(
+        *(_halved_strip(values(first, last), free[first:last]) for first, last in _strips(len(free))), strict=True
+    )
+    return np.concatenate(halves), np.concatenate(smaller)
+
+
+def _halved_strip(values: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, cols = free.shape
     more = ((0, rows % 2), (0, cols % 2))
     held = np.pad(~free, more)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from engine.editing import blending
 from engine.editing.blending import membrane, seamless
 from engine.editing.masks import composite
 
@@ -91,3 +94,29 @@ def test_outside_the_mask_a_seamless_composite_is_the_original(
 def test_a_whole_picture_has_no_border_to_meet() -> None:
     drawn = np.full((8, 8, 3), 7, np.uint8)
     assert np.array_equal(seamless(np.zeros_like(drawn), drawn, np.ones((8, 8), bool), 8), drawn)
+
+
+@pytest.mark.parametrize("shape", [(530, 131), (131, 1), (1, 600), (600, 517)])
+def test_a_large_picture_is_mended_strip_by_strip_as_if_at_once(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    original, drawn = (rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(2))
+    mask = np.zeros(shape, dtype=bool)
+    mask[shape[0] // 3 :, shape[1] // 5 :] = rng.random((shape[0] - shape[0] // 3, shape[1] - shape[1] // 5)) < 0.999
+    in_strips = seamless(original, drawn, mask, 8)
+    monkeypatch.setattr(blending, "STRIP", 2**20)
+    assert np.array_equal(in_strips, seamless(original, drawn, mask, 8))
+
+
+def test_mending_a_large_picture_needs_a_few_bytes_for_each_pixel() -> None:
+    """As a whole it needs 120."""
+    original, drawn = (np.full((1400, 1400, 3), level, dtype=np.uint8) for level in (90, 140))
+    mask = np.zeros((1400, 1400), dtype=bool)
+    mask[8:-8, 8:-8] = True
+    tracemalloc.start()
+    try:
+        seamless(original, drawn, mask, 20)
+        assert tracemalloc.get_traced_memory()[1] < 20 * mask.size
+    finally:
+        tracemalloc.stop()
