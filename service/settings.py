@@ -86,6 +86,16 @@ class Settings(BaseSettings):
     max_pixels: int = Field(4096 * 4096, ge=1, le=80_000_000, description="Pixels that an upload may have")
     max_side: int = Field(8192, ge=1, description="Pixels that the longer side of an upload may have")
 
+    # Pictures in a worker.
+    picture_memory: int = Field(
+        512 * MEBIBYTE, ge=MEBIBYTE, description="Bytes for the large pictures that are read, composited or written now"
+    )
+    unstored_pixels: int = Field(
+        2**26,
+        ge=1,
+        description="Pixels of the pictures of one model that a worker has claimed and not stored; of one client: half",
+    )
+
     # Connections and waiting, in seconds.
     max_wait: float = Field(60.0, gt=0, description="Upper limit of `Prefer: wait=`")
     picture_wait: float = Field(120.0, gt=0, description="How long a POST that accepts only a picture waits for it")

@@ -60,6 +60,7 @@ async def create_job(
         model=spec.model,
         client=client.name,
         cost=cost,
+        pixels=spec.pixels,
         spec=encode(spec),
         weight=client.weight,
         priority=priority,

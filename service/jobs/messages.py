@@ -120,6 +120,7 @@ class NewJob:
     model: str
     client: str = "local"
     cost: int  # KV tokens
+    pixels: int = 0  # that a worker has to read, composite and write
     spec: str  # a JobSpec as text, which the queue never reads
     weight: float = 1.0  # share of the client against others of the same model
     priority: Priority = "normal"
@@ -134,6 +135,8 @@ class NewJob:
             raise ValueError("client: must not be empty")
         if self.cost < 1:
             raise ValueError("cost: must be at least 1")
+        if self.pixels < 0:
+            raise ValueError("pixels: must not be negative")
         if not 0.001 <= self.weight <= 1000:
             raise ValueError("weight: must be in 0.001 … 1000")
         if self.priority not in get_args(Priority):
@@ -160,6 +163,8 @@ class Claim:
     queued_seconds: float = 0.0  # from submission to this claim, by the server's clock
     alone: bool = False  # a poison candidate: nothing may be drawn beside it
     pictures: tuple[dict[str, Any], ...] = ()  # what earlier attempts stored of it: see BlobStore.put
+    client: str = "local"
+    pixels: int = 0  # as in NewJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

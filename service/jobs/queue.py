@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -34,6 +34,8 @@ from service.jobs.messages import (
 )
 from service.jobs.reader import QueueReader, model_of
 from service.jobs.scripts import dump, load_script, text
+
+UNLIMITED = 2**52
 
 # Of several answers for one attempt in a batch, the one with the greatest weight counts.
 _WEIGHT: dict[PublishStatus, int] = {"dup": 0, "ok": 1, "cancel": 2, "lost": 3}
@@ -61,7 +63,7 @@ class Queue(QueueReader):
         """
         arguments: list[Any] = [job.id, self.config.line(job.model), job.client, job.priority]
         arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, job.spec]
-        arguments += [self.config.max_queued, self.config.held_ms, *job.blobs]
+        arguments += [self.config.max_queued, self.config.held_ms, job.pixels, *job.blobs]
         try:
             created, state, ahead = await self._submit([self.config.prefix], arguments)
         except OutOfMemoryError as error:
@@ -83,12 +85,16 @@ class Queue(QueueReader):
         alone: bool,
         empty: bool = False,
         nonce: str | None = None,
+        most_pixels: int = UNLIMITED,
+        held: Mapping[str, int] | None = None,
     ) -> Claims:
         """Leases up to `limit` jobs in their order while their costs fit `budget` (KV tokens).
 
         alone: the worker draws nothing of this model, so it gets the first job whatever its cost. empty: it draws
         nothing at all, so it may get a poison candidate, and must draw nothing beside it. nonce: a claim whose answer
-        was lost is repeated with the same one, and gets the same jobs.
+        was lost is repeated with the same one, and gets the same jobs. held: client → pixels of its pictures that the
+        worker has claimed and not stored. A client that holds half of most_pixels, or any while all together hold
+        most_pixels, is passed over.
 
         Jobs whose lease has expired come first. One claim at a time for each worker and model.
         """
@@ -107,6 +113,8 @@ class Queue(QueueReader):
                 config.max_lost,
                 config.ttl_ms,
                 config.quarantine_ms,
+                most_pixels,
+                *(value for client_and_pixels in (held or {}).items() for value in client_and_pixels),
             ],
         )
         claims = [
@@ -119,8 +127,10 @@ class Queue(QueueReader):
                 queued_seconds=int(queued_ms) / 1000,
                 alone=bool(as_candidate),
                 pictures=tuple(json.loads(picture) for picture in pictures),
+                client=text(client),
+                pixels=int(pixels),
             )
-            for job_id, attempt, cost, spec, cancel, queued_ms, as_candidate, pictures in granted
+            for job_id, attempt, cost, spec, cancel, queued_ms, as_candidate, pictures, client, pixels in granted
         ]
         return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
 

@@ -198,6 +198,12 @@ class JobSpec(_Record):
         return len(self.seeds)
 
     @property
+    def pixels(self) -> int:
+        """Of all its pictures, and of the one that it starts from."""
+        height, width = self.size
+        return height * width * (self.n + bool(self.blobs))
+
+    @property
     def windowed(self) -> bool:
         return self.window_shape != self.grid
 

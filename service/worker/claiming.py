@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from redis.exceptions import ConnectionError, TimeoutError
@@ -22,15 +23,18 @@ IDLE_WAIT = 1.0  # s: an idle model worker claims so often without a notificatio
 class Claimer:
     """For one model of a worker."""
 
-    def __init__(self, queue: Queue, model: str, worker: str, quarantine: Quarantine) -> None:
+    def __init__(self, queue: Queue, model: str, worker: str, quarantine: Quarantine, most_pixels: int) -> None:
         # The queue must hear an idle worker several times in each lease: see hear in common.lua.
         self.idle_wait = min(IDLE_WAIT, queue.config.lease_seconds / 5)
         self._queue = queue
         self._model = model
         self._worker = worker
         self._quarantine = quarantine
+        self._most_pixels = most_pixels
 
-    async def ask(self, stopping: asyncio.Future[Any], *, budget: int, alone: bool) -> Claims | None:
+    async def ask(
+        self, stopping: asyncio.Future[Any], *, budget: int, alone: bool, held: Mapping[str, int]
+    ) -> Claims | None:
         """Claims until the queue answers. A repeated claim has the same nonce, so jobs of a lost answer come again.
         None: the worker leaves. Only in this model's turn."""
         nonce, empty = uuid.uuid4().hex, self._quarantine.empty
@@ -44,6 +48,8 @@ class Claimer:
                     alone=alone,
                     empty=empty,
                     nonce=nonce,
+                    most_pixels=self._most_pixels,
+                    held=held,
                 )
             except REPLY_LOST as error:
                 log.warning("claiming for %s: %s; trying again", self._model, error)

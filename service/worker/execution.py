@@ -19,12 +19,13 @@ from service.jobs.messages import AttemptKey, State
 from service.jobs.result import JobResult, StoredImage
 from service.jobs.spec import JobSpec
 from service.tasks import drawing
-from service.tasks.pictures.inputs import empty_canvas, fork_blobs, load_canvas, open_inputs
-from service.tasks.task import Inputs
+from service.tasks.pictures.inputs import fork_blobs
 from service.worker import events
 from service.worker.engine_thread import EngineFailed, ImageKey
 from service.worker.picture import ModelContext, PictureExecution
+from service.worker.picture_files import PictureFiles
 from service.worker.retry import retry_transient
+from service.worker.threads.large_pictures import LARGE
 
 if TYPE_CHECKING:
     from engine.request import RequestOutput
@@ -46,6 +47,15 @@ class JobExecution:
         self.key: AttemptKey = (claim.id, claim.attempt)
         self.pictures: list[PictureExecution] = []
         self._context = context
+        self._files = PictureFiles(
+            spec,
+            claim.client,
+            card=context.card,
+            codec=context.codec,
+            blobs=context.blobs,
+            codec_thread=context.codec_thread,
+            large_pictures=context.large_pictures,
+        )
         self._kept = {image.index: image for image in map(StoredImage.model_validate, claim.pictures)}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
@@ -58,6 +68,15 @@ class JobExecution:
         loading = self.spec.n - len(self._kept)
         unadmitted = sum(picture.waiting for picture in self.pictures) if self.pictures else loading
         return -(-self.claim.cost * unadmitted // self.spec.n)
+
+    @property
+    def unstored_pixels(self) -> int:
+        """Pixels of its pictures that wait for the codec, or will. Small pictures count when they are drawn: until
+        then the KV cache bounds their number."""
+        each = self.claim.pixels // self.spec.n
+        if each <= LARGE:
+            return each * sum(picture.drawn.done() and not picture.stored for picture in self.pictures)
+        return each * (sum(not picture.stored for picture in self.pictures) if self.pictures else self.spec.n)
 
     def interrupt(self, why: Interruption) -> None:
         if not self._interrupted.done():
@@ -97,18 +116,18 @@ class JobExecution:
     async def _draw(self) -> list[StoredImage]:
         """All pictures of the job, in order. Raises the error of the first picture that fails."""
         spec, context = self.spec, self._context
-        inputs, canvas = await self._load()
+        canvas = await self._files.canvas()
         requests = drawing.requests(spec, context.card)
         templates = drawing.fork_requests(spec, canvas, context.card, context.fork)
         generations = [drawing.generation(spec, canvas, template) for template in templates]
         steps = self._steps = context.card.steps or generations[0].steps
-        finish = partial(drawing.finish, spec, inputs=inputs, card=context.card)
         self.pictures = [
             PictureExecution(
                 ImageKey(*self.key, index),
                 context,
                 generation,
-                partial(finish, request),
+                partial(self._files.finished, request),
+                self._files.preview,
                 seed=request.seed,
                 steps=steps,
                 previews=spec.output.previews,
@@ -134,19 +153,6 @@ class JobExecution:
                 picture.publish_replayed(template.replayed_tokens, spec.fork.step)
             under_way.append(picture.start())
         return sorted([*self._kept.values(), *await asyncio.gather(*under_way)], key=attrgetter("index"))
-
-    async def _load(self) -> tuple[Inputs, np.ndarray]:
-        """The job's stored pictures, and its canvas int32 (rows, cols)."""
-        spec, context, inputs = self.spec, self._context, Inputs()
-        if spec.blobs:
-            blobs = {
-                what: await retry_transient("reading an upload", partial(context.blobs.get, name))
-                for what, name in spec.blobs.items()
-            }
-            inputs = await context.codec_thread.call(open_inputs, blobs)
-        if spec.picture_box is None:
-            return inputs, empty_canvas(spec)
-        return inputs, await context.codec_thread.call(load_canvas, spec, inputs, context.codec)
 
     async def _succeed(self, images: list[StoredImage]) -> None:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()

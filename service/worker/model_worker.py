@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from service.worker.picture import ModelContext
 from service.worker.publisher import Publisher
 from service.worker.report_box import ReportBox
 from service.worker.threads.codec_thread import CodecThread
+from service.worker.threads.large_pictures import LargePictures
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine
@@ -37,7 +39,7 @@ class ModelWorker:
     candidates.
 
     failed: called once, with the reason, when the engine can't be used any more. hung_seconds: a step that takes longer
-    counts as hung.
+    counts as hung. most_pixels: of pictures that are claimed and not stored.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class ModelWorker:
         publisher: Publisher,
         metrics: Metrics,
         codec_thread: CodecThread,
+        large_pictures: LargePictures,
         quarantine: Quarantine,
         hung_seconds: float,
+        most_pixels: int,
         failed: Callable[[str], None],
     ) -> None:
         self.engine = engine
@@ -64,7 +68,7 @@ class ModelWorker:
         self._quarantine = quarantine
         self._hung_seconds = hung_seconds
         self._failed = failed
-        self._claimer = Claimer(queue, self.model, worker, quarantine)
+        self._claimer = Claimer(queue, self.model, worker, quarantine, most_pixels)
         self._engine_metrics = EngineMetrics(metrics, self.model)
         self._jobs: dict[AttemptKey, JobExecution] = {}
         self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
@@ -81,6 +85,7 @@ class ModelWorker:
             publisher=publisher,
             metrics=metrics,
             codec_thread=codec_thread,
+            large_pictures=large_pictures,
         )
 
     def served(self) -> dict[str, Any]:
@@ -113,7 +118,11 @@ class ModelWorker:
         if not self._quarantine.may_claim(self.model):
             return
         pledged = sum(job.unadmitted_cost for job in self._jobs.values())
-        claims = await self._claimer.ask(stopping, budget=self._tokens_free - pledged, alone=not self._jobs)
+        unstored: Counter[str] = Counter()
+        for job in self._jobs.values():
+            unstored[job.claim.client] += job.unstored_pixels
+        budget, alone = self._tokens_free - pledged, not self._jobs
+        claims = await self._claimer.ask(stopping, budget=budget, alone=alone, held=unstored)
         if claims is None:
             return
         for ended in claims.ended:

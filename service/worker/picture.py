@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,10 +20,10 @@ from service.jobs.result import StoredImage
 from service.tasks.drawing import FinishedPicture
 from service.worker import events
 from service.worker.engine_thread import EngineThread, ImageKey
-from service.worker.preview import preview
 from service.worker.publisher import Publisher
 from service.worker.retry import retry_transient
 from service.worker.threads.codec_thread import CodecThread
+from service.worker.threads.large_pictures import LargePictures
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -37,10 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelContext:
-    """What all jobs of one model share.
-
-    codec_thread: also for other calls that block. fork: as Engine.fork.
-    """
+    """What all jobs of one model share. fork: as Engine.fork."""
 
     card: ModelCard
     codec: Codec
@@ -51,14 +49,16 @@ class ModelContext:
     publisher: Publisher
     metrics: Metrics
     codec_thread: CodecThread
+    large_pictures: LargePictures
 
 
 class PictureExecution:
     """For the event loop only.
 
-    generation: what remains to be drawn, a request for each window. finish: full token map and what it decodes to →
-    file. previews: a preview every so many steps; 0: none. drawn: done when the last token has come, or with the reason
-    why none comes. waiting: the engine has not admitted the picture's request, so its statistics don't count it.
+    generation: what remains to be drawn, a request for each window. finished: full token map → file. preview: tokens →
+    base64. previews: a preview every so many steps; 0: none. drawn: done when the last token has come, or with the
+    reason why none comes. waiting: the engine has not admitted the picture's request, so its statistics don't count it.
+    stored: its file is in the blob store.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class PictureExecution:
         key: ImageKey,
         context: ModelContext,
         generation: WindowedGeneration,
-        finish: Callable[[np.ndarray, np.ndarray], FinishedPicture],
+        finished: Callable[[np.ndarray], AbstractAsyncContextManager[FinishedPicture]],
+        preview: Callable[[np.ndarray], Awaitable[str]],
         *,
         seed: int,
         steps: int,
@@ -74,12 +75,14 @@ class PictureExecution:
     ) -> None:
         self.drawn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting = True
+        self.stored = False
         self.tokens_drawn = 0
         self.tasks: set[asyncio.Task[Any]] = set()  # the picture's file and its previews, while they are made
         self._key = key
         self._context = context
         self._generation = generation
-        self._finish = finish
+        self._finished = finished
+        self._preview_of = preview
         self._seed = seed
         self._steps = steps
         self._previews = previews
@@ -94,7 +97,7 @@ class PictureExecution:
         """Takes over a picture that an earlier attempt stored, and publishes its tokens: that attempt may have
         published only some of them. cells: all that were not given. replayed: how many of them a fork has from its
         parent."""
-        self.waiting = False
+        self.waiting, self.stored = False, True
         self.drawn.set_result(None)
         self.tokens_drawn = len(cells) - replayed
         self._publish(
@@ -167,25 +170,26 @@ class PictureExecution:
     async def _store(self) -> StoredImage:
         await self.drawn
         key, context, tokens = self._key, self._context, self._generation.tokens
-        made: FinishedPicture = await context.codec_thread.picture(context.codec, tokens, partial(self._finish, tokens))
-        image = StoredImage(
-            index=key.image,
-            seed=self._seed,
-            width=made.width,
-            height=made.height,
-            blob=f"{key.job_id}/result/{key.attempt}/{key.image}",
-            grid=(tokens.shape[0], tokens.shape[1]),
-            packed_tokens=pack_tokens(tokens),
-        )
-        store = partial(context.blobs.put, image.blob, made.png, job=key.attempt_key, picture=image.model_dump())
-        if not await retry_transient("storing a picture", store):
-            log.warning("a picture of job %s is not stored: another worker has the job", key.job_id)
+        async with self._finished(tokens) as made:
+            image = StoredImage(
+                index=key.image,
+                seed=self._seed,
+                width=made.width,
+                height=made.height,
+                blob=f"{key.job_id}/result/{key.attempt}/{key.image}",
+                grid=(tokens.shape[0], tokens.shape[1]),
+                packed_tokens=pack_tokens(tokens),
+            )
+            store = partial(context.blobs.put, image.blob, made.png, job=key.attempt_key, picture=image.model_dump())
+            if not await retry_transient("storing a picture", store):
+                log.warning("a picture of job %s is not stored: another worker has the job", key.job_id)
+        self.stored = True
         return image
 
     async def _preview(self, tokens: np.ndarray, step: int) -> None:
         key, context = self._key, self._context
         try:
-            jpeg = await context.codec_thread.preview(preview, tokens, context.codec)
+            jpeg = await self._preview_of(tokens)
         except Exception:
             log.exception("a preview of job %s failed", key.job_id)
         else:

@@ -31,7 +31,8 @@ def _filled(tokens: np.ndarray, undrawn: np.ndarray) -> np.ndarray:
     holes, drawn = np.argwhere(undrawn), np.argwhere(~undrawn)
     if not len(holes) or not len(drawn):
         return np.maximum(tokens, 0)
-    nearest = ((holes[:, None] - drawn[None]) ** 2).sum(-1).argmin(1)
+    (hole_rows, hole_cols), (rows, cols) = holes.T.astype(np.int32), drawn.T.astype(np.int32)
+    nearest = ((hole_rows[:, None] - rows) ** 2 + (hole_cols[:, None] - cols) ** 2).argmin(1)
     filled = tokens.copy()
     filled[undrawn] = tokens[tuple(drawn[nearest].T)]
     return filled

@@ -24,6 +24,7 @@ from service.worker.publisher import Publisher
 from service.worker.threads.background import BackgroundThreads
 from service.worker.threads.codec_thread import CodecThread
 from service.worker.threads.cores import available, coding_threads, engine_cores
+from service.worker.threads.large_pictures import LargePictures
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine
@@ -62,6 +63,7 @@ class Worker:
         self._gives_way = not settings.batch_invariant  # a logit's last bits may depend on the number of cores
         self._cores = available()
         self._codec_thread = CodecThread(coding_threads(self._cores))
+        self._large_pictures = LargePictures(max(1, coding_threads(self._cores)), settings.picture_memory)
         self._palette_thread = BackgroundThreads("palettes")
         self._palettes: dict[str, bytes] = {}
         self._palette_made = asyncio.Event()
@@ -76,8 +78,10 @@ class Worker:
                 publisher=self._publisher,
                 metrics=metrics,
                 codec_thread=self._codec_thread,
+                large_pictures=self._large_pictures,
                 quarantine=quarantine,
                 hung_seconds=settings.hung,
+                most_pixels=settings.unstored_pixels,
                 failed=self._fail,
             )
             for engine in engines
@@ -86,11 +90,11 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._leaving = asyncio.Event()
-        cores, engines = self._cores, len(self._models)
         self._codec_thread.start()
+        self._large_pictures.start()
         self._palette_thread.start()
         for model in self._models:
-            model.start(lambda: engine_cores(cores, engines, codec_busy=self._gives_way and self._codec_thread.busy))
+            model.start(self._engine_cores)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
@@ -118,6 +122,7 @@ class Worker:
                 model.close()
             await asyncio.gather(*(asyncio.to_thread(model.join, LEAVING_SECONDS) for model in self._models))
             self._codec_thread.close()
+            self._large_pictures.close()
             # A thread that still runs torch would crash the interpreter's exit.
             await asyncio.to_thread(self._palette_thread.join, LEAVING_SECONDS)
 
@@ -131,6 +136,10 @@ class Worker:
     def _fail(self, why: str) -> None:
         if not self._failure.done():
             self._failure.set_exception(WorkerFailed(why))
+
+    def _engine_cores(self) -> int:
+        codec_busy = self._codec_thread.busy or self._large_pictures.busy
+        return engine_cores(self._cores, len(self._models), codec_busy=self._gives_way and codec_busy)
 
     def _answered(self, key: AttemptKey, answer: PublishStatus) -> None:
         for model in self._models:

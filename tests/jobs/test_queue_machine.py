@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from service.jobs import BlobStore, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
-from tests.support.queue_model import SHARES, TERMINAL, Known, Model, check_job, everything
+from tests.support.queue_model import FIRST, LIMITS, SHARES, TERMINAL, Known, Model, check_job, everything
 
 T = TypeVar("T")
 IDS = ["a", "b", "c", "d", "e", "f"]
@@ -60,7 +60,7 @@ class Verbs(RuleBasedStateMachine):
         for job_id in sorted(self.model.in_state("running")):
             self.expire(job_id)
         while self.model.in_state("queued") | self.model.in_state("running"):
-            for job_id in self.granted(9, 1, True, True, "last", False):
+            for job_id in self.granted(FIRST | {"limit": 1}, True, "last", False):
                 self.end(job_id, self.jobs[job_id].attempt, "succeeded", set())
         self.sets_and_streams_are_the_states()
         assert self.do(self.redis.hgetall(f"{PATIENT.prefix}unfinished")) == {}
@@ -88,10 +88,10 @@ class Verbs(RuleBasedStateMachine):
         weight=st.floats(0.5, 4),
     )
     def submit(self, job_id: str, client: str, priority: Any, quota: int | None, cost: int, weight: float) -> None:
-        upload = f"{job_id}/image"
+        upload, pixels = f"{job_id}/image", 3000 * cost
         new = NewJob(
-            id=job_id, model="m", client=client, cost=cost, weight=weight, priority=priority, quota=quota,
-            spec=job_id, blobs=(upload,),
+            id=job_id, model="m", client=client, cost=cost, pixels=pixels, weight=weight, priority=priority,
+            quota=quota, spec=job_id, blobs=(upload,),
         )  # fmt: skip
         refused: type[Exception] | None = None
         if job_id not in self.jobs:
@@ -108,25 +108,26 @@ class Verbs(RuleBasedStateMachine):
         answer = self.do(self.queue.submit(new))
         assert answer.created == (job_id not in self.jobs)
         if answer.created:
-            self.model.submit(job_id, client, priority, cost, weight).held = {upload}
+            self.model.submit(job_id, client, priority, cost, pixels, weight).held = {upload}
         assert answer.state == self.jobs[job_id].state
 
     @precondition(lambda self: any(job.state == "queued" or job.expired for job in self.jobs.values()))
     @rule(
-        budget=st.integers(0, 30),
-        limit=st.integers(1, 4),
-        alone=st.booleans(),
+        limits=LIMITS,
         empty=st.booleans(),
         worker=st.sampled_from("vw"),
         hasty=st.booleans(),
+        held=st.dictionaries(st.sampled_from("xyz"), st.integers(0, 2**15)),
     )
-    def claim(self, budget: int, limit: int, alone: bool, empty: bool, worker: str, hasty: bool) -> None:
-        self.granted(budget, limit, alone, empty, worker, hasty)
+    def claim(self, **asked: Any) -> None:
+        self.granted(**asked)
 
-    def granted(self, budget: int, limit: int, alone: bool, empty: bool, worker: str, hasty: bool) -> list[str]:
+    def granted(
+        self, limits: dict[str, Any], empty: bool, worker: str, hasty: bool, held: dict[str, int] | None = None
+    ) -> list[str]:
         model, queue = self.model, self.hasty if hasty else self.queue
         ended = model.reap()
-        claims = self.do(queue.claim("m", worker, budget=budget, limit=limit, alone=alone, empty=empty))
+        claims = self.do(queue.claim("m", worker, empty=empty, held=held, **limits))
         assert {(job.id, job.state, job.spec) for job in claims.ended} == {
             (job_id, self.jobs[job_id].state, job_id) for job_id in ended
         }
@@ -140,13 +141,14 @@ class Verbs(RuleBasedStateMachine):
             assert claims.become_empty
             assert ids == []
         else:
-            assert ids == model.fitting(budget, limit, alone)
+            assert ids == model.fitting(**limits, held=held or {})
         assert claims.become_empty == (candidates != set() and not empty and hasty and model.emptying == worker)
         for claim in claims:
             job = self.jobs[claim.id]
             assert claim.alone == (claim.id in candidates)
             model.grant(claim.id, claim.alone)
             assert (claim.attempt, claim.cost) == (job.attempt, job.cost)
+            assert (claim.client, claim.pixels) == (job.client, job.pixels)
             assert {picture["index"] for picture in claim.pictures} == job.pictures
         return ids
 
@@ -248,7 +250,7 @@ class Verbs(RuleBasedStateMachine):
     @rule(pick=PICK)
     def overtaken(self, pick: int) -> None:
         self.worker_dies(pick)
-        self.claim(30, 4, True, True, "w", False)
+        self.granted(FIRST, True, "w", False)
 
     @precondition(lambda self: any(j.state == "running" and j.attempt > 1 for j in self.jobs.values()))
     @rule(pick=PICK)

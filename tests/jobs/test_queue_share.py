@@ -35,6 +35,39 @@ async def test_a_dearer_job_uses_more_of_the_share(queue: Queue) -> None:
     assert order.count("b") == 8
 
 
+async def test_pixels_use_more_of_the_share(queue: Queue) -> None:
+    """4096 of them as much as one KV token."""
+    for i in range(8):
+        await queue.submit(new(f"a{i}", "a", pixels=30 * 4096))
+        await queue.submit(new(f"b{i}", "b"))
+    order = [job_id[0] for job_id in await take(queue, 10)]
+    assert order.count("b") == 8
+    assert await queue.cancel("a7") == "canceled"  # and takes its pixels out of the count
+    await queue.submit(new("a8", "a", pixels=30 * 4096))
+    await queue.submit(new("c0", "c"))
+    assert (await take(queue, 20))[-1] == "a8"
+
+
+async def test_a_client_with_many_pixels_not_stored_is_passed_over(queue: Queue) -> None:
+    """It alone: a worker that stores pictures more slowly than it draws them takes other clients' jobs."""
+    for i in range(40):
+        await queue.submit(new(f"a{i}", "a", pixels=100))
+    await queue.submit(new("b0", "b", pixels=100))
+    await queue.submit(new("c0", "c", pixels=100))
+
+    async def claimed(**held: int) -> list[str]:
+        claims = await queue.claim("m", "w", budget=1000, limit=8, alone=False, most_pixels=400, held=held)
+        return [claim.id for claim in claims]
+
+    assert await claimed() == ["a0", "b0", "c0", "a1"]  # a holds its half; b and c have no more
+    assert await claimed(a=200) == []
+    assert await claimed(a=100) == ["a2"]
+    for client in "bcd":
+        await queue.submit(new(f"{client}1", client, pixels=100))
+    assert await claimed(a=200, b=200) == ["c1", "d1"]  # all together hold too many, but these hold none
+    assert await claimed(a=199) == ["b1", "a3"]
+
+
 async def test_who_comes_late_has_saved_nothing_up(queue: Queue) -> None:
     for i in range(30):
         await queue.submit(new(f"a{i}", "a"))

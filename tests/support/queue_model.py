@@ -3,14 +3,28 @@ how a server's keys are compared with that."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from service.jobs import QueueConfig
+from service.jobs.queue import UNLIMITED
 
 TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
+PIXELS_PER_TOKEN = 4096
+# What a claim may take.
+FIRST: dict[str, Any] = {"budget": 30, "limit": 4, "alone": True, "most_pixels": UNLIMITED}
+LIMITS = st.fixed_dictionaries(
+    {
+        "budget": st.integers(0, 30),
+        "limit": st.integers(1, 4),
+        "alone": st.booleans(),
+        "most_pixels": st.sampled_from([UNLIMITED, UNLIMITED, 2**15]),
+    }
+)
 SHARES = {"low": 0.25, "normal": 1.0, "high": 4.0}
 
 
@@ -21,6 +35,7 @@ class Known:
     client: str
     flow: str
     cost: int
+    pixels: int
     weight: float
     score: float  # where it starts in virtual time
     state: str = "queued"
@@ -36,6 +51,11 @@ class Known:
     held: set[str] = field(default_factory=set)  # blobs, until it ends
     kept: set[str] = field(default_factory=set)  # blobs, from then on
     pictures: set[int] = field(default_factory=set)  # finished ones
+
+    @property
+    def end(self) -> float:
+        """Where it ends in virtual time."""
+        return self.score + (self.cost + self.pixels / PIXELS_PER_TOKEN) / self.weight
 
     @property
     def ended(self) -> bool:
@@ -102,11 +122,11 @@ class Model:
                 counts[job.client] = counts.get(job.client, 0) + each * len(job.kept)
         return counts
 
-    def submit(self, job_id: str, client: str, priority: str, cost: int, weight: float) -> Known:
+    def submit(self, job_id: str, client: str, priority: str, cost: int, pixels: int, weight: float) -> Known:
         flow, weight = f"{priority}:{client}", weight * SHARES[priority]
         start = max(self.virtual, self.tags.get(flow, 0.0))
-        self.tags[flow] = start + cost / weight
-        self.jobs[job_id] = Known(client, flow, cost, weight, start)
+        self.jobs[job_id] = Known(client, flow, cost, pixels, weight, start)
+        self.tags[flow] = self.jobs[job_id].end
         return self.jobs[job_id]
 
     def reap(self) -> set[str]:
@@ -117,14 +137,19 @@ class Model:
             job.come_back(self.max_lost)
         return {job_id for job_id, job in expired.items() if job.ended}
 
-    def fitting(self, budget: int, limit: int, alone: bool) -> list[str]:
+    def fitting(self, budget: int, limit: int, alone: bool, most_pixels: int, held: dict[str, int]) -> list[str]:
         """The ready jobs that a claim gets."""
         fitting: list[str] = []
-        for job_id in self.ready()[:limit]:
-            cost = self.jobs[job_id].cost
-            if cost > budget and not (alone and not fitting):
+        held = Counter(held)
+        for job_id in self.ready():
+            job = self.jobs[job_id]
+            full = held[job.client] >= most_pixels / 2 or sum(held.values()) >= most_pixels
+            if held[job.client] and full:
+                continue
+            if len(fitting) == limit or (job.cost > budget and not (alone and not fitting)):
                 break
-            budget -= cost
+            budget -= job.cost
+            held[job.client] += job.pixels
             fitting.append(job_id)
         return fitting
 
@@ -144,7 +169,7 @@ class Model:
         if job.state == "running" and not job.expired:
             job.cancel = True
             return "requested"
-        if job.attempt == 0 and job.state == "queued" and self.tags[job.flow] == job.score + job.cost / job.weight:
+        if job.attempt == 0 and job.state == "queued" and self.tags[job.flow] == job.end:
             self.tags[job.flow] = job.score
         job.state = "canceled"
         return "canceled"

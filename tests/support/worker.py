@@ -48,12 +48,24 @@ class Service:
     running: asyncio.Task[None]
 
     async def submit(self, job_id: str, **fields: Any) -> None:
+        """fields: those of the task, and the `client`."""
+        client = fields.pop("client", "local")
         spec = await self.plan(**fields)
         engine = self.engines[spec.model]
         capacity = {"page_size": engine.config.page_size}
         blobs = tuple(spec.blobs.values())
         weighs = cost(spec, engine.model, capacity)
-        await self.queue.submit(NewJob(id=job_id, model=spec.model, cost=weighs, spec=encode(spec), blobs=blobs))
+        await self.queue.submit(
+            NewJob(
+                id=job_id,
+                model=spec.model,
+                client=client,
+                cost=weighs,
+                pixels=spec.pixels,
+                spec=encode(spec),
+                blobs=blobs,
+            )
+        )
 
     async def plan(self, **fields: Any) -> JobSpec:
         """As the API plans it; `image` and `mask` name stored PNGs."""

@@ -1,4 +1,4 @@
-"""Pictures that wait together are decoded together, before previews; one that fails fails alone."""
+"""Pictures that wait together are decoded together, before sources and previews; one that fails fails alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def thread(request: pytest.FixtureRequest, codec: FakeCodec) -> Iterator[CodecTh
 @pytest.fixture
 def draw(thread: CodecThread, codec: FakeCodec) -> Callable[..., asyncio.Future[Any]]:
     """Hands over a token map."""
-    return lambda *map: asyncio.ensure_future(thread.picture(cast(Codec, codec), tokens(*map), first))
+    return lambda *map, client="a": asyncio.ensure_future(
+        thread.picture(client, cast(Codec, codec), tokens(*map), first)
+    )
 
 
 async def test_pictures_of_one_size_are_decoded_together(
@@ -75,19 +77,19 @@ async def test_pictures_of_one_size_are_decoded_together(
     assert codec.calls == [[0], [1, 2, 4], [3], [5]]
 
 
-async def test_previews_wait_for_everything_else(
+async def test_sources_wait_for_finished_pictures_and_previews_for_everything(
     thread: CodecThread, codec: FakeCodec, draw: Callable[..., asyncio.Future[Any]]
 ) -> None:
     order: list[str] = []
     drawn = [draw(0)]
     await asyncio.sleep(0.05)
-    drawn += [asyncio.ensure_future(thread.preview(order.append, "preview"))]
-    drawn += [asyncio.ensure_future(thread.call(order.append, "input"))]
+    for kind in ("preview", "source", "finished"):
+        drawn += [asyncio.ensure_future(thread.call(kind, "a", order.append, kind))]
     await asyncio.sleep(0)
     assert thread.busy
     codec.may_begin.set()
     await asyncio.gather(*drawn)
-    assert order == ["input", "preview"]
+    assert order == ["finished", "source", "preview"]
     await asyncio.sleep(0.05)
     assert not thread.busy
 
@@ -113,3 +115,16 @@ async def test_cancelled_work_is_not_done(codec: FakeCodec, draw: Callable[..., 
     codec.may_begin.set()
     await asyncio.gather(*drawn[:2])
     assert 2 not in [number for call in codec.calls[1:] for number in call]
+
+
+async def test_a_client_has_a_turn_before_others_have_a_second(
+    codec: FakeCodec, draw: Callable[..., asyncio.Future[Any]]
+) -> None:
+    drawn = [draw(0)]
+    await asyncio.sleep(0.05)
+    drawn += [draw(number, 30 + number, client="hostile") for number in range(1, 9)]  # no two can be decoded together
+    drawn += [draw(20, 20, client="other"), draw(2, client="other")]
+    await asyncio.sleep(0)
+    codec.may_begin.set()
+    await asyncio.gather(*drawn)
+    assert [call[0] for call in codec.calls[:5]] == [0, 1, 20, 2, 2]

@@ -28,7 +28,7 @@ async def test_no_thread_but_an_engines_has_a_team(team: None) -> None:
     codec.start()
     palettes.start()
     engine.submit(compute_with, 6).result()
-    assert await codec.call(available) == 1
+    assert await codec.call("source", "a", available) == 1
     assert await palettes.call(available) == 1
     assert engine.submit(available).result() == 6
     codec.close()

@@ -1,7 +1,7 @@
 -- cancel: ends a waiting job at once; flags a running job, and publish reports the flag to its worker.
 -- ARGV: id, ttl_ms.  Returns canceled (by this call) | requested | finished | unknown.
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line', 'flow', 'cost', 'weight', 'score')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line', 'flow', 'cost', 'weight', 'score', 'pixels')
 if not job[1] then return 'unknown' end
 if job[1] ~= 'queued' and job[1] ~= 'running' then return 'finished' end
 
@@ -19,7 +19,7 @@ else
   if job[2] == '0' then
     local tags = finish_tags_key(job[3])
     local tag = redis.call('HGET', tags, job[4])
-    if tag == finish_tag(job[7], job[5], job[6]) then redis.call('HSET', tags, job[4], job[7]) end
+    if tag == finish_tag(job[7], job[5], job[8], job[6]) then redis.call('HSET', tags, job[4], job[7]) end
   end
 end
 cancel_now(id, job[3], job[2], now, tonumber(ARGV[2]))

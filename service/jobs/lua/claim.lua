@@ -1,24 +1,27 @@
 -- claim: leases the first jobs of a line's ready set while they fit the budget. A first job that does not fit blocks
 -- those behind it, so a big job never starves. A worker that holds no job gets the oldest poison candidate instead, and
 -- nothing beside it; if that candidate has waited too long, one busy worker is told to claim nothing until it is empty.
+-- A client whose pictures the worker can't store as fast as it draws them is passed over.
 -- Before that, jobs whose lease has expired return.
--- ARGV: line, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms.
--- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures}, whether to become empty,
--- {the jobs that ended here: id, state, payload}}.
+-- ARGV: line, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms, the pixels that the
+-- worker may hold, then client and held pixels of each client of which it holds any.
+-- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures, client, pixels}, whether to
+-- become empty, {the jobs that ended here: id, state, payload}}.
 local line, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
 local budget, limit, alone, empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
 local lease_ms, max_lost = tonumber(ARGV[8]), tonumber(ARGV[9])
-local ttl_ms, patience_ms = tonumber(ARGV[10]), tonumber(ARGV[11])
+local ttl_ms, patience_ms, most_pixels = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local ready, candidates, leases = ready_key(line), quarantined_key(line), leases_key(line)
 local now = now_ms()
 hear(now, lease_ms)
 redis.call('ZADD', LINES, now, line)
 
 local function granted(id)
-  local job = redis.call('HMGET', job_key(id), 'attempt', 'cost', 'payload', 'cancel', 'created_at', 'alone')
+  local job = redis.call('HMGET', job_key(id), 'attempt', 'cost', 'payload', 'cancel', 'created_at', 'alone', 'client',
+    'pixels')
   local as_candidate = job[6] == job[1] and 1 or 0
   return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]), as_candidate,
-    redis.call('HVALS', pictures_key(id)) }
+    redis.call('HVALS', pictures_key(id)), job[7], job[8] or '0' }
 end
 
 local function ended(id)
@@ -101,18 +104,46 @@ local function take_candidate()
 end
 local taken, become_empty = take_candidate()
 
-if not taken then
-  for _, id in ipairs(redis.call('ZRANGE', ready, 0, limit - 1)) do
-    local job = redis.call('HMGET', job_key(id), 'cost', 'score')
-    local cost = tonumber(job[1])
-    if cost > budget and not (alone and #given == 0) then break end
-    budget = budget - cost
-    grant(id, ready)
-    -- A job that came back has an old tag, but virtual time never runs backwards.
-    if tonumber(job[2]) > tonumber(redis.call('HGET', P .. 'virtual_time', line) or '0') then
-      redis.call('HSET', P .. 'virtual_time', line, job[2])
-    end
+local held, held_by_all = {}, 0
+local function hold(client, pixels)
+  held[client] = (held[client] or 0) + pixels
+  held_by_all = held_by_all + pixels
+end
+for i = 13, #ARGV, 2 do hold(ARGV[i], tonumber(ARGV[i + 1])) end
+
+-- A client may hold half of the pixels. While all clients together hold too many, each may hold one job. So a client
+-- waits for its own pictures only, and no job is passed over for ever.
+local function is_full(client)
+  local pixels = held[client] or 0
+  return pixels > 0 and (pixels >= most_pixels / 2 or held_by_all >= most_pixels)
+end
+
+-- Returns whether the job blocks those behind it.
+local function consider(id)
+  local job = redis.call('HMGET', job_key(id), 'cost', 'score', 'client', 'pixels')
+  if is_full(job[3]) then return false end
+  local cost = tonumber(job[1])
+  if cost > budget and not (alone and #given == 0) then return true end
+  budget = budget - cost
+  hold(job[3], tonumber(job[4] or '0'))
+  grant(id, ready)
+  -- A job that came back has an old tag, but virtual time never runs backwards.
+  if tonumber(job[2]) > tonumber(redis.call('HGET', P .. 'virtual_time', line) or '0') then
+    redis.call('HSET', P .. 'virtual_time', line, job[2])
   end
+  return false
+end
+
+local blocked, passed_over = taken, 0
+while not blocked and #given < limit do
+  local before = #given
+  local ids = redis.call('ZRANGE', ready, passed_over, passed_over + limit - #given - 1)
+  if #ids == 0 then break end
+  for _, id in ipairs(ids) do
+    blocked = consider(id)
+    if blocked then break end
+  end
+  passed_over = passed_over + #ids - (#given - before)
 end
 if #given + #ended_ids > 0 then
   redis.call('SET', answer_key, cjson.encode({ nonce = nonce, jobs = given, ended = ended_ids }), 'PX', 3600000)

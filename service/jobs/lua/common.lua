@@ -42,9 +42,13 @@ local function emit(id, attempt, event, data)
   redis.call('XADD', events_key(id), attempt .. '-*', 'event', event, 'data', data)
 end
 
--- The virtual time at which a job ends, and the next job of its flow starts.
-local function finish_tag(start, cost, weight)
-  return string.format('%.17g', tonumber(start) + tonumber(cost) / tonumber(weight))
+-- To read, composite and write so many pixels takes a worker as long as to draw one KV token.
+local PIXELS_PER_TOKEN = 4096
+
+-- The virtual time at which a job ends, and the next job of its flow starts. pixels: nil for a job of an old replica.
+local function finish_tag(start, cost, pixels, weight)
+  local work = tonumber(cost) + tonumber(pixels or '0') / PIXELS_PER_TOKEN
+  return string.format('%.17g', tonumber(start) + work / tonumber(weight))
 end
 
 -- The number of jobs that are claimed before this one; nil if it does not wait.

@@ -1,9 +1,9 @@
 -- submit: puts a new job into its line's ready set. For a known id it returns the job's state, so a repeat is harmless.
--- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, then the names of
--- the blobs that the job holds until it ends.
+-- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, pixels, then the
+-- names of the blobs that the job holds until it ends.
 -- Returns {1 created | 0 known | -1 the queue is full | -2 the client's quota is, state, jobs ahead | -1}.
 local id, line, client, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local cost, max_queued, held_ms = ARGV[6], tonumber(ARGV[9]), tonumber(ARGV[10])
+local cost, max_queued, held_ms, pixels = ARGV[6], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 local now = now_ms()
 
 local known = redis.call('HMGET', job_key(id), 'state', 'line')
@@ -14,7 +14,7 @@ if ARGV[5] ~= '' and unfinished >= tonumber(ARGV[5]) then return { -2, '', unfin
 local waiting = redis.call('ZCARD', ready_key(line)) + redis.call('ZCARD', quarantined_key(line))
 if waiting >= max_queued then return { -1, '', waiting } end
 
--- Start-time fair queueing (Goyal, Vin, Cheng 1996): S = max(V, F_flow), F_flow = S + cost / weight; V is the start
+-- Start-time fair queueing (Goyal, Vin, Cheng 1996): S = max(V, F_flow), F_flow = S + work / weight; V is the start
 -- tag of the job claimed last. Each of a client's priorities is a flow of its own: a job of a higher one overtakes the
 -- client's own backlog, and no flow starves.
 local share = ({ low = 0.25, normal = 1, high = 4 })[priority]
@@ -30,13 +30,13 @@ if redis.call('HLEN', tags) > 256 + 2 * waiting then
   end
 end
 local score = string.format('%.17g', start)
-redis.call('HSET', tags, flow, finish_tag(score, cost, weight))
-redis.call('HSET', job_key(id), 'line', line, 'client', client, 'flow', flow, 'cost', cost, 'weight', weight,
+redis.call('HSET', tags, flow, finish_tag(score, cost, pixels, weight))
+redis.call('HSET', job_key(id), 'line', line, 'client', client, 'flow', flow, 'cost', cost, 'pixels', pixels, 'weight', weight,
   'payload', ARGV[8], 'attempt', 0, 'lost', 0, 'score', score, 'created_at', now)
 redis.call('HINCRBY', UNFINISHED, client, 1)
 redis.call('ZADD', UNENDED, now + held_ms, id)
 redis.call('ZADD', LINES, 'NX', now, line)
-for i = 11, #ARGV do
+for i = 12, #ARGV do
   let_blob_live(ARGV[i], now, held_ms)
   redis.call('SADD', blobs_key(id), ARGV[i])
 end

@@ -53,16 +53,31 @@ def empty_canvas(spec: JobSpec) -> np.ndarray:
 
 def load_canvas(spec: JobSpec, inputs: Inputs, codec: Codec) -> np.ndarray:
     """int32 grid: the picture's tokens where they are fixed, EMPTY elsewhere. Raises BadUpload."""
+    encoded = codec.encode(fitted_image(spec, inputs, codec.stride)) if must_encode(spec) else None
+    return canvas_with(spec, encoded)
+
+
+def must_encode(spec: JobSpec) -> bool:
+    """Whether the canvas needs tokens of the picture that nobody knows yet."""
+    return spec.picture_box is not None and spec.picture_tokens is None
+
+
+def fitted_image(spec: JobSpec, inputs: Inputs, stride: int) -> np.ndarray:
+    """The picture uint8 (H, W, 3) in the size and the colours in which it is encoded. Raises BadUpload."""
+    if inputs.image is None or spec.picture_box is None:
+        raise BadUpload("upload_missing", "the uploaded picture is no longer stored")
+    fitted = fit(inputs.image, (spec.picture_box.rows * stride, spec.picture_box.cols * stride))
+    return to_srgb(fitted, inputs.profile)
+
+
+def canvas_with(spec: JobSpec, encoded: np.ndarray | None) -> np.ndarray:
+    """As load_canvas. encoded: the picture's tokens, if they `must_encode`."""
     canvas, box = empty_canvas(spec), spec.picture_box
     if box is None:
         return canvas
-    tokens = spec.picture_tokens
-    if tokens is None:
-        if inputs.image is None:
-            raise BadUpload("upload_missing", "the uploaded picture is no longer stored")
-        fitted = fit(inputs.image, (box.rows * codec.stride, box.cols * codec.stride))
-        tokens = codec.encode(to_srgb(fitted, inputs.profile))
-    canvas[box.row : box.row + box.rows, box.col : box.col + box.cols] = tokens
+    canvas[box.row : box.row + box.rows, box.col : box.col + box.cols] = (
+        encoded if spec.picture_tokens is None else spec.picture_tokens
+    )
     canvas[~spec.fixed_cells] = EMPTY
     return canvas
 

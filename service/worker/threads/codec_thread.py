@@ -14,6 +14,7 @@ import numpy as np
 
 from service.worker.threads.background import BackgroundThreads, settle, show_name
 from service.worker.threads.cores import ONE, compute_with
+from service.worker.threads.turns import Kind, Turns
 
 if TYPE_CHECKING:
     from engine.codec.codec import Codec
@@ -28,9 +29,9 @@ class Drawn:
     tokens: np.ndarray
     finish: Callable[[np.ndarray], Any]
 
-    def fits(self, other: Drawn) -> bool:
+    def fits(self, other: Drawn | Call) -> bool:
         """Whether they can be decoded in one call."""
-        return self.codec is other.codec and self.tokens.shape == other.tokens.shape
+        return isinstance(other, Drawn) and self.codec is other.codec and self.tokens.shape == other.tokens.shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,13 +44,12 @@ class CodecThread:
     """Decodes together what waits and has one size, at most `codec.together` pictures. What becomes of a decoded
     picture is made on `coders` more threads; with none, here.
 
-    Work is done in the order in which it came, but previews only when nothing else waits. A daemon thread: see
-    BackgroundThreads. busy: whether it works, or will at once.
+    Work is done in the order of `Turns`. No work takes long: large pictures have threads of their own. A daemon
+    thread: see BackgroundThreads. busy: whether it works, or will at once.
     """
 
     def __init__(self, coders: int) -> None:
-        self._work: list[Drawn | Call] = []
-        self._previews: list[Call] = []
+        self._turns: Turns[Drawn | Call] = Turns()
         self._wake = threading.Condition()
         self._closing = False
         self._ready = threading.Event()
@@ -64,18 +64,14 @@ class CodecThread:
         if self._coders is not None:
             self._coders.start()
 
-    async def picture(self, codec: Codec, tokens: np.ndarray, finish: Callable[[np.ndarray], Any]) -> Any:
+    async def picture(self, client: str, codec: Codec, tokens: np.ndarray, finish: Callable[[np.ndarray], Any]) -> Any:
         """What `finish` makes of the picture uint8 (H, W, 3) of a full token map (rows, cols)."""
-        return await self._done(Drawn(Future(), codec, tokens, finish), self._work)
+        return await self._done("finished", client, Drawn(Future(), codec, tokens, finish))
 
-    async def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Returns or raises what `work` does. As with `picture` and `preview`, work that is cancelled before it begins
-        is not done."""
-        return await self._done(Call(Future(), partial(work, *arguments)), self._work)
-
-    async def preview(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """As `call`, when nothing else waits."""
-        return await self._done(Call(Future(), partial(work, *arguments)), self._previews)
+    async def call(self, kind: Kind, client: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns or raises what `work` does. As with `picture`, work that is cancelled before it begins is not
+        done."""
+        return await self._done(kind, client, Call(Future(), partial(work, *arguments)))
 
     def close(self) -> None:
         """Ends the threads after the work that waits. Returns at once."""
@@ -83,11 +79,11 @@ class CodecThread:
             self._closing = True
             self._wake.notify()
 
-    async def _done(self, one: Any, line: list[Any]) -> Any:
+    async def _done(self, kind: Kind, client: str, work: Drawn | Call) -> Any:
         with self._wake:
-            line.append(one)
+            self._turns.put(kind, client, work)
             self._wake.notify()
-        return await asyncio.wrap_future(one.future)
+        return await asyncio.wrap_future(work.future)
 
     def _run(self) -> None:
         show_name()
@@ -102,25 +98,19 @@ class CodecThread:
         if self._coders is not None:
             self._coders.close()
 
-    def _take(self) -> list[Drawn] | list[Call]:
+    def _take(self) -> list[Drawn | Call]:
         """What is done next: pictures that fit together, or one call. Empty: nothing will come any more."""
         with self._wake:
-            while not (self._work or self._previews):
+            while not self._turns:
                 self.busy = False
                 if self._closing:
                     return []
                 self._wake.wait()
             self.busy = True
-            if not self._work:
-                return [self._previews.pop(0)]
-            first = self._work[0]
+            first = self._turns.take()
             if isinstance(first, Call):
-                self._work.pop(0)
                 return [first]
-            fitting = [one for one in self._work if isinstance(one, Drawn) and first.fits(one)]
-            together = fitting[: first.codec.together]
-            self._work = [one for one in self._work if one not in together]
-            return together
+            return [first, *self._turns.take_more("finished", first.fits, first.codec.together - 1)]
 
     def _decode(self, drawn: list[Drawn]) -> None:
         try:
