@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
+import h11
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,16 +29,28 @@ METRICS_CONNECTIONS = 64
 STALL_SECONDS = 5.0
 """A pause between two checks for idle connections, one second apart normally, that counts as a stall of the server."""
 
+BODY_RATE = 8192
+"""Bytes a second that a body must bring, or its connection is among the first to be closed for a new one."""
+
+BODY_SLACK = 1.0
+"""Seconds that a body may be behind this rate. It begins twice as far behind, so that it must bring 8 kB first."""
+
 
 class BoundedConnection(H11Protocol):
     """A connection under a global limit.
 
-    Over the limit, the longest-idle connection is closed: first those that the server has closed but whose peer does
-    not read the rest, then those without a request so far, then those between two requests. If all are busy, the new
-    connection is rejected.
+    Over the limit, one connection is closed, of the first kind that there is, the longest-idle one:
+
+    0. the server has closed it, but the peer does not read the rest
+    1. no request so far; or a body that arrives too slowly, or that nobody waits for
+    2. between two requests
+    3. a body that arrives in time
+
+    All others are busy. If all are, the new connection is rejected.
     """
 
     idle_since = 0.0
+    body_due = 0.0  # the time at which a body of BODY_RATE would have brought what is there
 
     def __init__(self, *arguments: Any, limit: int, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -66,9 +79,18 @@ class BoundedConnection(H11Protocol):
         victim.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is not None and self.idle and not self.conn.trailing_data[0]:
-            self.idle_since = time.monotonic()  # another request begins
+        now = time.monotonic()
+        if self.cycle is not None and self.idle and not self.discarding_body and not self.conn.trailing_data[0]:
+            self.idle_since = now  # another request begins
+        self.body_due = min(now, self.body_due + len(data) / BODY_RATE)
         super().data_received(data)
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            now = time.monotonic()
+            self.body_due = min(now, now - 2 * BODY_SLACK + len(self.cycle.body) / BODY_RATE)
 
     def on_response_complete(self) -> None:
         self.idle_since = time.monotonic()
@@ -77,7 +99,20 @@ class BoundedConnection(H11Protocol):
     @property
     def awaiting_request_head(self) -> bool:
         """No head has arrived in full yet: of the first request, or of a next one that has begun."""
-        return self.idle and (self.cycle is None or bool(self.conn.trailing_data[0]))
+        return self.idle and (self.cycle is None or bool(self.conn.trailing_data[0])) and not self.discarding_body
+
+    @property
+    def discarding_body(self) -> bool:
+        """The request has its response, and its body is still arriving."""
+        return self.idle and self.cycle is not None and self.conn.their_state is h11.SEND_BODY
+
+    @property
+    def _awaiting_body(self) -> bool:
+        """The rest of the body is the client's to send: it is not the server that makes it wait."""
+        cycle = self.cycle
+        if not cycle.more_body or cycle.response_started:
+            return False
+        return not self.flow.read_paused and not cycle.waiting_for_100_continue
 
     @property
     def _closed(self) -> bool:
@@ -88,18 +123,22 @@ class BoundedConnection(H11Protocol):
         """The lowest is evicted first. None: busy, never evicted."""
         if self.transport.is_closing():
             return (0, self.idle_since)
-        if self.cycle is None:
+        if self.cycle is None or self.discarding_body:
             return (1, self.idle_since)
+        if self._awaiting_body:
+            slow = time.monotonic() - self.body_due > BODY_SLACK
+            return (1 if slow else 3, self.body_due)
         return (2, self.idle_since) if self.idle and not self.transport.get_write_buffer_size() else None
 
 
 class HTTPServer(uvicorn.Server):
     """uvicorn without its signal handlers, as `run.py` stops more than the server; and with a time limit for request
-    heads, of which uvicorn has none once a head has begun."""
+    heads, and for bodies of requests that have their response: uvicorn has none once they have begun."""
 
-    def __init__(self, config: uvicorn.Config, header_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, header_timeout: float, body_timeout: float) -> None:
         super().__init__(config)
         self._header_timeout = header_timeout
+        self._body_timeout = body_timeout
         self._checked_at = time.monotonic()
 
     @contextlib.contextmanager
@@ -108,17 +147,20 @@ class HTTPServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
-            self._close_slow_heads()
+            self._close_slow()
         return await super().on_tick(counter)
 
-    def _close_slow_heads(self) -> None:
+    def _close_slow(self) -> None:
         before, now = self._checked_at, time.monotonic()
         self._checked_at = now
         if now - before > STALL_SECONDS:
             return  # the server stalled: heads may have arrived that are not read yet
         for connection in list(self.server_state.connections):
             assert isinstance(connection, BoundedConnection)
-            if connection.awaiting_request_head and now - connection.idle_since > self._header_timeout:
+            idle = now - connection.idle_since
+            if (connection.awaiting_request_head and idle > self._header_timeout) or (
+                connection.discarding_body and idle > self._body_timeout
+            ):
                 connection.transport.close()
 
 
@@ -147,7 +189,7 @@ def http_server(
         log_level="warning",
         limit_concurrency=2 * limit + 100,  # never reached: BoundedConnection limits
     )
-    return HTTPServer(config, settings.header_timeout)
+    return HTTPServer(config, settings.header_timeout, settings.body_timeout)
 
 
 def metrics_app(app: Service) -> ASGIApp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -102,6 +103,71 @@ def test_a_new_connection_is_rejected_when_all_are_busy(crowded: Api) -> None:
             return False
 
     assert eventually(served), "closed connections still count"
+
+
+# ---- slow bodies ---------------------------------------------------------------------------------------------------
+
+
+def half_sent(body: bytes = b"{", length: int = 10**6) -> bytes:
+    head = "POST /v1/vary HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {length}\r\n\r\n".encode() + body
+
+
+def serves(api: Api) -> bool:
+    return httpx.get(f"{api.url}/healthz", timeout=PATIENCE).status_code == 200
+
+
+def test_half_sent_bodies_make_room_for_new_connections(crowded: Api) -> None:
+    job = crowded.generate()
+    with crowded.client.stream("GET", job["urls"]["events"]) as stream, ExitStack() as stack:
+        events = frames(stream.iter_lines())
+        assert next(events)["event"] == "queued"
+        slow = []
+        for _ in range(30):
+            slow.append(stack.enter_context(connect(crowded)))
+            slow[-1].sendall(half_sent())
+            assert serves(crowded)
+        assert all(closed(one) for one in slow[:20])  # the oldest first
+        assert not closed(slow[-1], 0.2)
+        assert next(events)["event"] == "heartbeat"
+
+
+def test_a_body_that_arrives_is_kept_and_a_trickling_one_is_not(crowded: Api) -> None:
+    """A byte now and then is no progress; nor is a body that arrives after its response."""
+    body = b'{"model": "hand", "image": "%b"}' % (b"A" * 2**20)
+    answered_early = b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        regular = stack.enter_context(connect(crowded))
+        regular.sendall(request)
+        assert answered(regular)
+        upload = stack.enter_context(connect(crowded))
+        upload.sendall(half_sent(body[: 2**16], len(body)))
+        trickling = [stack.enter_context(connect(crowded)) for _ in range(7)]  # with the fixture's own: ten
+        for one in trickling[:3]:
+            one.sendall(half_sent())
+        for one in trickling[3:]:
+            one.sendall(answered_early)
+            assert one.recv(65536).startswith(b"HTTP/1.1 404")
+        newcomers = []
+        for start in range(2**16, len(body), 2**17):
+            upload.sendall(body[start : start + 2**17])
+            for one in trickling:
+                with contextlib.suppress(OSError):
+                    one.sendall(b"x")
+            newcomers.append(stack.enter_context(connect(crowded)))
+            newcomers[-1].sendall(request)
+            assert answered(newcomers[-1])
+        assert upload.recv(4096).startswith(b"HTTP/1.1 415")  # it was read: this is no picture
+        regular.sendall(request)
+        assert answered(regular)
+
+
+def test_a_body_that_goes_on_after_its_response_is_cut_off(impatient: Api) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nx")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        assert closed_after(connection, b"x") < PATIENCE
 
 
 # ---- timeouts ------------------------------------------------------------------------------------------------------
