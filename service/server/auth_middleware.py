@@ -88,7 +88,7 @@ async def _admit(services: Services, request: Request) -> tuple[Client | None, d
     if not keys.needed:
         _check_host(request, settings.host)
     if draws or request.method not in (*_READS, "OPTIONS"):
-        _check_site(request, settings.cors_origins, compare_origin=not keys.needed)
+        _check_site(request, settings.cors_origins, keys_needed=keys.needed)
     if (path in _OPEN or path.startswith("/playground/")) and not draws:
         # Without Redis: a health probe must not wait for it.
         return (keys.find(key_of(request.headers) or "") if keys.needed else LOCAL), {}
@@ -132,24 +132,49 @@ def _local_name(host: str, own: str) -> bool:
     return True
 
 
-def _check_site(request: Request, allowed: Container[str], *, compare_origin: bool) -> None:
-    """Raises Problem if a page of another site sent the request.
+def _check_site(request: Request, allowed: Container[str], *, keys_needed: bool) -> None:
+    """Raises Problem if a page of another site sent the request. allowed: origins of sites that may.
 
-    allowed: origins of sites that may. compare_origin: also where the browser sends no Sec-Fetch-Site, which it does
-    only over TLS and to localhost. Not with keys: a proxy may change the Host that the origin is compared with.
+    A key in a header is not compared with the origin: no page has it by itself.
     """
     headers, origin = request.headers, request.headers.get("origin")
     if origin is not None and origin in allowed:
         return
-    host = headers.get("host")
-    foreign = compare_origin and origin not in (None, f"http://{host}", f"https://{host}")
+    if keys_needed:
+        foreign = _has_only_cookie(request) and _from_other_page(headers)
+    else:
+        foreign = not _is_own(origin, headers.get("host"))
     if foreign or _from_other_site(headers):
         raise Problem(403, "cross_site", "a page of another site can't do this; use this server's own page")
+
+
+def _has_only_cookie(request: Request) -> bool:
+    return COOKIE in request.cookies and not key_of(request.headers)
 
 
 def _from_other_site(headers: Headers) -> bool:
     """As the browser says: `same-site` is a page on another port or subdomain."""
     return headers.get("sec-fetch-site") in ("same-site", "cross-site")
+
+
+def _from_other_page(headers: Headers) -> bool:
+    """Whether a cookie came from a page that is not this server's own.
+
+    A browser says so with Sec-Fetch-Site, but only over TLS and to localhost. Elsewhere its Origin tells. A proxy may
+    change Host, and should then send X-Forwarded-Host; no page can set that without permission.
+    """
+    if "sec-fetch-site" in headers:
+        return _from_other_site(headers)
+    forwarded = headers.get("x-forwarded-host", "").partition(",")[0].strip()
+    return not _is_own(headers.get("origin"), headers.get("host"), forwarded)
+
+
+def _is_own(origin: str | None, *hosts: str | None) -> bool:
+    """origin: None where the client sent none; a browser sends it with every request that changes something."""
+    if origin is None:
+        return True
+    scheme, _, name = origin.lower().partition("://")
+    return scheme in ("http", "https") and name in {host.lower() for host in hosts if host}
 
 
 # ---- keys -----------------------------------------------------------------------------------------------------------
@@ -171,7 +196,7 @@ async def _client(services: Services, request: Request, path: str) -> Client:
             "link_invalid", "this signed address has expired, or it is for another job: request a new one"
         )
     # The browser adds the cookie to requests of sibling sites too; such a page must not act for the user.
-    if (cookie := request.cookies.get(COOKIE)) and not _from_other_site(headers):
+    if (cookie := request.cookies.get(COOKIE)) and not _from_other_page(headers):
         if found := await _signed_by(services, SESSION, cookie):
             return found
         raise unauthorized("session_ended", "the session has ended: POST /v1/session with a key opens a new one")

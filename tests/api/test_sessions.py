@@ -40,6 +40,35 @@ def test_a_session_stands_for_its_key_until_it_is_revoked(keyed: Keyed) -> None:
         assert code(browser.get("/v1/models")) == (401, "session_ended")
 
 
+def test_a_page_of_another_origin_cannot_use_the_cookie(keyed: Keyed) -> None:
+    """Over plain HTTP to another machine, a browser sends no Sec-Fetch-Site; a cookie goes to every port of a host."""
+    own, key = keyed.api.url, {"X-API-Key": keyed.texts["ann"]}
+    with httpx.Client(base_url=own) as browser:
+        browser.post("/v1/session", headers=key)
+        job = browser.post("/v1/generate", json={}, headers={"Origin": own}).json()
+        links = f"{job['urls']['self']}/links"
+        for origin in ("http://evil.example", "http://127.0.0.1:1", "http://127.0.0.1", "null", f"ftp{own[4:]}"):
+            foreign = {"Origin": origin}
+            for method, path in (("POST", "/v1/generate"), ("DELETE", job["urls"]["self"]), ("DELETE", "/v1/session")):
+                assert code(browser.request(method, path, headers=foreign)) == (403, "cross_site")
+            for path in ("/v1/models", job["urls"]["events"]):
+                assert code(browser.get(path, headers=foreign)) == (401, "key_needed")
+            # A key in a header is no cookie: no page has it by itself.
+            assert keyed.ask("ann", "GET", job["urls"]["self"], headers=foreign).status_code == 200
+            assert keyed.ask("ann", "POST", links, headers=foreign).status_code == 200
+        host = {"Host": "upstream:8000"}  # as a proxy may send it
+        allowed: tuple[dict[str, str], ...] = (
+            {"Origin": own.replace("http:", "https:")},
+            {"Origin": own.upper()},
+            {},
+            {"Origin": "https://art.example", "X-Forwarded-Host": "art.example", **host},
+            {"Origin": "https://art.example", "Sec-Fetch-Site": "same-origin", **host},
+        )
+        for headers in allowed:
+            assert browser.post(links, headers=headers).status_code == 200, headers
+        assert code(browser.post(links, headers={"Origin": own, **host})) == (403, "cross_site")
+
+
 def test_behind_tls_the_cookie_is_secure_and_a_session_can_be_left(keyed: Keyed) -> None:
     tls = {"X-API-Key": keyed.texts["ann"], "X-Forwarded-Proto": "https"}
     assert "secure" in keyed.ask(None, "POST", "/v1/session", headers=tls).headers["set-cookie"].lower()
