@@ -182,6 +182,8 @@ def install(app: FastAPI, *, retry_after: int, max_body_bytes: int) -> None:
         elif error.status_code == 413:
             detail = body_too_large(max_body_bytes).detail
         elif error.status_code == 405:
+            if headers.get("Allow") == "GET":  # which answers HEAD too
+                headers["Allow"] = "GET, HEAD"
             detail = f"{request.method} is not allowed here; allowed: {headers.get('Allow', 'see /docs')}"
         return respond(request, Problem(error.status_code, code, detail, headers=headers))
 

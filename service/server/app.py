@@ -26,7 +26,13 @@ from service.jobs.spec import task_of
 from service.metrics import Metrics
 from service.server.auth_middleware import AuthMiddleware
 from service.server.listen import is_loopback
-from service.server.middleware import BodyTimeoutMiddleware, RequestContextMiddleware, cors_middleware
+from service.server.middleware import (
+    BodyTimeoutMiddleware,
+    FramingMiddleware,
+    HeadMiddleware,
+    RequestContextMiddleware,
+    cors_middleware,
+)
 from service.services import Lifecycle, Services, SingleFlight, WorkerMetrics
 from service.settings import Settings
 from service.tasks.expand import ExpandRequest
@@ -68,10 +74,11 @@ class Service(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         settings = self.settings
-        app: ASGIApp = BodyTimeoutMiddleware(AuthMiddleware(super().build_middleware_stack()), settings.body_timeout)
+        app: ASGIApp = AuthMiddleware(HeadMiddleware(super().build_middleware_stack()))
+        app = BodyTimeoutMiddleware(app, settings.body_timeout)
         if settings.cors_origins:
             app = cors_middleware(app, settings.cors_origins)
-        return RequestContextMiddleware(app, self.metrics, settings.max_body_bytes)
+        return RequestContextMiddleware(FramingMiddleware(app), self.metrics, settings.max_body_bytes)
 
 
 def create_app(
@@ -117,11 +124,11 @@ def create_app(
     for topic in (tasks, forks, jobs, models, sessions, health):
         app.include_router(topic.router)
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 

@@ -16,9 +16,11 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, body_too_large
+from service.api.problems import MEDIA_TYPE, body_too_large, respond
+from service.errors import Problem
 from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -79,6 +81,48 @@ class RequestContextMiddleware:
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
 
 
+class FramingMiddleware:
+    """Refuses a request that tells the length of its body in two ways: a proxy in front may go by the other one, and
+    take for a request of its own what is a body here (request smuggling)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
+            detail = "send Content-Length or, in HTTP/1.1, Transfer-Encoding: not both"
+            problem = Problem(400, "bad_request", detail, headers={"Connection": "close"})
+            await respond(Request(scope), problem)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class HeadMiddleware:
+    """Answers HEAD as GET, without the body. For the app, the client disconnects as soon as it has the headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if "route" in as_get:  # for the metrics
+                    scope["route"] = as_get["route"]
+                await send(message)
+                await send({"type": "http.response.body"})
+
+        await self.app(as_get, receive, send_head)
+
+
 class BodyTimeoutMiddleware:
     """Answers 408 and closes the connection if a body does not arrive in time."""
 
@@ -111,7 +155,7 @@ def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=("GET", "POST", "DELETE"),
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
         allow_headers=("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
         expose_headers=(
             "Location",
