@@ -19,6 +19,8 @@ from service.jobs.catalogue import Catalogue
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks.pictures.errors import Limits
+from service.tasks.pictures.processes.fair_line import FairLine
+from service.tasks.pictures.processes.pool import DecodePool
 
 T = TypeVar("T")
 WorkerMetrics = Callable[[], Awaitable[list[Metric]]]
@@ -47,7 +49,8 @@ class Services:
     signer: Signer
     limiter: RateLimiter
     canary: SingleFlight[dict[str, dict[str, Any]]]
-    pixels: CapacityLimiter  # threads that decode and encode pictures
+    uploads: DecodePool
+    transcoding: FairLine  # threads that code finished pictures in other formats
     parsing: CapacityLimiter  # one thread for large bodies: while it parses JSON, no other thread runs
 
     @property

@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(24 * MEBIBYTE, ge=1024)
     max_pixels: int = Field(4096 * 4096, ge=1, le=80_000_000, description="Pixels that an upload may have")
     max_side: int = Field(8192, ge=1, description="Pixels that the longer side of an upload may have")
+    decode_processes: int = Field(2, ge=1, le=64, description="Processes that decode uploads, on each replica")
+    decode_seconds: float = Field(
+        2.0, gt=0, description="Seconds of processor time in which an uploaded picture must be decoded"
+    )
 
     # Pictures in a worker.
     picture_memory: int = Field(

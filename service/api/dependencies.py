@@ -5,17 +5,18 @@ FastAPI runs each dependency that is not async in a thread, which costs more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
 import anyio.to_thread
 from fastapi import Depends, Request
 
+from service.api.problems import gone
 from service.auth.keys import Client
-from service.errors import Problem
+from service.jobs import cancelled
 from service.jobs.catalogue import ServedModel
 from service.services import Services
-from service.tasks.pictures.errors import ImageError
 from service.tasks.planning import check_task
 
 Result = TypeVar("Result")
@@ -50,9 +51,34 @@ async def choose_model(services: Services, name: str | None, task: str) -> Serve
     return served
 
 
-async def in_thread(services: Services, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Runs work on pixels in one of a few threads, off the event loop. An unusable picture becomes a Problem."""
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` returns. It is cancelled as soon as the client disconnects. Only after the body was read.
+    Raises Problem then, which nobody receives."""
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request))
     try:
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=services.pixels)
-    except ImageError as error:
-        raise Problem.field(error.field, error.message, error.code, status=error.status) from None
+        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise gone()
+        return task.result()
+    finally:
+        await cancelled(task, left)
+        del task  # it refers to its error, whose traceback refers to this frame, and so to the whole request
+
+
+async def disconnected(request: Request) -> None:
+    """Returns when the client has disconnected. Only after the body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def in_thread(
+    services: Services, request: Request, client: str, work: Callable[..., Result], *arguments: Any
+) -> Result:
+    """Codes a picture in one of a few threads, off the event loop; each client has its turn. Who disconnects before it
+    leaves the line."""
+
+    async def run() -> Result:
+        async with services.transcoding.place(client):
+            return await anyio.to_thread.run_sync(work, *arguments)
+
+    return await while_connected(request, run())

@@ -8,6 +8,7 @@ import re
 import time
 from typing import Any
 
+from fastapi import Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -109,11 +110,13 @@ def must_have_succeeded(job: Job) -> None:
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 
 
-async def picture_response(services: Services, job: Job, index: int, format: Format) -> Response:
+async def picture_response(services: Services, request: Request, job: Job, index: int, format: Format) -> Response:
     """Raises Problem, as find_picture."""
     made, png = await find_picture(services, job, index)
     spec = read_spec(job)
-    data = png if format == "png" else await in_thread(services, images.transcode, png, format, spec.output.quality)
+    data = png
+    if format != "png":
+        data = await in_thread(services, request, job.client, images.transcode, png, format, spec.output.quality)
     return Response(
         data,
         media_type=MEDIA_TYPES[format],

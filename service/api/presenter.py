@@ -13,6 +13,7 @@ from typing import Any, cast
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from service.api.dependencies import disconnected
 from service.api.job_access import cancel_job, picture_response, read_result, read_spec, until_finished
 from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
 from service.api.schemas import Fork, JobError, JobImage, JobObject, JobUrls, PaddingObject, ResolvedRequest, Task
@@ -42,7 +43,7 @@ async def present(services: Services, request: Request, job: Job, preference: Re
             detail = f"not done within {limit:g} s; the job goes on, its picture will be at {headers['Location']}"
             raise Problem(504, "not_done_yet", detail, headers={**headers, "Retry-After": "1"})
         try:
-            response = await picture_response(services, job, 0, FORMATS[preference.kind])
+            response = await picture_response(services, request, job, 0, FORMATS[preference.kind])
         except Problem as problem:
             # The client asked for the picture itself, so a failed job is a server error.
             problem.status = 500 if job.state == "failed" else problem.status
@@ -62,7 +63,7 @@ async def _awaited(
     services: Services, request: Request, job: Job, seconds: float, preference: ResponsePreference
 ) -> Job:
     """As until_finished, and only while the client is connected."""
-    left = asyncio.ensure_future(_disconnected(request))
+    left = asyncio.ensure_future(disconnected(request))
     try:
         job = await until_finished(services, job, seconds, left)
         if left.done() and preference.cancel_on_disconnect:
@@ -70,11 +71,6 @@ async def _awaited(
     finally:
         await cancelled(left)
     return job
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def event_stream(

@@ -38,9 +38,11 @@ from service.settings import Settings
 from service.tasks.expand import ExpandRequest
 from service.tasks.fork import ForkRequest
 from service.tasks.generate import GenerateRequest
+from service.tasks.pictures.processes.fair_line import FairLine
+from service.tasks.pictures.processes.pool import DecodePool
 
 PAGE = Path(__file__).parents[1] / "playground"
-PIXEL_THREADS = 4
+TRANSCODING_THREADS = 2
 JSON_BODIES = (GenerateRequest, ExpandRequest, ForkRequest)
 
 DESCRIPTION = """
@@ -162,6 +164,10 @@ async def _services(
         stack.push_async_callback(hub.close)
         canary: SingleFlight[dict[str, dict[str, Any]]] = SingleFlight()
         stack.push_async_callback(canary.close)
+        uploads = DecodePool(
+            settings.decode_processes, settings.decode_seconds, settings.max_pixels, settings.max_body_bytes
+        )
+        stack.push_async_callback(uploads.close)
         yield Services(
             settings=settings,
             lifecycle=lifecycle,
@@ -176,7 +182,8 @@ async def _services(
             signer=Signer(redis, config.prefix, settings.signing_secret),
             limiter=RateLimiter(redis, config.prefix),
             canary=canary,
-            pixels=CapacityLimiter(PIXEL_THREADS),
+            uploads=uploads,
+            transcoding=FairLine(TRANSCODING_THREADS),
             parsing=CapacityLimiter(1),
         )
 

@@ -94,7 +94,7 @@ async def image(
         if chosen is None:
             raise Problem(406, "not_acceptable", f"the picture can be one of {', '.join(FORMATS)}")
         format = FORMATS[chosen]
-    return await picture_response(services, job, index, format)
+    return await picture_response(services, request, job, index, format)
 
 
 async def _more(services: Services, id: str, after: str | None) -> bool:

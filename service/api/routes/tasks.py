@@ -140,7 +140,7 @@ async def _run(submission: Submission, task: Task, body: Body) -> Response:
         submission.preference(fields.n, fields.format)  # refused before any work is done
         check_priority(client, fields.priority)
         with refusals_counted(services, task.name):
-            start = await starting_point(services, client, body, task)
+            start = await starting_point(services, client, submission.request, body, task)
             spec = task.plan(with_seed(fields), start.facts, start.served.card)
             if task.size_field is not None:
                 check_results_fit(services, spec.n, spec.size, task.size_field)

@@ -37,6 +37,9 @@ BAND = 2**20
 """Pixels that are converted at a time: a picture is held twice, but no more."""
 
 _SNIFFED = ("PNG", "JPEG", "WEBP")
+_RLE = 3
+"""zlib's strategy Z_RLE."""
+
 _DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\r\n]+")
 _TURNS = {
@@ -169,17 +172,21 @@ def encode(
     level: int = 6,
     text: Mapping[str, str] | None = None,
     profile: bytes | None = None,
+    quick: bool = False,
 ) -> bytes:
     """A picture uint8 (H, W, 3) or in RGB, or a mask bool (H, W), as a file. level: PNG's effort, 0 … 9. text: chunks
     by keyword, for a PNG; the other formats have no place for them. profile: ICC, of the picture's colours; None: sRGB.
-    """
+    quick: PNG in the least time, for photos: no search for repetitions, of which they have none."""
     file = io.BytesIO()
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if format == "png":
         chunks = PngInfo()
         for keyword, value in (text or {}).items():
             chunks.add_text(keyword, value)
-        picture.save(file, "PNG", compress_level=level, pnginfo=chunks, icc_profile=profile)
+        if quick:
+            picture.save(file, "PNG", compress_level=1, compress_type=_RLE, pnginfo=chunks, icc_profile=profile)
+        else:
+            picture.save(file, "PNG", compress_level=level, pnginfo=chunks, icc_profile=profile)
     elif format == "jpeg":
         subsampling = 0 if quality >= 90 else 2
         picture.save(file, "JPEG", quality=quality, subsampling=subsampling, optimize=True, icc_profile=profile)

@@ -50,8 +50,8 @@ class Reading:
 
 def read_upload(upload: Upload, begin: Callable[[str], None] = lambda field: None) -> Reading:
     """Opens picture and mask once each, and codes each once as a PNG. The mask comes first: a wrong one is refused
-    before the picture is decoded. begin: called with the field whose pixels are decoded next. Raises ImageError.
-    """
+    before the picture is decoded. begin: called with a field before its pixels are decoded, and again before they are
+    coded. Raises ImageError."""
     limits, mode = upload.limits, upload.mask_mode
     image = None if upload.image is None else examine(_bytes(upload.image, "image"), "image", limits)
     size = upload.size if image is None else image.size
@@ -73,6 +73,7 @@ def read_upload(upload: Upload, begin: Callable[[str], None] = lambda field: Non
 
         def read(opened: Image.Image) -> tuple[Selection | None, bytes, str | None, str | None]:
             own = _checked(masks.select(opened, "alpha", "image"), size) if own_mask else selection
+            begin("image")
             return own, *_stored(opened)
 
         selection, blobs["image"], recipe, digest = decode(image, "image", limits, read)
@@ -93,7 +94,7 @@ def _stored(opened: Image.Image) -> tuple[bytes, str | None, str | None]:
     recipe = text_in(opened)
     picture = rgb(colours.without_foreign_profile(opened))
     profile = colours.profile_of(opened)
-    return encode(picture, "png", level=1, profile=profile), recipe, digest_of(picture) if recipe else None
+    return encode(picture, "png", quick=True, profile=profile), recipe, digest_of(picture) if recipe else None
 
 
 def digest_of(picture: Image.Image) -> str:
