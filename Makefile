@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test load chaos full-size demo-model demo-families lint types clean
+.PHONY: serve test test-other load chaos full-size demo-model demo-families lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -17,6 +17,13 @@ PROCESSES ?= 3
 PYTEST ?=
 test: lint types
 	$(VENV)/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# The tests that touch Redis on another Python, without torch: asyncio's connections differ between versions.
+OTHER_PYTHON ?= python3.13
+OTHER := .venv-other
+test-other: $(OTHER)/.test
+	$(OTHER)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile tests/jobs tests/auth \
+	  tests/server/test_redis_faults.py tests/api/test_streams.py $(PYTEST)
 
 # Loads and draws with the published sizes and random weights: 4 GB on disk while it runs.
 full-size: $(VENV)/.test
@@ -66,7 +73,13 @@ types: $(VENV)/.test
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OTHER)
+
+$(OTHER)/.test: pyproject.toml constraints.txt
+	$(OTHER_PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable \
+	  ".[api,embedded]" pytest pytest-xdist hypothesis httpx
+	@touch $@
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -40,7 +40,7 @@ class Services:
     lifecycle: Lifecycle
     metrics: Metrics
     worker_metrics: WorkerMetrics | None
-    probe: Redis  # for /readyz: short timeouts, no retries
+    probe: Redis  # for /readyz: short timeouts, one retry: Redis may close an idle connection at any time
     queue: Queue
     hub: EventHub
     blobs: BlobStore

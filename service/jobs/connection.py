@@ -1,7 +1,7 @@
 """Redis clients with suitable settings, and the check that a server is safe for the queue.
 
-redis-py's defaults do not fit: `from_url` retries nothing, its socket timeout of 5 s ends blocking reads, and its pool
-of 100 connections raises an error when it is empty instead of waiting.
+redis-py's defaults do not fit: a pool made from a URL retries nothing, its socket timeout of 5 s ends blocking reads,
+and its pool of 100 connections raises an error when it is empty instead of waiting.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry  # the asyncio class; redis.retry.Retry would never retry, without an error
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ResponseError, TimeoutError
@@ -34,6 +34,46 @@ class ServerReport:
         if self.warnings:
             why = "; ".join(self.warnings)
             raise ServerUnsuitable(f"the {self.product} server is unsafe: {why} (ARPG_ALLOW_UNSAFE_REDIS=1 accepts it)")
+
+
+class _NoticesLoss(AbstractConnection):
+    """A connection that the server closed while it was idle is opened again before a command is sent.
+
+    redis-py 8.1.0 looks for an EOF only without maintenance notifications, and never for a reset. The command then
+    fails: with ConnectionError, or on CPython 3.12 to 3.14.0 with TypeError or AttributeError, which no retry catches
+    (redis-py#4287).
+    """
+
+    async def can_read(self) -> bool:
+        """The pool calls it before it hands out the connection, and opens the connection again after this error."""
+        await self._check_open()
+        return await super().can_read()
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        await self._check_open()
+        await super().send_packed_command(command, check_health)
+
+    async def _check_open(self) -> None:
+        """Raises ConnectionError if the server has closed the connection."""
+        writer, reader = self._writer, self._reader
+        if writer is not None and (writer.is_closing() or (reader is not None and reader.at_eof())):
+            await self.disconnect(nowait=True)
+            raise ConnectionError("the server closed the connection while it was idle")
+
+
+class _TCP(_NoticesLoss, Connection):
+    pass
+
+
+class _TLS(_NoticesLoss, SSLConnection):
+    pass
+
+
+class _Unix(_NoticesLoss, UnixDomainSocketConnection):
+    pass
+
+
+_KINDS = {Connection: _TCP, SSLConnection: _TLS, UnixDomainSocketConnection: _Unix}
 
 
 def is_address(url: str) -> bool:
@@ -59,15 +99,17 @@ def connect(
     only idempotent commands. blocking: without socket timeout, for XREAD BLOCK; use such a client for nothing else.
     """
     retry: Retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries, supported_errors=RETRIED)
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=timeout,
-        socket_timeout=None if blocking else timeout,
-        socket_connect_timeout=timeout,
-        retry=retry,
-        retry_on_error=list(RETRIED),
-    )
+    options: dict[str, Any] = {
+        "max_connections": max_connections,
+        "timeout": timeout,
+        "socket_timeout": None if blocking else timeout,
+        "socket_connect_timeout": timeout,
+        "retry": retry,
+        "retry_on_error": list(RETRIED),
+    }
+    options |= parse_url(url)
+    options["connection_class"] = _KINDS[options.get("connection_class", Connection)]
+    pool: BlockingConnectionPool = BlockingConnectionPool(**options)
     return Redis.from_pool(pool)
 
 

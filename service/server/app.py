@@ -149,7 +149,7 @@ async def _services(
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         redis, blocking = connect(url), connect(url, blocking=True)
-        probe = connect(url, timeout=health.PATIENCE, retries=0, max_connections=4)
+        probe = connect(url, timeout=health.PATIENCE, retries=1, max_connections=4)
         for client in (redis, blocking, probe):
             stack.push_async_callback(client.aclose)
         config = settings.queue_config
