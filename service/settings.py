@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         None, description="redis://, rediss:// or unix://; unset: an embedded Valkey in the data folder"
     )
     allow_unsafe_redis: bool = Field(
-        False, description="Accept a Redis that may lose accepted jobs: one without AOF, or one that evicts"
+        False, description="Accept a Redis that may lose accepted jobs (without AOF, or evicting) or is too small"
     )
 
     # The queue. Processes that share it need the same values.

@@ -1,4 +1,6 @@
+#!lua flags=allow-oom
 -- Takes a token from a bucket. KEYS: the bucket. ARGV: its size, and the milliseconds in which an empty bucket fills.
+-- It runs while the server is at its maxmemory, so that a full server can still be read; a bucket is small and expires.
 -- Returns: 1 if there was a token, else 0; tokens left; milliseconds until the next token, and until it is full.
 local size, window = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')

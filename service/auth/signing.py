@@ -51,8 +51,11 @@ class Signer:
         # Read again every minute: if Redis was emptied, another replica has made a new secret, and all must agree.
         if not self._secret or time.monotonic() - self._read_at > self.REREAD_SECONDS:
             try:
-                await self._redis.set(self._name, secrets.token_hex(32), nx=True)
-                self._secret = cast(bytes, await self._redis.get(self._name) or self._secret)
+                found = await self._redis.get(self._name)
+                if found is None:  # written only then: a Redis that takes no writes can still be read
+                    await self._redis.set(self._name, secrets.token_hex(32), nx=True)
+                    found = await self._redis.get(self._name)
+                self._secret = cast(bytes, found or self._secret)
                 self._read_at = time.monotonic()
             except RedisError:
                 if not self._secret:

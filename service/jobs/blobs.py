@@ -10,7 +10,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from service.jobs.messages import BlobStoreFull, QueueConfig, UploadQuotaFull
+from service.jobs.messages import BlobStoreFull, BlobTooLarge, QueueConfig, UploadQuotaFull
 from service.jobs.scripts import dump, load_script
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class BlobStore:
         self.limits = limits or BlobConfig()
         self._evicted = evicted
         self._put = load_script(redis, "put_blob")
-        self._delete = load_script(redis, "delete_blob")
+        self._delete = load_script(redis, "delete_blob", when_full=True)
 
     async def put(
         self,
@@ -64,7 +64,7 @@ class BlobStore:
         picture: dict[str, Any] | None = None,
     ) -> bool:
         """Stores bytes; the same name again replaces them and restarts their time to live. Raises BlobStoreFull,
-        UploadQuotaFull.
+        BlobTooLarge, UploadQuotaFull.
 
         client: that sends the upload, and whose uploads may not take all of their share; empty: not counted.
         job: the id and attempt that the blob belongs to. Returns False, and stores nothing, if the attempt has lost its
@@ -94,7 +94,8 @@ class BlobStore:
             raise UploadQuotaFull(own, len(data), most)
         if total == -1:
             share = f", or in the {limits.uploads_share:.0%} of it that uploads may use" if job is None else ""
-            raise BlobStoreFull(f"{len(data)} bytes do not fit in the blob store's {limits.max_bytes} bytes{share}")
+            full = BlobTooLarge if len(data) > limits.max_bytes else BlobStoreFull
+            raise full(f"{len(data)} bytes do not fit in the blob store's {limits.max_bytes} bytes{share}")
         return bool(total >= 0)
 
     async def get(self, name: str) -> bytes | None:

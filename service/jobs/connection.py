@@ -16,6 +16,9 @@ from redis.asyncio.retry import Retry  # the asyncio class; redis.retry.Retry wo
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ResponseError, TimeoutError
 
+MEMORY_SHARE = 1.5
+"""A server's memory over the blobs' budget: jobs, events and Redis's own structures take the rest."""
+
 RETRIED = (BusyLoadingError, ConnectionError, TimeoutError)
 
 
@@ -27,10 +30,10 @@ class ServerUnsuitable(Exception):
 class ServerReport:
     product: str  # "valkey" or "redis"
     version: str
-    warnings: tuple[str, ...]  # reasons why it may lose accepted jobs
+    warnings: tuple[str, ...]  # reasons why it may lose accepted jobs, or keep them from ending
 
     def require_safe(self) -> None:
-        """Raises ServerUnsuitable if the server may lose accepted jobs."""
+        """Raises ServerUnsuitable if there are warnings."""
         if self.warnings:
             why = "; ".join(self.warnings)
             raise ServerUnsuitable(f"the {self.product} server is unsafe: {why} (ARPG_ALLOW_UNSAFE_REDIS=1 accepts it)")
@@ -127,8 +130,9 @@ async def cancelled(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def check_server(redis: Redis) -> ServerReport:
-    """Reports why a server may lose jobs. Raises ServerUnsuitable if it is too old: Redis 6 lacks `XADD <ms>-*`.
+async def check_server(redis: Redis, blob_bytes: int = 0) -> ServerReport:
+    """Reports why a server may lose jobs, or has too little memory for so many bytes of blobs. Raises ServerUnsuitable
+    if it is too old: Redis 6 lacks `XADD <ms>-*`.
 
     Uses only INFO, as hosted servers often forbid CONFIG.
     """
@@ -146,4 +150,15 @@ async def check_server(redis: Redis) -> ServerReport:
     policy = info.get("maxmemory_policy")
     if policy != "noeviction":
         warnings.append(f"maxmemory-policy is {policy}: the server may evict accepted jobs")
+    memory, needed = int(info.get("maxmemory") or 0), round(MEMORY_SHARE * blob_bytes)
+    if 0 < memory < needed:
+        warnings.append(
+            f"maxmemory is {_mebibytes(memory)}, and pictures may take {_mebibytes(blob_bytes)}: a full server stops "
+            f"every job; raise maxmemory to {_mebibytes(needed)}, or lower ARPG_BLOB_BYTES to "
+            f"{int(memory / MEMORY_SHARE)}"
+        )
     return ServerReport(product, version, tuple(warnings))
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from service.jobs.connection import cancelled
 from service.jobs.messages import ZERO, EndedJob, Event, EventId, Gone, HubClosed, QueueConfig, format_event_id
 from service.jobs.queue import Queue
-from service.jobs.scripts import text
+from service.jobs.scripts import load_script, text
 from service.jobs.watch import PAGE, Entry, Page, Watch, decode, decoded, position_of, read_page
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class EventHub:
         self._skipped_ids: dict[tuple[str, str], None] = {}
         self._pages: dict[PageKey, asyncio.Task[Page]] = {}
         self._queue = Queue(redis, config)
+        self._wake = load_script(redis, "wake_hub", when_full=True)
         self._followed: dict[str, Followed] = {}
         # An entry in this stream ends a read, so that the next one includes another job's stream.
         self._notifications = f"{config.prefix}hub:{uuid.uuid4().hex}"
@@ -160,10 +161,7 @@ class EventHub:
 
     async def notify(self) -> None:
         # A stream, not CLIENT UNBLOCK: a notification between two reads ends the next one.
-        async with self.redis.pipeline(transaction=False) as pipe:
-            pipe.xadd(self._notifications, {"": ""}, maxlen=1, approximate=False)
-            pipe.expire(self._notifications, 24 * 3600)
-            await pipe.execute()
+        await self._wake([self.config.prefix], [self._notifications])
 
     async def _end_at(self, closing: asyncio.Event) -> None:
         await closing.wait()

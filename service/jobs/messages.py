@@ -56,6 +56,10 @@ class UploadQuotaFull(Exception):
         )
 
 
+class BlobTooLarge(BlobStoreFull):
+    """The blob is larger than the whole budget: it will never fit."""
+
+
 class WatchEnded(Exception):
     """A watch ended before the terminal event."""
 

@@ -48,12 +48,12 @@ class Queue(QueueReader):
         super().__init__(redis, config)
         self._submit = load_script(redis, "submit")
         self._claim = load_script(redis, "claim")
-        self._publish = load_script(redis, "publish")
-        self._finish = load_script(redis, "finish")
-        self._release = load_script(redis, "release")
-        self._quarantine = load_script(redis, "quarantine")
-        self._cancel = load_script(redis, "cancel")
-        self._expire = load_script(redis, "expire")
+        self._publish = load_script(redis, "publish", when_full=True)
+        self._finish = load_script(redis, "finish", when_full=True)
+        self._release = load_script(redis, "release", when_full=True)
+        self._quarantine = load_script(redis, "quarantine", when_full=True)
+        self._cancel = load_script(redis, "cancel", when_full=True)
+        self._expire = load_script(redis, "expire", when_full=True)
 
     async def submit(self, job: NewJob) -> Submitted:
         """Puts a job into its model's ready set; its first event is `queued`. A known id changes nothing.

@@ -9,11 +9,15 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+WHEN_FULL = "#!lua flags=allow-oom\n"
 
-def load_script(redis: Redis, name: str) -> AsyncScript:
+
+def load_script(redis: Redis, name: str, *, when_full: bool = False) -> AsyncScript:
+    """when_full: the verb also runs while the server is at its maxmemory. For verbs that free memory, end jobs or keep
+    the running ones alive; not for those that take new work or store pictures."""
     folder = files("service.jobs").joinpath("lua")
     parts = [folder.joinpath(f"{part}.lua").read_text() for part in ("common", "endings", name)]
-    return redis.register_script("".join(parts))
+    return redis.register_script((WHEN_FULL if when_full else "") + "".join(parts))
 
 
 def dump(data: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from service.jobs.messages import QueueConfig
-from service.jobs.scripts import dump, text
+from service.jobs.scripts import dump, load_script, text
 from service.jobs.spec import SPEC_VERSION
 
 
@@ -22,6 +22,7 @@ class WorkerCards:
         self.redis = redis
         self.ttl_ms = max(1, round(ttl_seconds * 1000))
         self._prefix = config.prefix
+        self._put = load_script(redis, "put_card", when_full=True)
 
     def _card(self, worker: str) -> str:
         return f"{self._prefix}card:{worker}"
@@ -31,10 +32,7 @@ class WorkerCards:
 
     async def put(self, worker: str, card: dict[str, Any]) -> None:
         """Stores or renews a card. The worker's heartbeat calls it well within the time to live."""
-        async with self.redis.pipeline() as pipe:
-            pipe.set(self._card(worker), dump(card), px=self.ttl_ms)
-            pipe.sadd(f"{self._prefix}workers", worker)
-            await pipe.execute()
+        await self._put([self._prefix], [worker, dump(card), self.ttl_ms])
 
     async def remove(self, worker: str) -> None:
         """For a worker that shuts down: its card need not expire first."""

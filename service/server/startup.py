@@ -58,10 +58,10 @@ def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
 
 
 async def check_redis(url: str, settings: Settings) -> bool:
-    """False: Redis does not respond. Raises ServerUnsuitable if it may lose accepted jobs."""
+    """False: Redis does not respond. Raises ServerUnsuitable if it may lose accepted jobs, or is too small."""
     redis = connect(url, timeout=2.0, retries=0, max_connections=1)
     try:
-        report = await check_server(redis)
+        report = await check_server(redis, settings.blob_bytes)
     except (RedisError, OSError) as error:
         log.warning("redis does not respond yet: %s", error)
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ import numpy as np
 
 from engine.editing.windows import WindowedGeneration
 from engine.request import StepOutput
-from service.jobs import BlobStore, Queue
+from service.jobs import BlobStore, BlobStoreFull, BlobTooLarge, Queue
 from service.jobs.packing import pack_tokens
 from service.jobs.result import StoredImage
 from service.tasks.drawing import FinishedPicture
 from service.worker import events
 from service.worker.engine_thread import EngineThread, ImageKey
 from service.worker.publisher import Publisher
-from service.worker.retry import retry_transient
+from service.worker.retry import RETRY_SECONDS, retry_transient
 from service.worker.threads.codec_thread import CodecThread
 from service.worker.threads.large_pictures import LargePictures
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LEAST_PATIENCE = 60.0
+"""Seconds for which a picture waits at least until the blob store has room for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +185,25 @@ class PictureExecution:
                 packed_tokens=pack_tokens(tokens),
             )
             store = partial(context.blobs.put, image.blob, made.png, job=key.attempt_key, picture=image.model_dump())
-            if not await retry_transient("storing a picture", store):
+            if not await self._when_there_is_room(store):
                 log.warning("a picture of job %s is not stored: another worker has the job", key.job_id)
         self.stored = True
         return image
+
+    async def _when_there_is_room(self, store: Callable[[], Awaitable[bool]]) -> bool:
+        """What `store` returns. A full store gets room when the pictures of finished jobs expire, so it is asked for as
+        long as they are kept. Raises BlobStoreFull after that, BlobTooLarge at once."""
+        until = time.monotonic() + max(self._context.queue.config.result_ttl_seconds, LEAST_PATIENCE)
+        pause = RETRY_SECONDS
+        while True:
+            try:
+                return await retry_transient("storing a picture", store)
+            except BlobStoreFull as full:
+                if isinstance(full, BlobTooLarge) or time.monotonic() > until:
+                    raise
+                log.warning("a picture of job %s waits for room: %s", self._key.job_id, full)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)  # each try sends the whole picture
 
     async def _preview(self, tokens: np.ndarray, step: int) -> None:
         key, context = self._key, self._context

@@ -1,16 +1,19 @@
-"""A Redis that closes idle connections keeps no replica from being ready."""
+"""A Redis that closes connections or is full: what can still be read is read, and /readyz says what is wrong."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
+from service.jobs.spec import SPEC_VERSION
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
-from tests.support.api import running_api
-from tests.support.keys import Keyed, new_key
+from tests.support.api import noise, png, running_api
+from tests.support.keys import Keyed, code, new_key
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +46,49 @@ def test_connections_that_redis_closed_while_idle_do_not_make_a_replica_unready(
         assert client.get("/readyz").status_code == 200
         assert client.get("/v1/models").status_code == 200
         admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@contextlib.contextmanager
+def full(admin: redis.Redis) -> Iterator[None]:
+    admin.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        admin.config_set("maxmemory", 0)
+
+
+def test_a_full_redis_is_read_and_emptied_and_takes_nothing_new(keyed_server: Keyed, admin: redis.Redis) -> None:
+    api, client = keyed_server.api, keyed_server.api.client
+    done = keyed_server.finished("ann")
+    running, waiting = api.generate(), api.generate()
+    claim = api.claim()
+    assert claim.id == running["id"]
+    with full(admin):
+        for path in ("/v1/models", f"/v1/jobs/{done['id']}", f"/v1/jobs/{done['id']}/images/0"):
+            assert client.get(path).status_code == 200, path
+        unready = client.get("/readyz")
+        assert (unready.status_code, unready.json()["reasons"]) == (
+            503, ["redis is at its maxmemory: it takes no new jobs and no pictures"],
+        )  # fmt: skip
+        refused = client.post("/v1/generate", json={})
+        assert code(refused) == (503, "queue_full")
+        assert int(refused.headers["retry-after"]) > 0
+        upload = {"image": ("a.png", png(noise(32, 32)), "image/png")}
+        assert code(client.post("/v1/vary", files=upload)) == (503, "storage_full")
+        # What runs goes on, and its watchers hear of it; what ends frees memory.
+        with client.stream("GET", f"/v1/jobs/{running['id']}/events") as stream:
+            lines = stream.iter_lines()
+            assert api.publish(claim, 1, "started", started(claim)) == "ok"
+            assert any("started" in line for line in lines)
+        assert "event: completed" in client.get(f"/v1/jobs/{done['id']}/events").text
+        assert client.delete(f"/v1/jobs/{waiting['id']}").status_code == 200
+        assert client.delete(f"/v1/jobs/{running['id']}").status_code in (200, 202)
+        assert api.publish(claim, 2, None, {}) == "cancel"
+        assert api.queue(lambda q, _, __: q.finish(claim.id, 1, 3, state="canceled", event="canceled", data={})) == "ok"
+        card = {"worker": "hand-1", "models": [], "spec": SPEC_VERSION}
+        api.queue(lambda _, cards, __: cards.put("hand-2", card))  # workers stay known
+    assert client.get("/readyz").status_code == 200
+
+
+def started(claim: Any) -> dict[str, Any]:
+    return {"attempt": claim.attempt, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}

@@ -172,6 +172,12 @@ async def test_an_unsafe_redis_is_reported_and_may_be_allowed(tmp_path: Path) ->
         with redis.Redis(port=port) as client:
             client.config_set("maxmemory-policy", "noeviction")
             assert await startup.check_redis(address, settings)
+            client.config_set("maxmemory", "600mb")
+            with pytest.raises(
+                ServerUnsuitable, match="raise maxmemory to 768 MiB, or lower ARPG_BLOB_BYTES to 419430400"
+            ):
+                await startup.check_redis(address, settings)
+            assert await startup.check_redis(address, settings.model_copy(update={"blob_bytes": 419430400}))
             client.execute_command("ACL", "SETUSER", "default", "-info", "-config")
             with pytest.raises(ServerUnsuitable, match="does not say how it stores its data"):
                 await startup.check_redis(address, settings)

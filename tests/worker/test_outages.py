@@ -1,12 +1,26 @@
-"""What the worker repeats, and what it gives up."""
+"""What the worker repeats, and what it gives up. A finished picture without room waits: its job neither fails nor
+loses its worker."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
+from service.jobs import BlobConfig
+from service.jobs.result import JobResult
+from service.worker import picture
 from service.worker import retry as outages
 from service.worker.retry import retry_transient
+from tests.support.waiting import soon
+from tests.support.worker import Service, alone
 
 OUTAGES = [
     ConnectionError("refused"),
@@ -21,6 +35,7 @@ OUTAGES = [
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outages, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(picture, "RETRY_SECONDS", 0.05)
 
 
 class Server:
@@ -46,3 +61,73 @@ async def test_what_the_server_will_always_answer_is_not_asked_again() -> None:
     with pytest.raises(ResponseError, match="XADD"):
         await retry_transient("telling", server.call)
     assert len(server.errors) == 1
+
+
+FIELDS: dict[str, Any] = {"n": 2, "steps": 8, "seed": 3}
+
+
+@pytest.fixture
+async def memory(redis: Redis) -> AsyncIterator[Redis]:
+    """For tests that fill the server, which others use after them."""
+    yield redis
+    await redis.config_set("maxmemory", 0)
+
+
+async def refused(caplog: pytest.LogCaptureFixture, times: int) -> None:
+    assert await soon(lambda: sum("waits for room" in line for line in caplog.messages) >= times)
+
+
+async def right(service: Service, folder: Path, result: JobResult) -> None:
+    for image, expected in zip(result.images, alone(folder, **FIELDS), strict=True):
+        assert np.array_equal(image.tokens(), expected)
+        assert image.blob.split("/")[2] == "1"
+        assert await service.blobs.get(image.blob)
+
+
+@pytest.mark.anyio
+async def test_at_maxmemory_a_picture_waits_and_its_lease_is_renewed(
+    service: Service, memory: Redis, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, tries = service.blobs.put, count()
+
+    async def full_by_then(*arguments: Any, **more: Any) -> bool:
+        if next(tries) == 0:
+            await memory.config_set("maxmemory", 1)
+        return await put(*arguments, **more)
+
+    monkeypatch.setattr(service.blobs, "put", full_by_then)
+    await service.submit("a", **FIELDS)
+    await refused(caplog, 2)
+    await asyncio.sleep(service.queue.config.lease_seconds + 0.3)
+    await memory.config_set("maxmemory", 0)
+    await right(service, folder, await service.result("a"))
+
+
+@pytest.mark.anyio
+async def test_a_full_blob_store_is_waited_for(
+    service: Service, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.blobs.limits = BlobConfig(max_bytes=4000, uploads_share=1)
+    await service.blobs.put("other", bytes(4000))
+    await service.submit("a", **FIELDS)
+    await refused(caplog, 4)
+    await service.blobs.delete("other")
+    await right(service, folder, await service.result("a"))
+
+
+@pytest.mark.anyio
+async def test_a_waiting_job_can_be_cancelled(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    service.blobs.limits = BlobConfig(max_bytes=4000, uploads_share=1)
+    await service.blobs.put("other", bytes(4000))
+    await service.submit("a", **FIELDS)
+    await refused(caplog, 2)
+    assert await service.queue.cancel("a") == "requested"
+    assert (await service.events("a"))[-1].name == "canceled"
+
+
+@pytest.mark.anyio
+async def test_a_picture_that_never_fits_fails_its_job_at_once(service: Service) -> None:
+    service.blobs.limits = BlobConfig(max_bytes=10)
+    await service.submit("a", **FIELDS)
+    [*_, last] = await service.events("a")
+    assert (last.name, last.json()["error"]["code"]) == ("failed", "storage_full")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from service.api.canary import run_canary
 from service.api.dependencies import OptionalClientDep, ServicesDep
 from service.api.problems import described
 from service.merged_metrics import exposition
 from service.services import Services
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
 
@@ -34,7 +37,7 @@ async def readyz(
     client: OptionalClientDep,
     canary: Annotated[bool, Query(description="Draw a picture with each model (scope `metrics`)")] = False,
 ) -> JSONResponse:
-    """Whether a picture can be drawn now: Redis responds, and at least one worker is alive."""
+    """Whether a picture can be drawn now: Redis takes writes, and at least one worker is alive."""
     reasons = await _reasons(services)
     if canary and not reasons:
         # One at a time, shared by all requests that come meanwhile, so that nobody can keep the workers busy with it.
@@ -77,8 +80,13 @@ async def _reasons(services: Services) -> list[str]:
         return ["the server is shutting down"]
     try:
         async with asyncio.timeout(PATIENCE):
-            await services.probe.ping()
+            await services.probe.set(f"{services.queue.config.prefix}ready", 1, px=60_000)
             served = await services.catalogue.models()
+    except OutOfMemoryError:
+        return ["redis is at its maxmemory: it takes no new jobs and no pictures"]
+    except ResponseError as error:
+        log.warning("redis takes no writes: %s", error)
+        return [f"redis takes no writes ({type(error).__name__})"]
     except (RedisError, OSError, TimeoutError) as error:
         return [f"redis does not respond ({type(error).__name__})"]
     return [] if served else ["no worker is alive yet"]
