@@ -16,6 +16,7 @@ from service.tasks.pictures.inputs import BadUpload
 from service.worker.engine_thread import EngineFailed
 
 if TYPE_CHECKING:
+    from engine.card import ModelCard
     from engine.request import StepOutput
 
 EventData = dict[str, Any]
@@ -49,10 +50,17 @@ class TokensEvent:
 
 
 def started(
-    *, attempt: int, images: int, grid: tuple[int, int], steps: int, known: int, kept: Iterable[int]
+    *,
+    attempt: int,
+    images: int,
+    grid: tuple[int, int],
+    steps: int,
+    known: int,
+    kept: Iterable[int],
+    card: ModelCard,
 ) -> EventData:
-    """images: how many. known: the number of fixed tokens. kept: indices of pictures that an earlier attempt
-    finished."""
+    """images: how many. known: the number of fixed tokens. kept: indices of pictures that an earlier attempt finished
+    with the same model. card: of the model, for forks of pictures that are not finished."""
     return {
         "attempt": attempt,
         "images": images,
@@ -60,6 +68,8 @@ def started(
         "steps": steps,
         "known": known,
         "kept": sorted(kept),
+        "tokenizer": card.tokenizer,
+        "weights": card.weights,
     }
 
 

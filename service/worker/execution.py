@@ -16,10 +16,10 @@ import numpy as np
 from engine.request import EMPTY
 from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
-from service.jobs.result import JobResult, StoredImage
+from service.jobs.result import JobResult, StoredImage, other_model
 from service.jobs.spec import JobSpec
 from service.tasks import drawing
-from service.tasks.pictures.inputs import fork_blobs
+from service.tasks.pictures.inputs import BadUpload, fork_blobs
 from service.worker import events
 from service.worker.engine_thread import EngineFailed, ImageKey
 from service.worker.picture import ModelContext, PictureExecution
@@ -38,7 +38,7 @@ Interruption = Literal["canceled", "lost", "released", "blamed"]
 class JobExecution:
     """`run` returns when nothing is left to do for this attempt. pictures: none until the job's inputs are loaded.
 
-    Pictures that an earlier attempt stored are kept as they are; the others are drawn.
+    Pictures that an earlier attempt stored with the same weights are kept as they are; the others are drawn.
     """
 
     def __init__(self, claim: Claim, spec: JobSpec, context: ModelContext) -> None:
@@ -56,7 +56,9 @@ class JobExecution:
             codec_thread=context.codec_thread,
             large_pictures=context.large_pictures,
         )
-        self._kept = {image.index: image for image in map(StoredImage.model_validate, claim.pictures)}
+        stored, card = map(StoredImage.model_validate, claim.pictures), context.card
+        # A picture that another model drew under the same name is drawn again: one job's pictures have one model.
+        self._kept = {image.index: image for image in stored if image.drawn_by(card.tokenizer, card.weights)}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
         self._first_tokens_at: float | None = None
@@ -116,6 +118,8 @@ class JobExecution:
     async def _draw(self) -> list[StoredImage]:
         """All pictures of the job, in order. Raises the error of the first picture that fails."""
         spec, context = self.spec, self._context
+        if spec.fork is not None:
+            await self._check_parent(spec.fork.job)
         canvas = await self._files.canvas()
         requests = drawing.requests(spec, context.card)
         templates = drawing.fork_requests(spec, canvas, context.card, context.fork)
@@ -141,6 +145,7 @@ class JobExecution:
             steps=steps,
             known=int(spec.fixed_cells.sum()),
             kept=self._kept,
+            card=context.card,
         )
         context.publisher.started(self.key, event)
         cells = [int(cell) for cell in np.flatnonzero(canvas == EMPTY)]
@@ -153,6 +158,14 @@ class JobExecution:
                 picture.publish_replayed(template.replayed_tokens, spec.fork.step)
             under_way.append(picture.start())
         return sorted([*self._kept.values(), *await asyncio.gather(*under_way)], key=attrgetter("index"))
+
+    async def _check_parent(self, job_id: str) -> None:
+        """A fork goes on from tokens of its parent. Raises BadUpload if another model of this name drew them."""
+        parent = await retry_transient("reading a fork's parent", partial(self._context.queue.job, job_id))
+        result, card = (parent and parent.result) or {}, self._context.card
+        if what := other_model(result, card):
+            message = f"{card.name} is another by now: not the {what} that drew the fork's parent"
+            raise BadUpload(f"other_{what}", message)
 
     async def _succeed(self, images: list[StoredImage]) -> None:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()

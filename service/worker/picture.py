@@ -17,7 +17,7 @@ from engine.editing.windows import WindowedGeneration
 from engine.request import StepOutput
 from service.jobs import BlobStore, BlobStoreFull, BlobTooLarge, Queue
 from service.jobs.packing import pack_tokens
-from service.jobs.result import StoredImage
+from service.jobs.result import StoredImage, blob_name
 from service.tasks.drawing import FinishedPicture
 from service.worker import events
 from service.worker.engine_thread import EngineThread, ImageKey
@@ -180,7 +180,7 @@ class PictureExecution:
                 seed=self._seed,
                 width=made.width,
                 height=made.height,
-                blob=f"{key.job_id}/result/{key.attempt}/{key.image}",
+                blob=blob_name(key.job_id, key.attempt, key.image, context.card.tokenizer, context.card.weights),
                 grid=(tokens.shape[0], tokens.shape[1]),
                 packed_tokens=pack_tokens(tokens),
             )

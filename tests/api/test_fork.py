@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import httpx
@@ -12,7 +13,8 @@ from engine.noise import image_seed
 from service.jobs import Claim, Job, Queue
 from service.jobs.spec import ForkOrigin
 from tests.api.test_jobs import finished
-from tests.support.api import Api, noise, png, spec_of
+from tests.support.api import CARD, Api, noise, png, spec_of
+from tests.support.waiting import eventually
 
 TOKENS = (np.arange(16) % 8).reshape(4, 4)
 MASK = np.zeros((32, 32), dtype=np.uint8)
@@ -222,6 +224,26 @@ def test_a_fork_of_what_another_tokenizer_drew_is_refused(api: Api) -> None:
     api.draw(api.claim(), tokenizer="u" * 16)
     refused = fork(api, parent["id"], step=1)
     assert (refused.status_code, refused.json()["code"]) == (409, "other_tokenizer")
+
+
+def test_a_fork_goes_on_only_from_what_the_model_of_now_drew(api: Api) -> None:
+    """A running job may have attempts of several models with one name."""
+    parent = api.generate(steps=4)
+    for attempt, weights in ((1, "0" * 16), (2, "1" * 16)):
+        claim = api.claim()
+        assert claim.attempt == attempt
+        began = {"attempt": attempt, "images": 1, "grid": [4, 4], "steps": 4, "known": 0, "weights": weights}
+        api.publish(claim, 1, "started", began)
+        tell(api, claim, 2, 0, 3 - attempt, list(range(8)))
+        if attempt == 1:
+            api.show_card(dataclasses.replace(CARD, weights="1" * 16))
+            assert eventually(lambda: fork(api, parent["id"], step=1).status_code == 409)
+            assert fork(api, parent["id"], step=1).json()["code"] == "other_weights"
+            assert api.queue(lambda q, _, __: q.release(parent["id"], 1)) == "ok"
+    # Step 2 is the other model's.
+    assert refusal(fork(api, parent["id"], step=2)) == (409, "step", "not_reached_yet")
+    api.show_card()
+    api.finish(claim, 3, [*spec_of(claim).seeds])
 
 
 def test_a_picture_of_one_step_says_that_it_has_nothing_to_fork(api: Api) -> None:

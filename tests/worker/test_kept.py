@@ -4,6 +4,7 @@ without faults."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from service.jobs import connect
 from service.jobs.result import StoredImage
 from service.tasks.planning import image_seeds
 from service.worker import worker
+from tests.support.tiny import random_folder
 from tests.support.waiting import soon
 from tests.support.worker import CONFIG, Service, alone, pixels, serving
 
@@ -95,6 +97,46 @@ async def told_whole(service: Service, kept: set[int], images: Sequence[StoredIm
         assert sorted(cells) == list(enumerate(image.tokens().ravel()))
         assert (told[-1]["step"], told[-1]["n_done"], told[-1]["n_total"]) == (12, 64, 64)
         assert len(told) == 1 or image.index not in kept
+
+
+@pytest.mark.anyio
+async def test_pictures_of_other_weights_are_drawn_again(redis_url: str, engine: Engine, tmp_path: Path) -> None:
+    redis = connect(redis_url)
+    async with serving(redis_url, engine, grace=0) as service:
+        await service.submit("a", **FIELDS)
+        await stored(redis, 2)
+        service.stop.set()
+        await asyncio.wait_for(service.running, 30)
+    kept = await stored(redis, 2)
+    assert len(kept) < FIELDS["n"]
+    folder = random_folder(tmp_path, n_layer=3)  # of the same name
+    other = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=2048, batch_invariant=True))
+    assert (other.model.name, other.model.weights) != (engine.model.name, engine.model.weights)
+    async with serving(redis_url, other, grace=5) as service:
+        result = await service.result("a")
+        assert (result.tokenizer, result.weights) == (other.model.tokenizer, other.model.weights)
+        for image, expected in zip(result.images, alone(folder, **FIELDS), strict=True):
+            assert np.array_equal(image.tokens(), expected)
+            assert image.blob.split("/")[2] == "2"
+        _, second = [event for event in await service.events("a") if event.name == "started"]
+        assert second.json()["kept"] == []
+        assert (second.json()["tokenizer"], second.json()["weights"]) == (other.model.tokenizer, other.model.weights)
+        held = [await service.blobs.get(image.blob) for image in result.images]
+        assert await service.blobs.bytes_used() == sum(len(png or b"") for png in held)
+    await redis.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_fork_of_what_other_weights_drew_fails(service: Service, engine: Engine) -> None:
+    """They were exchanged while the fork waited."""
+    await service.submit("parent", steps=8, seed=1)
+    result = await service.result("parent")
+    fork = {"job": "parent", "image": 0, "step": 4, "seeds": [(4, 1)], "replayed": result.images[0].tokens()}
+    told = result.model_dump() | {"weights": "0" * 16}
+    await service.queue.redis.hset(f"{CONFIG.prefix}job:parent", "result", json.dumps(told))
+    await service.submit("a", steps=8, seed=2, fork=fork)
+    [*_, last] = await service.events("a")
+    assert (last.name, last.json()["error"]["code"]) == ("failed", "other_weights")
 
 
 def released_before_its_end(service: Service, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from service.api.schemas import ANSWERS
 from service.api.submission import Submission, SubmissionDep
 from service.errors import Problem
 from service.jobs import Job
+from service.jobs.result import FINGERPRINTS, other_model
 from service.jobs.spec import JobSpec
 from service.services import Services
 from service.tasks import fork as fork_task
@@ -80,7 +81,7 @@ async def _create(submission: Submission, parent: Job, fields: ForkRequest, dige
     _check_same_model(parent, served.card)
     await check_room(services, client, served.card.name)
     check_results_fit(services, fields.n, parent_spec.size, "n")
-    progress = await _progress(services, parent, fields.image_index)
+    progress = await _progress(services, parent, fields.image_index, served.card)
     origin = fork_task.checked_origin(fields, parent.id, parent_spec, progress)
     uploads, tokens = await _inheritance(submission, parent, parent_spec, fields.image_index)
     spec = fork_task.plan(fork_task.with_seed(fields), parent_spec, origin, tokens)
@@ -98,19 +99,18 @@ async def _create(submission: Submission, parent: Job, fields: ForkRequest, dige
 
 
 def _check_same_model(parent: Job, card: ModelCard) -> None:
-    """A picture's tokens mean something to the model that drew them alone. A running job does not tell its model's
-    fingerprints yet."""
+    """A picture's tokens mean something to the model that drew them alone. Of a running job, `_progress` checks it."""
     result = read_result(parent)
-    if result is None:
-        return
-    for what in ("tokenizer", "weights"):
-        drawn_with = getattr(result, what)
-        if drawn_with and drawn_with != getattr(card, what):
-            raise Problem(409, f"other_{what}", f"{card.name} is another by now: not the {what} that drew the picture")
+    if result is not None and (what := other_model(result.model_dump(include={*FINGERPRINTS}), card)):
+        raise _drawn_by_another(what, card)
 
 
-async def _progress(services: Services, job: Job, index: int) -> ForkProgress:
-    """Raises Problem where nothing is drawn yet."""
+def _drawn_by_another(what: str, card: ModelCard) -> Problem:
+    return Problem(409, f"other_{what}", f"{card.name} is another by now: not the {what} that drew the picture")
+
+
+async def _progress(services: Services, job: Job, index: int, card: ModelCard) -> ForkProgress:
+    """card: of the model now. Raises Problem where nothing is drawn yet, or only by another model of this name."""
     if (result := read_result(job)) is not None:
         steps = result.usage["steps"]
         return ForkProgress(steps, steps, result.images[index].tokens())
@@ -118,11 +118,17 @@ async def _progress(services: Services, job: Job, index: int) -> ForkProgress:
     # Several attempts may have drawn it; each tells the whole picture.
     tokens: dict[int, np.ndarray] = defaultdict(lambda: np.full(grid, EMPTY, dtype=np.int32))
     reached: dict[int, tuple[int, int]] = {}
+    others: dict[int, str] = {}
     async for event in services.hub.stored_events(job.id):
+        if event.name == "started" and (what := other_model(event.json(), card)):
+            others[event.position[0]] = what
         if event.name == "tokens" and (data := event.json())["image_index"] == index:
             attempt, _ = event.position
             tokens[attempt].flat[data["positions"]] = data["tokens"]
             reached[attempt] = (data["step"], data["steps"])
+    if reached and not reached.keys() - others:
+        raise _drawn_by_another(others[max(reached)], card)
+    reached = {attempt: step for attempt, step in reached.items() if attempt not in others}
     if not reached:
         raise fork_task.not_reached_yet("the picture is not begun yet")
     furthest = max(reached, key=lambda attempt: (reached[attempt][0], attempt))
