@@ -13,6 +13,7 @@ import venv
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -64,6 +65,21 @@ async def show_card(settings: Settings) -> None:
     models = [{"card": CARD.to_json(), "capacity": CAPACITY}]
     await cards.put("far-away", {"worker": "far-away", "models": models, "spec": SPEC_VERSION})
     await redis.aclose()
+
+
+def test_every_floor_is_what_the_tests_ran_with() -> None:
+    """Nobody tests an older version, and some have faults that a client can use."""
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines[1:])}
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    for wanted in map(Requirement, chain.from_iterable(groups)):
+        name = canonicalize_name(wanted.name)
+        if name in ("arpg-serve", "triton"):  # our own extras, and what comes with torch
+            continue
+        [tested] = [one.version for one in pinned[name]]
+        [floor] = [one.version for one in wanted.specifier if one.operator in (">=", "==")]
+        minor = ".".join(tested.split(".")[:2])
+        assert floor == (tested if minor == "0.0" or f"=={tested}" in str(wanted) else minor), f"not {tested}: {wanted}"
 
 
 def test_an_api_replica_runs_without_torch(redis_socket: Path, tmp_path: Path) -> None:
