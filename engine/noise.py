@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from engine.request import MAX_SEED
+CHOSEN_SEEDS = 2**32
+"""Seeds that nobody asked for, random and derived ones, are smaller than this."""
 
 
 def uniform(seed: int, purpose: str, position: int) -> float:
@@ -24,7 +25,7 @@ def permutation(seed: int, purpose: str, positions: Iterable[int]) -> tuple[int,
 
 def image_seed(job_seed: int, index: int) -> int:
     """The seed of a job's image. Image 0 has the job's own, so a returned seed reproduces its image."""
-    return job_seed if index == 0 else _hash(job_seed, "image", index) & MAX_SEED
+    return job_seed if index == 0 else _hash(job_seed, "image", index) % CHOSEN_SEEDS
 
 
 def _hash(seed: int, purpose: str, position: int) -> int:

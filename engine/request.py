@@ -1,4 +1,7 @@
-"""What a caller asks of the engine and gets from it: requests, outputs, and the error of a bad request."""
+"""What a caller asks of the engine and gets from it: requests, outputs, and the error of a bad request.
+
+Engine.add checks a request: see engine/checks.py.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,8 @@ EMPTY = -1
 
 MAX_STEPS = 256
 MAX_SIDE = 256  # rows or columns of a grid
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**63 - 1
 MAX_TOP_K = 2**20
-
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(Schedule),
@@ -32,11 +34,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 class RequestError(ValueError):
-    """A request that can't be drawn; field names the field at fault."""
+    """A request that can't be drawn; field names the field at fault, reason says why."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+        self.reason = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,59 +129,3 @@ class RequestOutput(StepOutput):
 
     id: int
     error: Exception | None = None
-
-
-def check_request(
-    request: Request, *, grid: tuple[int, int], codebook_size: int, num_classes: int, any_order: bool = True
-) -> None:
-    """Raises RequestError with the first field that is out of bounds for a model of these sizes. any_order: whether the
-    model draws in any order, and so around fixed tokens and on other grids."""
-    label = request.class_label
-    if label is not None and not 0 <= label < num_classes:
-        raise RequestError("class_label", f"{label} is not one of the model's {num_classes} classes")
-    if not 0 <= request.seed <= MAX_SEED:
-        raise RequestError("seed", f"must be between 0 and {MAX_SEED}, got {request.seed}")
-    if not 1 <= request.steps <= MAX_STEPS:
-        raise RequestError("steps", f"must be between 1 and {MAX_STEPS}, got {request.steps}")
-    for name, choices in CHOICES.items():
-        if (value := getattr(request, name)) not in choices:
-            raise RequestError(name, f"must be one of {choices}, got {value!r}")
-    if not 0 <= request.guidance_scale <= 100:
-        raise RequestError("guidance_scale", f"must be between 0 and 100, got {request.guidance_scale}")
-    if request.guidance_interval is not None and request.guidance_interval < 0:
-        raise RequestError("guidance_interval", f"must be 0 or more tokens, got {request.guidance_interval}")
-    if not 0 <= request.temperature <= 100:
-        raise RequestError("temperature", f"must be between 0 and 100, got {request.temperature}")
-    if not 0 <= request.top_k <= MAX_TOP_K:
-        raise RequestError("top_k", f"must be between 0 (off) and {MAX_TOP_K}, got {request.top_k}")
-    if not 0 < request.top_p <= 1:
-        raise RequestError("top_p", f"must be above 0 and at most 1, got {request.top_p}")
-    if not any_order:
-        for name in ("fixed_tokens", "order", "grid"):
-            if getattr(request, name):
-                raise RequestError(name, "this model draws every position of its own grid, in a fixed order")
-    if request.grid is not None and not all(1 <= side <= MAX_SIDE for side in request.grid):
-        raise RequestError("grid", f"must have 1 to {MAX_SIDE} rows and columns, got {request.grid}")
-    rows, cols = request.grid or grid
-    _check_canvas(request, rows * cols, codebook_size)
-
-
-def _check_canvas(request: Request, positions: int, codebook_size: int) -> None:
-    for name, tokens in (("fixed_tokens", request.fixed_tokens), ("replayed_tokens", request.replayed_tokens)):
-        for position, token in tokens.items():
-            if not 0 <= position < positions:
-                raise RequestError(name, f"position {position} lies outside the grid of {positions}")
-            if not 0 <= token < codebook_size:
-                raise RequestError(name, f"token {token} is not in the codebook of {codebook_size}")
-    if both := request.fixed_tokens.keys() & request.replayed_tokens.keys():
-        raise RequestError("replayed_tokens", f"position {min(both)} is fixed")
-    to_draw = positions - len(request.fixed_tokens)
-    if to_draw == 0:
-        raise RequestError("fixed_tokens", "every position is fixed: nothing is left to draw")
-    if to_draw == len(request.replayed_tokens):
-        raise RequestError("replayed_tokens", "every position is drawn: nothing is left to draw")
-    if request.order is None:
-        return
-    expected = set(range(positions)) - set(request.fixed_tokens)
-    if len(request.order) != to_draw or set(request.order) != expected:
-        raise RequestError("order", f"must name each of the {to_draw} positions to draw exactly once")

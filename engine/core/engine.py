@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -15,62 +15,28 @@ import torch
 
 from engine.attention.kv_cache import KVCache
 from engine.card import ModelCard
+from engine.checks import check_request, checked_seed, whole
 from engine.codec.codec import Codec
+from engine.core.config import GPU_CACHE_SHARE, EngineConfig, EngineStats
 from engine.core.dispatched import DispatchedStep, output_of
 from engine.core.graphs import runner_on
 from engine.core.pages import PageAllocator
 from engine.core.rotary_tables import RotaryTables
 from engine.core.runner import Runner, StepLogits
-from engine.core.scheduler import Limit, Scheduler
+from engine.core.scheduler import Scheduler
 from engine.core.sequence import SequenceState
 from engine.models import registry
 from engine.models.forward import forward_pass
 from engine.models.registry import LoadedModel
 from engine.ops.choice import choose_operations
-from engine.request import Request, RequestError, RequestOutput, RopeScaling, check_request
+from engine.request import Request, RequestError, RequestOutput, RopeScaling
+
+__all__ = ["GPU_CACHE_SHARE", "Engine", "EngineConfig", "EngineStats"]
 
 log = logging.getLogger(__name__)
 
 CPU_CACHE_BYTES = 256 * 2**20
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
-GPU_CACHE_SHARE = 0.6
-"""Share of the GPU memory that is free after loading the weights; steps and the tokenizer need the rest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """page_size: rows of a page. cache_tokens: rows of the KV cache; None: cache_share of the GPU's free memory, or 256
-    MiB on a CPU. max_rows: row budget of a step. max_running: requests drawn at once. batch_invariant: the bits of a
-    request's logits don't depend on the other requests in its steps (CPU, float32; slower). check_every_step: check
-    pages and block tables after each step, not only when the engine falls idle. dtype: None: bfloat16 on a GPU,
-    float32 on a CPU."""
-
-    page_size: int = 16
-    cache_tokens: int | None = None
-    cache_share: float = GPU_CACHE_SHARE
-    max_rows: int = 2048
-    max_running: int = 256
-    batch_invariant: bool = False
-    check_every_step: bool = False
-    dtype: torch.dtype | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Pages are those of the KV cache; rows count all branches; totals count since the start. rows_shared_total: rows
-    found in another sequence's pages and so not computed. pages_copied_total: pages copied for that. limit: what kept a
-    request out of the last step; None: nothing did."""
-
-    running: int
-    waiting: int
-    pages_used: int
-    pages_total: int
-    rows_last_step: int
-    rows_total: int
-    steps_total: int
-    rows_shared_total: int
-    pages_copied_total: int
-    limit: Limit | None
 
 
 class Engine:
@@ -156,7 +122,7 @@ class Engine:
         when the engine falls idle.
 
         A step for which the device has no memory is divided; a request that does not fit alone is given up, and its
-        output has the error. Raises FloatingPointError when the model's logits are not finite."""
+        output has the error. A request whose logits are not finite is given up too, with a FloatingPointError."""
         sequences = self._scheduler.schedule()
         self._runner.copy_pages(self._scheduler.page_copies)
         self._scheduler.page_copies.clear()
@@ -164,6 +130,10 @@ class Engine:
         outputs = self._dispatch(sequences) if sequences else []
         while len(self._dispatched) > (self._runner.overlap if sequences else 0):
             outputs += self._dispatched.popleft().commit()
+        for output in outputs:
+            if output.error is not None:
+                log.error("request %d is given up: %s", output.id, output.error)
+                self._scheduler.abort(output.id)
         if self.idle or self.config.check_every_step:
             self._scheduler.check_integrity(all_pages=self.config.check_every_step)
         return outputs
@@ -171,18 +141,25 @@ class Engine:
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Draw these requests to the end, together with all others in the engine; token maps int32 (rows, cols).
 
-        Raises RequestError when one of them is bad, and then draws none. Outputs of other requests are dropped.
+        Raises RequestError when one of them is bad, and then draws none. When one of them is given up, raises its error
+        and aborts the others. Outputs of other requests are dropped.
         """
         sequences = [self._sequence(request) for request in requests]
         for sequence in sequences:
             self._scheduler.add(sequence)
         unfinished = {sequence.id for sequence in sequences}
-        while unfinished:
-            for output in self.step():
-                if output.error is not None and output.id in unfinished:
-                    raise output.error
-                if output.finished:
-                    unfinished.discard(output.id)
+        try:
+            while unfinished:
+                if self.idle:
+                    raise RuntimeError(f"the engine is idle before it has drawn the requests {sorted(unfinished)}")
+                for output in self.step():
+                    if output.error is not None and output.id in unfinished:
+                        raise output.error
+                    if output.finished:
+                        unfinished.discard(output.id)
+        finally:
+            for request_id in unfinished:
+                self.abort(request_id)
         return [sequence.tokens.reshape(sequence.grid) for sequence in sequences]
 
     def fork(self, parent: Request, tokens: Mapping[int, int], step: int, seed: int) -> Request:
@@ -192,9 +169,11 @@ class Engine:
 
         Raises RequestError when step is not one of the parent's steps before its last, or when tokens are missing.
         """
+        parent, seed = self._checked(parent), checked_seed(seed)
         steps = [one.targets for one in self._plan(parent).steps if one.targets]
-        if not 1 <= step < len(steps):
-            raise RequestError("step", f"must be between 1 and {len(steps) - 1}, got {step}")
+        step = whole("step", step, 1, len(steps) - 1)
+        if not isinstance(tokens, Mapping):
+            raise RequestError("tokens", "must map the parent's positions to tokens")
         cells = [cell for targets in steps[:step] for cell in targets]
         if missing := [cell for cell in cells if cell not in tokens]:
             raise RequestError("step", f"the parent has not drawn step {step} yet: position {missing[0]} is missing")
@@ -259,24 +238,26 @@ class Engine:
         return []
 
     def _give_up(self, sequence: SequenceState, error: Exception) -> RequestOutput:
-        log.error("request %d is given up: %s", sequence.id, error)
         sequence.aborted = True
         self._scheduler.retire(sequence)
         return replace(output_of(sequence, sequence.next_step, []), error=error)
 
     def _sequence(self, request: Request) -> SequenceState:
-        check_request(
+        request = self._checked(request)
+        sequence = SequenceState.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
+        need, there = sequence.pages(self.config.page_size), self._scheduler.pages.total
+        if need > there:
+            raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
+        return sequence
+
+    def _checked(self, request: Request) -> Request:
+        return check_request(
             request,
             grid=self.model.grid,
             codebook_size=self.model.codebook_size,
             num_classes=len(self.model.classes),
             any_order="order" in self.model.settings,
         )
-        sequence = SequenceState.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
-        need, there = sequence.pages(self.config.page_size), self._scheduler.pages.total
-        if need > there:
-            raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
-        return sequence
 
 
 def _rotary(loaded: LoadedModel, grid: tuple[int, int], rope_scaling: RopeScaling) -> torch.Tensor:

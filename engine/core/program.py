@@ -55,10 +55,13 @@ class Program:
         return len(self.block_tables)
 
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
 def sampling_settings(temperature: float, top_p: float, top_k: int) -> np.ndarray:
     """How tokens are drawn, int32 (3,): the bits of temperature and top_p as float32, and top_k."""
     settings = np.array([0, 0, top_k], dtype=np.int32)
-    settings.view(np.float32)[:2] = temperature, top_p
+    settings.view(np.float32)[:2] = temperature, max(top_p, SMALLEST)  # rounded to 0, it would leave no token
     return settings
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
+from engine.checks import check_request
 from engine.codec import palettes
 from engine.codec.vq import VQConfig, VQModel
 from engine.models.checkpoint import CheckpointError, fingerprint, fit, load_state
@@ -23,7 +24,7 @@ from engine.models.hub import weights_file
 from engine.models.model_index import known_folders
 from engine.models.network import Model
 from engine.plans import Plan
-from engine.request import Request, check_request
+from engine.request import Request
 
 
 @dataclass(frozen=True, slots=True)

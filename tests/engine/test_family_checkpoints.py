@@ -108,7 +108,7 @@ def test_one_familys_weights_do_not_pass_for_anothers(tmp_path: Path) -> None:
         ("llamagen", {"transformer": "XS"}, "KeyError: 'XS'"),
         ("llamagen", {"transformer": {"dim": 64, "n_layer": 2, "n_head": 3}}, "not a multiple of 4 · n_head 3"),
         ("llamagen", {"defaults": {"steps": 9, "top_k": 3}}, "defaults: this family has no steps"),
-        ("llamagen", {"defaults": {"guidance_interval": -2}}, "guidance_interval: must be 0 or more"),
+        ("llamagen", {"defaults": {"guidance_interval": -2}}, "guidance_interval: must be between 0"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused_by_name(

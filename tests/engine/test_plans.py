@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.checks import check_request
 from engine.noise import image_seed, permutation, uniform
 from engine.plans import CONDITION, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
 from engine.plans.guidance_schedule import guidance_scales
 from engine.plans.schedule import step_counts
-from engine.request import Request, RequestError, Window, check_request
+from engine.request import Request, RequestError, Window
 
 schedules: st.SearchStrategy[Any] = st.sampled_from(["arccos", "cosine"])
 
