@@ -40,6 +40,7 @@ MORE_ENTRIES = {
     "tests/chaos": 17,  # the cluster, its faults, and the checker are one program
     "engine": 16,  # its packages, the modules that all of them share, and the measurements
     "tests/engine": 24,  # a file for each subject of the engine, whose packages hold 70 modules
+    "tests/worker": 15,  # a file for each fault and each duty of the worker
     "engine/training": 15,  # a file for each stage of the training
 }
 

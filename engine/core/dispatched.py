@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.core.runner import DrawnTokens
 from engine.core.sequence import SequenceState
@@ -22,16 +22,26 @@ class DispatchedStep:
             sequence.aborted |= sequence.id == request_id
 
     def commit(self) -> list[RequestOutput]:
-        """Stores what the step drew. Waits for the device, unless all requests are aborted: after a failure their
-        logits may not be finite either."""
+        """Stores what the step drew. Waits for the device, unless all requests are aborted. A request whose logits are
+        not finite counts as aborted from here on, and its output has the error."""
         if all(sequence.aborted for sequence in self.sequences):
             return []
         outputs = []
         for sequence, step, tokens in zip(self.sequences, self.steps, self.drawn.by_sequence(), strict=True):
-            if tokens and not sequence.aborted:
+            if sequence.aborted:
+                continue
+            if tokens is None:
+                sequence.aborted = True
+                outputs.append(_broken(output_of(sequence, step, [])))
+            elif tokens:
                 sequence.commit(step, tokens)
                 outputs.append(output_of(sequence, step, tokens))
         return outputs
+
+
+def _broken(output: RequestOutput) -> RequestOutput:
+    error = FloatingPointError(f"request {output.id}: the logits of step {output.step} are not finite")
+    return replace(output, error=error)
 
 
 def output_of(sequence: SequenceState, step: int, tokens: list[int]) -> RequestOutput:

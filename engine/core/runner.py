@@ -42,16 +42,15 @@ class DrawnTokens:
         self._counts = counts
         self._read = read
 
-    def by_sequence(self) -> list[list[int]]:
-        """In the order of each sequence's targets. Raises FloatingPointError when the model's logits hold NaN or
-        infinity."""
+    def by_sequence(self) -> list[list[int] | None]:
+        """In the order of each sequence's targets. None where a sequence's logits hold NaN or infinity."""
         if not sum(self._counts):
             return [[] for _ in self._counts]
-        tokens = self._read()
+        tokens, ends = self._read(), accumulate(self._counts)
+        parts = [tokens[end - count : end] for count, end in zip(self._counts, ends, strict=True)]
         if NO_TOKEN in tokens:
-            raise FloatingPointError("the model's logits are not finite")
-        ends = accumulate(self._counts)
-        return [tokens[end - count : end] for count, end in zip(self._counts, ends, strict=True)]
+            return [None if NO_TOKEN in part else part for part in parts]
+        return list(parts)
 
 
 class Runner:

@@ -116,7 +116,9 @@ class WindowedGeneration:
 
     def update(self, output: StepOutput) -> StepOutput:
         """Write a step's tokens of the current window to the canvas; returns the output in canvas positions, with
-        steps and tokens counted over all windows."""
+        steps and tokens counted over all windows. Raises the error of a request that was given up."""
+        if isinstance(output, RequestOutput) and output.error is not None:
+            raise output.error
         assert self._window is not None
         positions = tuple(self._window.position(cell, self._window_shape[1]) for cell in output.positions)
         self.tokens.flat[list(positions)] = output.tokens

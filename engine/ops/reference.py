@@ -29,7 +29,9 @@ class TorchOperations:
         return pack_matrix(weight)
 
     def embed(self, rows: Rows, tokens: Tensor, table: Tensor) -> Tensor:
-        return F.embedding(torch.where(rows.sources < 0, tokens[(-2 - rows.sources).clamp(min=0)], rows.sources), table)
+        # A row without finite logits has left NO_TOKEN; any embedding will do.
+        drawn = tokens[(-2 - rows.sources).clamp(min=0)].clamp(min=0)
+        return F.embedding(torch.where(rows.sources < 0, drawn, rows.sources), table)
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
         return self._map(lambda x: product(rms_norm(x, norm), weight), x)

@@ -69,6 +69,8 @@ def main() -> None:
                 canvases[engine.add(waiting.popleft())] = np.zeros(engine.model.grid, dtype=np.int32)
             done = []
             for output in engine.step():
+                if output.error is not None:
+                    raise output.error
                 canvases[output.id].flat[list(output.positions)] = output.tokens
                 if output.finished:
                     done.append(canvases.pop(output.id))

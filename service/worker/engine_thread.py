@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FailureCode = Literal["engine_failed", "out_of_memory"]
+FailureCode = Literal["engine_failed", "not_finite", "out_of_memory"]
 
 
 class EngineFailed(Exception):
@@ -51,9 +51,8 @@ class ImageKey:
 class EngineReport:
     """What one turn of the thread did. `tokens_free` is counted after it.
 
-    given_up: pictures that the engine could not draw although nothing else was at fault. failed: pictures whose cache
-    was lost because a step failed; failure: why it did. left: attempts of which nothing is
-    in the engine any more.
+    given_up: pictures that the engine could not draw although it draws others. failed: pictures whose cache was lost
+    because a step failed; failure: why it did. left: attempts of which nothing is in the engine any more.
     """
 
     added: list[ImageKey] = field(default_factory=list)
@@ -89,6 +88,7 @@ class EngineThread:
         self._closing = False
         self._ids: dict[ImageKey, int] = {}
         self._keys: dict[int, ImageKey] = {}
+        self._suspects: dict[ImageKey, Exception] = {}
         self._turn_began: float | None = None
         self._cores: Callable[[], int] = lambda: ONE
         self._used_cores = ONE
@@ -160,6 +160,8 @@ class EngineThread:
             elif (request_id := self._ids.pop(subject, None)) is not None:
                 del self._keys[request_id]
                 self._engine.abort(request_id)
+            else:
+                self._suspects.pop(subject, None)
         if not self._engine.idle:
             self._step(report)
         report.stats = self._engine.stats()
@@ -189,18 +191,28 @@ class EngineThread:
             traceback.clear_frames(error.__traceback__)  # and the tensors in them
             self._drop_all(report)
             self._probe()
+            self._acquit_the_engine(report)
             return
         report.step_seconds = time.monotonic() - began
         for update in updates:
             key = self._keys[update.id]
             if update.error is not None:
-                report.given_up.append((key, EngineFailed(code_of(update.error), alone=True)))
+                self._suspects[key] = update.error
             else:
                 report.updates.append((key, update))
             if update.finished or update.error is not None:
                 del self._keys[update.id], self._ids[key]
-        if report.given_up and self._engine.idle:
+        if self._suspects and not report.updates:
+            if not self._engine.idle:
+                return  # a later step shows whether the engine draws others
             self._probe()
+        self._acquit_the_engine(report)
+
+    def _acquit_the_engine(self, report: EngineReport) -> None:
+        """It draws others, so the pictures that it gave up are the reason themselves."""
+        for key, error in self._suspects.items():
+            report.given_up.append((key, EngineFailed(code_of(error), alone=True)))
+        self._suspects.clear()
 
     def _drop_all(self, report: EngineReport) -> None:
         for key, request_id in self._ids.items():
@@ -210,17 +222,23 @@ class EngineThread:
         self._keys.clear()
 
     def _probe(self) -> None:
-        """Tries whether the engine can still draw. If it can't, no job of the step was the reason: raises the error."""
-        request_id = self._engine.add(Request(class_label=0, guidance_scale=1.0))
-        outputs: list[RequestOutput] = []
-        while not outputs:
-            outputs = self._engine.step()
-        if (error := outputs[0].error) is not None:
-            raise error
-        self._engine.abort(request_id)
+        """Tries whether the idle engine can still draw. If it can't, no job was the reason: raises the error."""
+        error: Exception | None = None
+        for label in (0, None):  # one of them may be what a request was given up for
+            request_id = self._engine.add(Request(class_label=label, guidance_scale=1.0))
+            outputs: list[RequestOutput] = []
+            while not outputs:
+                outputs = self._engine.step()
+            if (error := outputs[0].error) is None:
+                self._engine.abort(request_id)
+                return
+        assert error is not None
+        raise error
 
 
 def code_of(error: BaseException) -> FailureCode:
     """By the names of the classes: torch has its own error for a device without memory, and may not be installed."""
     names = {kind.__name__ for kind in type(error).__mro__}
+    if "FloatingPointError" in names:
+        return "not_finite"
     return "out_of_memory" if names & {"MemoryError", "OutOfMemoryError"} else "engine_failed"

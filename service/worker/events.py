@@ -102,6 +102,9 @@ def error_of(error: BaseException, job_id: str) -> dict[str, str]:
             code, message = "storage_full", str(error)
         case EngineFailed(code="out_of_memory"):
             code, message = error.code, f"there was not memory enough to draw job {job_id}"
+        case EngineFailed(code="not_finite"):
+            advice = "a lower guidance_scale, or another class, may help"
+            code, message = error.code, f"the model's numbers overflowed while it drew job {job_id}; {advice}"
         case EngineFailed():
             code, message = error.code, f"the engine failed while it drew job {job_id}; the worker's log says how"
         case _:
