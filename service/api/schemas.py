@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from service.api import sse
 from service.api.problems import described
 from service.tasks.expand import Method
-from service.tasks.fields import Source
+from service.tasks.fields import ShownSeed, Source
 from service.tasks.pictures.images import MEDIA_TYPES, Format
 from service.tasks.pictures.masks import MaskMode
 
@@ -29,7 +29,7 @@ class ResolvedRequest(BaseModel):
     model: str
     class_: int | None = Field(alias="class")
     n: int
-    seed: int
+    seed: ShownSeed
     steps: int | None
     schedule: str | None
     guidance_scale: float | None
@@ -51,7 +51,7 @@ class ResolvedRequest(BaseModel):
     up: int | None = Field(None, exclude_if=_absent)
     down: int | None = Field(None, exclude_if=_absent)
     keep: float | None = Field(None, exclude_if=_absent)
-    keep_seed: int | None = Field(None, exclude_if=_absent)
+    keep_seed: ShownSeed | None = Field(None, exclude_if=_absent)
     width: int | None = Field(None, exclude_if=_absent)
     height: int | None = Field(None, exclude_if=_absent)
     method: Method | None = Field(None, exclude_if=_absent)
@@ -77,7 +77,7 @@ class PaddingObject(BaseModel):
 
 class JobImage(BaseModel):
     url: str
-    seed: int = Field(description="Draws this picture alone, as n=1")
+    seed: ShownSeed = Field(description="Draws this picture alone, as n=1")
     width: int
     height: int
 

@@ -3,6 +3,11 @@
 
 const $ = (id) => document.getElementById(id);
 
+// JSON in which seeds are texts here and integers there: they have 63 bits, and a number of JavaScript has 53. A key is
+// never preceded by a backslash; the same characters inside a text are.
+export const read = (text) => JSON.parse(text.replace(/(?<!\\)("(?:keep_)?seed"\s*:\s*)(-?\d+)/g, '$1"$2"'));
+export const write = (value) => JSON.stringify(value).replace(/(?<!\\)("(?:keep_)?seed":)"(-?\d+)"/g, "$1$2");
+
 // The parsed body of a response. Throws an Error; its `problem` is the problem document, if the server sent one.
 export async function api(path, options) {
   for (;;) {
@@ -10,7 +15,7 @@ export async function api(path, options) {
     const text = await response.text();
     let body = null;
     try {
-      body = text === "" ? null : JSON.parse(text);
+      body = text === "" ? null : read(text);
     } catch {
       // Not from this server: for example a proxy's error page.
     }
@@ -22,7 +27,7 @@ export async function api(path, options) {
 }
 
 export const post = (path, fields) =>
-  api(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(fields) });
+  api(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: write(fields) });
 
 // ---- the key -------------------------------------------------------------------------------------------------
 

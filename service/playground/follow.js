@@ -1,6 +1,6 @@
 // Follows a job's events from its beginning to its end, over lost connections.
 
-import { api } from "./api.js";
+import { api, read } from "./api.js";
 
 const NAMES = ["queued", "started", "tokens", "completed", "failed", "canceled", "error", "reconnect"];
 const RETRY_MS = 2000;
@@ -19,7 +19,7 @@ export function follow(job, handlers) {
         if (over || !event.data) return;
         if (event.lastEventId) last = event.lastEventId;
         leaving = name === "reconnect";
-        handlers[name]?.(JSON.parse(event.data));
+        handlers[name]?.(read(event.data));
       });
     }
     // The browser reconnects by itself after the last event that it received; but after an error response it stops.

@@ -1,6 +1,6 @@
 // The request: reads the form's fields for each task, sends them, and shows errors beside the fields.
 
-import { keyed, post, api } from "./api.js";
+import { api, keyed, post, write } from "./api.js";
 import * as base from "./base.js";
 
 const $ = (id) => document.getElementById(id);
@@ -49,7 +49,7 @@ const READ = {
   n: number,
   steps: ({ value }) => 2 ** Number(value),
   guidance_scale: (control) => ($("class").value.trim() === "" ? undefined : number(control)),
-  seed: ({ value }) => (/^\d*$/.test(value.trim()) ? number({ value }) : value.trim()),
+  seed: ({ value }) => value.trim().replace(/^(-?)0+(?=\d)/, "$1") || undefined, // text: see write
   feather: number,
   seamless: ({ checked }) => checked,
   method: ({ value }) => value || undefined,
@@ -123,7 +123,7 @@ function curl(asked) {
   const [chosen, picture] = [task(), base.current()];
   const path = chosen === "fork" ? `v1/jobs/${picture?.job ?? "JOB"}/fork` : `v1/${chosen}`;
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const asJSON = (body) => `--json '${JSON.stringify(body).replaceAll("'", "\\u0027")}'`;
+  const asJSON = (body) => `--json '${write(body).replaceAll("'", "\\u0027")}'`;
   const one = { ...asked, n: 1 };
   const files = ["image", ...(chosen === "inpaint" ? ["mask"] : [])].map((name) => `-F ${name}=@${name}.png`);
   const texts = Object.entries(one).filter(([, value]) => value !== null).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`);

@@ -5,9 +5,10 @@ Validation is strict: a wrong type and an unknown field are refused. Null takes 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from engine.request import MAX_SEED, MAX_STEPS
 from service.auth.keys import Priority
@@ -18,6 +19,27 @@ MAX_PIXELS = 2**16
 """The longest side that a request may name; the plan checks it against the model's card."""
 
 SEED = "The same seed draws the same pictures again; null: a random seed, which the result shows"
+
+
+def _refuse_negative(remedy: str) -> BeforeValidator:
+    """In other services a seed of −1 means random."""
+
+    def check(seed: Any) -> Any:
+        if isinstance(seed, int) and seed < 0:
+            raise PydanticCustomError("greater_than_equal", f"must be between 0 and {MAX_SEED}; {remedy}")
+        return seed
+
+    return BeforeValidator(check)
+
+
+_INT64: dict[str, Any] = {"type": "integer", "format": "int64", "minimum": 0}
+"""The format says the maximum. FastAPI would write it as a float, and so one too large."""
+_OPTIONAL = WithJsonSchema({"anyOf": [_INT64, {"type": "null"}]})
+_BOUNDS = Field(ge=0, le=MAX_SEED)
+
+Seed = Annotated[int | None, _BOUNDS, _refuse_negative("leave it out or null for random"), _OPTIONAL]
+KeepSeed = Annotated[int | None, _BOUNDS, _refuse_negative("leave it out or null to use the seed"), _OPTIONAL]
+ShownSeed = Annotated[int, WithJsonSchema(_INT64)]
 PRIORITY = "Orders the client's own jobs; high needs a key that allows it"
 
 
@@ -33,7 +55,7 @@ class TaskFields(BaseModel):
         None, alias="class", description="A label, a name or a synonym; null draws without a class"
     )
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures to draw")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
+    seed: Seed = Field(None, description=SEED)
     steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="In how many steps each picture is drawn")
     schedule: Literal["arccos", "cosine"] | None = Field(
         None, description="The curve by which the number of tokens grows from step to step"

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.request import MAX_SEED
 from service.auth.keys import Priority
 from service.errors import Problem
 from service.jobs.spec import ForkOrigin, JobSpec
-from service.tasks.fields import MAX_IMAGES, PRIORITY, SEED
+from service.tasks.fields import MAX_IMAGES, PRIORITY, SEED, Seed
 from service.tasks.pictures.inputs import whole_picture
 from service.tasks.pictures.recipe import MAX_FORKS, forked
 from service.tasks.planning import image_seeds, random_seed
@@ -25,7 +24,7 @@ class ForkRequest(BaseModel):
     step: int = Field(ge=1, le=2**16, description="How many first steps the new pictures share with the old one")
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many new pictures to draw")
     image_index: int = Field(0, ge=0, lt=MAX_IMAGES, description="Which of the job's pictures, from 0")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
+    seed: Seed = Field(None, description=SEED)
     priority: Priority = Field("normal", description=PRIORITY)
 
 

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.card import SETTINGS, ModelCard
-from engine.noise import image_seed
-from engine.request import MAX_SEED
+from engine.noise import CHOSEN_SEEDS, image_seed
 from service.errors import Problem
 from service.jobs.spec import Box, ClassCondition, Compose, JobSpec, NoCondition, Output, Sampling
 from service.tasks.fields import TaskFields
@@ -32,7 +31,7 @@ def check_task(task: str, card: ModelCard) -> None:
 
 
 def random_seed() -> int:
-    return secrets.randbelow(MAX_SEED + 1)
+    return secrets.randbelow(CHOSEN_SEEDS)
 
 
 def with_seed(fields: AnyFields) -> AnyFields:

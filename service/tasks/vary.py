@@ -6,9 +6,8 @@ from pydantic import ConfigDict, Field
 
 from engine.card import ModelCard
 from engine.editing.masks import kept_cells
-from engine.request import MAX_SEED
 from service.jobs.spec import JobSpec
-from service.tasks.fields import Pictured, TaskFields, Upload
+from service.tasks.fields import KeepSeed, Pictured, TaskFields, Upload
 from service.tasks.generate import compose
 from service.tasks.layout import around
 from service.tasks.pictures.inputs import tokens_on, whole_picture
@@ -28,11 +27,8 @@ class VaryFields(TaskFields):
         allow_inf_nan=False,
         description="The share of the picture's tokens to keep, between 0 and 1",
     )
-    keep_seed: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_SEED,
-        description="Selects the tokens to keep, the same for all n pictures; null: the seed selects them",
+    keep_seed: KeepSeed = Field(
+        None, description="Selects the tokens to keep, the same for all n pictures; null: the seed selects them"
     )
 
 

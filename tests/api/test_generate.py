@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from service.tasks.drawing import requests
 from service.tasks.generate import GenerateRequest
 from service.tasks.layout import around
 from service.tasks.planning import cost, job_spec
-from tests.support.api import Api, spec_of
+from tests.support.api import Api, noise, png, spec_of
 from tests.support.tiny import random_folder
 from tests.support.waiting import PATIENCE
 
@@ -53,6 +54,37 @@ def test_each_picture_of_a_job_has_its_own_seed(api: Api) -> None:
     assert [image["url"] for image in images] == [f"{job['urls']['self']}/images/{i}" for i in range(3)]
 
 
+def test_a_seed_has_63_bits_and_keeps_them_all(api: Api) -> None:
+    job, most = api.generate(seed=2**63 - 1, n=2), 2**63 - 1
+    claim = api.claim()
+    assert (job["request"]["seed"], spec_of(claim).seeds) == (most, (most, image_seed(most, 1)))
+    api.draw(claim)
+    assert api.client.get(job["urls"]["self"]).json()["images"][0]["seed"] == most
+    assert api.client.get(f"{job['urls']['self']}/images/0").headers["x-seed"] == str(most)
+
+
+def test_a_seed_is_random_where_there_is_none_and_never_negative(api: Api) -> None:
+    """In other services −1 means random."""
+    seeds = {api.generate(**fields)["request"]["seed"] for fields in ({}, {"seed": None}, {"seed": None})}
+    assert len(seeds) == 3
+    assert max(seeds) < 2**32
+    picture = {"image": b64encode(png(noise(32, 32))).decode()}
+    for path, fields, field in (
+        ("generate", {"seed": -1}, "seed"),
+        ("vary", picture | {"seed": -(2**63)}, "seed"),
+        ("vary", picture | {"keep_seed": -1}, "keep_seed"),
+        ("jobs/unknown/fork", {"step": 1, "seed": -1}, "seed"),
+    ):
+        [error] = api.client.post(f"/v1/{path}", json=fields).json()["errors"]
+        remedy = "leave it out or null for random" if field == "seed" else "leave it out or null to use the seed"
+        assert error["field"] == field
+        assert error["message"] == f"must be between 0 and 9223372036854775807; {remedy}"
+    response = api.client.post("/v1/vary", data={"seed": "-1"}, files={"image": png(noise(32, 32))})
+    assert "leave it out or null for random" in response.json()["detail"]
+    big = api.client.post("/v1/vary", data={"seed": str(2**63 - 1)}, files={"image": png(noise(32, 32))}).json()
+    assert big["request"]["seed"] == 2**63 - 1
+
+
 @pytest.mark.parametrize("wanted", [0, "0", "sphere", "SPHERE", " Sphere ", "ball"])
 def test_a_class_goes_by_label_name_and_synonym(api: Api, wanted: int | str) -> None:
     assert api.generate(**{"class": wanted})["request"]["class"] == 0
@@ -79,7 +111,7 @@ def test_an_unknown_class_is_answered_with_the_nearest(api: Api, wanted: int | s
     ("fields", "wrong"),
     [
         ({"n": 0}, "n"), ({"n": 17}, "n"), ({"n": "2"}, "n"), ({"n": 1.5}, "n"), ({"seed": -1}, "seed"),
-        ({"seed": 2**32}, "seed"), ({"steps": 0}, "steps"), ({"steps": 257}, "steps"), ({"steps": True}, "steps"),
+        ({"seed": 2**63}, "seed"), ({"steps": 0}, "steps"), ({"steps": 257}, "steps"), ({"steps": True}, "steps"),
         ({"schedule": "linear"}, "schedule"), ({"guidance_scale": -1}, "guidance_scale"),
         ({"guidance_schedule": "cosine"}, "guidance_schedule"), ({"guidance_interval": -1}, "guidance_interval"),
         ({"content_attention": "no"}, "content_attention"), ({"temperature": -0.1}, "temperature"),

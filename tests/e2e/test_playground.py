@@ -35,11 +35,12 @@ def page(tab: Page, api: Api) -> Page:
 def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, problems: list[str]) -> None:
     assert page.evaluate("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
     assert page.evaluate("document.getElementById('models').closest('.field').hidden")
-    choose(page, n="1", seed="7", **{"class": "cube"})
+    choose(page, n="1", seed="009223372036854775807", **{"class": "cube"})
+    assert '"seed":9223372036854775807,' in page.evaluate("document.getElementById('curl').textContent")
     submit(page)
     until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
-    assert (spec_of(claim).class_label, spec_of(claim).seeds[0]) == (1, 7)
+    assert (spec_of(claim).class_label, spec_of(claim).seeds[0]) == (1, 2**63 - 1)
 
     started = {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}
     api.publish(claim, 1, "started", started)
@@ -52,7 +53,7 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, proble
     api.finish(claim, 3, [*spec_of(claim).seeds])
     until(page, "document.querySelector('figure img.there')")
     assert page.evaluate("document.querySelector('figure img').naturalWidth") == 32
-    assert page.evaluate("document.querySelector('figcaption').textContent") == "seed 7EditPNG"
+    assert page.evaluate("document.querySelector('figcaption').textContent") == "seed 9223372036854775807EditPNG"
     assert page.evaluate(f"{STATUS}.startsWith('Done in')")
     assert problems == []
 
@@ -220,6 +221,9 @@ def test_an_error_is_said_at_the_field_that_is_wrong(page: Page) -> None:
         == "input should be a valid integer"
     )
     assert page.evaluate("document.activeElement.id") == "seed"
+    choose(page, seed="-1")
+    submit(page)
+    until(page, "document.querySelector('.field:has(#seed) .wrong')?.textContent.endsWith('null for random')")
     assert page.evaluate("[...document.querySelectorAll('main [aria-invalid=true]')].map(e => e.id)") == ["seed"]
     assert page.evaluate("document.getElementById('problem').hidden")
     choose(page, seed="7", n="1")

@@ -44,7 +44,7 @@ def spec(**fields: Any) -> JobSpec:
     fixed=arrays(bool, (3, 5)),
     tokens=arrays(np.int32, (3, 5), elements=st.integers(-1, 2**30)),
     order=st.none() | st.permutations(range(15)).map(tuple),
-    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=16).map(tuple),
+    seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=16).map(tuple),
 )
 def test_what_is_written_is_read_again(
     fixed: np.ndarray, tokens: np.ndarray, order: tuple[int, ...] | None, seeds: tuple[int, ...]

@@ -79,7 +79,7 @@ def test_the_side_that_is_too_large_is_told_how_large_it_may_be(tokens: int) -> 
     assert refused(width=most + 8, height=8 * tokens)[1] == "too_large"
 
 
-@given(share=st.floats(0, 1, exclude_min=True, exclude_max=True), seed=st.integers(0, 2**32 - 1))
+@given(share=st.floats(0, 1, exclude_min=True, exclude_max=True), seed=st.integers(0, 2**63 - 1))
 def test_a_variation_keeps_its_share_never_all_and_never_none(share: float, seed: int) -> None:
     keep = kept_cells(seed, share, (8, 8))
     assert 1 <= keep.sum() <= 63

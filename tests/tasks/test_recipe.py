@@ -58,7 +58,7 @@ def reason(text: str | None) -> str:
 requests = st.builds(
     Request,
     class_label=st.none() | st.integers(0, 7),
-    seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(0, 2**63 - 1),
     steps=st.integers(1, 256),
     schedule=st.sampled_from(["arccos", "cosine"]),
     guidance_scale=st.floats(0, 100),
