@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _shared_redis(settings: Settings) -> str | None:
 def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
     async def work(stop: asyncio.Event) -> None:
         from service.worker import Worker
-        from service.worker.engine_loading import load_engines
+        from service.worker.engine_loading import load_engines, reload_engine
 
         began = time.monotonic()
         engines = []
@@ -144,6 +145,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
                 WorkerCards(redis, config),
                 metrics,
                 settings,
+                partial(reload_engine, settings),
             ).run(stop)
         finally:
             await redis.aclose()

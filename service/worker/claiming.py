@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redis.exceptions import ConnectionError, TimeoutError
@@ -108,6 +108,14 @@ class Quarantine:
         self._held.discard(job)
         if self._candidate == job:
             self._candidate = None
+        self._update_open()
+
+    def forget(self, model: str, jobs: Iterable[AttemptKey]) -> None:
+        """The model's engine is gone, and with it these jobs."""
+        if self._emptying == model:
+            self._emptying = None
+        for job in tuple(jobs):
+            self.leave(job)
         self._update_open()
 
     def _update_open(self) -> None:

@@ -45,6 +45,13 @@ class EngineMetrics:
         if (held := device_memory()) is not None:
             metrics.cuda_memory_bytes.set(held)
 
+    def engine_gone(self) -> None:
+        """Nothing of it runs, waits or holds pages."""
+        for gauge in (self._metrics.requests_running, self._metrics.requests_waiting, self._metrics.kv_pages_used):
+            gauge.labels(self._model).set(0)
+        for cap in get_args(Limit):
+            self._metrics.step_limit.labels(self._model, cap).set(0)
+
 
 def device_memory() -> int | None:
     """Bytes that this process's tensors hold on GPUs. None without torch, which only the engine imports."""

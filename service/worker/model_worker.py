@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ class ModelWorker:
     """Claims what its own engine has room for, so that no model waits for another's backlog, only for its poison
     candidates.
 
-    failed: called once, with the reason, when the engine can't be used any more. hung_seconds: a step that takes longer
-    counts as hung. most_pixels: of pictures that are claimed and not stored.
+    failed: called once, with this model worker and the reason, when the engine can't be used any more. hung_seconds: a
+    step that takes longer counts as hung. most_pixels: of pictures that are claimed and not stored.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ModelWorker:
         quarantine: Quarantine,
         hung_seconds: float,
         most_pixels: int,
-        failed: Callable[[str], None],
+        failed: Callable[[ModelWorker, str], None],
     ) -> None:
         self.engine = engine
         self.model = engine.model.name
@@ -74,6 +75,7 @@ class ModelWorker:
         self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
         self._tokens_free = engine.tokens_free
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
+        self._stopped = asyncio.Event()  # it claims no more
         self._thread = EngineThread(engine, ReportBox(self._absorb).put)
         self._context = ModelContext(
             card=engine.model,
@@ -95,14 +97,19 @@ class ModelWorker:
         return {"card": engine.model.to_json(), "capacity": capacity}
 
     def start(self, cores: Callable[[], int]) -> None:
+        self.began = time.monotonic()
         # Exports all series from the start.
         self._engine_metrics.take(EngineReport(stats=self.engine.stats()))
         self._thread.start(cores)
 
-    async def claim(self, leaving: asyncio.Event) -> None:
-        """Claims jobs as soon as they fit, until the worker leaves."""
-        stopping = asyncio.ensure_future(leaving.wait())
-        while not leaving.is_set():
+    def take_no_more(self) -> None:
+        """Ends `claim`, after a claim that is under way."""
+        self._stopped.set()
+
+    async def claim(self) -> None:
+        """Claims jobs as soon as they fit, until `take_no_more`."""
+        stopping = asyncio.ensure_future(self._stopped.wait())
+        while not self._stopped.is_set():
             self._turned.clear()
             try:
                 async with self._quarantine.turn:
@@ -172,6 +179,11 @@ class ModelWorker:
         """Blocks until the engine's thread has ended. False: it still runs."""
         return self._thread.join(seconds)
 
+    def forget(self) -> None:
+        """After its end: nothing of it is in an engine any more."""
+        self._quarantine.forget(self.model, self._leaving)
+        self._engine_metrics.engine_gone()
+
     async def _take(self, claim: Claim) -> None:
         try:
             job = JobExecution(claim, decode(claim.spec), self._context)
@@ -221,6 +233,8 @@ class ModelWorker:
 
     def _absorb(self, report: EngineReport) -> None:
         """Takes in the report of one turn of the engine, on the event loop."""
+        if self.has_failed:  # a step that hung has ended after all
+            return
         self._tokens_free = report.tokens_free
         self._engine_metrics.take(report)
         self._turned.set()
@@ -250,4 +264,4 @@ class ModelWorker:
     def _fail(self, why: str) -> None:
         if not self.has_failed:
             self.has_failed = True
-            self._failed(f"the engine of {self.model}: {why}")
+            self._failed(self, f"the engine of {self.model}: {why}")

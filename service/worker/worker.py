@@ -9,7 +9,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -35,17 +36,21 @@ log = logging.getLogger(__name__)
 
 LEAVING_SECONDS = 5.0
 REPORT_SECONDS = 1.0
+RESTART_SECONDS, LONGEST_PAUSE = 1.0, 60.0
+"""A failed engine is loaded again after the first of these, and after twice as long each time it fails again."""
 
 
 class WorkerFailed(Exception):
-    """An engine stopped working: this process should be replaced."""
+    """The engines stopped working: this process should be replaced."""
 
 
 class Worker:
     """Draws with one or more engines, each with a model of another name. `run` returns once `stop` is set and the
     worker has drained.
 
-    Raises WorkerFailed when an engine can't be used any more; other workers get its jobs.
+    When an engine can't be used any more, its jobs return to the queue and its model is withdrawn, while the other
+    models are served on. reload: loads the engine of the model at this place again; None: the model stays away. Raises
+    WorkerFailed when no model is left.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Worker:
         cards: WorkerCards,
         metrics: Metrics,
         settings: Settings,
+        reload: Callable[[int], Awaitable[Engine]] | None = None,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._cards = cards
@@ -66,26 +72,27 @@ class Worker:
         self._large_pictures = LargePictures(max(1, coding_threads(self._cores)), settings.picture_memory)
         self._palette_thread = BackgroundThreads("palettes")
         self._palettes: dict[str, bytes] = {}
-        self._palette_made = asyncio.Event()
+        self._card_changed = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
-        quarantine = Quarantine()
-        self._models = [
-            ModelWorker(
-                engine,
-                worker=self.name,
-                queue=queue,
-                blobs=blobs,
-                publisher=self._publisher,
-                metrics=metrics,
-                codec_thread=self._codec_thread,
-                large_pictures=self._large_pictures,
-                quarantine=quarantine,
-                hung_seconds=settings.hung,
-                most_pixels=settings.unstored_pixels,
-                failed=self._fail,
-            )
-            for engine in engines
-        ]
+        self._reload = reload
+        self._new_model = partial(
+            ModelWorker,
+            worker=self.name,
+            queue=queue,
+            blobs=blobs,
+            publisher=self._publisher,
+            metrics=metrics,
+            codec_thread=self._codec_thread,
+            large_pictures=self._large_pictures,
+            quarantine=Quarantine(),
+            hung_seconds=settings.hung,
+            most_pixels=settings.unstored_pixels,
+            failed=self._fail,
+        )
+        self._models = [self._new_model(engine) for engine in engines]
+        self._claiming: list[asyncio.Task[None]] = []
+        self._replacing: set[asyncio.Task[None]] = set()
+        self._pauses = [RESTART_SECONDS] * len(self._models)
 
     async def run(self, stop: asyncio.Event) -> None:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,30 +100,28 @@ class Worker:
         self._codec_thread.start()
         self._large_pictures.start()
         self._palette_thread.start()
-        for model in self._models:
-            model.start(self._engine_cores)
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
         painting = asyncio.create_task(self._make_palettes(), name="palettes")
-        claiming = [
-            asyncio.create_task(model.claim(self._leaving), name=f"claim {model.model}") for model in self._models
-        ]
+        for model in self._models:
+            self._begin(model)
         log.info("worker %s serves %s", self.name, ", ".join(model.model for model in self._models))
         try:
-            await self._watch(stopping, publishing, showing, *claiming)
-            await self._take_no_more(claiming)
+            await self._watch(stopping, publishing, showing)
+            await self._take_no_more()
             await cancelled(showing)
             with contextlib.suppress(RedisError, OSError):
                 await self._cards.remove(self.name)
             await self._watch(asyncio.create_task(self._drain(self._grace)), publishing)
         finally:
-            await self._take_no_more(claiming)
+            await self._take_no_more()
+            await cancelled(*self._replacing)
             if self._failure.done():
                 # Jobs that are known to have failed can still be reported.
                 await self._drain(REPORT_SECONDS)
-            await self._hand_back()
-            await cancelled(stopping, *claiming, publishing, showing, painting)
+            await self._hand_back(self._models)
+            await cancelled(stopping, *self._claiming, publishing, showing, painting)
             self._palette_thread.close()
             for model in self._models:
                 model.close()
@@ -133,9 +138,56 @@ class Worker:
             if ended.done():
                 ended.result()
 
-    def _fail(self, why: str) -> None:
-        if not self._failure.done():
+    def _begin(self, model: ModelWorker) -> None:
+        model.start(self._engine_cores)
+        claiming = asyncio.create_task(model.claim(), name=f"claim {model.model}")
+        claiming.add_done_callback(self._claimed)
+        self._claiming.append(claiming)
+
+    def _claimed(self, claiming: asyncio.Task[None]) -> None:
+        """An unforeseen error ends the worker."""
+        self._claiming.remove(claiming)
+        if not claiming.cancelled() and (error := claiming.exception()) is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _fail(self, model: ModelWorker, why: str) -> None:
+        if not all(model.has_failed for model in self._models):
+            log.error("%s; the other models are served on", why)
+            replacing = asyncio.create_task(self._replace(model), name=f"replace {model.model}")
+            self._replacing.add(replacing)
+            replacing.add_done_callback(self._replacing.discard)
+        elif not self._failure.done():
             self._failure.set_exception(WorkerFailed(why))
+
+    async def _replace(self, failed: ModelWorker) -> None:
+        """Withdraws a model whose engine has failed, and serves it again with a new engine."""
+        began, place = time.monotonic(), self._models.index(failed)
+        if began - failed.began > LONGEST_PAUSE:
+            self._pauses[place] = RESTART_SECONDS
+        self._card_changed.set()
+        failed.take_no_more()
+        if failed.tasks:
+            await asyncio.wait(failed.tasks, timeout=REPORT_SECONDS)  # those known to have failed are reported
+            await self._hand_back([failed])
+        failed.close()
+        ended = await asyncio.to_thread(failed.join, LEAVING_SECONDS)
+        failed.forget()
+        if not ended or self._reload is None:  # a thread that hangs keeps the engine's memory
+            log.error("%s is served no more until this process is restarted", failed.model)
+            return
+        while not self._leaving.is_set():
+            await asyncio.sleep(self._pauses[place])
+            self._pauses[place] = min(2 * self._pauses[place], LONGEST_PAUSE)
+            try:
+                engine = await self._reload(place)
+            except Exception:
+                log.exception("%s can't be loaded again; trying again later", failed.model)
+                continue
+            log.info("%s is served again after %.0f s", failed.model, time.monotonic() - began)
+            self._models[place] = self._new_model(engine)
+            self._begin(self._models[place])
+            self._card_changed.set()
+            return
 
     def _engine_cores(self) -> int:
         codec_busy = self._codec_thread.busy or self._large_pictures.busy
@@ -146,16 +198,20 @@ class Worker:
             model.answered(key, answer)
 
     def _alive(self) -> bool:
-        """Whether leases may be renewed: a worker with a hung engine is about to leave."""
-        return all(model.alive() for model in self._models)
+        """Whether leases may be renewed: a worker whose last engine hangs is about to leave."""
+        for model in self._models:
+            if not model.has_failed:
+                model.alive()
+        return not self._failure.done()
 
     async def _show_card(self) -> None:
         """Renews the worker card, from which the API knows the models that are served."""
-        served = [model.served() for model in self._models]
-        card = {"worker": self.name, "models": served, "spec": SPEC_VERSION, "since": time.time()}
+        since = time.time()
         shown: set[str] = set()
         while True:
-            self._palette_made.clear()
+            self._card_changed.clear()
+            served = [model.served() for model in self._models if not model.has_failed]
+            card = {"worker": self.name, "models": served, "spec": SPEC_VERSION, "since": since}
             try:
                 await self._cards.put(self.name, card)
                 for model, palette in tuple(self._palettes.items()):  # more may come meanwhile
@@ -165,7 +221,7 @@ class Worker:
             except (RedisError, OSError) as error:
                 log.warning("showing the card: %s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._palette_made.wait(), self._cards.ttl_ms / 1000 / 4)
+                await asyncio.wait_for(self._card_changed.wait(), self._cards.ttl_ms / 1000 / 4)
 
     async def _make_palettes(self) -> None:
         """In the background: palettes may take minutes, and no picture needs them."""
@@ -178,12 +234,15 @@ class Worker:
                 log.exception("the palette of %s could not be made", model.model)
             else:
                 self._palettes[model.model] = palette.tobytes()
-                self._palette_made.set()
+                self._card_changed.set()
 
-    async def _take_no_more(self, claiming: Sequence[asyncio.Task[None]]) -> None:
+    async def _take_no_more(self) -> None:
         """Stops claiming. Waits for claims under way, so that no claimed job has to wait for its lease to end."""
         self._leaving.set()
-        await asyncio.wait(claiming, timeout=LEAVING_SECONDS)
+        for model in self._models:
+            model.take_no_more()
+        if self._claiming:
+            await asyncio.wait(tuple(self._claiming), timeout=LEAVING_SECONDS)
 
     async def _drain(self, seconds: float) -> None:
         """Gives running jobs so many seconds to finish."""
@@ -197,12 +256,12 @@ class Worker:
             if tasks := self._tasks():
                 log.info("draining: %d jobs left", len(tasks))
 
-    async def _hand_back(self) -> None:
+    async def _hand_back(self, models: Sequence[ModelWorker]) -> None:
         """Returns running jobs to their old place in the queue. A job of a failed engine may have been the reason, so
         it returns as a poison candidate."""
-        if not (tasks := self._tasks()):
+        if not (tasks := {task for model in models for task in model.tasks}):
             return
-        for model in self._models:
+        for model in models:
             why: Interruption = "blamed" if model.has_failed else "released"
             log.info("leaving: %d jobs for %s are %s", len(model.tasks), model.model, why)
             model.interrupt(why)

@@ -143,13 +143,13 @@ def _stored(file: bytes | None) -> np.ndarray | None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    redis_url: str, *engines: Engine, config: QueueConfig = CONFIG, **settings: Any
+    redis_url: str, *engines: Engine, config: QueueConfig = CONFIG, reload: Any = None, **settings: Any
 ) -> AsyncIterator[Service]:
     client, blocking = connect(redis_url), connect(redis_url, blocking=True)
     queue, blobs, cards = Queue(client, config), BlobStore(client, config), WorkerCards(client, config)
     hub, metrics, stop = EventHub(blocking, config), Metrics(CollectorRegistry()), asyncio.Event()
     await hub.start()
-    made = Worker(engines, queue, blobs, cards, metrics, Settings(**settings))
+    made = Worker(engines, queue, blobs, cards, metrics, Settings(**settings), reload)
     running = asyncio.create_task(made.run(stop))
     try:
         models = {engine.model.name: engine for engine in engines}

@@ -7,14 +7,16 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
+from prometheus_client import generate_latest
 
-from engine.core.engine import Engine
+from engine.core.engine import Engine, EngineConfig
 from engine.request import Request
 from service.jobs import NewJob, Queue, connect
 from service.jobs.spec import ClassCondition, encode
@@ -37,6 +39,47 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     await service.submit("b")
     assert len((await service.result("b")).images) == 1
     assert await service.counted(1, "requests_total", task="generate", outcome="canceled")
+
+
+@pytest.mark.anyio
+async def test_cancelling_every_running_job_leaves_the_exported_gauges_at_0(
+    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the outcomes add up to what was accepted."""
+    config = EngineConfig(cache_tokens=16 * 2 * 64, page_size=16, check_every_step=True)
+    engine = Engine.load(folder, device="cpu", config=config)
+    run = engine._runner.run
+
+    def slow(drawings: Any) -> Any:
+        time.sleep(0.02)
+        return run(drawings)
+
+    monkeypatch.setattr(engine._runner, "run", slow)
+    async with serving(redis_url, engine, grace=5) as service:
+
+        def exported() -> dict[str, float]:
+            lines = generate_latest(service.metrics.registry).decode().splitlines()
+            return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+        def gauges() -> list[float]:
+            names = ("requests_running", "requests_waiting", "kv_pages_used")
+            return [exported()[f'arpg_{name}{{model="random"}}'] for name in names]
+
+        await service.submit("done", steps=2)
+        assert await service.result("done")
+        for number in range(20):
+            await service.submit(f"j{number}", steps=64, n=1 + number % 2, guidance_scale=1.0)
+        assert await soon(lambda: gauges()[0] == 30)  # pictures; there is room for 32 without guidance
+        for number in range(20):
+            assert await service.queue.cancel(f"j{number}") == "requested"
+        for number in range(20):
+            assert (await service.events(f"j{number}"))[-1].name == "canceled"
+        assert await soon(lambda: gauges() == [0, 0, 0])
+        outcomes = {
+            name: value for name, value in exported().items() if name.startswith("arpg_requests_total{") and value
+        }
+        label = 'arpg_requests_total{{outcome="{}",task="generate"}}'
+        assert outcomes == {label.format("succeeded"): 1, label.format("canceled"): 20}
 
 
 @pytest.mark.anyio

@@ -144,7 +144,7 @@ async def test_the_card_lists_all_models_with_their_palettes(redis_url: str, eng
         assert await service.cards.models() == {}
 
 
-async def leave_by_failure(service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch, job_id: str) -> None:
+async def fail_over(service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch, job_id: str) -> None:
     """The engine breaks over this job, which was submitted to it."""
 
     def broken(drawings: Any) -> Any:
@@ -152,44 +152,75 @@ async def leave_by_failure(service: Service, engine: Engine, monkeypatch: pytest
 
     monkeypatch.setattr(engine._runner, "run", broken)
     await service.submit(job_id, model=engine.model.name, **FIXED)
-    assert await soon(lambda: service.worker._failure.done())
+    assert await soon(lambda: engine.model.name not in [m.model for m in service.worker._models if not m.has_failed])
 
 
 @pytest.mark.anyio
-async def test_an_engine_that_fails_is_the_end_of_the_worker_and_other_models_jobs_are_not_blamed(
+async def test_an_engine_that_fails_takes_its_own_model_alone(
     redis_url: str, engines: dict[str, Engine], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LEAVING_SECONDS", 0.3)
     sound, broken = engines["anyorder"], engines["raster"]
     before_each_step(sound, lambda: gate.wait(30), monkeypatch)
     async with serving(redis_url, sound, broken, grace=5) as service:
         await service.submit("innocent", model="anyorder")
         assert await soon(lambda: sound.stats().running)
-        await leave_by_failure(service, broken, monkeypatch, "guilty")
-        with pytest.raises(worker.WorkerFailed, match="the engine of raster: IntegrityError: page 3"):
-            await asyncio.wait_for(service.running, PATIENCE)
-        states = {}
-        for job_id in ("innocent", "guilty"):
-            found = await service.queue.job(job_id)
-            assert found is not None
-            states[job_id] = (found.state, found.attempt)
-        # The one waits for another worker at its old place; the other, for one with nothing beside it.
-        assert states == {"innocent": ("queued", 1), "guilty": ("queued", 1)}
-        assert [await candidates(service.queue, name) for name in ("anyorder", "raster")] == [[], ["guilty"]]
-        assert await service.queue.redis.zrange(CONFIG.line_key("leases", "anyorder"), 0, -1) == []
+        await fail_over(service, broken, monkeypatch, "guilty")
+
+        async def is_withdrawn() -> bool:
+            return set(await service.cards.models()) == {"anyorder"}
+
+        assert await soon(is_withdrawn)
+        # The guilty job waits for a worker with nothing beside it. The innocent job is not disturbed.
+        assert await soon(lambda: candidates(service.queue, "raster")) == ["guilty"]
+        assert await service.queue.redis.zrange(CONFIG.line_key("leases", "raster"), 0, -1) == []
+        gate.set()
+        assert await service.result("innocent")
+        found = await service.queue.job("innocent")
+        assert found is not None
+        assert found.attempt == 1
+        assert await soon(lambda: not service.worker._replacing)
+        for series in ("requests_running", "requests_waiting", "kv_pages_used"):
+            assert service.sample(series, model="raster") == 0
+        await service.submit("next", model="anyorder")  # and the failed model's jobs hold up no other
+        assert await service.result("next")
+        assert not service.running.done()
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_fails_takes_nothing_more(
+async def test_a_failed_model_is_served_again_with_a_new_engine(
+    redis_url: str, engines: dict[str, Engine], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RESTART_SECONDS", 0.01)
+    loaded: list[int] = []
+
+    async def reload(place: int) -> Engine:
+        loaded.append(place)
+        if len(loaded) == 1:
+            raise OSError("the disk is busy")
+        return Engine.load(folders["raster"], device="cpu", config=EngineConfig(cache_tokens=3 * 2 * 64))
+
+    async with serving(redis_url, engines["anyorder"], engines["raster"], reload=reload, grace=5) as service:
+        await fail_over(service, engines["raster"], monkeypatch, "guilty")
+        assert await service.result("guilty")  # alone on a sound engine
+        assert loaded == [1, 1]
+        assert await soon(lambda: service.cards.models())
+        assert set(await service.cards.models()) == {"anyorder", "raster"}
+        await service.submit("other", model="anyorder")
+        assert await service.result("other")
+
+
+@pytest.mark.anyio
+async def test_the_worker_ends_with_its_last_model(
     redis_url: str, engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(redis_url, engines["anyorder"], engines["raster"], grace=5) as service:
-        await leave_by_failure(service, engines["raster"], monkeypatch, "guilty")
-        await asyncio.sleep(0.1)
-        assert not service.running.done()  # it still waits for last words
+        await fail_over(service, engines["raster"], monkeypatch, "guilty")
+        await fail_over(service, engines["anyorder"], monkeypatch, "too")
         await service.submit("late", model="anyorder")
-        with pytest.raises(worker.WorkerFailed):
+        with pytest.raises(worker.WorkerFailed, match="the engine of anyorder: IntegrityError: page 3"):
             await asyncio.wait_for(service.running, PATIENCE)
+        for name, job_id in (("raster", "guilty"), ("anyorder", "too")):
+            assert await candidates(service.queue, name) == [job_id]
         late = await service.queue.job("late")
         assert late is not None
         assert (late.state, late.attempt) == ("queued", 0)
