@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos full-size demo-model demo-families lint types clean
+.PHONY: serve test test-other load chaos abuse full-size demo-model demo-families lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -40,6 +40,12 @@ CHAOS ?=
 chaos: $(VENV)/.test
 	@mkdir -p var
 	$(VENV)/bin/python -m tests.chaos --json var/chaos.json $(CHAOS)
+
+# One client attacks a service with default settings; the report says what another client saw. Takes twelve minutes on an
+# idle machine. One attack alone: ABUSE='--only 2 --json var/abuse.json'. Damaged pictures: ABUSE='fuzz --seconds 600'.
+ABUSE ?=
+abuse: $(VENV)/.test
+	$(VENV)/bin/python -m tests.abuse $(ABUSE)
 
 # Trains from nothing into MODEL; keeps its state in RUNS and resumes. Takes hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo

@@ -63,14 +63,17 @@ class Service:
 
 
 @contextmanager
-def serving(data: Path, weights: Mapping[str, float]) -> Iterator[Service]:
-    """Runs `arpg serve` in its own folder, with a key for each client and one that may read the metrics."""
+def serving(
+    data: Path, weights: Mapping[str, float], environment: Mapping[str, str] = ENVIRONMENT
+) -> Iterator[Service]:
+    """Runs `arpg serve` in its own folder, with a key for each client and one that may read the metrics; with none if
+    there are no weights."""
     keys = {name: key for name, weight in weights.items() if (key := _key(data, name, "--weight", f"{weight:g}"))}
     if keys:
         keys["monitor"] = _key(data, "monitor", "--scope", "metrics", "--scope", "draw")
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "serve", "--data-dir", str(data)],
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **environment},
         stderr=(data / "arpg.log").open("w"),
         text=True,
         preexec_fn=die_with_parent,
