@@ -48,6 +48,11 @@ class Metrics:
         # A job, from its acceptance to its end. Outcomes: succeeded, failed, canceled; and for requests that the API
         # had to refuse: queue_full, storage_full, no_worker.
         self.requests = counter("requests_total", "Requests by outcome", "task", "outcome")
+        self.jobs_undrawn = counter(
+            "jobs_undrawn_total", "Jobs that failed because no worker drew them, by the code of their error", "code"
+        )
+        for code in ("expired_waiting", "unsupported_job_version"):
+            self.jobs_undrawn.labels(code)
         self.request_queue_seconds = histogram(
             "request_queue_seconds", "From acceptance to a worker's claim", _LATENCY, "model"
         )

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from engine.card import ModelCard
-from service.api.create_job import job_id
+from service.api.create_job import new_job_id
 from service.api.job_access import cancel_job, read_result, until_finished
 from service.auth.keys import Client
 from service.jobs import FINAL_STATES, NewJob, QueueFull
@@ -33,7 +33,7 @@ async def _draw(services: Services, served: ServedModel) -> dict[str, Any]:
     began, card = time.monotonic(), served.card
     spec = plan(_smallest(card), None, card)
     new = NewJob(
-        id=job_id(CANARY, "canary", None),
+        id=new_job_id(),
         model=card.name,
         client=CANARY.name,
         cost=cost(spec, card, served.capacity),

@@ -28,7 +28,7 @@ async def replay(services: Services, client: Client, route: str, key: str | None
     """The job that this idempotency key already made. Raises Problem where that was for another request."""
     if key is None:
         return None
-    job = await services.queue.job(job_id(client, route, key))
+    job = await services.queue.repeated(_repeats(client, route, key))
     return None if job is None else _same_request(job, digest)
 
 
@@ -44,16 +44,16 @@ async def create_job(
     priority: Priority = "normal",
     uploads: Mapping[str, bytes] | None = None,
 ) -> Job:
-    """Stores the uploads and submits the job that names them. The names are random: of two requests with one id, the
-    second gets the first one's job, if both are the same request, and its own uploads are deleted.
+    """Stores the uploads and submits the job that names them. Of two requests with one idempotency key, the second gets
+    the first one's job, if both are the same request, and its own uploads are deleted.
 
     route: the kind of request that an idempotency key belongs to. digest: tells whether a repeated request is the
     same. uploads: PNGs by what they are. Raises Problem when there is no room, or when the key is another request's.
     """
     _check_uploads_fit(services, uploads or {})
-    id, token = job_id(client, route, key), secrets.token_hex(8)
-    uploads = uploads or {}
-    blobs = {name: f"{id}/{token}/{name}" for name in uploads}
+    repeats = "" if key is None else _repeats(client, route, key)
+    id, uploads = new_job_id(), uploads or {}
+    blobs = {name: f"{id}/{name}" for name in uploads}
     spec = spec.model_copy(update={"blobs": blobs, "digest": digest})
     new = NewJob(
         id=id,
@@ -66,30 +66,32 @@ async def create_job(
         priority=priority,
         quota=client.quota,
         blobs=tuple(blobs.values()),
+        repeats=repeats,
     )
     try:
         for name, data in uploads.items():
             await services.blobs.put(blobs[name], data, client=client.name)
-        await services.queue.submit(new)
+        submitted = await services.queue.submit(new)
     except (QuotaFull, QueueFull, BlobStoreFull, UploadQuotaFull) as full:
         await _discard(services, blobs)
         raise no_room(services, full) from None
     # After any other error the uploads belong to no job, and expire soon.
-    job = await services.queue.job(id)
+    job = await services.queue.job(submitted.id)
     if job is None:
         headers = {"Retry-After": str(services.settings.retry_after)}
         raise Problem(503, "queue_unavailable", "the queue lost the job; send it again", headers=headers)
-    # The submission may have been sent twice: the stored job, not the reply, says whose uploads it has.
-    if job.spec != new.spec:
+    if job.id != id:
         await _discard(services, blobs)
     return _same_request(job, digest)
 
 
-def job_id(client: Client, route: str, key: str | None) -> str:
-    """With an idempotency key, the same id for the same key of the same client; else a new id that nobody can guess
-    and that tells when it was made."""
-    if key is None:
-        return f"{int(time.time()):08x}-{secrets.token_hex(12)}"
+def new_job_id() -> str:
+    """Nobody can guess it. It tells when it was made, so that a job that is no longer kept is known to have expired."""
+    return f"{int(time.time()):08x}-{secrets.token_hex(12)}"
+
+
+def _repeats(client: Client, route: str, key: str) -> str:
+    """The same for the same idempotency key of the same client. Raises Problem."""
     if not _KEY.fullmatch(key):
         error = FieldError("Idempotency-Key", "1 to 255 visible ASCII characters", place="header")
         raise Problem(400, "invalid", "Idempotency-Key: 1 to 255 visible ASCII characters", errors=[error])

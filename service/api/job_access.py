@@ -19,10 +19,7 @@ from service.errors import Problem, draining
 from service.jobs import (
     FINAL_STATES,
     BlobStoreFull,
-    Gone,
-    HubClosed,
     Job,
-    Lagged,
     QueueFull,
     QuotaFull,
     UploadQuotaFull,
@@ -37,7 +34,8 @@ from service.tasks.pictures.images import MEDIA_TYPES, Format
 
 log = logging.getLogger(__name__)
 
-WATCH_AGAIN_SECONDS = 0.5
+LOOK_AGAIN_SECONDS = 10.0
+AFTER_ERROR_SECONDS = 0.5
 
 
 async def find_job(services: Services, client: Client, id: str) -> Job:
@@ -171,21 +169,22 @@ async def until_finished(services: Services, job: Job, seconds: float, left: asy
     if job.state in FINAL_STATES:
         return job
 
-    async def watched() -> None:
-        after = None
-        while True:
-            try:
-                async for event in services.hub.watch(job.id, after):
-                    after = event.id
-                return  # that was the terminal event
-            except (Gone, HubClosed):
-                return
-            except (Lagged, RedisError, OSError) as error:
-                log.warning("waiting for job %s: %s; watching again", job.id, error)
-                await asyncio.sleep(WATCH_AGAIN_SECONDS)
+    async def ended() -> None:
+        with services.hub.ending(job.id) as end:
+            while True:
+                try:
+                    if await services.queue.state(job.id) not in ("queued", "running"):
+                        return
+                    async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                        await end.wait()
+                except TimeoutError:
+                    pass  # the notice may be lost, with a Redis that was restarted
+                except (RedisError, OSError) as error:
+                    log.warning("waiting for job %s: %s; looking again", job.id, error)
+                    await asyncio.sleep(AFTER_ERROR_SECONDS)
 
     tasks: set[asyncio.Future[Any]] = {
-        asyncio.ensure_future(watched()),
+        asyncio.ensure_future(ended()),
         asyncio.ensure_future(services.lifecycle.closing.wait()),
     }
     try:
@@ -202,7 +201,7 @@ def expired(job_id: str, ttl_seconds: float) -> bool:
 
 
 def made_at(job_id: str) -> float | None:
-    """Unix seconds, from an id made by `job_id`."""
+    """Unix seconds, from an id made by `new_job_id`."""
     stamp, dash, _ = job_id.partition("-")
     if not dash or len(stamp) != 8 or not set(stamp) <= set("0123456789abcdef"):
         return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -19,7 +19,7 @@ from service.jobs.connection import cancelled
 from service.jobs.messages import ZERO, EndedJob, Event, EventId, Gone, HubClosed, QueueConfig, format_event_id
 from service.jobs.queue import Queue
 from service.jobs.scripts import load_script, text
-from service.jobs.watch import PAGE, Entry, Page, Watch, decode, decoded, position_of, read_page
+from service.jobs.watch import PAGE, Endings, Entry, Page, Watch, decode, decoded, position_of, read_page
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,9 @@ class EventHub:
         # An entry in this stream ends a read, so that the next one includes another job's stream.
         self._notifications = f"{config.prefix}hub:{uuid.uuid4().hex}"
         self._notified = "0-0"
+        self._ends = f"{config.prefix}ended"  # the last jobs that ended, whoever ended them
+        self._ends_read: str | None = None
+        self._endings = Endings()
         self._task: asyncio.Task[None] | None = None
         self._until_closing: asyncio.Task[None] | None = None
         self._closing = False
@@ -91,7 +94,7 @@ class EventHub:
         self._task = self._until_closing = None
         self._end_watches()
         self._followed.clear()
-        with contextlib.suppress(RedisError, OSError):
+        with suppress(RedisError, OSError):
             await self.redis.delete(self._notifications)
 
     def follow(self, job_id: str, after: str | None = None) -> Watch:
@@ -107,6 +110,11 @@ class EventHub:
                     yield event
         finally:
             await asyncio.shield(watch.close())
+
+    def ending(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """The event is set when the job ends; it costs less than to follow the job's events. It does not tell an end
+        from before, and may miss one: look at the job's state first, and now and then."""
+        return self._endings.waiting(job_id)
 
     async def stored_events(self, job_id: str) -> AsyncIterator[Event]:
         """The events that Redis holds. Does not wait for more."""
@@ -190,9 +198,13 @@ class EventHub:
                 pause = min(2 * pause, 5.0)
 
     async def _read(self) -> None:
+        if self._ends_read is None:
+            newest = cast(list[Entry], await self.redis.xrevrange(self._ends, count=1))
+            self._ends_read = text(newest[0][0]) if newest else "0-0"
         reading = dict(self._followed)
         streams: dict[Any, Any] = {
             self._notifications: self._notified,
+            self._ends: self._ends_read,
             **{key: format_event_id(followed.position) for key, followed in reading.items()},
         }
         async with asyncio.timeout(BLOCK_SECONDS + SILENCE_SECONDS):
@@ -201,6 +213,11 @@ class EventHub:
         for key, entries in normalised(reply):
             if key == self._notifications:
                 self._notified = text(entries[-1][0])
+                continue
+            if key == self._ends:
+                self._ends_read = text(entries[-1][0])
+                for _, fields in entries:
+                    self._endings.tell(fields.get(b"job", b"").decode(errors="replace"))
                 continue
             followed = reading[key]
             if self._followed.get(key) is followed:  # else all its watches closed, and a new one reads from elsewhere
@@ -232,10 +249,14 @@ class EventHub:
         """Ends the watches of streams that a Redis without its data no longer holds, and jobs that waited too long:
         there are hubs even where there is no worker."""
         self._audited = time.monotonic()
-        async with asyncio.timeout(SILENCE_SECONDS):
-            for ended in await self._queue.expire():
-                log.warning("job %s has waited too long: %s", ended.id, ended.state)
+        more = True
+        while more:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                swept = await self._queue.expire()
+            for ended in swept:
+                log.warning("job %s was not drawn: %s", ended.id, ended.code or ended.state)
                 self._swept(ended)
+            more = bool(swept)
         for key in list(self._followed):
             if not await self.redis.exists(key) and (followed := self._followed.get(key)):
                 for watch in tuple(followed.watches):

@@ -130,6 +130,7 @@ class NewJob:
     priority: Priority = "normal"
     quota: int | None = None  # jobs of this client that may be queued or running, of all models together
     blobs: tuple[str, ...] = ()  # names of stored blobs that are the job's from now on, and end with it
+    repeats: str = ""  # by which a repeated request finds the job as long as it is kept; empty: not at all
 
     def __post_init__(self) -> None:
         for name in ("id", "model"):
@@ -151,8 +152,8 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    id: str
-    created: bool  # False: the id was known, nothing changed
+    id: str  # of the job that an earlier request made, if this one repeats it
+    created: bool  # False: the job was known, nothing changed
     state: State
     position: int | None  # jobs ahead of it; None when it is not queued
 
@@ -178,6 +179,7 @@ class EndedJob:
     id: str
     state: State
     spec: str  # a JobSpec as text, which the queue never reads
+    code: str = ""  # of its error, if no worker drew it
 
 
 class Claims(list[Claim]):

@@ -56,7 +56,8 @@ class Queue(QueueReader):
         self._expire = load_script(redis, "expire", when_full=True)
 
     async def submit(self, job: NewJob) -> Submitted:
-        """Puts a job into its model's ready set; its first event is `queued`. A known id changes nothing.
+        """Puts a job into its model's ready set; its first event is `queued`. A known id, or a request that repeats
+        another one (`repeats`), changes nothing.
 
         Raises QuotaFull when the client has used up its quota, QueueFull when too many jobs wait for the model or the
         server's memory is full.
@@ -65,7 +66,8 @@ class Queue(QueueReader):
         arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, job.spec]
         arguments += [self.config.max_queued, self.config.held_ms, job.pixels, *job.blobs]
         try:
-            created, state, ahead = await self._submit([self.config.prefix], arguments)
+            keys = [self.config.prefix, *([self.repeats_key(job.repeats)] if job.repeats else [])]
+            created, state, ahead, id = await self._submit(keys, arguments)
         except OutOfMemoryError as error:
             raise QueueFull("the queue's server is out of memory") from error
         if created == -2:
@@ -73,7 +75,7 @@ class Queue(QueueReader):
         if created == -1:
             raise QueueFull(f"{ahead} jobs wait for model {job.model!r} already")
         position = int(ahead) if ahead >= 0 else None
-        return Submitted(id=job.id, created=bool(created), state=cast(State, text(state)), position=position)
+        return Submitted(id=text(id), created=bool(created), state=cast(State, text(state)), position=position)
 
     async def claim(
         self,
@@ -216,5 +218,6 @@ class Queue(QueueReader):
 
 def _ended(entries: Iterable[Sequence[Any]]) -> list[EndedJob]:
     return [
-        EndedJob(id=text(job_id), state=cast(State, text(state)), spec=text(spec)) for job_id, state, spec in entries
+        EndedJob(id=text(job_id), state=cast(State, text(state)), spec=text(spec), code=text(*code) if code else "")
+        for job_id, state, spec, *code in entries
     ]

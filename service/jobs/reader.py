@@ -53,6 +53,18 @@ class QueueReader:
             position=position,
         )
 
+    async def state(self, job_id: str) -> State | None:
+        state = await self.redis.hget(self._key(f"job:{job_id}"), "state")
+        return None if state is None else cast(State, text(state))
+
+    async def repeated(self, repeats: str) -> Job | None:
+        """The job that an earlier request with the same `repeats` made, if it is still kept."""
+        job_id = await self.redis.get(self.repeats_key(repeats))
+        return None if job_id is None else await self.job(text(job_id))
+
+    def repeats_key(self, repeats: str) -> str:
+        return self._key(f"repeats:{repeats}")
+
     async def depth(self, model: str) -> int:
         """Jobs that wait for a worker of the model and of this version."""
         sets = [self.config.line_key(places, model) for places in ("ready", "quarantine")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -200,6 +201,29 @@ class Watch:
             self._stored, self._until = True, read_before
         else:
             self._live = True
+
+
+class Endings:
+    """Jobs whose end somebody waits for."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    @contextlib.contextmanager
+    def waiting(self, job_id: str) -> Iterator[asyncio.Event]:
+        end = asyncio.Event()
+        self._waiting.setdefault(job_id, set()).add(end)
+        try:
+            yield end
+        finally:
+            waiting = self._waiting[job_id]
+            waiting.remove(end)
+            if not waiting:
+                del self._waiting[job_id]
+
+    def tell(self, job_id: str) -> None:
+        for end in self._waiting.get(job_id, ()):
+            end.set()
 
 
 async def read_page(

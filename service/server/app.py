@@ -157,6 +157,8 @@ async def _services(
         def count(ended: EndedJob) -> None:
             """Counts a job that ended without a worker."""
             metrics.requests.labels(task_of(ended.spec) or "unknown", ended.state).inc()
+            if ended.code:
+                metrics.jobs_undrawn.labels(ended.code).inc()
 
         queue = Queue(redis, config)
         hub = EventHub(blocking, config, swept=count, skipped=metrics.events_skipped.inc)

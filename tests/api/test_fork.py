@@ -207,16 +207,26 @@ def test_the_same_key_makes_one_fork(api: Api) -> None:
     assert (again.status_code, again.json()["code"]) == (422, "key_reused")
 
 
-def test_a_fork_repeated_with_its_key_is_known_though_its_parent_is_gone(api: Api) -> None:
+@pytest.mark.parametrize(("made", "refusal"), [(None, (404, "unknown_job")), (2.0**30, (410, "expired"))])
+def test_a_fork_repeated_with_its_key_is_known_though_its_parent_is_gone(
+    api: Api, monkeypatch: pytest.MonkeyPatch, made: float | None, refusal: tuple[int, str]
+) -> None:
+    if made is not None:
+        monkeypatch.setattr("service.api.create_job.time.time", lambda: made)
     parent = finished(api)
-    sent: dict[str, Any] = {"json": {"step": 1}, "headers": {"Idempotency-Key": "orphan"}}
+    monkeypatch.undo()
+    sent: dict[str, Any] = {"json": {"step": 1}, "headers": {"Idempotency-Key": f"orphan-{made}"}}
     path = f"/v1/jobs/{parent['id']}/fork"
     first = api.client.post(path, **sent).json()
     prefix = api.settings.queue_config.prefix
     api.queue(lambda q, _, __: q.redis.delete(f"{prefix}job:{parent['id']}"))
     again = api.client.post(path, **sent)
     assert (again.status_code, again.json()["id"]) == (202, first["id"])
-    assert api.client.post(path, json={"step": 1}).status_code == 404
+    api.draw(api.claim())
+    again = api.client.post(path, **sent)
+    assert (again.status_code, again.json()["id"], again.json()["status"]) == (200, first["id"], "succeeded")
+    unknown = api.client.post(path, json={"step": 1})
+    assert (unknown.status_code, unknown.json()["code"]) == refusal
 
 
 def test_a_fork_of_what_another_tokenizer_drew_is_refused(api: Api) -> None:

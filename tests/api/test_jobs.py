@@ -221,14 +221,14 @@ def test_a_stream_whose_events_vanish_says_so(api: Api) -> None:
 
 
 def test_a_job_that_nobody_draws_ends_and_is_counted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = api.metrics.requests.labels("generate", "failed")
+    failed, undrawn = api.metrics.requests.labels("generate", "failed"), api.metrics.jobs_undrawn
     before, job = failed._value.get(), api.generate()
     unended = f"{api.settings.queue_config.prefix}unended"
     api.queue(lambda queue, _, __: queue.redis.zadd(unended, {job["id"]: 1}))  # a day has passed for it
     monkeypatch.setattr("service.jobs.event_hub.AUDIT_SECONDS", 0)
     [*_, end] = read(api, job["urls"]["events"])
     assert (end["event"], end["data"]["error"]["code"]) == ("failed", "expired_waiting")
-    assert failed._value.get() == before + 1
+    assert (failed._value.get(), undrawn.labels("expired_waiting")._value.get()) == (before + 1, 1)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------

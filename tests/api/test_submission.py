@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import redis
 
-from service.jobs import EventHub, NewJob, Queue, QueueFull, Submitted
+from service.jobs import NewJob, Queue, QueueFull, Submitted
+from service.jobs.messages import State
 from service.settings import Settings
 from service.tasks.pictures.errors import Limits
 from service.tasks.pictures.images import decode_image
 from tests.support.api import Api, noise, png, running_api, spec_of
+from tests.support.queue import decoded
+from tests.support.waiting import eventually
 
 MASK = np.zeros((24, 24), dtype=np.uint8)
 MASK[:, 12:] = 255
@@ -107,6 +110,46 @@ def test_a_submission_sent_twice_keeps_its_uploads(api: Api, monkeypatch: pytest
     api.draw(claim)
 
 
+def test_a_job_with_an_idempotency_key_is_known_to_have_expired(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, Any] = {"json": {"class": 1}, "headers": {"Idempotency-Key": "long-ago"}}
+    monkeypatch.setattr("service.api.create_job.time.time", lambda: 2.0**30)
+    job = api.client.post("/v1/generate", **sent).json()
+    monkeypatch.undo()
+    api.draw(api.claim())
+    assert api.client.post("/v1/generate", **sent).json()["id"] == job["id"]
+    prefix = api.settings.queue_config.prefix
+
+    async def expire(queue: Queue, _: Any, __: Any) -> list[int]:
+        """As Redis does after ARPG_RESULT_TTL. Returns how many milliseconds were left."""
+        key = f"{prefix}job:{job['id']}"
+        keys = key, decoded(await queue.redis.hget(key, "repeats"))
+        left = [await queue.redis.pttl(key) for key in keys]
+        await queue.redis.delete(*keys)
+        return left
+
+    of_job, of_key = api.queue(expire)
+    assert of_job > 0
+    assert abs(of_key - of_job) < 1000
+    for path in ("", "/events", "/images/0"):
+        gone = api.client.get(f"/v1/jobs/{job['id']}{path}")
+        assert (gone.status_code, gone.json()["code"]) == (410, "expired")
+    assert api.client.post("/v1/generate", **sent).json()["id"] != job["id"]
+    api.empty()
+
+
+def test_who_waits_for_the_end_alone_makes_the_hub_read_no_events(api: Api) -> None:
+    hub = api.app.services.hub
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(api.client.post, "/v1/generate", json={}, headers={"Accept": "image/png"})
+        assert eventually(lambda: hub._endings._waiting != {})
+        claim = api.claim()
+        api.publish(claim, 1, "started", {"attempt": 1})
+        assert hub._followed == {}
+        api.draw(claim)
+        assert waiting.result(30).status_code == 200
+    assert hub._endings._waiting == {}
+
+
 def test_results_that_would_fill_the_store_are_refused_by_field(redis_socket: Path) -> None:
     settings = Settings(
         redis_url=f"unix://{redis_socket}", namespace="small", blob_bytes=2**20, max_body_bytes=2**21, _env_file=None
@@ -131,16 +174,15 @@ def test_results_that_would_fill_the_store_are_refused_by_field(redis_socket: Pa
 
 
 def test_a_wait_outlasts_a_hiccup_of_redis(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, hiccup = EventHub.watch, threading.Event()
+    real, hiccup = Queue.state, threading.Event()
 
-    async def watch(self: EventHub, job_id: str, after: str | None = None) -> AsyncIterator[Any]:
-        async for event in real(self, job_id, after):
-            yield event
-            if not hiccup.is_set():
-                hiccup.set()
-                raise redis.ConnectionError("away")
+    async def state(self: Queue, job_id: str) -> State | None:
+        if not hiccup.is_set():
+            hiccup.set()
+            raise redis.ConnectionError("away")
+        return await real(self, job_id)
 
-    monkeypatch.setattr(EventHub, "watch", watch)
+    monkeypatch.setattr(Queue, "state", state)
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(api.client.post, "/v1/generate", json={}, headers={"Accept": "image/png"})
         assert hiccup.wait(30)

@@ -107,3 +107,16 @@ async def test_readers_who_come_together_share_the_reading_of_a_page(
     seen = await asyncio.gather(*(collect(hub) for _ in range(20)))
     assert all(ids(events) == ["0-1"] + [f"1-{i}" for i in range(1, 102)] for events in seen)
     assert asked == ["(0-0", "(1-63"]
+
+
+async def test_the_end_of_a_job_is_told_to_those_who_wait_for_it_alone(hub: EventHub, queue: Queue) -> None:
+    await queue.submit(new("b"))
+    with hub.ending("a") as first, hub.ending("a") as second, hub.ending("b") as other:
+        await queue.redis.xadd(f"{CONFIG.prefix}ended", {"what": b"\xff"})
+        await end(queue, 1)
+        await asyncio.wait_for(asyncio.gather(first.wait(), second.wait()), PATIENCE)
+        assert not other.is_set()
+        await queue.cancel("b")
+        await asyncio.wait_for(other.wait(), PATIENCE)
+    assert hub._endings._waiting == {}
+    assert (await queue.state("a"), await queue.state("b"), await queue.state("c")) == ("succeeded", "canceled", None)

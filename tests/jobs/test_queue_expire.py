@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from service.jobs import BlobStore, EventHub, NewJob, Queue, QueueConfig, connect
+from service.jobs import BlobStore, EndedJob, EventHub, NewJob, Queue, QueueConfig, connect
 from tests.support.queue import CONFIG, events, lose_leases, new, said, stored_job, take, unfinished, waiting
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +30,8 @@ async def test_who_has_waited_too_long_fails_and_gives_back_what_it_held(queue: 
     await queue.submit(new("b"))
     assert await queue.expire() == []
     await age(queue, "a")
-    assert [(job.id, job.state, job.spec) for job in await queue.expire()] == [("a", "failed", "a")]
+    [ended] = await queue.expire()
+    assert (ended.id, ended.state, ended.spec, ended.code) == ("a", "failed", "a", "expired_waiting")
     job = await stored_job(queue, "a")
     assert (job.state, job.error and job.error["code"]) == ("failed", "expired_waiting")
     assert [name for _, name in await events(queue, "a")] == ["queued", "failed"]
@@ -65,11 +66,29 @@ async def test_who_is_drawn_is_left_alone_and_who_lost_its_worker_is_not(queue: 
 
 
 async def test_a_replica_sweeps_where_no_worker_is(hasty: Queue, redis_url: str) -> None:
-    await hasty.submit(new("a"))
+    names = [f"j{index}" for index in range(20)]
+    for name in names:
+        await hasty.submit(new(name))
     blocking = connect(redis_url, blocking=True)
     try:
-        await EventHub(blocking, hasty.config)._audit()  # every half a minute by itself
+        swept: list[EndedJob] = []
+        await EventHub(blocking, hasty.config, swept=swept.append)._audit()  # every half a minute by itself
     finally:
         await blocking.aclose()
-    job = await stored_job(hasty, "a")
-    assert job.state == "failed"
+    assert sorted(job.id for job in swept) == sorted(names)
+    assert {(await stored_job(hasty, name)).state for name in names} == {"failed"}
+
+
+async def test_a_repeated_request_gets_the_job_of_the_first_as_long_as_it_is_kept(queue: Queue) -> None:
+    first, again, other = (new(job_id, repeats="key") for job_id in "abc")
+    assert (await queue.submit(first)).created
+    repeated = await queue.submit(again)
+    assert (repeated.id, repeated.created, repeated.state) == ("a", False, "queued")
+    await take(queue)
+    await queue.finish("a", 1, 1, state="succeeded", event="completed", data={})
+    assert (await queue.submit(again)).state == "succeeded"
+    assert (job := await queue.repeated("key")) is not None
+    assert job.id == "a"
+    await queue.redis.delete(f"{CONFIG.prefix}job:a")  # expired
+    assert await queue.repeated("key") is None
+    assert ((await queue.submit(other)).id, await queue.state("b")) == ("c", None)

@@ -55,16 +55,18 @@ local function conclude(id, line, state, now, ttl_ms, keep)
   redis.call('ZREM', quarantined_key(line), id)
   redis.call('ZREM', leases_key(line), id)
   redis.call('ZREM', UNENDED, id)
-  local client = redis.call('HGET', job_key(id), 'client')
+  local client, repeats = unpack(redis.call('HMGET', job_key(id), 'client', 'repeats'))
   if redis.call('HINCRBY', UNFINISHED, client, -1) <= 0 then redis.call('HDEL', UNFINISHED, client) end
   redis.call('HSET', job_key(id), 'state', state, 'finished_at', now, 'expires_at', now + ttl_ms)
   redis.call('PEXPIRE', job_key(id), ttl_ms)
   redis.call('PEXPIRE', events_key(id), ttl_ms)
+  if repeats then redis.call('PEXPIRE', repeats, ttl_ms) end
   for _, name in ipairs(redis.call('SMEMBERS', blobs_key(id))) do
     if keep and keep[name] then keep_blob(name, client, now, ttl_ms) else delete_blob(name) end
   end
   for _, event in ipairs(redis.call('HVALS', previews_key(id))) do redis.call('XDEL', events_key(id), event) end
   redis.call('DEL', blobs_key(id), pictures_key(id), previews_key(id))
+  redis.call('XADD', P .. 'ended', 'MAXLEN', '~', 1000, '*', 'job', id) -- for those who wait for the end alone
 end
 
 -- The two ends that no worker reports.

@@ -1,7 +1,7 @@
 -- expire: fails jobs that no worker has drawn within the time for which their blobs are held, and the jobs of lines that
 -- no worker reads any more.
 -- ARGV: limit, ttl_ms, seconds that a job may wait (for its error alone), then the unread lines.
--- Returns the jobs that ended here: id, state, payload.
+-- Returns the jobs that ended here: id, state, payload, code ('' = none) of the error.
 local limit, ttl_ms, now, ended = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
 
 -- Ends the job, unless a worker draws it. Returns when its lease ends, if one does.
@@ -15,10 +15,10 @@ local function end_waiting(id, code, message)
   if lease > now then return lease end
   if job[3] then
     cancel_now(id, job[1], job[2], now, ttl_ms)
-    ended[#ended + 1] = { id, 'canceled', job[4] }
+    ended[#ended + 1] = { id, 'canceled', job[4], '' }
   else
     fail_now(id, job[1], job[2], code, message, now, ttl_ms)
-    ended[#ended + 1] = { id, 'failed', job[4] }
+    ended[#ended + 1] = { id, 'failed', job[4], code }
   end
 end
 

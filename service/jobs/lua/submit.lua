@@ -1,18 +1,21 @@
 -- submit: puts a new job into its line's ready set. For a known id it returns the job's state, so a repeat is harmless.
+-- KEYS[2]: only of a request with an idempotency key; holds the id of the job that the request made already.
 -- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, pixels, then the
 -- names of the blobs that the job holds until it ends.
--- Returns {1 created | 0 known | -1 the queue is full | -2 the client's quota is, state, jobs ahead | -1}.
+-- Returns {1 created | 0 known | -1 the queue is full | -2 the client's quota is, state, jobs ahead | -1, id}.
 local id, line, client, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local cost, max_queued, held_ms, pixels = ARGV[6], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 local now = now_ms()
 
+local before = KEYS[2] and redis.call('GET', KEYS[2])
+if before and redis.call('EXISTS', job_key(before)) == 1 then id = before end
 local known = redis.call('HMGET', job_key(id), 'state', 'line')
-if known[1] then return { 0, known[1], position(id, known[2]) or -1 } end
+if known[1] then return { 0, known[1], position(id, known[2]) or -1, id } end
 
 local unfinished = tonumber(redis.call('HGET', UNFINISHED, client) or '0')
-if ARGV[5] ~= '' and unfinished >= tonumber(ARGV[5]) then return { -2, '', unfinished } end
+if ARGV[5] ~= '' and unfinished >= tonumber(ARGV[5]) then return { -2, '', unfinished, id } end
 local waiting = redis.call('ZCARD', ready_key(line)) + redis.call('ZCARD', quarantined_key(line))
-if waiting >= max_queued then return { -1, '', waiting } end
+if waiting >= max_queued then return { -1, '', waiting, id } end
 
 -- Start-time fair queueing (Goyal, Vin, Cheng 1996): S = max(V, F_flow), F_flow = S + work / weight; V is the start
 -- tag of the job claimed last. Each of a client's priorities is a flow of its own: a job of a higher one overtakes the
@@ -40,4 +43,8 @@ for i = 12, #ARGV do
   let_blob_live(ARGV[i], now, held_ms)
   redis.call('SADD', blobs_key(id), ARGV[i])
 end
-return { 1, 'queued', enqueue(id, line, 0) }
+if KEYS[2] then
+  redis.call('SET', KEYS[2], id)
+  redis.call('HSET', job_key(id), 'repeats', KEYS[2])
+end
+return { 1, 'queued', enqueue(id, line, 0), id }
