@@ -59,8 +59,8 @@ def mask_png(side: int) -> bytes:
     return saved(mask, "PNG", compress_level=9)
 
 
-def noise_png(side: int, seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+def noise_png(height: int, width: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return saved(Image.fromarray(pixels), "PNG")
 
 

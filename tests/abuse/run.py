@@ -18,7 +18,8 @@ from tests.abuse.attacks import bodies, claims, pictures
 from tests.abuse.attacks.attack import Attack, Target, Told
 from tests.abuse.bystander import STEPS, Bystander
 from tests.abuse.web import Site
-from tests.load.service import Service, command_of, descendants, rss_of, serving
+from tests.abuse.weight import Memory, Weight
+from tests.load.service import Service, serving
 
 ATTACKS: Mapping[int, Attack] = {
     attack.number: attack
@@ -29,10 +30,11 @@ HOSTILE, ORDINARY = "hostile", "ordinary"
 DEFAULTS = {"PORT": "0"}
 """The environment of the service: default settings, on a free port."""
 
+AT_ONCE = 16
+"""Pictures and uploads of the warm-up."""
+
 LIMIT = 600.0
 """Seconds after which an attacker that has not ended is given up."""
-
-SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,6 @@ class Timing:
     quiet: float = 6.0
     attack: float = 20.0
     resting: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """RSS of API, worker and decode processes together, in bytes."""
-
-    start: int
-    peak: int
-    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,36 +105,14 @@ def _after(seconds: float) -> asyncio.Event:
 
 
 async def _warmed_up(site: Site) -> bytes:
-    """A picture that was drawn here. An upload and an answer as WebP start whatever they need."""
+    """A picture that was drawn here. Uploads and many pictures at once take the memory that ordinary work needs."""
     drawn = await site.post("/v1/generate", {"steps": STEPS}, accept="image/png")
     assert drawn.outcome == "200", drawn
-    answer = await Bystander(site, drawn.body).upload()
-    assert answer.outcome == "200", answer
+    other = Bystander(site, drawn.body)
+    many = (*(other.picture() for _ in range(AT_ONCE)), *(other.upload() for _ in range(AT_ONCE)))
+    for answer in await asyncio.gather(*many):
+        assert answer.outcome == "200", answer
     return drawn.body
-
-
-class Weight:
-    """The memory of a service's processes, without its Valkey."""
-
-    def __init__(self, service: Service) -> None:
-        self._pid = service.process.pid
-        self.start = self.peak = self.now()
-
-    async def watch(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            self.peak = max(self.peak, await asyncio.to_thread(self.now))
-            await asyncio.sleep(SAMPLE_SECONDS)
-
-    def now(self) -> int:
-        total = 0
-        for pid in (self._pid, *descendants(self._pid)):
-            if b"valkey" in (command := command_of(pid)) or b"redis" in command:
-                continue
-            try:
-                total += rss_of(pid)
-            except OSError:  # it has ended
-                continue
-        return total
 
 
 class Attacker:

@@ -45,7 +45,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
 
 @pytest.mark.parametrize("number", [1, 2, 5, 12, 14])
 def test_an_attack_is_refused_and_others_are_served(keyed: Keyed, number: int) -> None:
-    attack, other, stop = ATTACKS[number], Bystander(keyed.ordinary, noise_png(16)), asyncio.Event()
+    attack, other, stop = ATTACKS[number], Bystander(keyed.ordinary, noise_png(16, 16)), asyncio.Event()
 
     async def attacked() -> list[str]:
         watching = asyncio.ensure_future(other.run(stop))

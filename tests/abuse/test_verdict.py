@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from tests.abuse.attacks.attack import Told
 from tests.abuse.bystander import Bystander
-from tests.abuse.run import ATTACKS, Memory, Report
+from tests.abuse.run import ATTACKS, Report
 from tests.abuse.verdict import broken, table, to_json
 from tests.abuse.web import LATE, Answer, Site
+from tests.abuse.weight import Memory
 
-GOOD = Memory(start=700_000_000, peak=1_400_000_000, after=760_000_000)
+
+def sizes(api: int, worker: int) -> Counter[str]:
+    return Counter(api=api * 10**6, worker=worker * 10**6)
+
+
+GOOD = Memory(start=sizes(100, 600), peak=sizes(400, 1000), after=sizes(160, 600))
 
 
 def seen(*, health: float = 0.01, picture: float = 0.3, upload: float = 0.5, outcome: str = "200") -> Bystander:
@@ -51,9 +58,10 @@ def test_what_the_other_client_must_not_see_is_named(other: Bystander, what: str
 
 
 def test_memory_is_bounded_and_given_back() -> None:
-    large, kept = replace(GOOD, peak=1_600_000_000), replace(GOOD, after=780_000_000)
-    assert broken(report(seen(), memory=large)) == ["RSS 1.60 GB > 1.5 GB"]
-    assert broken(report(seen(), memory=kept)) == ["RSS later 1.11 × the start > 1.1 ×"]
+    large, kept = replace(GOOD, peak=sizes(600, 1000)), replace(GOOD, after=sizes(180, 600))
+    assert broken(report(seen(), memory=large)) == ["RSS 1.60 GB > 1.5 GB: api 600 + worker 1000 MB"]
+    [what] = broken(report(seen(), memory=kept))
+    assert what.startswith("RSS later 1.11 × the start > 1.1 ×: api 100 + worker 600 MB, later api 180")
 
 
 def test_a_claim_that_does_not_hold_is_named() -> None:

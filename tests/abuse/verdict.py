@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.abuse.bystander import Bystander
 from tests.abuse.run import Report
+from tests.abuse.weight import Sizes
 
 HEALTH_SECONDS = 0.1
 """p99 of /healthz."""
@@ -36,17 +37,19 @@ def broken(report: Report) -> list[str]:
     for what, seen in (("/healthz", other.health), ("picture", other.pictures), ("upload", other.uploads)):
         if seen.refused:
             found.append(f"{what}: {_counted(seen.outcomes)}")
-    if memory.peak > MAX_BYTES:
-        found.append(f"RSS {memory.peak / 1e9:.2f} GB > {MAX_BYTES / 1e9:g} GB")
-    if memory.after > GROWTH * memory.start:
-        found.append(f"RSS later {memory.after / memory.start:.2f} × the start > {GROWTH:g} ×")
+    start, peak, after = (sizes.total() for sizes in (memory.start, memory.peak, memory.after))
+    if peak > MAX_BYTES:
+        found.append(f"RSS {peak / 1e9:.2f} GB > {MAX_BYTES / 1e9:g} GB: {megabytes(memory.peak)}")
+    if after > GROWTH * start:
+        grown = f"{megabytes(memory.start)}, later {megabytes(memory.after)}"
+        found.append(f"RSS later {after / start:.2f} × the start > {GROWTH:g} ×: {grown}")
     return found
 
 
 def line(report: Report) -> list[str]:
     """Cells under HEADS."""
     memory = report.memory
-    sizes = "/".join(f"{size / 1e6:.0f}" for size in (memory.start, memory.peak, memory.after))
+    sizes = "/".join(f"{size.total() / 1e6:.0f}" for size in (memory.start, memory.peak, memory.after))
     title = f"{report.attack.number} {report.attack.title}"
     verdict = "holds" if not broken(report) else "BROKEN"
     return [title, *_seen(report.quiet), *_seen(report.other), sizes, f"{report.seconds:.0f}", verdict]
@@ -84,7 +87,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "load": report.load,
         "before": _json(report.quiet),
         "meanwhile": _json(report.other),
-        "rss_mb": {name: round(getattr(memory, name) / 1e6) for name in ("start", "peak", "after")},
+        "rss": {"start": dict(memory.start), "peak": dict(memory.peak), "after": dict(memory.after)},
         "attacker": dict(report.told.statuses),
         "broken": broken(report),
     }
@@ -100,6 +103,10 @@ def _json(other: Bystander) -> dict[str, Any]:
 
 
 _SHARES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+
+
+def megabytes(sizes: Sizes) -> str:
+    return " + ".join(f"{name} {size / 1e6:.0f}" for name, size in sorted(sizes.items())) + " MB"
 
 
 def _counted(outcomes: Any) -> str:

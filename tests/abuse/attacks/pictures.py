@@ -7,7 +7,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from tests.abuse import builders
 from tests.abuse.attacks.attack import Attack, Target, Told, hammer
@@ -57,17 +58,20 @@ async def send_slow_files(target: Target, forms: Mapping[str, Form]) -> Told:
 # ---- 3 --------------------------------------------------------------------------------------------------------------
 
 
-def flat_pictures(_: Target) -> Form:
-    return form([("image", builders.flat_png(SIDE)), ("mask", builders.mask_png(8))])
+def flat_pictures(_: Target) -> list[Form]:
+    """With a mask that is made larger, and with one of another shape."""
+    picture = builders.flat_png(SIDE)
+    masks = builders.mask_png(8), builders.noise_png(8, 16)
+    return [form([("image", picture), ("mask", mask)]) for mask in masks]
 
 
-async def send_flat_pictures(target: Target, form: Form) -> Told:
-    headers, body = form
-
-    async def send() -> str:
+async def send_flat_pictures(target: Target, forms: Sequence[Form]) -> Told:
+    async def send(form: Form) -> str:
+        headers, body = form
         return (await target.site.ask("POST", "/v1/inpaint", body=body, headers=headers)).outcome
 
-    return await hammer(target.seconds, *[send] * target.many(AT_ONCE))
+    senders = [partial(send, forms[number % len(forms)]) for number in range(target.many(AT_ONCE))]
+    return await hammer(target.seconds, *senders)
 
 
 # ---- 4 --------------------------------------------------------------------------------------------------------------
