@@ -25,9 +25,9 @@ from service.jobs.catalogue import Catalogue
 from service.jobs.spec import task_of
 from service.metrics import Metrics
 from service.server.auth_middleware import AuthMiddleware
+from service.server.body_limits import BODIES_HELD, BodyLimitsMiddleware
 from service.server.listen import is_loopback
 from service.server.middleware import (
-    BodyTimeoutMiddleware,
     FramingMiddleware,
     HeadMiddleware,
     RequestContextMiddleware,
@@ -77,7 +77,12 @@ class Service(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         settings = self.settings
         app: ASGIApp = AuthMiddleware(HeadMiddleware(super().build_middleware_stack()))
-        app = BodyTimeoutMiddleware(app, settings.body_timeout)
+        app = BodyLimitsMiddleware(
+            app,
+            seconds=settings.body_timeout,
+            max_bytes=BODIES_HELD * settings.max_body_bytes,
+            retry_after=settings.retry_after,
+        )
         if settings.cors_origins:
             app = cors_middleware(app, settings.cors_origins)
         return RequestContextMiddleware(FramingMiddleware(app), self.metrics, settings.max_body_bytes)

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.routes.health import metrics_response
 from service.server.app import Service
+from service.server.body_limits import Progress
 from service.settings import Settings
 
 SPARE_FILES = 256
@@ -28,12 +29,6 @@ METRICS_CONNECTIONS = 64
 
 STALL_SECONDS = 5.0
 """A pause between two checks for idle connections, one second apart normally, that counts as a stall of the server."""
-
-BODY_RATE = 8192
-"""Bytes a second that a body must bring, or its connection is among the first to be closed for a new one."""
-
-BODY_SLACK = 1.0
-"""Seconds that a body may be behind this rate. It begins twice as far behind, so that it must bring 8 kB first."""
 
 
 class BoundedConnection(H11Protocol):
@@ -50,11 +45,11 @@ class BoundedConnection(H11Protocol):
     """
 
     idle_since = 0.0
-    body_due = 0.0  # the time at which a body of BODY_RATE would have brought what is there
 
     def __init__(self, *arguments: Any, limit: int, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._limit = limit
+        self.body_progress = Progress()  # of the current request
 
     @property
     def idle(self) -> bool:
@@ -79,18 +74,16 @@ class BoundedConnection(H11Protocol):
         victim.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic()
         if self.cycle is not None and self.idle and not self.discarding_body and not self.conn.trailing_data[0]:
-            self.idle_since = now  # another request begins
-        self.body_due = min(now, self.body_due + len(data) / BODY_RATE)
+            self.idle_since = time.monotonic()  # another request begins
+        self.body_progress.add(len(data))
         super().data_received(data)
 
     def handle_events(self) -> None:
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
-            now = time.monotonic()
-            self.body_due = min(now, now - 2 * BODY_SLACK + len(self.cycle.body) / BODY_RATE)
+            self.body_progress = Progress(len(self.cycle.body))
 
     def on_response_complete(self) -> None:
         self.idle_since = time.monotonic()
@@ -126,8 +119,7 @@ class BoundedConnection(H11Protocol):
         if self.cycle is None or self.discarding_body:
             return (1, self.idle_since)
         if self._awaiting_body:
-            slow = time.monotonic() - self.body_due > BODY_SLACK
-            return (1 if slow else 3, self.body_due)
+            return (1 if self.body_progress.slow else 3, self.body_progress.due)
         return (2, self.idle_since) if self.idle and not self.transport.get_write_buffer_size() else None
 
 

@@ -1,11 +1,10 @@
-"""What every request gets: a request id, security headers, metrics, a time limit for its body, CORS.
+"""What every request gets: a request id, security headers, metrics, CORS; and HEAD for every GET.
 
 Pure ASGI: an event stream passes through unbuffered, and the app sees when the client disconnects.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -121,33 +119,6 @@ class HeadMiddleware:
                 await send({"type": "http.response.body"})
 
         await self.app(as_get, receive, send_head)
-
-
-class BodyTimeoutMiddleware:
-    """Answers 408 and closes the connection if a body does not arrive in time."""
-
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        self.app = app
-        self.seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        deadline = time.monotonic() + self.seconds
-        complete = scope["type"] != "http"
-
-        async def receive_in_time() -> Message:
-            nonlocal complete
-            if complete:  # what follows the body is the disconnect, which may come at any time
-                return await receive()
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    message = await receive()
-            except TimeoutError:
-                detail = f"the body did not arrive within {self.seconds:g} s"
-                raise HTTPException(408, detail, {"Connection": "close"}) from None
-            complete = not message.get("more_body", False)
-            return message
-
-        await self.app(scope, receive_in_time, send)
 
 
 def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -15,6 +15,7 @@ from service.api.pictures import starting_point
 from service.api.problems import described
 from service.api.schemas import ANSWERS
 from service.api.submission import Submission, SubmissionDep
+from service.jobs import Job
 from service.tasks.expand import ExpandRequest
 from service.tasks.generate import GenerateRequest
 from service.tasks.planning import cost, with_seed
@@ -89,7 +90,7 @@ async def generate(
     submission: SubmissionDep, fields: Annotated[GenerateRequest, Depends(json_fields(GenerateRequest))]
 ) -> Response:
     """Draw n pictures of a class."""
-    return await _run(submission, TASKS["generate"], Body.of(fields))
+    return await submission.answer(await _submitted(submission, TASKS["generate"], Body.of(fields)))
 
 
 @router.post("/expand", response_model=None, status_code=202, responses=ANSWERS, openapi_extra=_EXPAND)
@@ -97,7 +98,7 @@ async def expand(
     submission: SubmissionDep, fields: Annotated[ExpandRequest, Depends(json_fields(ExpandRequest))]
 ) -> Response:
     """Draw n pictures of a class on a grid larger than the model was trained on, up to 4 times its tokens."""
-    return await _run(submission, TASKS["expand"], Body.of(fields))
+    return await submission.answer(await _submitted(submission, TASKS["expand"], Body.of(fields)))
 
 
 @router.post("/inpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_INPAINT)
@@ -130,10 +131,12 @@ async def vary(submission: SubmissionDep) -> Response:
 
 
 async def _run_on_picture(submission: Submission, task: Task) -> Response:
-    return await _run(submission, task, await read_body(submission.request, task))
+    job = await _submitted(submission, task, await read_body(submission.request, task))
+    submission.request.state.release_body()  # the answer may take a minute, and nothing refers to the body any more
+    return await submission.answer(job)
 
 
-async def _run(submission: Submission, task: Task, body: Body) -> Response:
+async def _submitted(submission: Submission, task: Task, body: Body) -> Job:
     services, client, fields, digest = submission.services, submission.client, body.fields, body.digest
     job = await replay(services, client, task.name, submission.key, digest)
     if job is None:
@@ -155,4 +158,4 @@ async def _run(submission: Submission, task: Task, body: Body) -> Response:
                 priority=fields.priority,
                 uploads=start.uploads,
             )
-    return await submission.answer(job)
+    return job
