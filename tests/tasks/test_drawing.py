@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.card import SETTINGS
 from engine.codec.codec import Codec
@@ -17,13 +19,16 @@ from service.tasks.generate import GenerateRequest, plan
 from service.tasks.inpaint import InpaintFields
 from service.tasks.outpaint import OutpaintFields
 from service.tasks.pictures import recipe
+from service.tasks.pictures.colours import from_srgb, to_srgb
 from service.tasks.pictures.errors import Limits
 from service.tasks.pictures.images import encode
 from service.tasks.pictures.inputs import BadUpload, load_canvas, open_inputs
 from service.tasks.pictures.uploads import facts_and_files
 from service.tasks.registry import TASKS
 from service.tasks.task import Inputs
+from service.tasks.vary import VaryFields
 from tests.support.api import CARD, noise, png
+from tests.tasks.test_colours import P3
 
 MODEL = replace(CARD, weights="w" * 16, tokenizer="t" * 16)  # 4×4 tokens of 8×8 pixels, 8 codes
 LIMITS = Limits(10**6, 10**4)
@@ -31,16 +36,19 @@ SIZE = (32, 32)
 
 
 class FakeCodec:
-    """Decodes a token to a flat patch, and encodes to 7s; counts its encodings."""
+    """Decodes a token to a flat patch, and encodes to 7s; counts its encodings. seen: the last
+    picture that it encoded."""
 
     stride = 8
     encoded = 0
+    seen: np.ndarray | None = None
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         return np.kron(tokens[..., None], np.full((8, 8, 3), 30)).astype(np.uint8)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         self.encoded += 1
+        self.seen = image
         return np.full((image.shape[0] // 8, image.shape[1] // 8), 7, dtype=np.int32)
 
 
@@ -128,6 +136,35 @@ def test_an_outpainting_knows_the_picture_and_keeps_it() -> None:
     assert told.windows == spec.windows
     assert np.array_equal(told.known, canvas != EMPTY)
     assert told.is_of(shown)
+
+
+@pytest.mark.parametrize("task", ["inpaint", "outpaint", "vary"])
+def test_a_picture_keeps_its_own_colours_and_the_model_sees_srgb(task: str) -> None:
+    """What is drawn is converted into the picture's colours; what is not keeps its values, and both the profile."""
+    image, codec = noise(32, 32), FakeCodec()
+    upload, mask = encode(image, "png", profile=P3), corner(SIZE)
+    if task == "inpaint":
+        spec, files = inpainted(upload, png(mask), seamless=False)
+    elif task == "outpaint":
+        spec, files = outpainted(upload, right=8, seamless=False)
+    else:
+        facts, files = facts_and_files(upload, None, None, LIMITS, MODEL)
+        spec = TASKS["vary"].plan(VaryFields.model_validate({"seed": 5}), facts, MODEL)
+    inputs, canvas = loaded(spec, files, cast(Codec, codec))
+    assert codec.seen is not None
+    assert np.array_equal(codec.seen, to_srgb(image, P3))
+    file = finished(spec, np.where(canvas == EMPTY, 3, canvas), inputs)
+    with Image.open(io.BytesIO(file)) as made:
+        shown, profile = np.asarray(made), made.info.get("icc_profile")
+    own = from_srgb(np.full((1, 1, 3), 90, dtype=np.uint8), P3)[0, 0]
+    if task == "vary":  # it has none of the picture's pixels
+        assert profile is None
+    else:
+        kept = np.zeros(shown.shape[:2], dtype=bool)
+        kept[:32, :32] = ~mask if task == "inpaint" else True
+        assert profile == P3
+        assert np.array_equal(shown[:32, :32][kept[:32, :32]], image[kept[:32, :32]])
+        assert np.array_equal(shown[1, 1] if task == "inpaint" else shown[0, -1], own)
 
 
 def test_an_upload_that_tells_its_tokens_is_not_encoded_again() -> None:
