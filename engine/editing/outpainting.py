@@ -1,11 +1,14 @@
 """Outpainting: places a picture on a larger canvas of tokens, and its pixels among the drawn ones.
 
 A picture of any size gets a token grid of its own: its short side has as many tokens as the model's grid, its long side
-as many as fit its shape best. Tokens of this size are added around it.
+as many as fit its shape best. Tokens of this size are added around it. Where the canvas would be too large for a
+picture longer than 2:1, the picture gets fewer tokens, down to half as many along its short side: it is the canvas that
+must not be smaller than the model's grid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -92,7 +95,7 @@ def outpaint_geometry(
     """The canvas for a picture (height, width in pixels) and the padding asked for, in its pixels. grid and stride are
     the model's.
 
-    Raises RequestError. Its field is the side at fault, or "image" when the picture alone leaves no room.
+    Raises RequestError. Its field is the side at fault, or "image" when the canvas would be too long for its width.
     """
     for side in SIDES:
         if asked[side] < 0:
@@ -100,18 +103,42 @@ def outpaint_geometry(
     if not any(asked[side] for side in SIDES):
         raise RequestError("left", "left, right, up and down are all 0: there is nothing to draw")
     cells = cells_of(picture, grid)
-    if cells[0] * cells[1] >= LARGEST * grid[0] * grid[1]:
-        raise RequestError("image", f"{picture[1]}×{picture[0]} pixels: so long a strip leaves no room around it")
+    geometry = _around(picture, cells, asked, stride)
+    error = _excess(geometry, grid)
+    if error is None:
+        return geometry
+    for axis, fewer in _coarser(picture, cells, grid):
+        geometry = _around(picture, fewer, asked, stride)
+        if geometry.grid[1 - axis] < grid[1 - axis] or picture[axis] > picture[1 - axis] * 2 * _longest(axis, grid):
+            if cells[axis] == LARGEST * grid[axis]:
+                error = _too_long(picture, axis, grid)
+            break
+        error = _excess(geometry, grid)
+        if error is None:
+            return geometry
+    raise error
+
+
+def _around(picture: tuple[int, int], cells: tuple[int, int], asked: Padding, stride: int) -> OutpaintGeometry:
     margin, padding = {}, {}
     for pixels, tokens, sides in zip(picture, cells, ALONG, strict=True):
         for side in sides:
             margin[side] = -(-asked[side] * tokens // pixels)
             padding[side] = margin[side] * pixels // tokens
-    geometry = OutpaintGeometry(
+    return OutpaintGeometry(
         picture=picture, cells=cells, margin=Padding(**margin), padding=Padding(**padding), stride=stride
     )
-    _check(geometry, grid)
-    return geometry
+
+
+def _coarser(
+    picture: tuple[int, int], cells: tuple[int, int], grid: tuple[int, int]
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """For a picture longer than 2:1: its longer axis, and fewer rows and columns of its shape, the most first."""
+    for axis in (0, 1):
+        if cells[axis] > 2 * grid[axis]:
+            for short in range(grid[1 - axis] - 1, (grid[1 - axis] - 1) // 2, -1):
+                along = round(picture[axis] * short / picture[1 - axis])
+                yield axis, ((short, along) if axis == 1 else (along, short))
 
 
 def cells_of(picture: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
@@ -147,19 +174,33 @@ def _meeting(fitted: np.ndarray, drawn: np.ndarray, geometry: OutpaintGeometry) 
     return seamless(original, drawn, ~fixed, REACH * geometry.stride)
 
 
-def _check(geometry: OutpaintGeometry, grid: tuple[int, int]) -> None:
-    """Raises RequestError when the canvas is too large; its field is the side that adds most."""
+def _excess(geometry: OutpaintGeometry, grid: tuple[int, int]) -> RequestError | None:
+    """The error of a canvas that is too large; its field is the side that adds most."""
     canvas = geometry.grid
     too_long = [side for axis, sides in enumerate(ALONG) if canvas[axis] > LARGEST * grid[axis] for side in sides]
     if not too_long and canvas[0] * canvas[1] > LARGEST * grid[0] * grid[1]:
         too_long = list(SIDES)
-    if too_long:
-        rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
-        raise RequestError(
-            max(too_long, key=lambda side: geometry.margin[side]),
-            f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
-            f"there may be {rows} rows, {cols} columns, and {most} tokens in all",
-        )
+    if not too_long:
+        return None
+    rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
+    return RequestError(
+        max(too_long, key=lambda side: geometry.margin[side]),
+        f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
+        f"there may be {rows} rows, {cols} columns, and {most} tokens in all",
+    )
+
+
+def _longest(axis: int, grid: tuple[int, int]) -> float:
+    """How many times as long as wide a canvas may be."""
+    return LARGEST * grid[axis] / grid[1 - axis]
+
+
+def _too_long(picture: tuple[int, int], axis: int, grid: tuple[int, int]) -> RequestError:
+    """The error of a strip whose canvas would be a strip, too, or in which too few tokens would be the picture's."""
+    shape, sides = (("high as wide", "left and right"), ("wide as high", "up and down"))[axis]
+    most = _longest(axis, grid)
+    limits = f"a picture may be {2 * most:g} times as {shape}, and {most:g} times with its padding"
+    return RequestError("image", f"{picture[1]}×{picture[0]} pixels: {limits}; pad {sides}")
 
 
 def _padded(inner: tuple[int, int], padding: Padding) -> tuple[int, int]:

@@ -43,6 +43,16 @@ def test_outpainting_keeps_the_pictures_pixels(model: Path, picture: Path, tmp_p
     assert verified(model, out)
 
 
+def test_a_picture_of_four_to_one_is_outpainted(model: Path, tmp_path: Path) -> None:
+    banner, out = noise(16, 64), tmp_path / "square.png"
+    path = tmp_path / "banner.png"
+    path.write_bytes(png(banner))
+    shown = run(model, out, "outpaint", str(path), "--class", "class 1", "--up", "20", "--down", "28")
+    assert shown.shape == (64, 64, 3)
+    assert np.array_equal(shown[20:36], banner)
+    assert verified(model, out)
+
+
 @pytest.mark.parametrize("method", ["ntk", "windowed"])
 def test_an_expansion_has_the_size_asked_for(model: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / "large.png"

@@ -84,20 +84,46 @@ def test_padding_is_snapped_up_to_whole_tokens_and_says_so(picture: tuple[int, i
     assert geometry.size == (p.up + picture[0] + p.down, p.left + picture[1] + p.right)
 
 
-@given(st.tuples(pixels, pixels), paddings)
-def test_a_canvas_is_drawn_or_refused_by_the_side_at_fault(picture: tuple[int, int], asked: Padding) -> None:
-    rows, cols = cells_of(picture, GRID)
+@given(st.tuples(pixels, pixels), paddings, st.sampled_from([(16, 16), (6, 10)]))
+def test_a_canvas_is_drawn_or_refused_by_the_side_at_fault(
+    picture: tuple[int, int], asked: Padding, grid: tuple[int, int]
+) -> None:
+    cells = cells_of(picture, grid)
+    long = any(count > 2 * side for count, side in zip(cells, grid, strict=True))
     try:
-        geometry = outpaint_geometry(picture, asked, grid=GRID, stride=STRIDE)
+        geometry = outpaint_geometry(picture, asked, grid=grid, stride=STRIDE)
     except RequestError as error:
-        nothing = not any(asked[side] for side in SIDES)
-        at_fault = ["left"] if nothing else [side for side in SIDES if asked[side]]
-        assert error.field in (["image"] if LARGEST * 16 in (rows, cols) and not nothing else at_fault)  # noqa: PT017
+        sides = [side for side in SIDES if asked[side]]
+        strip = sides and any(count == LARGEST * side for count, side in zip(cells, grid, strict=True))
+        assert error.field in ((["image"] if strip else []) + sides or ["left"])  # noqa: PT017
         return
-    assert max(geometry.grid) <= LARGEST * 16
-    assert geometry.grid[0] * geometry.grid[1] <= LARGEST * 256
+    for count, fewer, canvas, side in zip(cells, geometry.cells, geometry.grid, grid, strict=True):
+        assert side <= canvas <= LARGEST * side
+        assert fewer == count or (long and fewer < count)
+        assert fewer >= side / 2
+    assert geometry.grid[0] * geometry.grid[1] <= LARGEST * grid[0] * grid[1]
     assert not geometry.fixed_cells.all()
-    assert geometry.fixed_cells.sum() == rows * cols
+    assert geometry.fixed_cells.sum() == geometry.cells[0] * geometry.cells[1]
+
+
+def test_a_long_picture_gets_fewer_tokens_where_its_canvas_would_be_too_large() -> None:
+    """At its own 16×64 tokens it would fill the largest canvas alone."""
+    banner = (256, 1024)
+    assert extended(banner, up=32).cells == (15, 60)
+    square = extended(banner, up=384, down=384)
+    assert (square.cells, square.grid, square.size) == ((8, 32), (32, 32), (1024, 1024))
+    assert extended((1024, 256), left=384, right=384).cells == (32, 8)
+    assert extended((256, 768), up=128, down=128).cells == (12, 36)
+    assert extended((256, 768), up=32, down=32).cells == (16, 48)  # fits, and stays as it is
+    assert extended((200, 1400), up=100, down=100).grid == (16, 56)
+
+
+def test_a_strip_that_would_stay_one_is_refused_with_the_limit() -> None:
+    limits = "may be 8 times as wide as high, and 4 times with its padding; pad up and down"
+    for picture, right, up in (((256, 1024), 64, 0), ((256, 1200), 0, 5), ((100, 900), 0, 300)):
+        with pytest.raises(RequestError, match=f"^image: .* {limits}"):
+            extended(picture, right=right, up=up)
+    assert refused((256, 1024), up=385, down=384) == "up"
 
 
 def test_the_papers_canvas_fits_and_a_pixel_more_does_not() -> None:
