@@ -176,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         help="draw a picture again from the recipe in it, and compare",
-        description="The exit status: 0 the same, 1 something differs, 2 that can't be said.",
+        description="The exit status: 0 the same; 1 something differs; 2 that can't be said; 3 what was drawn is the "
+        "same, and the pixels of another picture around it are unchecked.",
     )
     verify.add_argument("picture", type=Path, help="a PNG that this service or `arpg` made")
     _add_model(verify, "")

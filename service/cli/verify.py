@@ -1,15 +1,22 @@
-"""`arpg verify`: draws a picture again from the recipe in it, and compares tokens and pixels."""
+"""`arpg verify`: draws a picture again from the recipe in it, and compares tokens and pixels.
+
+Anybody can write a recipe, so it decides how much is drawn only within bounds, and its text is cleaned before it is
+printed.
+"""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
+from engine.editing.outpainting import LARGEST
 from engine.models.model_index import known_folders
 from engine.request import EMPTY, RequestError
+from service.cli import composites
 from service.jobs.spec import ClassCondition, ForkOrigin, JobSpec, NoCondition, Output
 from service.settings import Settings
 from service.tasks import drawing
@@ -23,55 +30,79 @@ if TYPE_CHECKING:
     from engine.card import ModelCard
     from engine.core.engine import Engine
 
-SAME, DIFFERS, UNDECIDED = 0, 1, 2
+SAME, DIFFERS, UNDECIDED, PARTLY = 0, 1, 2, 3
+"""PARTLY: what was drawn is the same; other pixels are another picture's, and were not compared."""
 
-ROUNDING = 8
-"""Levels by which a pixel may differ and still be the same: a GPU decodes in bfloat16."""
+MAX_WINDOWS = 32
+"""Twice what any canvas needs."""
 
 Step = tuple[int, ...]
 """The canvas positions that one step drew."""
 
 
 def verify(arguments: Namespace, settings: Settings) -> int:
-    """SAME, DIFFERS or UNDECIDED, having said why."""
+    """SAME, DIFFERS, UNDECIDED or PARTLY, having said why."""
     try:
         file = arguments.picture.read_bytes()
         pixels = decode_image(file, "picture", Limits(settings.max_pixels, settings.max_side))
         told = recipe.read(recipe.text_of(file))
-        print(f"drawn by {told.model}: {_described(told)}")
+        _say(f"drawn by {told.model}: {_described(told)}")
         same = _check_pixels_are_told_of(told, pixels)
         engine = _engine(told, arguments.models, settings)
+        composites.check(told, (pixels.shape[0], pixels.shape[1]), engine.model)
         tokens, steps = redraw(engine, told)
     except (ImageError, RecipeError, RequestError, OSError) as error:
-        print(f"arpg: {arguments.picture}: can't say: {error}", file=sys.stderr)
+        _say(f"arpg: {arguments.picture}: can't say: {error}", file=sys.stderr)
         return UNDECIDED
     same &= _check_tokens(told, tokens, steps)
+    decoded, shown = engine.codec.decode(told.tokens), composites.as_shown(file, pixels)
     if not told.composited:
-        same &= _check_pixels(pixels, engine.codec.decode(told.tokens))
-    return SAME if same else DIFFERS
+        return SAME if _check_pixels(shown, decoded) and same else DIFFERS
+    seen = composites.compare(told, shown, decoded, engine.model, converted=shown is not pixels)
+    _say_compared(seen)
+    if not (same and seen.agrees):
+        return DIFFERS
+    return SAME if seen.whole else PARTLY
+
+
+def _say(text: str, file: TextIO | None = None) -> None:
+    """Prints a line without control characters: a recipe's text may hold commands for the terminal."""
+    print("".join(char if char.isprintable() else "\ufffd" for char in text), file=file)
 
 
 def redraw(engine: Engine, told: Recipe) -> tuple[np.ndarray, list[Step]]:
     """The tokens int32 (rows, cols), and what each step drew. Given tokens are taken from the recipe's map. A fork is
-    drawn from its first ancestor on: each to the end, as its steps are the next one's.
+    drawn from its first ancestor on, each as far as the next one shares its steps.
 
     Raises RequestError or RecipeError where the model can't draw it.
     """
     spec = _spec(told, engine.model)
     canvas = np.where(spec.fixed_cells, told.tokens, EMPTY).astype(np.int32)
     first, *later = [*(seed for _, seed in told.forks), told.seed]
-    tokens, steps = _draw(engine, spec.model_copy(update={"seeds": (first,)}), canvas)
+    ends: list[int | None] = [*(step for step, _ in told.forks), None]
+    tokens, steps = _draw(engine, spec.model_copy(update={"seeds": (first,)}), canvas, ends[0])
     for depth, seed in enumerate(later, start=1):
         forks = told.forks[:depth]
         fork = ForkOrigin(job="", image=0, step=forks[-1][0], seeds=forks, replayed=tokens)
-        tokens, _ = _draw(engine, spec.model_copy(update={"seeds": (seed,), "fork": fork}), canvas)
+        tokens, more = _draw(engine, spec.model_copy(update={"seeds": (seed,), "fork": fork}), canvas, ends[depth])
+        steps += more
     return tokens, steps
 
 
 def _spec(told: Recipe, card: ModelCard) -> JobSpec:
     """The job of this picture alone, without its forks, as a PNG of what its tokens decode to. Raises RecipeError where
-    its windows are not those of a job."""
+    no job draws so much, or where its windows are not those of a job."""
     rows, cols = grid = told.known.shape[0], told.known.shape[1]
+    if rows * cols > LARGEST * card.positions:
+        raise RecipeError(
+            f"its recipe tells of {rows}×{cols} tokens; {card.name} draws at most {LARGEST * card.positions}"
+        )
+    if len(told.windows) > MAX_WINDOWS:
+        raise RecipeError(
+            f"its recipe tells of {len(told.windows)} windows, and no picture has more than {MAX_WINDOWS}"
+        )
+    if any(later <= earlier for (earlier, _), (later, _) in pairwise(told.forks)):
+        raise RecipeError("its recipe tells of a fork at an earlier step than the fork before it")
     window_shape = card.grid if told.windows else grid
     if told.windows and told.forks:
         raise RecipeError("its recipe tells of a fork of a picture in windows")
@@ -94,13 +125,18 @@ def _spec(told: Recipe, card: ModelCard) -> JobSpec:
     )
 
 
-def _draw(engine: Engine, spec: JobSpec, canvas: np.ndarray) -> tuple[np.ndarray, list[Step]]:
+def _draw(engine: Engine, spec: JobSpec, canvas: np.ndarray, end: int | None = None) -> tuple[np.ndarray, list[Step]]:
+    """end: the step after which it stops; None: the last one."""
     [template] = drawing.fork_requests(spec, canvas, engine.model, engine.fork)
     generation, steps = drawing.generation(spec, canvas, template), []
     while (request := generation.next_request()) is not None:
-        engine.add(request)
+        id = engine.add(request)
         while not engine.idle:
-            steps += [generation.update(output).positions for output in engine.step()]
+            for output in map(generation.update, engine.step()):
+                steps.append(output.positions)
+                if output.step == end:
+                    engine.abort(id)
+                    return generation.tokens, steps
     return generation.tokens, steps
 
 
@@ -131,10 +167,21 @@ def _described(told: Recipe) -> str:
     return f"{told.task}, {thing}, seed {told.seed}, {rows}×{cols} tokens{given}"
 
 
+def _say_compared(seen: composites.Comparison) -> None:
+    if not seen.compared:
+        _say(f"pixels: none could be compared: {seen.of} are none")
+    else:
+        _say(f"pixels: {seen.same} of {seen.compared} compared are what the tokens decode to; compared were {seen.of}")
+    if not seen.agrees:
+        _say("pixels: too many differ. A mask with holes may be why" if "redrawn" in seen.of else "pixels: some differ")
+    elif not seen.whole:
+        _say("pixels: all others are unchecked: they may be another picture's")
+
+
 def _check_pixels_are_told_of(told: Recipe, pixels: np.ndarray) -> bool:
     if told.is_of(pixels):
         return True
-    print("pixels: changed since the recipe was written")
+    _say("pixels: changed since the recipe was written")
     return False
 
 
@@ -142,10 +189,10 @@ def _check_tokens(told: Recipe, tokens: np.ndarray, steps: list[Step]) -> bool:
     wrong = tokens != told.tokens
     drawn = int((~told.known).sum())
     if not wrong.any():
-        print(f"tokens: all {drawn} that were drawn are the same")
+        _say(f"tokens: all {drawn} that were drawn are the same")
         return True
     first = next((step for step, cells in enumerate(steps, start=1) if wrong.flat[list(cells)].any()), 0)
-    print(
+    _say(
         f"tokens: {wrong.sum()} of {drawn} that were drawn differ, from step {first} of {len(steps)} on. A single one "
         "changes what comes after it, and sums round by who shares a step: that alone may be why. With "
         "ARPG_BATCH_INVARIANT=1, there and here, it is not, on a CPU"
@@ -157,9 +204,9 @@ def _check_pixels(pixels: np.ndarray, decoded: np.ndarray) -> bool:
     """Are they what the map decodes to?"""
     if pixels.shape != decoded.shape:
         (height, width), (rows, cols) = pixels.shape[:2], decoded.shape[:2]
-        print(f"pixels: {width}×{height}, and the tokens decode to {cols}×{rows}")
+        _say(f"pixels: {width}×{height}, and the tokens decode to {cols}×{rows}")
         return False
     by = np.abs(pixels.astype(int) - decoded).max(-1)
     says = f"{np.count_nonzero(by)} of {by.size} differ from the decoded tokens, by up to {by.max()} of 255"
-    print(f"pixels: {says}" if by.any() else "pixels: all are the decoded tokens'")
-    return bool(by.max() <= ROUNDING)
+    _say(f"pixels: {says}" if by.any() else "pixels: all are the decoded tokens'")
+    return bool(by.max() <= composites.ROUNDING)

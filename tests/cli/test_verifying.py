@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from engine.core.engine import Engine, EngineConfig
-from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
-from engine.editing.outpainting import Padding, assemble, outpaint_geometry
-from engine.editing.windows import WindowedGeneration, windows_over
+from engine.core.engine import Engine
 from engine.request import Request
 from service.cli.main import main
+from service.cli.verify import redraw
 from service.jobs.packing import pack_bits, pack_tokens
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import encode
 from service.tasks.pictures.recipe import forked
-from tests.support.tiny import random_folder
-
-REQUEST = Request(class_label=2, seed=9, steps=6, guidance_scale=2.0)
-Verify = Callable[[bytes], tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> Engine:
-    return Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=4096))
-
-
-@pytest.fixture
-def verify(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verify:
-    """Status, what it said, and what it said of errors."""
-
-    def run(file: bytes) -> tuple[int, str, str]:
-        path = tmp_path / "picture.png"
-        path.write_bytes(file)
-        capsys.readouterr()
-        status = main(["verify", str(path), "--model", str(folder), "--device", "cpu"])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
-
-
-def drawn(engine: Engine, request: Request, **more: Any) -> bytes:
-    [tokens] = engine.generate([request])
-    return finished(engine, tokens, request, **more)
-
-
-def finished(
-    engine: Engine, tokens: np.ndarray, request: Request, shown: np.ndarray | None = None, **more: Any
-) -> bytes:
-    """The PNG of a token map, with its recipe. shown: the picture, where it is not just what the tokens decode to."""
-    pixels = engine.codec.decode(tokens) if shown is None else shown
-    about: dict[str, Any] = {"class_name": "class 2", "composited": shown is not None} | more
-    text = recipe.write(pixels, tokens, request, engine.model, **about)
-    return encode(pixels, "png", text={recipe.KEYWORD: text})
-
-
-def retold(file: bytes, shown: np.ndarray, **fields: Any) -> bytes:
-    """The same pixels under a recipe that says something else."""
-    said = json.loads(recipe.text_of(file) or "") | fields
-    return encode(shown, "png", text={recipe.KEYWORD: json.dumps(said)})
-
-
-def pixels_of(file: bytes) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(file)))
+from tests.cli.verifying import REQUEST, Verify, drawn, finished, pixels_of, retold
 
 
 def test_a_picture_as_it_was_drawn_is_the_same(engine: Engine, verify: Verify) -> None:
@@ -140,50 +81,40 @@ def test_tokens_that_it_would_not_draw_are_counted_from_the_first_step_on(engine
     assert (status, "that were drawn differ, from step 1 of 6 on" in said) == (1, True), said
 
 
-def test_an_inpainted_picture_is_compared_by_its_tokens(engine: Engine, verify: Verify) -> None:
-    rng = np.random.default_rng(0)
-    image, mask = rng.integers(0, 256, (21, 33, 3), dtype=np.uint8), np.zeros((21, 33), dtype=bool)
-    mask[4:15, 3:20] = True
-    redrawn = ~fixed_cells(mask, engine.model.grid)
-    fixed = fixed_tokens(engine.codec.encode(fit(image, (16, 16))), ~redrawn)
-    request = dataclasses.replace(REQUEST, fixed_tokens=fixed, task="inpaint")
-    [tokens] = engine.generate([request])
-    shown = composite(image, engine.codec.decode(tokens), mask, 2)
-    file = finished(engine, tokens, request, shown)
-    status, said, _ = verify(file)
-    assert status == 0
-    count = int(redrawn.sum())
-    assert f"{64 - count} of them given" in said
-    assert f"tokens: all {count} that were drawn are the same" in said
-    edited = pixels_of(file)
-    edited[0, 0, 0] ^= 1
-    assert verify(retold(file, edited))[0] == 1
-    tokens[tuple(np.argwhere(redrawn)[0])] ^= 1
-    assert verify(finished(engine, tokens, request, shown))[0] == 1
+def test_a_recipe_decides_what_is_drawn_only_within_bounds(engine: Engine, verify: Verify) -> None:
+    file = drawn(engine, REQUEST)
+    pixels = pixels_of(file)
+    wide: dict[str, Any] = {"grid": [64, 64], "tokens": pack_tokens(np.zeros((64, 64), np.int32)), "known": None}
+    for claim, why in [
+        (wide, "64×64 tokens; random draws at most 256"),
+        ({"windows": [[0, 0]] * 3000}, "3000 windows, and no picture has more than 32"),
+        ({"forks": [[5, 1], [2, 1]]}, "a fork at an earlier step than the fork before it"),
+    ]:
+        status, _, errors = verify(retold(file, pixels, **claim))
+        assert (status, why in errors) == (2, True), errors
 
 
-def test_an_outpainting_is_drawn_again_window_by_window(engine: Engine, verify: Verify) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    geometry = outpaint_geometry((16, 16), Padding(right=14, left=3), grid=engine.model.grid, stride=2)
-    canvas = geometry.canvas(engine.codec.encode(fit(image, geometry.fitted)))
-    template = dataclasses.replace(REQUEST, task="outpaint")
-    windows = windows_over(geometry.fixed_cells, engine.model.grid)
-    generation = WindowedGeneration(template, canvas, windows, engine.model.grid)
-    while (request := generation.next_request()) is not None:
-        engine.add(request)
-        while not engine.idle:
-            for update in engine.step():
-                generation.update(update)
-    lie = [(window.row, window.col) for window in windows]
-    assert len(lie) > 1
-    shown = assemble(image, engine.codec.decode(generation.tokens), geometry)
-    about: dict[str, Any] = {"shown": shown, "known": geometry.fixed_cells}
-    file = finished(engine, generation.tokens, template, windows=lie, **about)
-    status, said, _ = verify(file)
-    assert (status, "tokens: all 72 that were drawn are the same" in said) == (0, True), said
-    assert verify(finished(engine, generation.tokens, template, windows=lie[::-1], **about))[0] != 0
-    status, _, errors = verify(retold(file, pixels_of(file), windows=[[0, 10]]))
-    assert (status, "window that reaches beyond the canvas" in errors) == (2, True)
+def test_a_fork_of_many_forks_draws_each_step_once(engine: Engine) -> None:
+    """Each ancestor is drawn only as far as its heir shares its steps; the heir replays them."""
+    request, forks = dataclasses.replace(REQUEST, steps=64), tuple((step, step) for step in range(1, 64))
+    told = recipe.read(recipe.text_of(drawn(engine, request, forks=forks)))
+    before = engine.stats().steps_total
+    _, steps = redraw(engine, told)
+    assert len(steps) == 64
+    assert engine.stats().steps_total - before <= 64 * 65 / 2
+    assert engine.idle
+
+
+def test_a_recipe_sends_nothing_to_the_terminal(engine: Engine, verify: Verify) -> None:
+    file = drawn(engine, REQUEST)
+    for fields in ({"class_name": "\x1b]0;owned\x07\u202e\x9b2J"}, {"model": "a\nb"}, {"a\x1b[2Jb": 1}):
+        _, said, errors = verify(retold(file, pixels_of(file), **fields))
+        assert all(line.isprintable() for line in (said + errors).splitlines())
+    assert verify(retold(file, pixels_of(file), class_name="Ömer's\x1b"))[1].startswith(
+        "drawn by random: generate, class 2 Ömer's\ufffd, seed 9"
+    )
+    for label in (10**4000, -1):
+        assert verify(retold(file, pixels_of(file), class_label=label))[0] == 2
 
 
 def test_a_fork_is_drawn_again_from_its_first_ancestor_on(engine: Engine, verify: Verify) -> None:
