@@ -33,6 +33,7 @@ from service.server.middleware import (
     RequestContextMiddleware,
     cors_middleware,
 )
+from service.server.turns import TurnsMiddleware
 from service.services import Lifecycle, Services, SingleFlight, WorkerMetrics
 from service.settings import Settings
 from service.tasks.expand import ExpandRequest
@@ -85,7 +86,8 @@ class Service(FastAPI):
         )
         if settings.cors_origins:
             app = cors_middleware(app, settings.cors_origins)
-        return RequestContextMiddleware(FramingMiddleware(app), self.metrics, settings.max_body_bytes)
+        app = TurnsMiddleware(FramingMiddleware(app))
+        return RequestContextMiddleware(app, self.metrics, settings.max_body_bytes)
 
 
 def create_app(

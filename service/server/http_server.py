@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.api.routes.health import metrics_response
 from service.server.app import Service
 from service.server.body_limits import Progress
+from service.server.listen import BACKLOG
 from service.settings import Settings
 
 SPARE_FILES = 256
@@ -29,6 +31,11 @@ METRICS_CONNECTIONS = 64
 
 STALL_SECONDS = 5.0
 """A pause between two checks for idle connections, one second apart normally, that counts as a stall of the server."""
+
+
+ACCEPTED_IN_A_TURN = 64
+"""Connections that are accepted in one turn of the event loop: else it would last as long as the accepting of all that
+wait, and then as the reading of all their requests."""
 
 
 class BoundedConnection(H11Protocol):
@@ -133,6 +140,11 @@ class HTTPServer(uvicorn.Server):
         self._body_timeout = body_timeout
         self._checked_at = time.monotonic()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():  # asyncio takes one number for both; this is how many the kernel may hold
+            listener.listen(BACKLOG)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -179,6 +191,7 @@ def http_server(
         timeout_keep_alive=settings.keep_alive,
         proxy_headers=False,
         log_level="warning",
+        backlog=ACCEPTED_IN_A_TURN,
         limit_concurrency=2 * limit + 100,  # never reached: BoundedConnection limits
     )
     return HTTPServer(config, settings.header_timeout, settings.body_timeout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -194,6 +195,9 @@ async def _run(
             http_server(app, settings, root_path=settings.root_path),
             http_server(metrics_app(app), settings, lifespan=False, connections=METRICS_CONNECTIONS),
         )
+        # A full garbage collection stops the event loop for as long as it looks at objects; those made so far stay.
+        gc.collect()
+        gc.freeze()
         for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
             servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))
             host, port = listener.getsockname()[:2]
