@@ -6,14 +6,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from engine.editing.masks import fit
-from engine.editing.outpainting import OutpaintGeometry, Padding, assemble, cells_of
+from engine.editing.outpainting import OutpaintGeometry, Padding, assemble, outpaint_geometry
+from engine.request import RequestError
 from service.tasks.pictures.colours import profile_of, to_srgb
 from service.tasks.pictures.recipe import Recipe, RecipeError
 
@@ -142,15 +143,21 @@ def _geometries(told: Recipe, size: tuple[int, int], card: ModelCard) -> Iterato
     margin = Padding(up=top, down=rows - bottom, left=left, right=cols - right)
     heights = _lengths(size[0], cells[0], margin.up, margin.down)
     widths = _lengths(size[1], cells[1], margin.left, margin.right)
-    fitting = (picture for picture in product(heights, widths) if cells_of(picture, card.grid) == cells)
-    for height, width in islice(fitting, MAX_GEOMETRIES):
+    found = 0
+    for height, width in product(heights, widths):
         padding = Padding(
             up=margin.up * height // cells[0],
             down=margin.down * height // cells[0],
             left=margin.left * width // cells[1],
             right=margin.right * width // cells[1],
         )
-        yield OutpaintGeometry(picture=(height, width), cells=cells, margin=margin, padding=padding, stride=card.stride)
+        try:
+            geometry = outpaint_geometry((height, width), padding, grid=card.grid, stride=card.stride)
+        except RequestError:
+            continue
+        if (geometry.cells, geometry.margin) == (cells, margin) and found < MAX_GEOMETRIES:
+            found += 1
+            yield geometry
 
 
 def _lengths(total: int, cells: int, before: int, after: int) -> list[int]:

@@ -32,7 +32,8 @@ def run(model: Path, out: Path, *arguments: str) -> np.ndarray:
 
 
 def verified(model: Path, out: Path) -> bool:
-    return main(["verify", str(out), "--model", str(model)]) == 0
+    """As a whole, or as far as the recipe of a composite tells."""
+    return main(["verify", str(out), "--model", str(model)]) in (0, 3)
 
 
 def test_outpainting_keeps_the_pictures_pixels(model: Path, picture: Path, tmp_path: Path) -> None:
