@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -74,6 +74,7 @@ class ModelWorker:
         self._jobs: dict[AttemptKey, JobExecution] = {}
         self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
         self._tokens_free = engine.tokens_free
+        self._draws = False  # whether the engine has anything to draw
         self._turned = asyncio.Event()  # the engine took a turn, or a job ended
         self._stopped = asyncio.Event()  # it claims no more
         self._thread = EngineThread(engine, ReportBox(self._absorb).put)
@@ -142,16 +143,18 @@ class ModelWorker:
 
     async def _wait_for_work(self, stopping: asyncio.Future[Any]) -> None:
         """Waits until there may be something to claim, or the worker leaves."""
-        work: asyncio.Future[Any]
+        events: list[Coroutine[Any, Any, Any]] = []
         if not self._quarantine.may_claim(self.model):
-            work = asyncio.ensure_future(self._quarantine.opened())
-        elif self._jobs or self._leaving:
-            await asyncio.sleep(CLAIM_PAUSE)
-            work = asyncio.ensure_future(self._turned.wait())
+            events.append(self._quarantine.opened())
         else:
-            work = asyncio.ensure_future(self._claimer.wait_for_notification())
-        await asyncio.wait({work, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
-        await cancelled(work)  # a notification that is lost here delays the claim by the idle wait at most
+            if self._jobs or self._leaving:
+                await asyncio.sleep(CLAIM_PAUSE)
+                events.append(self._turned.wait())
+            if not self._draws:  # its jobs, if it has any, wait for pictures to be read or stored
+                events.append(self._claimer.wait_for_notification())
+        work = [asyncio.ensure_future(event) for event in events]
+        await asyncio.wait({*work, stopping}, timeout=IDLE_WAIT + 1, return_when=asyncio.FIRST_COMPLETED)
+        await cancelled(*work)  # a notification that is lost here delays the claim by the idle wait at most
 
     def answered(self, key: AttemptKey, answer: PublishStatus) -> None:
         """The queue's answer for a job, which may be another model's."""
@@ -236,6 +239,7 @@ class ModelWorker:
         if self.has_failed:  # a step that hung has ended after all
             return
         self._tokens_free = report.tokens_free
+        self._draws = report.stats is not None and report.stats.running + report.stats.waiting > 0
         self._engine_metrics.take(report)
         self._turned.set()
         for key in report.added:

@@ -15,7 +15,7 @@ import pytest
 
 from engine.core.engine import Engine
 from service.tasks import drawing
-from service.worker import execution, picture_files
+from service.worker import execution, model_worker, picture_files
 from service.worker.threads.large_pictures import BYTES_PER_PIXEL, LargePictures
 from service.worker.threads.turns import PATIENCE, Kind, Turns
 from tests.support.waiting import soon
@@ -112,6 +112,7 @@ async def test_a_turn_that_is_cancelled_lasts_until_its_thread_is_done(gate: thr
 async def test_many_large_pictures_of_one_client_hold_up_no_other_and_take_no_memory(
     redis_url: str, engine: Engine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model_worker, "IDLE_WAIT", 1000)  # it claims as soon as it hears of a job
     for module in (picture_files, execution):
         monkeypatch.setattr(module, "LARGE", SMALL)
     opened: list[weakref.ref[np.ndarray]] = []
