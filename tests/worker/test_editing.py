@@ -113,6 +113,7 @@ async def test_an_outpainting_keeps_its_pixels_and_is_told_in_canvas_coordinates
     assert started.json() == {
         "attempt": 1, "images": 2, "grid": list(geometry.grid), "steps": result.usage["steps"],
         "known": canvas.size - unknown, "kept": [],
+        "tokenizer": engine.model.tokenizer, "weights": engine.model.weights,
     }  # fmt: skip
     assert result.usage["tokens_drawn"] == 2 * unknown
     assert result.usage["tokens_known"] == 2 * (canvas.size - unknown)

@@ -28,7 +28,9 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert names[:2] == ["queued", "started"]
     assert set(names[2:-1]) == {"tokens"}
     assert names[-1] == "completed"
-    assert events[1].json() == {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0, "kept": []}
+    fingerprints = {"tokenizer": engine.model.tokenizer, "weights": engine.model.weights}
+    started = {"attempt": 1, "images": 1, "grid": [8, 8], "steps": 8, "known": 0, "kept": []}
+    assert events[1].json() == started | fingerprints
     told: dict[Any, Any] = {}
     for event in events[2:-1]:
         told |= dict(zip(event.json()["positions"], event.json()["tokens"], strict=True))
