@@ -1,4 +1,4 @@
-"""What one step frees, the next one takes without asking the system for it."""
+"""What one step frees, the next one takes without asking the system for it; large pictures keep nothing."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ thread = Thread(target=run)
 thread.start()
 thread.join()
 """
+GIVEN_BACK = """
+import numpy as np
+from pathlib import Path
+from service.worker.threads.memory import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+keep_freed_memory()
+pictures = [np.ones(2**21, dtype=np.uint8) for _ in range(60)]  # 120 MiB
+still_used = np.ones(2**21, dtype=np.uint8)
+full = resident()
+del pictures
+give_back_freed_memory()
+print(full - resident())
+"""
 PAGES = 5 * 512
 """That a turn touches."""
 
@@ -40,3 +56,9 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     }
     assert faults["keep"] < PAGES
     assert faults["default"] > 5 * PAGES
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives back what lies below other memory")
+def test_what_large_pictures_freed_is_given_back() -> None:
+    pages = int(subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True).stdout)
+    assert pages > 0.9 * 60 * 512

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from service.worker.threads.background import BackgroundThreads
+from service.worker.threads.memory import give_back_freed_memory
 from service.worker.threads.turns import Kind, Turns
 
 LARGE = 2**19
@@ -74,6 +75,7 @@ class LargePictures:
 
     def _end(self, size: int) -> None:
         self._having.remove(size)
+        self._threads.put(Future(), give_back_freed_memory)
         self._begin()
 
 
