@@ -49,7 +49,8 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """quiet, other: what the other client saw before the attack and while it lasted. load: processes that wanted to run
+    """quiet, other: what the other client saw before the attack and while it lasted. processor: seconds of
+    processor time that the API used meanwhile. load: processes that wanted to run
     before the service started, as the system counts them."""
 
     attack: Attack
@@ -58,6 +59,7 @@ class Report:
     told: Told
     memory: Memory
     seconds: float
+    processor: float
     load: float
 
 
@@ -84,6 +86,7 @@ async def _attacked(service: Service, attack: Attack, timing: Timing, scale: flo
         quiet = Bystander(ordinary, upload)
         await quiet.run(_after(timing.quiet))
         weight = Weight(service)
+        before = weight.processor()
         began, stop, other = time.monotonic(), asyncio.Event(), Bystander(ordinary, upload)
         watching = [asyncio.ensure_future(other.run(stop)), asyncio.ensure_future(weight.watch(stop))]
         try:
@@ -91,11 +94,11 @@ async def _attacked(service: Service, attack: Attack, timing: Timing, scale: flo
         finally:
             stop.set()
             await asyncio.gather(*watching)
-        seconds = time.monotonic() - began
+        seconds, processor = time.monotonic() - began, weight.processor() - before
     finally:
         attacker.end()
     await asyncio.sleep(timing.resting if attack.bounded else 0.0)
-    return Report(attack, quiet, other, told, Memory(weight.start, weight.peak, weight.now()), seconds, load)
+    return Report(attack, quiet, other, told, Memory(weight.start, weight.peak, weight.now()), seconds, processor, load)
 
 
 def _after(seconds: float) -> asyncio.Event:

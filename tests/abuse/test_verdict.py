@@ -33,7 +33,7 @@ def seen(*, health: float = 0.01, picture: float = 0.3, upload: float = 0.5, out
 
 
 def report(other: Bystander, *, memory: Memory = GOOD, number: int = 1, told: Told | None = None) -> Report:
-    return Report(ATTACKS[number], seen(), other, told or Told(), memory, 20.0, 0.0)
+    return Report(ATTACKS[number], seen(), other, told or Told(), memory, 20.0, 5.0, 0.0)
 
 
 def test_within_the_bounds_nothing_is_broken() -> None:

@@ -52,7 +52,14 @@ def line(report: Report) -> list[str]:
     sizes = "/".join(f"{size.total() / 1e6:.0f}" for size in (memory.start, memory.peak, memory.after))
     title = f"{report.attack.number} {report.attack.title}"
     verdict = "holds" if not broken(report) else "BROKEN"
-    return [title, *_seen(report.quiet), *_seen(report.other), sizes, f"{report.seconds:.0f}", verdict]
+    return [
+        title,
+        *_seen(report.quiet),
+        *_seen(report.other),
+        sizes,
+        f"{report.processor:.0f} of {report.seconds:.0f}",
+        verdict,
+    ]
 
 
 def _seen(other: Bystander) -> list[str]:
@@ -60,8 +67,9 @@ def _seen(other: Bystander) -> list[str]:
     return [health, *(f"{seen.quantile(1.0):.1f}" for seen in (other.pictures, other.uploads))]
 
 
-HEADS = ["attack", *["healthz ms p50/p99/max", "picture s", "upload s"] * 2, "RSS MB start/peak/later", "s", ""]
-"""Twice what the other client saw: before the attack and while it lasted. Pictures and uploads: the slowest."""
+HEADS = ["attack", *["healthz ms p50/p99/max", "picture s", "upload s"] * 2, "RSS MB start/peak/later", "API s", ""]
+"""Twice what the other client saw: before the attack and while it lasted. Pictures and uploads: the slowest. Last:
+the API's seconds of processor time, of the seconds that the attack took."""
 
 
 def busy(report: Report) -> str:
@@ -84,6 +92,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "attack": report.attack.number,
         "title": report.attack.title,
         "seconds": round(report.seconds, 1),
+        "processor_seconds_of_api": round(report.processor, 1),
         "load": report.load,
         "before": _json(report.quiet),
         "meanwhile": _json(report.other),

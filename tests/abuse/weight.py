@@ -1,4 +1,4 @@
-"""The memory of a service's processes, without its Valkey."""
+"""The memory of a service's processes, without its Valkey; and the processor time of its API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.load.service import Service, descendants, rss_of
+from tests.load.service import Service, cpu_of, descendants, rss_of
 
 SAMPLE_SECONDS = 0.1
 
@@ -38,6 +38,10 @@ class Weight:
         while not stop.is_set():
             self.peak = max(self.peak, await asyncio.to_thread(self.now), key=Counter.total)
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def processor(self) -> float:
+        """Seconds of processor time that the API has used so far: a busy machine does not change it much."""
+        return cpu_of(self._pid)
 
     def now(self) -> Sizes:
         sizes: Sizes = Counter()
