@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import io
 import struct
@@ -18,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.tasks.pictures import images
 from service.tasks.pictures.errors import ImageError, Limits
 from service.tasks.pictures.images import decode_image, encode, from_base64, transcode
 from tests.support.api import noise, png, saved
@@ -162,21 +160,6 @@ def test_an_empty_file_says_so() -> None:
 def test_base64_with_and_without_data_url_and_line_breaks(data: bytes, prefix: str) -> None:
     text = prefix + base64.encodebytes(data).decode()
     assert from_base64(text, "image") == data
-
-
-@given(text=st.text(alphabet="QUFB= \n", max_size=24), piece=st.integers(1, 9))
-def test_base64_is_decoded_in_pieces_as_if_at_once(text: str, piece: int) -> None:
-    try:
-        expected = base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error:
-        expected = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "BASE64_PIECE", piece)
-        if expected is None:
-            with pytest.raises(ImageError):
-                from_base64(text, "image")
-        else:
-            assert from_base64(text, "image") == expected
 
 
 @pytest.mark.parametrize(

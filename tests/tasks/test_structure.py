@@ -71,6 +71,11 @@ def test_what_ordinary_encoders_write_is_taken() -> None:
     assert decode_image(progressive, "image", LIMITS).shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize("cut", [4, 12])
+def test_a_png_without_its_end_chunk_is_whole(cut: int) -> None:
+    assert np.array_equal(decode_image(png(noise(16, 24))[:-cut], "image", LIMITS), noise(16, 24))
+
+
 @pytest.mark.parametrize("fill", [b"\xff", b"\xff\x00", b"\xff\xd0", b"\xff\xfe", b"\x00", b"\xff\xfe\x00\x02"])
 def test_a_walk_takes_no_longer_than_a_short_look(fill: bytes) -> None:
     """Whatever 4 MB say, in whatever place. A step in Python for each byte would take seconds."""

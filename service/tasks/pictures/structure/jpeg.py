@@ -25,8 +25,8 @@ _APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8), _SOI})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _FILL = re.compile(rb"\xff+")
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""Ends the data of a scan: neither a stuffed byte nor a restart."""
+_SCAN = re.compile(rb"(?:[^\xff]++|\xff++[\x00\xd0-\xd7])*+")
+"""The data of a scan: FF is stuffed with 00, or begins a restart marker. Possessive, so each byte is looked at once."""
 
 _EXIF, _XMP, _PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
@@ -69,10 +69,9 @@ def inspect(data: bytes) -> Structure:
             scans += 1
             if scans > MAX_SCANS:
                 raise too_many("scans", MAX_SCANS)
-            following = _MARKER.search(data, end)
-            if following is None:
-                raise damaged("it ends in the middle")
-            end = following.start()
+            following = _SCAN.match(data, end)
+            assert following is not None  # of any length
+            end = following.end()
         if own_profile or marker in (_APP0, _APP14) or not (_APP0 <= marker <= _APP15 or marker == _COM):
             kept.append((at, end))
         at = end

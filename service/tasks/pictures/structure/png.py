@@ -31,8 +31,8 @@ def inspect(data: bytes, keyword: bytes) -> Structure:
         kind = data[at + 4 : at + 8]
         length = int.from_bytes(data[at : at + 4], "big")
         body, end = at + 8, at + 12 + length
-        if len(kind) < 4 or end > len(data):
-            raise damaged("it ends in the middle")
+        cut = len(kind) < 4 or end > len(data)  # perhaps behind the last pixel, and then the picture is whole
+        end = min(end, len(data))
         if kind == b"acTL" and int.from_bytes(data[body : body + 4], "big") > 1:
             raise animated()
         if kind == b"eXIf":
@@ -45,7 +45,7 @@ def inspect(data: bytes, keyword: bytes) -> Structure:
             check_profile(length)
         if kind in _OF_PIXELS or (own and texts == 1):
             kept.append((at, end))
-        if kind == b"IEND":
+        if kind == b"IEND" or cut:
             return Structure("PNG", ((height, width),), orientation, joined(data, kept))
         at = end
     raise too_many("chunks", MAX_PARTS)
