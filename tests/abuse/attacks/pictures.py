@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ TAGS = 65_535
 AT_ONCE, JOBS, READERS = 80, 48, 500
 HANGS_UP = 1.0  # s
 JSON = {"Content-Type": "application/json"}
+LAST_BYTES = 2**16
+_EVENT = re.compile(rb"^event: (\w+)", re.MULTILINE)
 
 
 # ---- 2 --------------------------------------------------------------------------------------------------------------
@@ -124,9 +127,10 @@ async def read_one_job(target: Target, _: None) -> Told:
                 end = b""
                 while piece := await stream.read(2**18):
                     read += len(piece)
-                    end = (end + piece)[-2000:]
+                    end = (end + piece)[-LAST_BYTES:]
                 writer.transport.abort()
-                return "read to the end" if b"event: completed" in end else "cut off"
+                last = _EVENT.findall(end)
+                return f"last event {last[-1].decode()}" if last else "no event"
         except TimeoutError:
             return "not read in time"
         except OSError:
