@@ -74,7 +74,7 @@ def test_every_floor_is_what_the_tests_ran_with() -> None:
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     for wanted in map(Requirement, chain.from_iterable(groups)):
         name = canonicalize_name(wanted.name)
-        if name in ("arpg-serve", "triton"):  # our own extras, and what comes with torch
+        if name in ("arpg-serve", "torch", "triton"):  # our own extras; what a GPU's driver and image decide
             continue
         [tested] = [one.version for one in pinned[name]]
         [floor] = [one.version for one in wanted.specifier if one.operator in (">=", "==")]
