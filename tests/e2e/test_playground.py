@@ -243,8 +243,8 @@ def test_the_api_is_described_without_anything_from_elsewhere(
     assert tab.evaluate("[...document.querySelectorAll('summary code')].map(c => c.textContent)") == routes
     said = tab.evaluate(text)
     for shown in (
-        "guidance_scale", "Which part of the mask is drawn again", '"white" or "black" or "alpha" ("white")',
-        "integer ≥ 1, ≤ 256", "multipart/form-data", "text/event-stream", "Idempotency-Key".lower(),
+        "guidance_scale", "Which part of the mask is drawn again", "integer ≥ 1, ≤ 256", "multipart/form-data",
+        '"white" or "black" or "alpha" or "nonzero" ("white")', "text/event-stream", "Idempotency-Key".lower(),
     ):  # fmt: skip
         assert shown in said, shown
     # Every object that is named is described.

@@ -89,7 +89,7 @@ async def test_a_process_reads_what_the_function_reads() -> None:
 @pytest.mark.parametrize("field", ["image", "mask"])
 async def test_what_takes_too_long_is_refused_by_field_and_the_next_is_read(field: str) -> None:
     async with running(seconds=0.1) as pool:
-        slow = upload(FLAT) if field == "image" else upload(png(noise(16, 16)), FLAT)
+        slow = upload(FLAT, None, mask_mode=None) if field == "image" else upload(png(noise(16, 16)), FLAT)
         with pytest.raises(ImageError, match=r"more than 0\.1 s to decode; save it again") as caught:
             await pool.read(slow, "ann")
         assert (caught.value.field, caught.value.code, caught.value.status) == (field, "too_slow", 422)
