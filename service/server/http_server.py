@@ -33,7 +33,7 @@ STALL_SECONDS = 5.0
 """A pause between two checks for idle connections, one second apart normally, that counts as a stall of the server."""
 
 
-ACCEPTED_IN_A_TURN = 64
+ACCEPTED_IN_A_TURN = 8
 """Connections that are accepted in one turn of the event loop: else it would last as long as the accepting of all that
 wait, and then as the reading of all their requests."""
 
@@ -76,8 +76,8 @@ class BoundedConnection(H11Protocol):
         ]
         if len(others) < self._limit:
             return
-        evictable = [one for one in others if one._eviction_rank is not None]
-        victim = min(evictable, key=lambda one: one._eviction_rank or ()) if evictable else self
+        ranks = [(rank, index) for index, one in enumerate(others) if (rank := one._eviction_rank) is not None]
+        victim = others[min(ranks)[1]] if ranks else self
         victim.transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -71,6 +71,7 @@ class LargePictures:
             self._waiting.take()
             if not begun.done():  # cancelled
                 self._having.append(size)
+                self._threads.put(Future(), give_back_freed_memory)
                 begun.set_result(None)
 
     def _end(self, size: int) -> None:

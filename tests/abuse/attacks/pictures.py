@@ -69,12 +69,20 @@ def flat_pictures(_: Target) -> list[Form]:
 
 
 async def send_flat_pictures(target: Target, forms: Sequence[Form]) -> Told:
+    """Cancels the accepted ones at the end: drawing them is no matter of decoding."""
+    accepted = []
+
     async def send(form: Form) -> str:
         headers, body = form
-        return (await target.site.ask("POST", "/v1/inpaint", body=body, headers=headers)).outcome
+        answer = await target.site.ask("POST", "/v1/inpaint", body=body, headers=headers)
+        if answer.outcome == "202":
+            accepted.append(answer.json()["id"])
+        return answer.outcome
 
     senders = [partial(send, forms[number % len(forms)]) for number in range(target.many(AT_ONCE))]
-    return await hammer(target.seconds, *senders)
+    told = await hammer(target.seconds, *senders)
+    await asyncio.gather(*(target.site.ask("DELETE", f"/v1/jobs/{id}") for id in accepted))
+    return told
 
 
 # ---- 4 --------------------------------------------------------------------------------------------------------------
