@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from service.tasks.pictures.errors import ImageError, Limits
-from service.tasks.pictures.images import alpha, bands, decode, examine, rgb
+from service.tasks.pictures.errors import ImageError
+from service.tasks.pictures.images import alpha, bands, rgb
 from service.tasks.pictures.structure import Structure
 
 MaskMode = Literal["white", "black", "alpha", "nonzero"]
@@ -59,11 +59,6 @@ class Selection:
                 field, "full_mask", f"the mask selects the whole picture: to draw a new one, use /v1/generate ({told})"
             )
         raise ImageError(field, "empty_mask", f"the mask selects no pixels to redraw; {told}")
-
-
-def decode_mask(data: bytes, field: str, mode: MaskMode, limits: Limits) -> np.ndarray:
-    """bool (H, W), upright: True where the picture is to be drawn again."""
-    return decode(examine(data, field, limits), field, limits, lambda image: select(image, mode, field)).pixels
 
 
 def select(image: Image.Image, mode: MaskMode, field: str) -> Selection:
