@@ -9,8 +9,8 @@ import pytest
 
 from service.tasks.pictures.errors import Limits
 from service.tasks.pictures.images import decode_image
-from service.tasks.pictures.masks import decode_mask
 from tests.support.api import Api, half_mask, noise, png, spec_of
+from tests.support.pictures import decode_mask
 
 LIMITS = Limits(10**6, 10**4)
 

@@ -15,7 +15,8 @@ from PIL import Image
 from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
 from service.tasks.pictures.errors import Limits
 from service.tasks.pictures.images import decode_image, encode
-from service.tasks.pictures.masks import MaskMode, decode_mask
+from service.tasks.pictures.masks import MaskMode
+from tests.support.pictures import decode_mask
 
 GRID, LIMITS = (4, 4), Limits(10**6, 10**4)
 

@@ -9,18 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.tasks.pictures.errors import ImageError, Limits
-from service.tasks.pictures.images import decode, decode_image, encode, examine
-from service.tasks.pictures.masks import MaskMode, select
+from service.tasks.pictures.images import decode_image, encode
+from service.tasks.pictures.masks import MaskMode
 from service.tasks.pictures.reading import Reading, Upload, read_upload
 from tests.support.api import half_mask, noise, png, saved
+from tests.support.pictures import decode_mask
 
 LIMITS = Limits(max_pixels=4096, max_side=256)
 sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
-
-
-def decode_mask(data: bytes, field: str, mode: MaskMode, limits: Limits) -> np.ndarray:
-    """bool (H, W), upright: True where the picture is to be drawn again."""
-    return decode(examine(data, field, limits), field, limits, lambda image: select(image, mode, field)).pixels
 
 
 def read(mask: bytes, mode: MaskMode = "white", *, size: tuple[int, int] = (16, 16)) -> Reading:
