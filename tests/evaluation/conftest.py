@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.evaluation import noise
+from tests.evaluation.commands import noise
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -29,7 +29,7 @@ from engine.evaluation.masks import MASKS, bounding_boxes, masks, outlines
 from engine.training.classifier import Classifier, classify
 from engine.training.world.shapes import THINGS
 from engine.training.world.world import scene, silhouettes
-from tests.support.evaluation import say
+from tests.evaluation.commands import say
 from tests.support.tiny import random_folder
 
 

@@ -22,7 +22,7 @@ from engine.training.loop import save_half
 from engine.training.world.shapes import THINGS
 from engine.training.world.world import render, scene
 from service.cli.main import main as arpg
-from tests.support.evaluation import say
+from tests.evaluation.commands import say
 from tests.support.tiny import random_folder
 
 

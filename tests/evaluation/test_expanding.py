@@ -15,7 +15,7 @@ from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.expanding import OUTPAINTED, WINDOWED, Expanded, agreement, crops, expand
 from engine.request import EMPTY, Window
 from engine.training.classifier import Classifier
-from tests.support.evaluation import say
+from tests.evaluation.commands import say
 from tests.support.tiny import random_folder
 
 
