@@ -33,7 +33,7 @@ from service.server.middleware import (
     RequestContextMiddleware,
     cors_middleware,
 )
-from service.server.turns import TurnsMiddleware
+from service.server.pacing import PacingMiddleware
 from service.services import Lifecycle, Services, SingleFlight, WorkerMetrics
 from service.settings import Settings
 from service.tasks.expand import ExpandRequest
@@ -86,7 +86,7 @@ class Service(FastAPI):
         )
         if settings.cors_origins:
             app = cors_middleware(app, settings.cors_origins)
-        app = TurnsMiddleware(FramingMiddleware(app))
+        app = PacingMiddleware(FramingMiddleware(app))
         return RequestContextMiddleware(app, self.metrics, settings.max_body_bytes)
 
 

@@ -1,4 +1,4 @@
-"""The thread that drives the engine. Requests and aborts go in, a report of each turn comes out."""
+"""The thread that drives the engine. Requests and aborts go in, a report of each cycle comes out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ImageKey:
 
 @dataclass(slots=True)
 class EngineReport:
-    """What one turn of the thread did. `tokens_free` is counted after it.
+    """What one cycle of the thread did. `tokens_free` is counted after it.
 
     given_up: pictures that the engine could not draw although it draws others. failed: pictures whose cache was lost
     because a step failed; failure: why it did. left: attempts of which nothing is in the engine any more.
@@ -89,7 +89,7 @@ class EngineThread:
         self._ids: dict[ImageKey, int] = {}
         self._keys: dict[int, ImageKey] = {}
         self._suspects: dict[ImageKey, Exception] = {}
-        self._turn_began: float | None = None
+        self._cycle_began: float | None = None
         self._cores: Callable[[], int] = lambda: ONE
         self._used_cores = ONE
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -120,8 +120,8 @@ class EngineThread:
         return not self._thread.is_alive()
 
     def busy_seconds(self) -> float:
-        """How long the turn under way has taken so far."""
-        began = self._turn_began
+        """How long the cycle under way has taken so far."""
+        began = self._cycle_began
         return 0.0 if began is None else time.monotonic() - began
 
     def _post(self, subject: ImageKey | AttemptKey, request: Request | None) -> None:
@@ -139,19 +139,19 @@ class EngineThread:
                 if self._closing:
                     return
                 inbox, self._inbox = self._inbox, []
-            self._turn_began = time.monotonic()
+            self._cycle_began = time.monotonic()
             report = EngineReport()
             try:
-                self._turn(inbox, report)
+                self._cycle(inbox, report)
             except Exception as error:
                 log.exception("the engine can't be used any more")
                 report.fatal = error
-            self._turn_began = None
+            self._cycle_began = None
             self._deliver(report)
             if report.fatal is not None:
                 return
 
-    def _turn(self, inbox: list[tuple[ImageKey | AttemptKey, Request | None]], report: EngineReport) -> None:
+    def _cycle(self, inbox: list[tuple[ImageKey | AttemptKey, Request | None]], report: EngineReport) -> None:
         for subject, request in inbox:
             if not isinstance(subject, ImageKey):
                 report.left.append(subject)

@@ -75,7 +75,7 @@ class ModelWorker:
         self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
         self._tokens_free = engine.tokens_free
         self._draws = False  # whether the engine has anything to draw
-        self._turned = asyncio.Event()  # the engine took a turn, or a job ended
+        self._progress = asyncio.Event()  # the engine ended a cycle, or a job ended
         self._stopped = asyncio.Event()  # it claims no more
         self._thread = EngineThread(engine, ReportBox(self._absorb).put)
         self._context = ModelContext(
@@ -111,7 +111,7 @@ class ModelWorker:
         """Claims jobs as soon as they fit, until `take_no_more`."""
         stopping = asyncio.ensure_future(self._stopped.wait())
         while not self._stopped.is_set():
-            self._turned.clear()
+            self._progress.clear()
             try:
                 async with self._quarantine.turn:
                     await self._take_what_fits(stopping)
@@ -149,7 +149,7 @@ class ModelWorker:
         else:
             if self._jobs or self._leaving:
                 await asyncio.sleep(CLAIM_PAUSE)
-                events.append(self._turned.wait())
+                events.append(self._progress.wait())
             if not self._draws:  # its jobs, if it has any, wait for pictures to be read or stored
                 events.append(self._claimer.wait_for_notification())
         work = [asyncio.ensure_future(event) for event in events]
@@ -213,7 +213,7 @@ class ModelWorker:
             del self._jobs[key]
             self._leaving.add(key)
             self._thread.leave(key)
-            self._turned.set()
+            self._progress.set()
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("job %s was left: its lease will end", claim.id, exc_info=error)
 
@@ -235,13 +235,13 @@ class ModelWorker:
         self._metrics.requests.labels(label, state).inc()
 
     def _absorb(self, report: EngineReport) -> None:
-        """Takes in the report of one turn of the engine, on the event loop."""
+        """Takes in the report of one cycle of the engine, on the event loop."""
         if self.has_failed:  # a step that hung has ended after all
             return
         self._tokens_free = report.tokens_free
         self._draws = report.stats is not None and report.stats.running + report.stats.waiting > 0
         self._engine_metrics.take(report)
-        self._turned.set()
+        self._progress.set()
         for key in report.added:
             if job := self._jobs.get(key.attempt_key):
                 job.pictures[key.image].admitted()

@@ -18,7 +18,7 @@ from service.worker.preview import preview
 from service.worker.retry import retry_transient
 from service.worker.threads.codec_thread import CodecThread
 from service.worker.threads.large_pictures import LARGE, LargePictures, Turn
-from service.worker.threads.turns import Kind
+from service.worker.threads.picture_queue import Kind
 
 if TYPE_CHECKING:
     from engine.card import ModelCard
@@ -116,7 +116,8 @@ class PictureFiles:
     def _finish(
         self, request: Request, tokens: np.ndarray, blobs: Mapping[str, bytes | None], drawn: np.ndarray
     ) -> FinishedPicture:
-        return drawing.finish(self._spec, request, tokens, drawn, inputs=open_inputs(blobs), card=self._card)
+        inputs = open_inputs(blobs, reused=False)
+        return drawing.finish(self._spec, request, tokens, drawn, inputs=inputs, card=self._card)
 
 
 def _as_it_is(drawn: np.ndarray) -> np.ndarray:

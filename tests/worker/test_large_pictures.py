@@ -17,7 +17,7 @@ from engine.core.engine import Engine
 from service.tasks import drawing
 from service.worker import execution, model_worker, picture_files
 from service.worker.threads.large_pictures import BYTES_PER_PIXEL, LargePictures
-from service.worker.threads.turns import PATIENCE, Kind, Turns
+from service.worker.threads.picture_queue import PATIENCE, Kind, PictureQueue
 from tests.support.waiting import soon
 from tests.support.worker import pixels, png, serving
 
@@ -33,13 +33,13 @@ def gate() -> Iterator[threading.Event]:
 
 
 def order(works: list[tuple[Kind, str]]) -> list[tuple[Kind, str]]:
-    turns: Turns[tuple[Kind, str]] = Turns()
+    queue: PictureQueue[tuple[Kind, str]] = PictureQueue()
     for kind, client in works:
-        turns.put(kind, client, (kind, client))
+        queue.put(kind, client, (kind, client))
     taken = []
-    while turns:
-        peeked = turns.peek()
-        taken.append(turns.take())
+    while queue:
+        peeked = queue.peek()
+        taken.append(queue.take())
         assert taken[-1] == peeked
     return taken
 
@@ -118,9 +118,9 @@ async def test_many_large_pictures_of_one_client_hold_up_no_other_and_take_no_me
     opened: list[weakref.ref[np.ndarray]] = []
     most, finish, open_inputs = 0, drawing.finish, picture_files.open_inputs
 
-    def counted(blobs: Any) -> Any:
+    def counted(blobs: Any, **more: Any) -> Any:
         nonlocal most
-        inputs = open_inputs(blobs)
+        inputs = open_inputs(blobs, **more)
         if inputs.image is not None:
             opened.append(weakref.ref(inputs.image))
             most = max(most, sum(reference() is not None for reference in opened))

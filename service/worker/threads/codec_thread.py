@@ -14,7 +14,7 @@ import numpy as np
 
 from service.worker.threads.background import BackgroundThreads, settle, show_name
 from service.worker.threads.cores import ONE, compute_with
-from service.worker.threads.turns import Kind, Turns
+from service.worker.threads.picture_queue import Kind, PictureQueue
 
 if TYPE_CHECKING:
     from engine.codec.codec import Codec
@@ -44,12 +44,12 @@ class CodecThread:
     """Decodes together what waits and has one size, at most `codec.together` pictures. What becomes of a decoded
     picture is made on `coders` more threads; with none, here.
 
-    Work is done in the order of `Turns`. No work takes long: large pictures have threads of their own. A daemon
+    Work is done in the order of `PictureQueue`. No work takes long: large pictures have threads of their own. A daemon
     thread: see BackgroundThreads. busy: whether it works, or will at once.
     """
 
     def __init__(self, coders: int) -> None:
-        self._turns: Turns[Drawn | Call] = Turns()
+        self._work: PictureQueue[Drawn | Call] = PictureQueue()
         self._wake = threading.Condition()
         self._closing = False
         self._ready = threading.Event()
@@ -81,7 +81,7 @@ class CodecThread:
 
     async def _done(self, kind: Kind, client: str, work: Drawn | Call) -> Any:
         with self._wake:
-            self._turns.put(kind, client, work)
+            self._work.put(kind, client, work)
             self._wake.notify()
         return await asyncio.wrap_future(work.future)
 
@@ -101,16 +101,16 @@ class CodecThread:
     def _take(self) -> list[Drawn | Call]:
         """What is done next: pictures that fit together, or one call. Empty: nothing will come any more."""
         with self._wake:
-            while not self._turns:
+            while not self._work:
                 self.busy = False
                 if self._closing:
                     return []
                 self._wake.wait()
             self.busy = True
-            first = self._turns.take()
+            first = self._work.take()
             if isinstance(first, Call):
                 return [first]
-            return [first, *self._turns.take_more("finished", first.fits, first.codec.together - 1)]
+            return [first, *self._work.take_more("finished", first.fits, first.codec.together - 1)]
 
     def _decode(self, drawn: list[Drawn]) -> None:
         try:

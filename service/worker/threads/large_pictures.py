@@ -11,7 +11,7 @@ from typing import Any
 
 from service.worker.threads.background import BackgroundThreads
 from service.worker.threads.memory import give_back_freed_memory
-from service.worker.threads.turns import Kind, Turns
+from service.worker.threads.picture_queue import Kind, PictureQueue
 
 LARGE = 2**19
 """Pixels. To composite and write a picture of fewer takes one core less than half a second."""
@@ -28,7 +28,7 @@ class LargePictures:
         self._threads = BackgroundThreads("pictures", threads)
         self._most = threads
         self._memory = memory
-        self._waiting: Turns[tuple[asyncio.Future[None], int]] = Turns()
+        self._waiting: PictureQueue[tuple[asyncio.Future[None], int]] = PictureQueue()
         self._having: list[int] = []  # the bytes of each picture that has a turn
 
     def start(self) -> None:

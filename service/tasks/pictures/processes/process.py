@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[4]
 PIECE = 2**20
-"""Bytes written at a time, so that the event loop has other turns meanwhile."""
+"""Bytes written at a time, so that the event loop does other work meanwhile."""
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

@@ -16,7 +16,7 @@ PATIENCE = 4
 wait for them, could keep jobs with sources from ever being drawn."""
 
 
-class Turns(Generic[T]):
+class PictureQueue(Generic[T]):
     """Work that waits. Finished pictures go before sources, sources before previews; within each kind, each client has
     one turn before any has a second. Not thread-safe."""
 
