@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.api.routes.health import metrics_response
 from service.server.app import Service
 from service.server.body_limits import Progress
+from service.server.eviction import EvictionOrder, Rank
 from service.server.listen import BACKLOG
 from service.settings import Settings
 
@@ -32,10 +33,9 @@ METRICS_CONNECTIONS = 64
 STALL_SECONDS = 5.0
 """A pause between two checks for idle connections, one second apart normally, that counts as a stall of the server."""
 
-
-ACCEPTED_IN_A_TURN = 8
-"""Connections that are accepted in one turn of the event loop: else it would last as long as the accepting of all that
-wait, and then as the reading of all their requests."""
+ACCEPTED_PER_ITERATION = 8
+"""Connections that are accepted in one iteration of the event loop: else it would last as long as the accepting of all
+that wait, and then as the reading of all their requests."""
 
 
 class BoundedConnection(H11Protocol):
@@ -52,10 +52,12 @@ class BoundedConnection(H11Protocol):
     """
 
     idle_since = 0.0
+    _evicted = False
 
-    def __init__(self, *arguments: Any, limit: int, **more: Any) -> None:
+    def __init__(self, *arguments: Any, limit: int, order: EvictionOrder[BoundedConnection], **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._limit = limit
+        self._order = order
         self.body_progress = Progress()  # of the current request
 
     @property
@@ -66,19 +68,14 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.idle_since = time.monotonic()
-        if len(self.connections) <= self._limit:
-            return
-        # A connection that is closed, with nothing left to send, no longer counts.
-        others = [
-            one
-            for one in self.connections
-            if isinstance(one, BoundedConnection) and one is not self and not one._closed
-        ]
-        if len(others) < self._limit:
-            return
-        ranks = [(rank, index) for index, one in enumerate(others) if (rank := one._eviction_rank) is not None]
-        victim = others[min(ranks)[1]] if ranks else self
-        victim.transport.abort()
+        if len(self.connections) > self._limit:
+            victim = self._order.replace(cast("set[BoundedConnection]", self.connections), self)
+            (victim or self)._evict()
+
+    def _evict(self) -> None:
+        """It still counts until it is lost, but makes room only once."""
+        self._evicted = True
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.cycle is not None and self.idle and not self.discarding_body and not self.conn.trailing_data[0]:
@@ -115,12 +112,10 @@ class BoundedConnection(H11Protocol):
         return not self.flow.read_paused and not cycle.waiting_for_100_continue
 
     @property
-    def _closed(self) -> bool:
-        return self.transport.is_closing() and not self.transport.get_write_buffer_size()
-
-    @property
-    def _eviction_rank(self) -> tuple[float, ...] | None:
-        """The lowest is evicted first. None: busy, never evicted."""
+    def eviction_rank(self) -> Rank | None:
+        """The lowest is evicted first. None: busy, never evicted; or evicted already."""
+        if self._evicted:
+            return None
         if self.transport.is_closing():
             return (0, self.idle_since)
         if self.cycle is None or self.discarding_body:
@@ -184,14 +179,14 @@ def http_server(
         log_config=None,
         access_log=False,
         lifespan="on" if lifespan else "off",
-        http=cast(Any, partial(BoundedConnection, limit=limit)),  # h11 limits the size of a head
+        http=cast(Any, partial(BoundedConnection, limit=limit, order=EvictionOrder())),  # h11 limits the size of a head
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=settings.keep_alive,
         proxy_headers=False,
         log_level="warning",
-        backlog=ACCEPTED_IN_A_TURN,
+        backlog=ACCEPTED_PER_ITERATION,
         limit_concurrency=2 * limit + 100,  # never reached: BoundedConnection limits
     )
     return HTTPServer(config, settings.header_timeout, settings.body_timeout)
