@@ -24,14 +24,18 @@ LARGE, FEW_SWEEPS = 512, 3
 """Above a side of LARGE pixels the coarser scales leave little to correct, and FEW_SWEEPS are enough."""
 
 
-def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: float) -> np.ndarray:
-    """drawn uint8 (H, W, 3), corrected where mask bool (H, W) is True and unchanged elsewhere. When the mask is all
-    True there is no border, and nothing is corrected. reach: pixels inside the border at which the correction has faded
-    to 1/e."""
+def seamless(
+    original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: float, *, out: np.ndarray | None = None
+) -> np.ndarray:
+    """drawn uint8 (H, W, 3), corrected where mask bool (H, W) is True. When the mask is all True there is no border,
+    and nothing is corrected. reach: pixels inside the border at which the correction has faded to 1/e. out: the array
+    whose masked pixels are written, original itself too; None: a copy of drawn."""
+    out = drawn.copy() if out is None else out
     if mask.all() or not mask.any():
-        return drawn
+        np.copyto(out, drawn, where=mask[..., None])
+        return out
     box = _around(mask)
-    inside, there, goal, result = mask[box], drawn[box], original[box], drawn.copy()
+    inside, there, goal, result = mask[box], drawn[box], original[box], out[box]
 
     def wanted(first: int, last: int) -> np.ndarray:
         return goal[first:last] - there[first:last].astype(np.float32)
@@ -46,8 +50,8 @@ def seamless(original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, reach: f
         shift = shifts(first, last)
         shift[rim] = (shift[rim] + touched[strip][rim]) / 2
         corrected = np.rint(np.clip(there[first:last] + shift, 0, 255)).astype(np.uint8)
-        np.copyto(result[box][first:last], corrected, where=inside[first:last, :, None])
-    return result
+        np.copyto(result[first:last], corrected, where=inside[first:last, :, None])
+    return out
 
 
 def membrane(values: np.ndarray, free: np.ndarray, reach: float) -> np.ndarray:
@@ -68,7 +72,10 @@ def _membrane(values: Rows, free: np.ndarray, reach: float) -> Rows:
     if min(free.shape) > 1:
         halves, smaller = _halved(values, free)
         rows = _membrane(lambda first, last: halves[first:last], smaller, reach / 2)
-        coarse = np.concatenate([rows(first, last) for first, last in _strips(len(smaller))])
+        coarse = np.empty_like(halves)
+        for first, last in _strips(len(smaller)):
+            coarse[first:last] = rows(first, last)
+        del halves, rows
     weight = 1 / (4 + reach**-2)
 
     def relaxed(first: int, last: int, sweeps: int) -> np.ndarray:
@@ -110,10 +117,17 @@ def _of_neighbours(values: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np
 
 def _halved(values: Rows, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """values and free at half the size: each value is the mean of the held ones of four pixels."""
-    halves, smaller = zip(
-        *(_halved_strip(values(first, last), free[first:last]) for first, last in _strips(len(free))), strict=True
-    )
-    return np.concatenate(halves), np.concatenate(smaller)
+    height, width = -(-free.shape[0] // 2), -(-free.shape[1] // 2)
+    smaller = np.empty((height, width), dtype=bool)
+    halves = None
+    for first, last in _strips(len(free)):  # a strip begins at an even row
+        half, free_half = _halved_strip(values(first, last), free[first:last])
+        if halves is None:
+            halves = np.empty((height, width, half.shape[-1]), dtype=half.dtype)
+        halves[first // 2 : (last + 1) // 2] = half
+        smaller[first // 2 : (last + 1) // 2] = free_half
+    assert halves is not None
+    return halves, smaller
 
 
 def _halved_strip(values: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

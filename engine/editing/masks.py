@@ -38,25 +38,39 @@ def fixed_tokens(tokens: np.ndarray, fixed: np.ndarray) -> dict[int, int]:
 
 
 def composite(
-    original: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: int = 0, *, smooth: bool = False
+    original: np.ndarray,
+    drawn: np.ndarray,
+    mask: np.ndarray,
+    feather: int = 0,
+    *,
+    smooth: bool = False,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """drawn uint8 (h, w, 3), resized, where mask bool (H, W) is True; original uint8 (H, W, 3), unchanged, elsewhere.
 
     feather: width in pixels of the blend inside the mask's border. The n-th pixel from the border, counted along rows
     and columns, is n / (feather + 1) drawn. smooth: correct the drawn part so that it meets the original seamlessly.
+    out: the array to write, original itself too; None: a new one.
     """
+    result = original.copy() if out is None else out
+    border, weight = _feathered(mask, feather)
+    kept = original[border]  # original may be written over
     fitted = fit(drawn, original.shape[:2])
     if smooth:
-        fitted = seamless(original, fitted, mask, REACH * min(mask.shape))
-    result = original.copy()
-    np.copyto(result, fitted, where=mask[..., None])
-    del fitted  # 50 MB of a picture of 4096²
-    if feather:
-        depth = _depth(mask)
-        border = mask & (depth <= feather)
-        weight = depth[border, None] / (feather + 1)
-        result[border] = np.rint(weight * result[border] + (1 - weight) * original[border])
+        seamless(original, fitted, mask, REACH * min(mask.shape), out=result)
+    else:
+        np.copyto(result, fitted, where=mask[..., None])
+    result[border] = np.rint(weight * result[border] + (1 - weight) * kept)
     return result
+
+
+def _feathered(mask: np.ndarray, feather: int) -> tuple[np.ndarray, np.ndarray]:
+    """The n masked pixels that are blended, bool (H, W), and which share of each is drawn, float32 (n, 1)."""
+    if not feather:
+        return np.zeros_like(mask), np.empty((0, 1), dtype=np.float32)
+    depth = _depth(mask)
+    border = mask & (depth <= feather)
+    return border, depth[border, None] / np.float32(feather + 1)
 
 
 def _any_in_cells(mask: np.ndarray, cells: int) -> np.ndarray:

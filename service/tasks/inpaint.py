@@ -69,7 +69,8 @@ def compose(spec: JobSpec, inputs: Inputs, drawn: np.ndarray) -> np.ndarray:
     assert inputs.image is not None
     assert inputs.mask is not None
     own = from_srgb(drawn, inputs.profile)
-    return composite(inputs.image, own, inputs.mask, spec.compose.feather, smooth=spec.compose.seamless)
+    out = None if inputs.reused else inputs.image
+    return composite(inputs.image, own, inputs.mask, spec.compose.feather, smooth=spec.compose.seamless, out=out)
 
 
 TASK = Task(

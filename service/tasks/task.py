@@ -33,11 +33,12 @@ class PictureFacts:
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The stored pictures of a job: image uint8 (H, W, 3); mask bool (H, W). profile: of the picture's colours; None:
-    they are in sRGB."""
+    they are in sRGB. reused: other pictures start from them too; if none does, compose may write on image."""
 
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
     profile: bytes | None = None
+    reused: bool = True
 
 
 Plan = Callable[[Any, Any, ModelCard], JobSpec]

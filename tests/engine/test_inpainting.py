@@ -147,6 +147,18 @@ def test_outside_the_mask_every_pixel_is_the_uploads(
         assert np.array_equal(out[mask], fit(drawn, upload.shape[:2])[mask])
 
 
+@given(pictures(), st.integers(0, 6), st.booleans())
+def test_a_composite_may_be_written_over_the_upload(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], feather: int, smooth: bool
+) -> None:
+    upload, mask, drawn = case
+    before = upload.copy()
+    expected = composite(upload, drawn, mask, feather, smooth=smooth)
+    assert np.array_equal(upload, before)
+    assert composite(upload, drawn, mask, feather, smooth=smooth, out=upload) is upload
+    assert np.array_equal(upload, expected)
+
+
 @given(pictures(), st.integers(1, 8), st.integers(1, 8))
 def test_a_token_is_redrawn_exactly_if_a_masked_pixel_touches_its_cell(
     case: tuple[np.ndarray, np.ndarray, np.ndarray], rows: int, cols: int

@@ -13,6 +13,7 @@ from engine.editing.masks import fit
 from engine.request import EMPTY
 from service.jobs.spec import Box, InpaintCompose, JobSpec, Size
 from service.tasks.pictures.colours import to_srgb
+from service.tasks.pictures.images import bands
 from service.tasks.task import Inputs
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ def tokens_on(tokens: np.ndarray | None, grid: Size) -> np.ndarray | None:
     return tokens if tokens is not None and tokens.shape == grid else None
 
 
-def open_inputs(blobs: Mapping[str, bytes | None]) -> Inputs:
+def open_inputs(blobs: Mapping[str, bytes | None], *, reused: bool = True) -> Inputs:
     """Stored PNGs by what they are. Raises BadUpload."""
     image, profile = _opened(blobs["image"], "RGB") if "image" in blobs else (None, None)
     mask, _ = _opened(blobs["mask"], "1") if "mask" in blobs else (None, None)
     if image is not None and mask is not None and mask.shape != image.shape[:2]:
         raise BadUpload("upload_damaged", "picture and mask differ in size")
-    return Inputs(image, mask, profile)
+    return Inputs(image, mask, profile, reused)
 
 
 def empty_canvas(spec: JobSpec) -> np.ndarray:
@@ -94,7 +95,17 @@ def _opened(png: bytes | None, mode: str) -> tuple[np.ndarray, bytes | None]:
     if png is None:
         raise BadUpload("upload_missing", "the uploaded picture or its mask is no longer stored")
     try:
-        picture = Image.open(io.BytesIO(png), formats=["PNG"])
-        return np.asarray(picture.convert(mode)), picture.info.get("icc_profile")
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            return _pixels(picture, mode), picture.info.get("icc_profile")
     except Exception as error:  # Pillow raises nearly everything
         raise BadUpload("upload_damaged", f"a stored upload cannot be read: {error}") from error
+
+
+def _pixels(picture: Image.Image, mode: str) -> np.ndarray:
+    """Of a picture in a mode with one byte a channel. Pillow's copy and this one are all that is held at once."""
+    picture.load()
+    shape, kind = ((3,), "uint8") if mode == "RGB" else ((), "bool")
+    pixels: np.ndarray = np.empty((picture.height, picture.width, *shape), dtype=kind)
+    for top, band in bands(picture):
+        pixels[top : top + band.height] = np.asarray(band.convert(mode))
+    return pixels
