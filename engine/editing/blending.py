@@ -70,12 +70,7 @@ def _membrane(values: Rows, free: np.ndarray, reach: float) -> Rows:
         return lambda first, last: np.zeros_like(values(first, last))
     coarse = None
     if min(free.shape) > 1:
-        halves, smaller = _halved(values, free)
-        rows = _membrane(lambda first, last: halves[first:last], smaller, reach / 2)
-        coarse = np.empty_like(halves)
-        for first, last in _strips(len(smaller)):
-            coarse[first:last] = rows(first, last)
-        del halves, rows
+        coarse = _solved(*_halved(values, free), reach / 2)
     weight = 1 / (4 + reach**-2)
 
     def relaxed(first: int, last: int, sweeps: int) -> np.ndarray:
@@ -97,6 +92,14 @@ def _membrane(values: Rows, free: np.ndarray, reach: float) -> Rows:
         return lambda first, last: relaxed(first, last, FEW_SWEEPS)
     whole = relaxed(0, height, SWEEPS if max(free.shape) <= LARGE else FEW_SWEEPS)
     return lambda first, last: whole[first:last].copy()
+
+
+def _solved(values: np.ndarray, free: np.ndarray, reach: float) -> np.ndarray:
+    """As membrane, written over values: where they are free, nothing reads them."""
+    rows = _membrane(lambda first, last: values[first:last], free, reach)
+    for first, last in _strips(len(values)):
+        values[first:last] = rows(first, last)
+    return values
 
 
 def _strips(rows: int) -> Iterator[tuple[int, int]]:

@@ -17,12 +17,25 @@ REACH = 1 / 64
 deeper correction takes its colours from new content (measured in the demo's model card)."""
 
 
+BAND = 2**20
+"""Pixels that are converted at a time."""
+
+
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """image uint8 (H, W, 3) resized to size (height, width): the whole picture, stretched if its shape differs. Returns
     the same array if it has this size already."""
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return pixels_of(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3) of a picture in RGB. Pillow's own conversion holds them twice."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        pixels[top : top + rows] = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+    return pixels
 
 
 def fixed_cells(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from engine.editing.masks import fit
+from engine.editing.masks import fit, pixels_of
 from engine.request import EMPTY
 from service.jobs.spec import Box, InpaintCompose, JobSpec, Size
 from service.tasks.pictures.colours import to_srgb
-from service.tasks.pictures.images import bands
 from service.tasks.task import Inputs
 
 if TYPE_CHECKING:
@@ -96,16 +95,7 @@ def _opened(png: bytes | None, mode: str) -> tuple[np.ndarray, bytes | None]:
         raise BadUpload("upload_missing", "the uploaded picture or its mask is no longer stored")
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-            return _pixels(picture, mode), picture.info.get("icc_profile")
+            own = picture if picture.mode == mode else picture.convert(mode)  # to convert is to copy
+            return pixels_of(own) if mode == "RGB" else np.asarray(own), picture.info.get("icc_profile")
     except Exception as error:  # Pillow raises nearly everything
         raise BadUpload("upload_damaged", f"a stored upload cannot be read: {error}") from error
-
-
-def _pixels(picture: Image.Image, mode: str) -> np.ndarray:
-    """Of a picture in a mode with one byte a channel. Pillow's copy and this one are all that is held at once."""
-    picture.load()
-    shape, kind = ((3,), "uint8") if mode == "RGB" else ((), "bool")
-    pixels: np.ndarray = np.empty((picture.height, picture.width, *shape), dtype=kind)
-    for top, band in bands(picture):
-        pixels[top : top + band.height] = np.asarray(band.convert(mode))
-    return pixels
