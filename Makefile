@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse full-size demo-model demo-families lint types clean
+.PHONY: serve test test-other load chaos abuse full-size demo-model demo-families imagenet-names lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -70,6 +70,12 @@ demo-families: $(VENV)/.test
 	for family in llamagen par-4x par-16x; do \
 	  $(TRAINING) $$family --compile --steps 3000 && $(VENV)/bin/arpg train --runs $(RUNS) export $$family || exit 1; \
 	done
+
+# The class names of the public models, from the lists in timm's wheel; timm itself is not installed.
+imagenet-names: $(VENV)/.test
+	@mkdir -p $(RUNS)
+	$(VENV)/bin/pip download --quiet --no-deps --dest $(RUNS) timm==1.0.31
+	$(VENV)/bin/python -m engine.models.imagenet $(RUNS)/timm-1.0.31-py3-none-any.whl
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

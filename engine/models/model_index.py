@@ -1,6 +1,7 @@
 """Models by name: the shipped ones, and public ones whose weights are on the Hugging Face Hub.
 
-Each is a model folder under weights/; that of a public model holds only a model.json. Imports no torch.
+Each is a model folder under weights/; that of a public model holds only a model.json. The class names that public
+models share lie there too. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+CLASSES = "classes.json"
 HUB = "hub:"
 # Owner, name, revision, path: hub:owner/name/folder/file.pt, hub:owner/name@v1/file.pt.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -61,6 +63,15 @@ def on_disk(weights: HubFile | Path) -> Path | None:
 def known_folders() -> dict[str, Path]:
     """Name → model folder."""
     return {path.parent.name: path.parent for path in sorted(WEIGHTS.glob("*/model.json"))}
+
+
+def shared_classes(name: str) -> list[dict[str, Any]]:
+    """The classes that a model.json means by "classes": "imagenet". Raises ValueError when no list has this name."""
+    lists = {path.parent.name: path for path in sorted(WEIGHTS.glob(f"*/{CLASSES}"))}
+    if name not in lists:
+        raise ValueError(f"classes: {name!r} is no list of classes; there is {', '.join(lists)}")
+    classes: list[dict[str, Any]] = json.loads(lists[name].read_text(encoding="utf-8"))["classes"]
+    return classes
 
 
 def description(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from engine.codec.vq import VQConfig, VQModel
 from engine.models.checkpoint import CheckpointError, fingerprint, fit, load_state
 from engine.models.families import FAMILIES, Builder
 from engine.models.hub import weights_file
-from engine.models.model_index import known_folders
+from engine.models.model_index import known_folders, shared_classes
 from engine.models.network import Model
 from engine.plans import Plan
 from engine.request import Request
@@ -126,11 +126,12 @@ def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
     return VQConfig(**values | {"channel_mult": tuple(values["channel_mult"])})
 
 
-def _classes(data: list[dict[str, Any]] | None, num_classes: int) -> tuple[ClassLabel, ...]:
-    """The labels 0 … num_classes - 1; without names in the folder, a class is named by its number."""
+def _classes(data: list[dict[str, Any]] | str | None, num_classes: int) -> tuple[ClassLabel, ...]:
+    """The labels 0 … num_classes - 1. data: the classes, or the name of a list that models share; None: a class is
+    named by its number."""
     if data is None:
         return tuple(ClassLabel(label, str(label)) for label in range(num_classes))
-    classes = class_labels(data)
+    classes = class_labels(shared_classes(data) if isinstance(data, str) else data)
     if [c.label for c in classes] != list(range(num_classes)):
         raise ValueError(f"classes: the labels must be 0 … {num_classes - 1}, in order")
     return classes

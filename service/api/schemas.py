@@ -129,6 +129,7 @@ class ClassObject(BaseModel):
     label: int
     name: str
     synonyms: list[str]
+    wordnet_id: str | None = Field(description="Of a class of ImageNet; null for other classes")
 
 
 class ModelObject(BaseModel):

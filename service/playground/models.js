@@ -60,19 +60,32 @@ export function describe(model) {
   $("model").textContent = `${model.id}: ${model.width}×${model.height} pixels from ${model.grid[0]}×${model.grid[1]} tokens${steps}`;
 }
 
+// What the form sends for each class: its name, or its label if another class has the same name.
+function values(classes) {
+  const count = new Map();
+  for (const { name } of classes) count.set(name.toLowerCase(), (count.get(name.toLowerCase()) ?? 0) + 1);
+  return classes.map(({ name, label }) => (count.get(name.toLowerCase()) > 1 ? String(label) : name));
+}
+
 export function offerClasses(classes) {
   const before = $("class").value;
+  const sent = values(classes);
   if (classes.length > FEW_CLASSES) {
     const input = Object.assign(document.createElement("input"), { id: "class", name: "class", autocomplete: "off" });
     input.setAttribute("list", "classes");
     input.placeholder = `${classes.length} classes; type to search`;
     const list = Object.assign(document.createElement("datalist"), { id: "classes" });
-    list.append(...classes.map(({ name }) => new Option(name, name)));
+    // The browser searches both parts of an option, and shows the second one in small print.
+    const hint = ({ name, synonyms, wordnet_id }, index) =>
+      [...(sent[index] === name ? [] : [name]), ...synonyms, wordnet_id].filter(Boolean).join(", ") || name;
+    list.append(...classes.map((each, index) => new Option(hint(each, index), sent[index])));
     $("class-slot").replaceChildren(input, list);
   } else {
     const select = Object.assign(document.createElement("select"), { id: "class", name: "class" });
-    select.append(...classes.map(({ name }) => new Option(name, name)), new Option("— no class —", ""));
-    const same = classes.findIndex(({ name }) => name === before);
+    const text = ({ name }, index) => (sent[index] === name ? name : `${name} (${sent[index]})`);
+    select.append(...classes.map((each, index) => new Option(text(each, index), sent[index])));
+    select.append(new Option("— no class —", ""));
+    const same = sent.indexOf(before);
     select.selectedIndex = same >= 0 ? same : Math.floor(Math.random() * classes.length);
     $("class-slot").replaceChildren(select);
   }

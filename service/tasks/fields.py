@@ -52,7 +52,7 @@ class TaskFields(BaseModel):
         None, max_length=200, description="The model's name; needed where the server has several models"
     )
     class_: int | Annotated[str, Field(max_length=200)] | None = Field(
-        None, alias="class", description="A label, a name or a synonym; null draws without a class"
+        None, alias="class", description="A label, a name, a synonym or a WordNet id; null draws without a class"
     )
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures to draw")
     seed: Seed = Field(None, description=SEED)

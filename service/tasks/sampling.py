@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from engine.card import SETTINGS, ClassLabel, ModelCard
@@ -17,35 +18,71 @@ from service.errors import NEAREST, FieldError, Problem, did_you_mean
 OF_THE_ORDER = frozenset({"steps", "schedule", "content_attention", "order"})
 
 _LABEL = re.compile(r"-?[0-9]+")
+_WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 
-def find_class(wanted: int | str | None, classes: Sequence[ClassLabel]) -> ClassLabel | None:
-    """Looks a class up by label, name or synonym, ignoring case. None: no class."""
+def find_class(wanted: int | str | None, classes: tuple[ClassLabel, ...]) -> ClassLabel | None:
+    """Looks a class up by label, name, synonym or WordNet id, ignoring case. None: no class.
+
+    Raises Problem where no class is meant, or several may be.
+    """
     if wanted is None:
         return None
-    text = " ".join(str(wanted).replace("_", " ").casefold().split())
-    names = {_folded(name): c for c in classes for name in (*reversed(c.synonyms), c.name)}
-    if not isinstance(wanted, int) and text in names:
-        return names[text]
-    by_label = {str(c.label): c for c in classes}
-    if text in by_label:
-        return by_label[text]
-    raise Problem.field("class", _unknown_class(wanted, text, names, classes), "unknown_class")
+    text = _folded(str(wanted))
+    if isinstance(wanted, int):
+        meant = tuple(c for c in classes if c.label == wanted)
+    else:
+        meant = _by_word(classes).get(text, ())
+    if len(meant) > 1:
+        raise Problem.field("class", _ambiguous(text, meant), "ambiguous_class")
+    if not meant:
+        raise Problem.field("class", _unknown_class(text, classes), "unknown_class")
+    return meant[0]
+
+
+@lru_cache(maxsize=16)
+def _by_word(classes: tuple[ClassLabel, ...]) -> dict[str, tuple[ClassLabel, ...]]:
+    """Name, synonym, label or WordNet id → the classes that it may mean. The name of a class means no synonym of
+    another one. Kept, because the thousand classes of ImageNet take a millisecond."""
+    names: dict[str, dict[ClassLabel, None]] = {}
+    synonyms: dict[str, dict[ClassLabel, None]] = {}
+    numbers: dict[str, dict[ClassLabel, None]] = {}
+    for each in classes:
+        names.setdefault(_folded(each.name), {})[each] = None
+        for synonym in each.synonyms:
+            synonyms.setdefault(_folded(synonym), {})[each] = None
+        for number in (str(each.label), each.wordnet_id or str(each.label)):
+            numbers.setdefault(number, {})[each] = None
+    return {word: tuple(meant) for word, meant in (numbers | synonyms | names).items()}
 
 
 def _folded(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _unknown_class(wanted: int | str, text: str, names: dict[str, ClassLabel], classes: Sequence[ClassLabel]) -> str:
+def _ambiguous(text: str, meant: tuple[ClassLabel, ...]) -> str:
+    each = [f"{c.name} (label {c.label}{'' if c.wordnet_id is None else f', {c.wordnet_id}'})" for c in meant[:NEAREST]]
+    others = f" or {len(meant) - NEAREST} others" if len(meant) > NEAREST else ""
+    remedy = "label" if meant[0].wordnet_id is None else "name, label or WordNet id"
+    return f"{text} may mean {' or '.join(each)}{others}; say which by {remedy}"
+
+
+def _unknown_class(text: str, classes: tuple[ClassLabel, ...]) -> str:
+    listed = "its classes are listed under /v1/models/{model}/classes"
     if _LABEL.fullmatch(text):
         labels = [c.label for c in classes]
         return f"there is no class {text}; labels run from {min(labels)} to {max(labels)}"
+    if _WORDNET_ID.fullmatch(text):
+        return f"the model has no class with the WordNet id {text}; {listed}"
+    by_word = _by_word(classes)
+    words = [word for word in by_word if not _LABEL.fullmatch(word) and not _WORDNET_ID.fullmatch(word)]
     # List a class once, by its name, even if several synonyms match.
-    near = list(dict.fromkeys(names[name].name for name in did_you_mean(text, names)))[:NEAREST]
+    near = list(dict.fromkeys(c.name for word in did_you_mean(text, words) for c in by_word[word]))[:NEAREST]
     if not near:
-        return "the model has no such class; its classes are listed under /v1/models/{model}/classes"
-    return f"the model has no such class; the nearest are {', '.join(near)}"
+        return f"the model has no such class; {listed}"
+    *most, last = near
+    known = f"nearest are {', '.join(most)} and" if most else "nearest is"
+    return f"the model has no such class; the {known} {last}"
 
 
 def sampling(given: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:

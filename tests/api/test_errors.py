@@ -248,7 +248,7 @@ def test_models_classes_and_palette(api: Api) -> None:
     assert (model["id"], model["grid"], model["width"], model["workers"]) == ("hand", [4, 4], 32, 1)
     assert model == api.client.get(model["urls"]["self"]).json()
     found = api.client.get(model["urls"]["classes"], params={"q": "BALL"}).json()
-    assert found == {"classes": [{"label": 0, "name": "sphere", "synonyms": ["ball"]}], "total": 1}
+    assert found == {"classes": [{"label": 0, "name": "sphere", "synonyms": ["ball"], "wordnet_id": None}], "total": 1}
     assert [c["label"] for c in api.client.get(model["urls"]["classes"] + "?q=7").json()["classes"]] == [7]
     limited = api.client.get(model["urls"]["classes"] + "?limit=3").json()
     assert (len(limited["classes"]), limited["total"]) == (3, 8)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.card import SETTINGS, Defaults
+from engine.card import SETTINGS, Defaults, class_labels
+from engine.models.model_index import shared_classes
 from service.settings import Settings
 from tests.support.api import CARD, Api, noise, png, running_api, spec_of
 
@@ -25,6 +26,8 @@ RASTER = replace(
     classes=CARD.classes[:3],
 )
 REGIONS = replace(RASTER, name="hand-regions", family="par", steps=7)
+
+IMAGENET = replace(CARD, name="arpg-l", classes=class_labels(shared_classes("imagenet")))
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +163,23 @@ def test_what_does_not_apply_is_null_and_the_request_can_be_sent_again(several: 
     assert {name: getattr(sampling, name) for name in SETTINGS} == {name: request[name] for name in SETTINGS}
     assert several.generate(**request)["request"] == request
     assert several.generate(model="hand-raster")["request"]["guidance_scale"] == 1.0  # without a class
+
+
+def test_a_public_model_is_asked_in_words_or_wordnet_ids(api: Api) -> None:
+    api.show_card(IMAGENET, worker="hand-2")
+    try:
+        for wanted in ("tench", "n01440764", "Tinca tinca", 0):
+            job = api.generate(model="arpg-l", **{"class": wanted})
+            assert (job["request"]["class"], job["class_name"]) == (0, "tench")
+        fields, message, code = refusal(api, model="arpg-l", **{"class": "crane"})
+        assert (fields, code) == (["class"], "ambiguous_class")
+        assert "crane bird (label 134, n02012849) or construction crane (label 517, n03126707)" in message
+        path = "/v1/models/arpg-l/classes"
+        tench = {"label": 0, "name": "tench", "synonyms": ["Tinca tinca"], "wordnet_id": "n01440764"}
+        for q in ("tench", "n01440764", "TINCA"):
+            assert api.client.get(path, params={"q": q}).json() == {"classes": [tench], "total": 1}
+        everything = api.client.get(path)
+        assert everything.json()["total"] == len(everything.json()["classes"]) == 1000
+        assert len(everything.content) < 110_000
+    finally:
+        api.withdraw_card("hand-2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from service.cli.main import main
+from service.tasks.pictures import recipe
 from tests.support.api import half_mask, noise, png
+from tests.support.tiny import random_folder
 
 
 def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +33,26 @@ def test_pictures_without_a_server(model: Path, tmp_path: Path, capsys: pytest.C
     for index in (0, 1):
         painted = np.asarray(Image.open(tmp_path / f"b-{index}.png"))
         assert np.array_equal(painted[:, 20:], noise(30, 40)[:, 20:])
+
+
+def test_a_class_of_a_public_model_goes_by_its_words_without_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights under the published key names, with the thousand classes of ImageNet."""
+    folder = random_folder(tmp_path / "arpg-l", name="arpg-l", num_classes=1000, grid=(4, 4))
+    data = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(data | {"classes": "imagenet"}))
+    out, common = tmp_path / "a.png", ["--model", str(folder), "--device", "cpu", "--steps", "2", "--seed", "3"]
+    files = set()
+    for words in ("tench", "n01440764", "0"):
+        assert main(["generate", words, *common, "-o", str(out)]) == 0
+        files.add(out.read_bytes())
+    told = recipe.read(recipe.text_of(files.pop()))
+    assert (told.model, told.class_label, told.class_name, files) == ("arpg-l", 0, "tench", set())
+    capsys.readouterr()
+    assert main(["generate", "crane", *common, "-o", str(out)]) == 1
+    says = "arpg: class: crane may mean crane bird (label 134, n02012849) or construction crane (label 517, n03126707)"
+    assert capsys.readouterr().err.startswith(says)
 
 
 def test_a_model_of_a_fixed_order_without_a_server(

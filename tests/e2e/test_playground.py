@@ -84,7 +84,8 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         CARD, name="raster", family="llamagen", grid=(2, 4), tasks=("generate",), settings=fixed, steps=8,
         classes=CARD.classes[1:4], defaults=Defaults(guidance_scale=1.75),
     )  # fmt: skip
-    kinds = tuple(ClassLabel(i, f"kind {i}") for i in range(100))
+    kinds = tuple(ClassLabel(i, f"kind {i}", (f"sort {i}",), f"n{i:08}") for i in range(98))
+    kinds += (ClassLabel(98, "twin"), ClassLabel(99, "Twin"))
     many = replace(raster, name="many", classes=kinds, tasks=("generate", "vary"))
     visible = (
         "[...document.querySelectorAll('{}')].filter(f => f.checkVisibility()).map(f => f.innerText.split('\\n')[0])"
@@ -112,6 +113,9 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         assert tab.evaluate(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Fork", "Expand"]
         switch("many")
         assert tab.evaluate("document.getElementById('class').tagName") == "INPUT"
+        offered = tab.evaluate("[...document.getElementById('classes').options].map(o => [o.value, o.label])")
+        assert offered[7] == ["kind 7", "sort 7, n00000007"]
+        assert offered[98:] == [["98", "twin"], ["99", "Twin"]], "a name that two classes share would be refused"
         assert tab.evaluate(tasks) == ["Draw", "Vary"]
         switch("raster")
         assert tab.evaluate(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]

@@ -210,6 +210,7 @@ def test_a_public_model_is_described_as_its_family_builds_it(name: str) -> None:
     with torch.device("meta"):
         architecture = FAMILIES[data["family"]](data, tuple(data["grid"]))
     assert data["name"] == name
+    assert (data["classes"], architecture.num_classes) == ("imagenet", 1000)
     assert data["parameters"] == sum(p.numel() for p in architecture.network.parameters())
     sizes = {key: value for key, value in data["tokenizer"].items() if key != "weights"}
     assert VQConfig(**sizes | {"channel_mult": tuple(sizes["channel_mult"])}) == VQConfig()

@@ -36,7 +36,7 @@ async def model(model: ModelId, request: Request, services: ServicesDep) -> Mode
 async def classes(
     model: ModelId,
     services: ServicesDep,
-    q: Annotated[str, Query(max_length=200, description="Part of a name or synonym, or a label")] = "",
+    q: Annotated[str, Query(max_length=200, description="Part of a name, synonym or WordNet id, or a label")] = "",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> ClassList:
     """The classes that the model can draw."""
@@ -45,9 +45,12 @@ async def classes(
     found = [
         c
         for c in served.card.classes
-        if text == str(c.label) or any(text in name.casefold() for name in (c.name, *c.synonyms))
+        if text == str(c.label) or any(text in name.casefold() for name in (c.name, *c.synonyms, c.wordnet_id or ""))
     ]
-    shown = [ClassObject(label=c.label, name=c.name, synonyms=list(c.synonyms)) for c in found[:limit]]
+    shown = [
+        ClassObject(label=c.label, name=c.name, synonyms=list(c.synonyms), wordnet_id=c.wordnet_id)
+        for c in found[:limit]
+    ]
     return ClassList(classes=shown, total=len(found))
 
 
