@@ -81,10 +81,13 @@ def json_fields(schema: type[Schema]) -> Callable[[Request], Awaitable[Schema]]:
 
 def json_content(schema: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI description of such a body; `schema` must be among the document's components."""
-    reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
     named = {name: {"value": value} for name, value in examples.items()}
-    content = {"application/json": {"schema": reference, "examples": named}}
+    content = {"application/json": {"schema": reference(schema), "examples": named}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def reference(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema.__name__}"}
 
 
 async def read_body(request: Request, task: Task) -> Body:

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
@@ -48,20 +48,30 @@ _CODES = {
 _UNION_MEMBERS = frozenset({"int", "str", "constrained-str"})
 
 
+class InvalidField(BaseModel):
+    """One field of a request that is invalid."""
+
+    in_: Literal["body", "query", "path", "header"] = Field(alias="in")
+    field: str = Field(description="Its path, such as `order[3]`; empty: the whole body")
+    message: str = Field(description="What is wrong, and what would be right")
+    code: str
+
+
 class ProblemDocument(BaseModel):
     """The body of every error response (RFC 9457)."""
 
     type: str
     title: str
     status: int
-    detail: str
-    instance: str
-    code: str
-    request_id: str
-    errors: list[dict[str, str]] | None = None
+    detail: str = Field(description="What is wrong, and what to do")
+    instance: str = Field(description="The path of the request")
+    code: str = Field(description="Which problem it is, for programs")
+    request_id: str = Field(description="As in the header X-Request-ID and in the server's log")
+    errors: list[InvalidField] = Field(default_factory=list, description="The invalid fields, the first ones if many")
 
 
-_CONTENT = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
+# The schema itself is among the document's components (service/server/openapi.py).
+_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}}
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -7,6 +7,7 @@ const $ = (id) => document.getElementById(id);
 // never preceded by a backslash; the same characters inside a text are.
 export const read = (text) => JSON.parse(text.replace(/(?<!\\)("(?:keep_)?seed"\s*:\s*)(-?\d+)/g, '$1"$2"'));
 export const write = (value) => JSON.stringify(value).replace(/(?<!\\)("(?:keep_)?seed":)"(-?\d+)"/g, "$1$2");
+export const pretty = (text) => JSON.stringify(read(text), null, 2).replace(/(?<!\\)("(?:keep_)?seed": )"(-?\d+)"/g, "$1$2");
 
 // The parsed body of a response. Throws an Error; its `problem` is the problem document, if the server sent one.
 export async function api(path, options) {

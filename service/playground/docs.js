@@ -1,19 +1,13 @@
-// Renders openapi.json: every route with its fields and responses. No build step.
+// Renders openapi.json: every route with its fields and responses, and a form that sends it. No build step.
 
-const shapes = new Map(); // name → schema of an object that several routes use
+import { make, prose } from "./elements.js";
+import { trial } from "./try.js";
 
-function make(tag, ...children) {
-  const made = document.createElement(tag);
-  made.append(...children);
-  return made;
-}
-
-const prose = (text = "") => make("p", ...text.trim().split("`").map((part, k) => (k % 2 ? make("code", part) : part)));
+const nameOf = ({ $ref }) => $ref.split("/").pop();
 const link = (name) => Object.assign(make("a", name), { href: `#${name}` });
 
 function kind(schema = {}) {
-  if (schema.$ref) return [link(schema.$ref.split("/").pop())];
-  if (schema.properties && shapes.has(schema.title)) return [link(schema.title)];
+  if (schema.$ref) return [link(nameOf(schema))];
   if (schema.anyOf) return schema.anyOf.flatMap((each, k) => (k ? [" or ", ...kind(each)] : kind(each)));
   if (schema.enum) return [schema.enum.map((value) => JSON.stringify(value)).join(" or ")];
   if (schema.items) return ["list of ", ...kind(schema.items)];
@@ -34,30 +28,35 @@ function fields(rows) {
 const properties = ({ properties = {}, required = [] }) =>
   fields(Object.entries(properties).map(([name, schema]) => [name, schema, required.includes(name) ? ", required" : ""]));
 
-function route(method, path, { description, parameters = [], requestBody, responses }) {
-  const parts = [make("summary", make("code", `${method.toUpperCase()} ${path}`), ` ${(description ?? "").split("\n")[0]}`)];
-  parts.push(...(description ?? "").split("\n\n").slice(1).map(prose));
-  if (parameters.length) parts.push(fields(parameters.map((each) => [each.name, each.schema, `, ${each.in}`])));
+function route(method, path, operation, schemas) {
+  const { summary, description, parameters = [], requestBody, responses } = operation;
+  const parts = [make("summary", make("code", `${method.toUpperCase()} ${path}`), ` ${summary}`)];
+  if (description) parts.push(...description.split("\n\n").map(prose));
+  if (parameters.length) {
+    parts.push(fields(parameters.map(({ name, schema, description, in: place }) => [name, { description, ...schema }, `, ${place}`])));
+  }
   for (const [media, { schema }] of Object.entries(requestBody?.content ?? {})) {
-    parts.push(make("h3", media), schema.properties ? properties(schema) : make("p", ...kind(schema)));
+    parts.push(make("h3", media), make("p", ...kind(schema)));
   }
   const rows = Object.entries(responses).map(([status, { description, content = {} }]) => {
     const kinds = Object.entries(content).map(([media, { schema }]) => make("li", `${media}: `, ...kind(schema)));
     return make("tr", make("th", status), make("td", prose(description), make("ul", ...kinds)));
   });
-  return make("details", ...parts, make("h3", "Responses"), make("table", make("tbody", ...rows)));
+  parts.push(make("h3", "Responses"), make("table", make("tbody", ...rows)), make("h3", "Try it"));
+  const shown = make("details", ...parts);
+  // The form is made when the route is opened: most never are.
+  shown.addEventListener("toggle", () => shown.append(trial(method, path, operation, schemas)), { once: true });
+  return shown;
 }
 
 try {
-  const { info, paths, components } = await (await fetch("openapi.json")).json();
-  Object.entries(components.schemas).forEach(([name, schema]) => shapes.set(name, schema));
+  const { info, paths, components: { schemas } } = await (await fetch("openapi.json")).json();
   const routes = Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([m, it]) => [m, path, it]));
-  const shared = (found) => Object.values(found.content ?? {}).map(({ schema }) => schema).filter((schema) => schema?.properties);
-  for (const [, , { responses }] of routes) Object.values(responses).flatMap(shared).forEach((each) => shapes.set(each.title, each));
-  const entry = ([name, schema]) => Object.assign(make("section", make("h3", name), prose(schema.description), properties(schema)), { id: name });
-  const intro = info.description.trim().split("\n\n").map(prose);
+  const object = ([name, schema]) => Object.assign(make("section", make("h3", name), prose(schema.description), properties(schema)), { id: name });
   document.getElementById("docs").replaceChildren(
-    ...intro, make("h2", "Routes"), ...routes.map((each) => route(...each)), make("h2", "Objects"), ...[...shapes].map(entry),
+    ...info.description.trim().split("\n\n").map(prose), make("p", `Licence: ${info.license.name}.`),
+    make("h2", "Routes"), ...routes.map((each) => route(...each, schemas)),
+    make("h2", "Objects"), ...Object.entries(schemas).map(object),
   );
   document.getElementById(location.hash.slice(1))?.scrollIntoView();
 } catch (error) {

@@ -24,6 +24,7 @@ from service.jobs import BlobStore, EndedJob, EventHub, Queue, WorkerCards, conn
 from service.jobs.catalogue import Catalogue
 from service.jobs.spec import task_of
 from service.metrics import Metrics
+from service.server import openapi
 from service.server.auth_middleware import AuthMiddleware
 from service.server.body_limits import BODIES_HELD, BodyLimitsMiddleware
 from service.server.listen import is_loopback
@@ -36,15 +37,11 @@ from service.server.middleware import (
 from service.server.pacing import PacingMiddleware
 from service.services import Lifecycle, Services, SingleFlight, WorkerMetrics
 from service.settings import Settings
-from service.tasks.expand import ExpandRequest
-from service.tasks.fork import ForkRequest
-from service.tasks.generate import GenerateRequest
 from service.tasks.pictures.processes.fair_line import FairLine
 from service.tasks.pictures.processes.pool import DecodePool
 
 PAGE = Path(__file__).parents[1] / "playground"
 TRANSCODING_THREADS = 2
-JSON_BODIES = (GenerateRequest, ExpandRequest, ForkRequest)
 
 DESCRIPTION = """
 Pictures from autoregressive models that draw many tokens at once, in any order.
@@ -62,17 +59,10 @@ class Service(FastAPI):
     services: Services | None = None  # once it has started
 
     def openapi(self) -> dict[str, Any]:
-        """With the schemas of the bodies that our routes read for themselves."""
-        made = self.openapi_schema is not None
+        before = self.openapi_schema
         document = super().openapi()
-        if made:
-            return document
-        for model in JSON_BODIES:
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            for field in schema["properties"].values():
-                if field.get("default", "") is None:  # FastAPI leaves it out too
-                    del field["default"]
-            document["components"]["schemas"][model.__name__] = schema
+        if document is not before:
+            openapi.finish(document)
         return document
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -121,6 +111,9 @@ def create_app(
         title="ARPG",
         description=DESCRIPTION,
         version="0.1.0",
+        license_info=openapi.LICENCE,
+        servers=[{"url": settings.root_path or "/", "description": "This server"}],
+        openapi_tags=openapi.TAGS,
         lifespan=lifespan,
         docs_url=None,  # our own page loads nothing from other sites
         redoc_url=None,

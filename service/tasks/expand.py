@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from engine.card import ModelCard
 from engine.editing.outpainting import LARGEST
@@ -25,8 +25,6 @@ FAR = 2
 
 class ExpandRequest(TaskFields):
     """Draw a class on a grid larger than the model was trained on."""
-
-    model_config = ConfigDict(title="Expand")
 
     width: int = Field(ge=1, le=MAX_PIXELS, description="Width in pixels: whole tokens, at least the model's width")
     height: int = Field(

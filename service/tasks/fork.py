@@ -19,7 +19,7 @@ from service.tasks.planning import image_seeds, random_seed
 class ForkRequest(BaseModel):
     """Continue from a step of a picture, with other seeds."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, title="Fork")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     step: int = Field(ge=1, le=2**16, description="How many first steps the new pictures share with the old one")
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many new pictures to draw")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import ConfigDict
 
 from engine.card import ModelCard
 from engine.editing.masks import fit
@@ -16,8 +15,6 @@ from service.tasks.task import Inputs, Task
 
 class GenerateRequest(TaskFields):
     """Draw pictures of a class."""
-
-    model_config = ConfigDict(title="Generate")
 
 
 def plan(fields: GenerateRequest, facts: None, card: ModelCard) -> JobSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from engine.card import ModelCard
 from engine.editing.masks import composite
@@ -31,8 +31,6 @@ class InpaintFields(TaskFields):
 class InpaintRequest(InpaintFields, Pictured):
     """Redraw a part of a picture. With another class than the picture's, this edits."""
 
-    model_config = ConfigDict(title="Inpaint")
-
     mask: str | None = Field(
         None,
         min_length=1,
@@ -43,8 +41,6 @@ class InpaintRequest(InpaintFields, Pictured):
 
 class InpaintForm(InpaintFields, Upload):
     """The same as multipart/form-data, the pictures as files."""
-
-    model_config = ConfigDict(title="InpaintForm")
 
     mask: bytes | None = Field(None, description="Of the picture's shape; it is resized to the picture")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from engine.card import ModelCard
 from engine.editing.outpainting import SIDES, Padding, assemble, outpaint_geometry
@@ -33,13 +33,9 @@ class OutpaintFields(TaskFields):
 class OutpaintRequest(OutpaintFields, Pictured):
     """Draw beyond the borders of a picture."""
 
-    model_config = ConfigDict(title="Outpaint")
-
 
 class OutpaintForm(OutpaintFields, Upload):
     """The same as multipart/form-data, the picture as a file."""
-
-    model_config = ConfigDict(title="OutpaintForm")
 
 
 def plan(fields: OutpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from engine.card import ModelCard
 from engine.editing.masks import kept_cells
@@ -35,13 +35,9 @@ class VaryFields(TaskFields):
 class VaryRequest(VaryFields, Pictured):
     """Draw a picture anew around some of its tokens."""
 
-    model_config = ConfigDict(title="Vary")
-
 
 class VaryForm(VaryFields, Upload):
     """The same as multipart/form-data, the picture as a file."""
-
-    model_config = ConfigDict(title="VaryForm")
 
 
 def plan(fields: VaryFields, facts: PictureFacts, card: ModelCard) -> JobSpec:

@@ -271,7 +271,8 @@ def test_the_description_names_every_route_once(api: Api) -> None:
     for path in ("/v1/inpaint", "/v1/outpaint", "/v1/vary"):
         bodies = description["paths"][path]["post"]["requestBody"]["content"]
         assert set(bodies) == {"application/json", "multipart/form-data"}
-        assert "class" in bodies["multipart/form-data"]["schema"]["properties"]
+        form = bodies["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
+        assert "class" in description["components"]["schemas"][form]["properties"]
         assert bodies["application/json"]["examples"]
 
 

@@ -27,7 +27,7 @@ PATIENCE = 2.0
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process is alive and answers."""
+    """Tell that the process is alive and answers."""
     return {"status": "ok"}
 
 
@@ -37,7 +37,7 @@ async def readyz(
     client: OptionalClientDep,
     canary: Annotated[bool, Query(description="Draw a picture with each model (scope `metrics`)")] = False,
 ) -> JSONResponse:
-    """Whether a picture can be drawn now: Redis takes writes, and at least one worker is alive."""
+    """Tell whether a picture can be drawn now: Redis takes writes, and at least one worker is alive."""
     reasons = await _reasons(services)
     if canary and not reasons:
         # One at a time, shared by all requests that come meanwhile, so that nobody can keep the workers busy with it.

@@ -25,21 +25,32 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], responses=described(40
 JobId = Annotated[str, Path(max_length=64)]
 
 
-@router.get("", response_model=JobObject)
+@router.get("", name="get_job", response_model=JobObject)
 async def status(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Response:
-    """The present state of a job."""
+    """Get the present state of a job."""
     return _respond(await find_job(services, client, id), request)
 
 
-@router.delete("", response_model=JobObject, responses={202: {"model": JobObject, "description": "Being stopped"}})
+@router.delete(
+    "",
+    name="cancel_job",
+    response_model=JobObject,
+    responses={202: {"model": JobObject, "description": "A worker draws the job and stops soon"}},
+)
 async def cancel(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Response:
-    """Cancel a job. May be repeated. A job that has ended stays as it is."""
+    """Cancel a job; one that has ended stays as it is.
+
+    The request may be repeated.
+    """
     said = await cancel_job(services, await find_job(services, client, id))
     return _respond(await find_job(services, client, id), request, status=202 if said == "requested" else 200)
 
 
 @router.get(
     "/events",
+    name="follow_job",
+    status_code=200,
+    response_class=sse.EventStreamResponse,
     response_model=None,
     responses={
         200: {"description": "Server-sent events", "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}}},
@@ -54,9 +65,11 @@ async def events(
     last_event_id: Annotated[
         str | None, Header(description="The id of the last event received; the stream continues after it")
     ] = None,
-    last_event_id_query: Annotated[str | None, Query(alias="last_event_id")] = None,
+    last_event_id_query: Annotated[
+        str | None, Query(alias="last_event_id", description="The same, for clients that can't set the header")
+    ] = None,
 ) -> Response:
-    """The events of a job, from its beginning or after the given id, until it ends."""
+    """Follow the events of a job, from its beginning or after the given id, until it ends."""
     job = await find_job(services, client, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
     if job.state in FINAL_STATES and not await _more(services, id, after):
@@ -66,6 +79,7 @@ async def events(
 
 @router.get(
     "/images/{index}",
+    name="get_image",
     response_class=Response,
     responses={
         200: {"content": {media: {"schema": {"type": "string", "format": "binary"}} for media in FORMATS}},
@@ -82,7 +96,7 @@ async def image(
     client: ClientDep,
     format: Annotated[Format | None, Query(description="Takes precedence over the Accept header")] = None,
 ) -> Response:
-    """A finished picture as PNG, JPEG or WebP.
+    """Get a finished picture as PNG, JPEG or WebP.
 
     Its format is `?format=`, or else the job's own if Accept allows it, or else the one that Accept prefers.
     """

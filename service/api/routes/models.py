@@ -19,27 +19,27 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=described(404
 ModelId = Annotated[str, Path(max_length=200)]
 
 
-@router.get("")
+@router.get("", name="list_models")
 async def models(request: Request, services: ServicesDep) -> ModelList:
-    """The models that are served now."""
+    """List the models that are served now."""
     served = await services.catalogue.models()
     return ModelList(models=[_model(served[name], request) for name in sorted(served)])
 
 
-@router.get("/{model}")
+@router.get("/{model}", name="get_model")
 async def model(model: ModelId, request: Request, services: ServicesDep) -> ModelObject:
-    """One model: its sizes, tasks, settings and their defaults."""
+    """Get one model: its sizes, tasks, settings and their defaults."""
     return _model(await services.catalogue.one(model), request)
 
 
-@router.get("/{model}/classes")
+@router.get("/{model}/classes", name="list_classes")
 async def classes(
     model: ModelId,
     services: ServicesDep,
     q: Annotated[str, Query(max_length=200, description="Part of a name, synonym or WordNet id, or a label")] = "",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> ClassList:
-    """The classes that the model can draw."""
+    """List the classes that the model can draw."""
     served = await services.catalogue.one(model)
     text = q.casefold().strip()
     found = [
@@ -54,9 +54,9 @@ async def classes(
     return ClassList(classes=shown, total=len(found))
 
 
-@router.get("/{model}/palette")
+@router.get("/{model}/palette", name="get_palette")
 async def palette(model: ModelId, response: Response, services: ServicesDep) -> Palette:
-    """A patch of 4×4 pixels for every token, to paint a picture from its token events."""
+    """Get a patch of 4×4 pixels for every token, to paint a picture from its token events."""
     served = await services.catalogue.one(model)
     raw = await services.catalogue.palette(model)
     if raw is None:

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1", tags=["sessions"])
 
 @router.post("/session")
 async def open_session(request: Request, response: Response, services: ServicesDep, client: ClientDep) -> Session:
-    """Exchange the key in a header for a cookie that expires. So a page need not store the key."""
+    """Exchange the key in a header for a cookie that expires, so that a page need not store the key."""
     if not client.key_id:
         return Session(client=client.name, expires_at=None)
     if key_of(request.headers) is None:
@@ -43,13 +43,13 @@ async def open_session(request: Request, response: Response, services: ServicesD
 
 @router.delete("/session", status_code=204)
 async def close_session(request: Request, response: Response) -> None:
-    """Delete the cookie."""
+    """End the session: the browser deletes its cookie."""
     response.delete_cookie(COOKIE, path=root_of(request) or "/", httponly=True, samesite="strict")
 
 
-@router.post("/jobs/{id}/links", tags=["jobs"], responses=described(404, 410, 422))
+@router.post("/jobs/{id}/links", name="sign_links", tags=["jobs"], responses=described(404, 410, 422))
 async def links(id: JobId, request: Request, services: ServicesDep, client: ClientDep) -> Links:
-    """Signed addresses of a job's events and pictures, which need no key until they expire."""
+    """Sign addresses of a job's events and pictures, which need no key until they expire."""
     job = await find_job(services, client, id)
     own = job_url(root_of(request), job.id)
     events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(read_spec(job).n)]

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
-from pydantic import BaseModel
 
-from service.api.bodies import Body, json_content, json_fields, read_body
+from service.api.bodies import Body, json_content, json_fields, read_body, reference
 from service.api.create_job import check_priority, check_results_fit, create_job, refusals_counted, replay
 from service.api.job_access import not_draining
 from service.api.pictures import starting_point
@@ -46,20 +45,10 @@ _FROM_SOURCE = {"source": {"job": "66b2f0c4-0f6d1c2b3a495867", "image": 0}}
 
 def _described(task: Task, examples: dict[str, Any]) -> dict[str, Any]:
     """The two kinds of body, for OpenAPI."""
-    named = {name: {"value": value} for name, value in examples.items()}
-    content = {
-        "application/json": {"schema": _schema(task.request), "examples": named},
-        "multipart/form-data": {"schema": _schema(task.form)},
-    }
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _schema(model: type[BaseModel] | None) -> dict[str, Any]:
-    """Its definitions are left out: answers refer to them, so they are among the components already."""
-    assert model is not None
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return schema
+    assert task.form is not None
+    described = json_content(task.request, examples)
+    described["requestBody"]["content"]["multipart/form-data"] = {"schema": reference(task.form)}
+    return described
 
 
 _INPAINT = _described(
@@ -103,7 +92,7 @@ async def expand(
 
 @router.post("/inpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_INPAINT)
 async def inpaint(submission: SubmissionDep) -> Response:
-    """Redraw the part of a picture that a mask selects. Pixels outside the mask keep their values.
+    """Redraw the part of a picture that a mask selects; pixels outside the mask keep their values.
 
     With another class than the picture's, this edits. The model redraws every token that the mask touches. The result
     takes only the pixels inside the mask from it.
@@ -113,7 +102,7 @@ async def inpaint(submission: SubmissionDep) -> Response:
 
 @router.post("/outpaint", response_model=None, status_code=202, responses=_SOURCE_ANSWERS, openapi_extra=_OUTPAINT)
 async def outpaint(submission: SubmissionDep) -> Response:
-    """Draw beyond the borders of a picture of any size. Its own pixels keep their values.
+    """Draw beyond the borders of a picture of any size; its own pixels keep their values.
 
     The padding is rounded up to whole tokens (`padding` in the job), at the scale at which the picture's short side
     is the model's own. The result may have 4 times as many tokens as the model draws at once.

@@ -6,9 +6,7 @@ finishes every job at once. Event streams are held elsewhere: they would not end
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +24,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.api.problems import MEDIA_TYPE
-from service.jobs import BlobStore, Queue, connect
 from service.server.app import create_app
 from service.settings import Settings
-from tests.support.api import CARD, Api, noise, png, result_of, running_api, spec_of, succeed
+from tests.api.description.at_once import AtOnce
+from tests.support.api import CARD, Api, noise, png, running_api
 
 T = TypeVar("T")
 
@@ -38,35 +36,6 @@ PICTURE = png(noise(32, 32))
 MASK = png(noise(32, 32, channels=1))
 TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 ACCEPTED = (*[None] * 6, "application/json", "image/png", "image/webp;q=0.5, */*;q=0.1", "text/html", "q=;,")
-
-
-class AtOnce:
-    """A worker that finishes every job as soon as it is there, in a thread of its own."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()))
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._leaving.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    async def _work(self) -> None:
-        redis = connect(self._settings.redis_address or "")
-        queue = Queue(redis, self._settings.queue_config)
-        blobs = BlobStore(redis, self._settings.queue_config)
-        try:
-            while not self._leaving.is_set():
-                for claim in await queue.claim(CARD.name, "at-once", budget=10**6, limit=8, alone=True):
-                    await succeed(claim, 1, result_of(claim, spec_of(claim).seeds), queue, blobs)
-                await queue.wait([CARD.name], 0.2)
-        finally:
-            await redis.aclose()
 
 
 @pytest.fixture(scope="module")
