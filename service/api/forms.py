@@ -18,6 +18,9 @@ from service.errors import Problem
 MAX_FIELDS = 40
 """There are some twenty text fields."""
 
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+"""As Python's clients write the values of a form, generated ones among them."""
+
 PIECE_BYTES = 2**15
 """The parser is Python: a piece of nothing but broken boundaries takes 10 ms, then other requests have their turn."""
 
@@ -57,6 +60,7 @@ def typed(name: str, text: str) -> Any:
         return text
     if name == "order" and not text.startswith("["):
         text = f"[{text}]"
+    text = _PYTHON.get(text, text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # the latter from brackets in brackets, thousands deep
