@@ -10,8 +10,8 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
+from service.jobs.lua import dump, load_script
 from service.jobs.messages import BlobStoreFull, BlobTooLarge, QueueConfig, UploadQuotaFull
-from service.jobs.scripts import dump, load_script
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class BlobStore:
         self._held_ms = config.held_ms
         self.limits = limits or BlobConfig()
         self._evicted = evicted
-        self._put = load_script(redis, "put_blob")
-        self._delete = load_script(redis, "delete_blob", when_full=True)
+        self._put = load_script(redis, "blobs/put")
+        self._delete = load_script(redis, "blobs/delete", when_full=True)
 
     async def put(
         self,

@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.jobs.connection import cancelled
+from service.jobs.lua import load_script, text
 from service.jobs.messages import ZERO, EndedJob, Event, EventId, Gone, HubClosed, QueueConfig, format_event_id
 from service.jobs.queue import Queue
-from service.jobs.scripts import load_script, text
 from service.jobs.watch import PAGE, Endings, Entry, Page, Watch, decode, decoded, position_of, read_page
 
 log = logging.getLogger(__name__)

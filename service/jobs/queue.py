@@ -14,6 +14,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
+from service.jobs.lua import dump, load_script, text
 from service.jobs.messages import (
     AttemptKey,
     Canceled,
@@ -33,7 +34,6 @@ from service.jobs.messages import (
     encode_event,
 )
 from service.jobs.reader import QueueReader, model_of
-from service.jobs.scripts import dump, load_script, text
 
 UNLIMITED = 2**52
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from service.jobs.lua import text
 from service.jobs.messages import Job, ModelLoad, QueueConfig, State
-from service.jobs.scripts import text
 
 
 class QueueReader:

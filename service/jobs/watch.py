@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast
 from redis.asyncio import Redis
 
 from service.jobs.connection import cancelled
+from service.jobs.lua import text
 from service.jobs.messages import ZERO, Event, EventId, Gone, Lagged, WatchEnded, format_event_id, parse_event_id
-from service.jobs.scripts import text
 
 PAGE = 64
 Entry = tuple[Any, Mapping[Any, Any]]

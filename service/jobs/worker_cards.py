@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from service.jobs.lua import dump, load_script, text
 from service.jobs.messages import QueueConfig
-from service.jobs.scripts import dump, load_script, text
 from service.jobs.spec import SPEC_VERSION
 
 

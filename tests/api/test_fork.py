@@ -12,7 +12,7 @@ import pytest
 from engine.noise import image_seed
 from service.jobs import Claim, Job, Queue
 from service.jobs.spec import ForkOrigin
-from tests.api.test_jobs import finished
+from tests.api.jobs.test_jobs import finished
 from tests.support.api import CARD, Api, noise, png, spec_of
 from tests.support.waiting import eventually
 

@@ -13,7 +13,7 @@ import pytest
 
 from service.tasks.pictures.errors import Limits
 from service.tasks.pictures.images import decode_image
-from tests.api.test_jobs import finished
+from tests.api.jobs.test_jobs import finished
 from tests.support.api import CARD, Api, noise, png, spec_of
 
 TOKENS = (np.arange(16) % 8).reshape(4, 4).tolist()  # as the hand-driven worker draws them

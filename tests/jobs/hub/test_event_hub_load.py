@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.jobs import Event, EventHub, Queue
-from tests.jobs.test_event_hub import collect, end, ids, say
+from tests.jobs.hub.test_event_hub import collect, end, ids, say
 from tests.support.queue import CONFIG, new, take
 from tests.support.waiting import PATIENCE, soon
 

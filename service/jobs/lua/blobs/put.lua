@@ -1,4 +1,4 @@
--- put_blob: stores bytes under a name if the byte budget allows; the same name again replaces them. With a job, the
+-- blobs/put: stores bytes under a name if the byte budget allows; the same name again replaces them. With a job, the
 -- blob belongs to the job and ends with it; an attempt that has lost the job stores nothing. Blobs that ended jobs keep
 -- make room for it.
 -- ARGV: name, data, budget, share of it for uploads, ttl_ms, job id ('' = none: an upload), attempt, client ('' = none)
