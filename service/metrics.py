@@ -25,6 +25,12 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+UNDRAWN = ("expired_waiting", "start_timeout", "unsupported_job_version")
+"""Codes of the errors with which the queue ends jobs that no worker draws."""
+
+WEBHOOK_OUTCOMES = ("delivered", "retried", "failed")
+
+
 class Metrics:
     """The series of one process.
 
@@ -51,8 +57,13 @@ class Metrics:
         self.jobs_undrawn = counter(
             "jobs_undrawn_total", "Jobs that failed because no worker drew them, by the code of their error", "code"
         )
-        for code in ("expired_waiting", "unsupported_job_version"):
+        for code in UNDRAWN:
             self.jobs_undrawn.labels(code)
+        self.webhooks = counter(
+            "webhooks_total", "Webhook calls that delivered, that will be repeated, and webhooks given up", "outcome"
+        )
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks.labels(outcome)
         self.request_queue_seconds = histogram(
             "request_queue_seconds", "From acceptance to a worker's claim", _LATENCY, "model"
         )

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.jobs import BlobConfig, QueueConfig
 from service.jobs.connection import is_address
+from service.jobs.webhooks.hosts import WebhookHosts
 
 MEBIBYTE = 2**20
 
@@ -60,6 +61,12 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Other sites whose pages may send requests, with a key: https://a.example,https://b.example"
+    )
+
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that webhooks may call: hooks.example.com,*.example.org,http://10.0.0.5:9000 (https unless "
+        "it says http). A private address must be listed, itself or by its network: 10.0.0.0/8. Unset: no webhooks",
     )
 
     # State. The default folder is in the working directory, where it is easy to find and to delete.
@@ -126,7 +133,7 @@ class Settings(BaseSettings):
 
     log_level: str = "info"
 
-    @field_validator("models", "cors_origins", mode="before")
+    @field_validator("models", "cors_origins", "webhook_hosts", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
         return tuple(name for part in given.split(",") if (name := part.strip())) if isinstance(given, str) else given
@@ -136,6 +143,12 @@ class Settings(BaseSettings):
     def _origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         if not all(re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin) for origin in given):
             raise ValueError("each origin must have the form https://name or https://name:port")
+        return given
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _hosts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        WebhookHosts(given)
         return given
 
     @field_validator("redis_url")
@@ -175,4 +188,5 @@ class Settings(BaseSettings):
 
 def set_up_logging(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the hub's client tells every address, signed ones too
+    for client in ("httpx2", "httpx"):  # the hub's and the webhooks' tell every address, with the tokens in it
+        logging.getLogger(client).setLevel(logging.WARNING)

@@ -1,5 +1,8 @@
 """Signed tokens, which browsers send in place of a key: a session cookie, or a token in the address of one job's
-pictures and events. A token expires soon, and becomes invalid when its key is revoked."""
+pictures and events. A token expires soon, and becomes invalid when its key is revoked.
+
+The secret of each client's webhooks is derived from the same one.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,10 @@ class Signer:
             return None
         expected = await self._signature(purpose, match[1], int(match[2]))
         return match[1] if hmac.compare_digest(expected, match[3]) else None
+
+    async def webhook_secret(self, client: str) -> bytes:
+        """The secret that signs the webhooks of one client."""
+        return hmac.digest(await self._key(), f"webhooks\0{client}".encode(), hashlib.sha256)
 
     async def _signature(self, purpose: str, key_id: str, expires: int) -> str:
         text = f"{purpose}\0{key_id}\0{expires}".encode()

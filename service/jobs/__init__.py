@@ -27,6 +27,7 @@ from service.jobs.messages import (
     WatchEnded,
 )
 from service.jobs.queue import Queue
+from service.jobs.reader import JobPage, ListedJob
 from service.jobs.worker_cards import WorkerCards
 
 __all__ = [
@@ -44,7 +45,9 @@ __all__ = [
     "Gone",
     "HubClosed",
     "Job",
+    "JobPage",
     "Lagged",
+    "ListedJob",
     "ModelLoad",
     "NewJob",
     "Publication",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 BLOCK_SECONDS = 2.0
 SILENCE_SECONDS = 3.0  # more, and the connection counts as dead: the socket has no timeout
 AUDIT_SECONDS = 30.0
+SWEEP_SECONDS = 1.0  # between two looks for jobs whose start deadline is over
 SLICE_SECONDS = 0.005
 """After so long, the delivery of events pauses for as long: requests get at least half of the event loop's time."""
 REMEMBERED = 1000  # entries that are no events: each is logged and counted once
@@ -73,14 +74,14 @@ class EventHub:
         self._task: asyncio.Task[None] | None = None
         self._until_closing: asyncio.Task[None] | None = None
         self._closing = False
-        self._audited = 0.0
+        self._audited = self._looked = 0.0
         self._slice_ends = 0.0
 
     async def start(self, closing: asyncio.Event | None = None) -> None:
         """closing: once it is set, all watches end with HubClosed."""
         if self._task is None:
             self._closing = False
-            self._audited = time.monotonic()
+            self._audited = self._looked = time.monotonic()
             self._task = asyncio.create_task(self._run(), name="event hub")
         if closing is not None:
             self._until_closing = asyncio.create_task(self._end_at(closing), name="event hub's closing")
@@ -186,6 +187,9 @@ class EventHub:
         while True:
             try:
                 await self._read()
+                if time.monotonic() - self._looked > SWEEP_SECONDS:
+                    self._looked = time.monotonic()
+                    await self._sweep(self._queue.expire_unstarted)
                 if time.monotonic() - self._audited > AUDIT_SECONDS:
                     await self._audit()
                 pause = 0.1
@@ -245,18 +249,22 @@ class EventHub:
         log.warning("entry %s of %s is skipped: it is no event", event_id, key)
         self._skipped()
 
+    async def _sweep(self, expire: Callable[[], Awaitable[list[EndedJob]]]) -> None:
+        """Ends jobs that waited too long, until there are none."""
+        while True:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                swept = await expire()
+            for ended in swept:
+                log.warning("job %s was not drawn: %s", ended.id, ended.code or ended.state)
+                self._swept(ended)
+            if not swept:
+                return
+
     async def _audit(self) -> None:
         """Ends the watches of streams that a Redis without its data no longer holds, and jobs that waited too long:
         there are hubs even where there is no worker."""
         self._audited = time.monotonic()
-        more = True
-        while more:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                swept = await self._queue.expire()
-            for ended in swept:
-                log.warning("job %s was not drawn: %s", ended.id, ended.code or ended.state)
-                self._swept(ended)
-            more = bool(swept)
+        await self._sweep(self._queue.expire)
         for key in list(self._followed):
             if not await self.redis.exists(key) and (followed := self._followed.get(key)):
                 for watch in tuple(followed.watches):

@@ -17,6 +17,7 @@ Finished = Literal["ok", "already", "lost"]
 Quarantined = Literal["ok", "failed", "canceled", "already", "lost"]
 Canceled = Literal["canceled", "requested", "finished", "unknown"]
 Priority = Literal["low", "normal", "high"]
+WebhookState = Literal["pending", "delivered", "failed"]
 
 FINAL_STATES = frozenset({"succeeded", "failed", "canceled"})
 TERMINAL_EVENTS = frozenset({"completed", "failed", "canceled"})
@@ -87,6 +88,7 @@ class QueueConfig:
     held_seconds: float = 24 * 3600.0  # how long a job's blobs wait for its end, and the job to be drawn
     spec_version: int = SPEC_VERSION  # of the jobs that this process submits and claims
     unread_seconds: float = 600.0  # jobs of another version fail when no worker has claimed any for so long
+    max_listed: int = 10_000  # jobs in a client's list; beyond it the oldest of those that ended leave it
 
     @property
     def prefix(self) -> str:
@@ -131,6 +133,10 @@ class NewJob:
     quota: int | None = None  # jobs of this client that may be queued or running, of all models together
     blobs: tuple[str, ...] = ()  # names of stored blobs that are the job's from now on, and end with it
     repeats: str = ""  # by which a repeated request finds the job as long as it is kept; empty: not at all
+    effort: int = 1  # what the time to draw it grows with, such as steps
+    about: Mapping[str, Any] = field(default_factory=dict)  # what the client's list tells of it; never read here
+    start_seconds: float | None = None  # the job fails if no worker has claimed it by then
+    webhook: str = ""  # the URL to call when it ends; empty: none
 
     def __post_init__(self) -> None:
         for name in ("id", "model"):
@@ -142,6 +148,8 @@ class NewJob:
             raise ValueError("cost: must be at least 1")
         if self.pixels < 0:
             raise ValueError("pixels: must not be negative")
+        if self.effort < 1:
+            raise ValueError("effort: must be at least 1")
         if not 0.001 <= self.weight <= 1000:
             raise ValueError("weight: must be in 0.001 … 1000")
         if self.priority not in get_args(Priority):
@@ -205,6 +213,16 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """error: why the last call did not deliver it; empty: it did, or there was none."""
+
+    url: str
+    state: WebhookState = "pending"
+    tries: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     id: str
     model: str
@@ -220,6 +238,9 @@ class Job:
     finished_at: float | None = None
     expires_at: float | None = None
     position: int | None = None
+    start_by: float | None = None  # if no worker has claimed it by then, it fails
+    eta_seconds: float | None = None  # until it ends, as far as the last jobs tell; None: unknown, or it has ended
+    webhook: Webhook | None = None
 
 
 @dataclass(slots=True, kw_only=True)

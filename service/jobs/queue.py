@@ -64,7 +64,9 @@ class Queue(QueueReader):
         """
         arguments: list[Any] = [job.id, self.config.line(job.model), job.client, job.priority]
         arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, job.spec]
-        arguments += [self.config.max_queued, self.config.held_ms, job.pixels, *job.blobs]
+        arguments += [self.config.max_queued, self.config.held_ms, job.pixels, job.effort, dump(dict(job.about))]
+        arguments.append("" if job.start_seconds is None else max(1, round(job.start_seconds * 1000)))
+        arguments += [job.webhook, self.config.max_listed, *job.blobs]
         try:
             keys = [self.config.prefix, *([self.repeats_key(job.repeats)] if job.repeats else [])]
             created, state, ahead, id = await self._submit(keys, arguments)
@@ -98,7 +100,8 @@ class Queue(QueueReader):
         worker has claimed and not stored. A client that holds half of most_pixels, or any while all together hold
         most_pixels, is passed over.
 
-        Jobs whose lease has expired come first. One claim at a time for each worker and model.
+        Jobs whose lease has expired come first. A job whose start deadline is over ends here (`start_timeout`), and
+        is never granted. One claim at a time for each worker and model.
         """
         config = self.config
         granted, become_empty, ended = await self._claim(
@@ -206,6 +209,11 @@ class Queue(QueueReader):
         config = self.config
         arguments: list[Any] = [limit, config.ttl_ms, f"{config.held_seconds:g}", *await self._unread_lines()]
         return _ended(await self._expire([config.prefix], arguments))
+
+    async def expire_unstarted(self) -> list[EndedJob]:
+        """Fails jobs whose start deadline is over (`start_timeout`), 64 at most, as `claim` and `expire` do too."""
+        config = self.config
+        return _ended(await self._expire([config.prefix], [0, config.ttl_ms, f"{config.held_seconds:g}"]))
 
     async def _unread_lines(self) -> list[str]:
         """Those without a claim for `unread_seconds`, while workers of another version claimed jobs for the model."""

@@ -4,12 +4,79 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from service.jobs.lua import text
-from service.jobs.messages import Job, ModelLoad, QueueConfig, State
+from service.jobs.messages import Job, ModelLoad, QueueConfig, State, Webhook, WebhookState
+
+Fields = dict[str, str]
+
+PAGE = 200
+"""The list is read so many jobs at a time in search of those in one state."""
+
+LISTED = ("line", "state", "created_at", "started_at", "finished_at", "expires_at", "error", "about")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedJob:
+    """What a client's list tells of a job. about: as in NewJob; empty if an older version submitted the job."""
+
+    id: str
+    model: str
+    state: State
+    created_at: float  # unix seconds, as all times here
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float | None
+    position: int | None
+    error: dict[str, Any] | None
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """Some of a client's jobs, the newest first. cursor: where the next page begins; None: there is none."""
+
+    jobs: list[ListedJob]
+    cursor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an unfinished job is, and how fast its line moves. Times in ms; None: unknown.
+
+    ready: jobs ahead of it in the ready set. candidates: the same among the poison candidates. gap: between two jobs
+    that are claimed while others wait. run: from a claim to the end, for each unit of effort. heard: since a worker
+    last claimed. now: on the server's clock.
+    """
+
+    ready: int | None
+    candidates: int | None
+    gap: float | None
+    run: float | None
+    heard: float | None
+    now: float
+
+    @property
+    def position(self) -> int | None:
+        return self.ready if self.ready is not None else self.candidates
+
+    def eta_seconds(self, job: Fields, lease_ms: int) -> float | None:
+        """Until the job ends, as far as the last jobs of its line tell. None: unknown, or later than they tell."""
+        if self.run is None or self.heard is None or self.heard > lease_ms or "effort" not in job:
+            return None  # nothing was drawn of late, or no worker claims
+        left = self.run * int(job["effort"])
+        if job["state"] == "running":
+            left -= self.now - int(job["started_at"])
+        elif self.ready is None or self.gap is None:
+            return None
+        else:
+            left += self.gap * (self.ready + 1)
+        return left / 1000 if left >= 0 else None
 
 
 class QueueReader:
@@ -27,15 +94,9 @@ class QueueReader:
         if not fields:
             return None
         held = {text(name): text(value) for name, value in fields.items()}
-        position: int | None = None
-        if held["state"] == "queued":
-            for places in ("ready", "quarantine"):
-                place = await self.redis.zrank(self._key(f"{places}:{held['line']}"), job_id)
-                position = position if place is None else cast(int, place)
-
-        def seconds(name: str) -> float | None:
-            return int(held[name]) / 1000 if name in held else None
-
+        standing = None
+        if held["state"] in ("queued", "running"):
+            [standing] = await self._standings({job_id: held})
         return Job(
             id=job_id,
             model=model_of(held["line"]),
@@ -46,12 +107,83 @@ class QueueReader:
             spec=held["payload"],
             result=json.loads(held["result"]) if "result" in held else None,
             error=json.loads(held["error"]) if "error" in held else None,
-            created_at=seconds("created_at") or math.nan,
-            started_at=seconds("started_at"),
-            finished_at=seconds("finished_at"),
-            expires_at=seconds("expires_at"),
-            position=position,
+            created_at=_seconds(held, "created_at") or math.nan,
+            started_at=_seconds(held, "started_at"),
+            finished_at=_seconds(held, "finished_at"),
+            expires_at=_seconds(held, "expires_at"),
+            position=standing.position if standing and held["state"] == "queued" else None,
+            start_by=_seconds(held, "start_by"),
+            eta_seconds=None if standing is None else standing.eta_seconds(held, self.config.lease_ms),
+            webhook=_webhook(held),
         )
+
+    async def jobs_of(
+        self, client: str, *, limit: int, state: State | None = None, cursor: int | None = None
+    ) -> JobPage:
+        """A client's jobs, the newest first, from a page's cursor on. state: only these."""
+        found: list[ListedJob] = []
+        top: Any = "+inf" if cursor is None else cursor
+        size = limit + 1 if state is None else PAGE
+        while True:
+            page = await self.redis.zrevrangebyscore(
+                self._key(f"jobs_of:{client}"), top, "-inf", start=0, num=size, withscores=True
+            )
+            places = {text(job_id): int(place) for job_id, place in cast(list[tuple[Any, float]], page)}
+            for job in await self._listed(list(places), state):
+                if len(found) == limit:
+                    return JobPage(jobs=found, cursor=places[job.id])
+                found.append(job)
+            if len(places) < size:
+                return JobPage(jobs=found, cursor=None)
+            top = f"({min(places.values())}"
+
+    async def _listed(self, ids: Sequence[str], state: State | None) -> list[ListedJob]:
+        """Those that are still kept, in this state."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hmget(self._key(f"job:{job_id}"), list(LISTED))
+            rows = await pipe.execute()
+        jobs: dict[str, Fields] = {}
+        for job_id, row in zip(ids, rows, strict=True):
+            held = {name: text(value) for name, value in zip(LISTED, row, strict=True) if value is not None}
+            if "state" in held and held["state"] == (state or held["state"]):
+                jobs[job_id] = held
+        queued = {job_id: held for job_id, held in jobs.items() if held["state"] == "queued"}
+        positions = dict(zip(queued, await self._standings(queued), strict=True))
+        return [
+            ListedJob(
+                id=job_id,
+                model=model_of(held["line"]),
+                state=cast(State, held["state"]),
+                created_at=_seconds(held, "created_at") or math.nan,
+                started_at=_seconds(held, "started_at"),
+                finished_at=_seconds(held, "finished_at"),
+                expires_at=_seconds(held, "expires_at"),
+                position=positions[job_id].position if job_id in positions else None,
+                error=json.loads(held["error"]) if "error" in held else None,
+                about=json.loads(held.get("about", "{}")),
+            )
+            for job_id, held in jobs.items()
+        ]
+
+    async def _standings(self, jobs: dict[str, Fields]) -> list[Standing]:
+        if not jobs:
+            return []
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for job_id, held in jobs.items():
+                line = held["line"]
+                pipe.zrank(self._key(f"ready:{line}"), job_id)
+                pipe.zrank(self._key(f"quarantine:{line}"), job_id)
+                pipe.hmget(self._key(f"pace:{line}"), ["gap", "run"])
+                pipe.zscore(self._key("lines"), line)
+            pipe.time()
+            *answers, (seconds, micros) = await pipe.execute()
+        now = seconds * 1000 + micros / 1000
+        standings = []
+        for ready, candidates, (gap, run), claimed_at in zip(*[iter(answers)] * 4, strict=True):
+            heard = None if claimed_at is None else now - claimed_at
+            standings.append(Standing(ready, candidates, gap and float(gap), run and float(run), heard, now))
+        return standings
 
     async def state(self, job_id: str) -> State | None:
         state = await self.redis.hget(self._key(f"job:{job_id}"), "state")
@@ -97,3 +229,18 @@ class QueueReader:
 def model_of(line: str) -> str:
     """The reverse of QueueConfig.line."""
     return line.rpartition("@")[0]
+
+
+def _seconds(held: Fields, name: str) -> float | None:
+    return int(held[name]) / 1000 if name in held else None
+
+
+def _webhook(held: Fields) -> Webhook | None:
+    if "webhook" not in held:
+        return None
+    return Webhook(
+        url=held["webhook"],
+        state=cast(WebhookState, held.get("webhook_state", "pending")),
+        tries=int(held.get("webhook_tries", 0)),
+        error=held.get("webhook_error", ""),
+    )

@@ -61,6 +61,7 @@ class JobExecution:
         self._kept = {image.index: image for image in stored if image.drawn_by(card.tokenizer, card.weights)}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
         self._claimed_at = time.monotonic()
+        self._loaded_at: float | None = None
         self._first_tokens_at: float | None = None
         self._last_tokens_at: float | None = None
 
@@ -121,6 +122,7 @@ class JobExecution:
         if spec.fork is not None:
             await self._check_parent(spec.fork.job)
         canvas = await self._files.canvas()
+        self._loaded_at = time.monotonic()
         requests = drawing.requests(spec, context.card)
         templates = drawing.fork_requests(spec, canvas, context.card, context.fork)
         generations = [drawing.generation(spec, canvas, template) for template in templates]
@@ -169,12 +171,15 @@ class JobExecution:
 
     async def _succeed(self, images: list[StoredImage]) -> None:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()
-        last_tokens = self._last_tokens_at or now
-        timings = {
+        loaded, last_tokens = self._loaded_at or now, self._last_tokens_at or now
+        made = max([last_tokens, *(picture.made_at for picture in self.pictures)])
+        timings = {  # all but the second add up to the time from acceptance to now
             "queue_seconds": self.claim.queued_seconds,
             "first_tokens_seconds": self._since_acceptance(self._first_tokens_at or now),
-            "draw_seconds": last_tokens - self._claimed_at,
-            "decode_seconds": now - last_tokens,
+            "load_seconds": loaded - self._claimed_at,
+            "draw_seconds": last_tokens - loaded,
+            "decode_seconds": made - last_tokens,
+            "store_seconds": now - made,
         }
         tokens_drawn = sum(picture.tokens_drawn for picture in self.pictures)
         usage = {

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from service.jobs import BlobStore, Claim, Queue, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus, State
 from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, task_of
+from service.metrics import UNDRAWN
 from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
 from service.worker.engine_metrics import EngineMetrics
@@ -135,6 +136,8 @@ class ModelWorker:
             return
         for ended in claims.ended:
             self._count(ended.spec, ended.state)
+            if ended.code in UNDRAWN:
+                self._metrics.jobs_undrawn.labels(ended.code).inc()
         for claim in claims:
             try:
                 await self._take(claim)

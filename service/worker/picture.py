@@ -62,7 +62,7 @@ class PictureExecution:
     generation: what remains to be drawn, a request for each window. finished: full token map → file. preview: tokens →
     base64. previews: a preview every so many steps; 0: none. drawn: done when the last token has come, or with the
     reason why none comes. waiting: the engine has not admitted the picture's request, so its statistics don't count it.
-    stored: its file is in the blob store.
+    stored: its file is in the blob store. made_at: when its file was made, by time.monotonic().
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class PictureExecution:
         self.drawn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting = True
         self.stored = False
+        self.made_at = float("-inf")
         self.tokens_drawn = 0
         self.tasks: set[asyncio.Task[Any]] = set()  # the picture's file and its previews, while they are made
         self._key = key
@@ -175,6 +176,7 @@ class PictureExecution:
         await self.drawn
         key, context, tokens = self._key, self._context, self._generation.tokens
         async with self._finished(tokens) as made:
+            self.made_at = time.monotonic()
             image = StoredImage(
                 index=key.image,
                 seed=self._seed,

@@ -1,15 +1,19 @@
-"""A job that nobody draws, because its model is served no more, does not wait for ever."""
+"""A job that nobody draws, because its model is served no more or its start deadline is over, does not wait."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 from redis.asyncio import Redis
 
 from service.jobs import BlobStore, EndedJob, EventHub, NewJob, Queue, QueueConfig, connect
 from tests.support.queue import CONFIG, events, lose_leases, new, said, stored_job, take, unfinished, waiting
+from tests.support.waiting import soon
 
 pytestmark = pytest.mark.anyio
 UNENDED = f"{CONFIG.prefix}unended"
+UNSTARTED = f"{CONFIG.prefix}unstarted"
 
 
 @pytest.fixture
@@ -92,3 +96,71 @@ async def test_a_repeated_request_gets_the_job_of_the_first_as_long_as_it_is_kep
     await queue.redis.delete(f"{CONFIG.prefix}job:a")  # expired
     assert await queue.repeated("key") is None
     assert ((await queue.submit(other)).id, await queue.state("b")) == ("c", None)
+
+
+# ---- start deadlines -----------------------------------------------------------------------------------------------
+
+
+async def pass_deadline(queue: Queue, *ids: str) -> None:
+    """Their time to start is over."""
+    for job_id in ids:
+        await queue.redis.hset(f"{CONFIG.prefix}job:{job_id}", "start_by", 1)
+        await queue.redis.zadd(UNSTARTED, {job_id: 1})
+
+
+async def test_a_job_never_starts_after_its_deadline_however_many_are_late(queue: Queue) -> None:
+    for index in range(70):  # more than one sweep ends
+        await queue.submit(new(f"late{index}", "x", start_seconds=1000.0))
+    await queue.submit(new("patient", "x"))
+    await queue.submit(new("early", "x", start_seconds=1000.0))
+    await pass_deadline(queue, *(f"late{index}" for index in range(70)))
+    claims = await queue.claim("m", "w", budget=10_000, limit=5, alone=False, nonce="lost reply")
+    assert [claim.id for claim in claims] == ["patient", "early"]
+    assert {(ended.state, ended.code) for ended in claims.ended} == {("failed", "start_timeout")}
+    assert len(claims.ended) == 70
+    again = await queue.claim("m", "w", budget=10_000, limit=5, alone=False, nonce="lost reply")
+    assert ([claim.id for claim in again], len(again.ended)) == (["patient", "early"], 70)
+    job = await stored_job(queue, "late0")
+    assert (job.state, job.attempt, job.error and job.error["code"]) == ("failed", 0, "start_timeout")
+    assert [name for _, name in await events(queue, "late0")] == ["queued", "failed"]
+    assert await unfinished(queue) == {"x": 2}
+    assert not await queue.redis.exists(UNSTARTED)
+
+
+async def test_a_job_that_has_started_has_no_deadline_any_more(queue: Queue) -> None:
+    await queue.submit(new("a", start_seconds=1000.0))
+    assert await take(queue) == ["a"]
+    await pass_deadline(queue, "a")
+    assert await queue.expire_unstarted() == []
+    await queue.release("a", 1)
+    await pass_deadline(queue, "a")
+    assert await take(queue) == ["a"]
+    await queue.quarantine("a", 2, "engine_failed", "")
+    await pass_deadline(queue, "a")
+    assert await take(queue, empty=True) == ["a"]
+
+
+async def test_a_late_job_does_not_wait_for_a_worker_that_has_no_room_or_for_none(queue: Queue) -> None:
+    for job_id in ("big", "late", "other"):
+        await queue.submit(new(job_id, cost=100, start_seconds=None if job_id == "big" else 0.001))
+    await asyncio.sleep(0.01)
+    claims = await queue.claim("m", "w", budget=0, limit=5, alone=False)
+    assert ([*claims], {ended.id for ended in claims.ended}) == ([], {"late", "other"})
+    await queue.submit(new("last", start_seconds=0.001))
+    [ended] = await soon(queue.expire_unstarted)
+    assert (ended.id, ended.code) == ("last", "start_timeout")
+    job = await stored_job(queue, "last")
+    assert job.start_by is not None
+    assert job.created_at < job.start_by <= (job.finished_at or 0)
+    assert "0.001 seconds of X-Start-Timeout" in (job.error or {})["message"]
+
+
+async def test_a_late_job_gives_its_place_back(queue: Queue) -> None:
+    """The client's next job does not queue behind one that was never drawn."""
+    await queue.submit(new("x1", "x", cost=1000, start_seconds=1000.0))
+    await queue.submit(new("y1", "y", cost=10))
+    await queue.submit(new("y2", "y", cost=10))
+    await pass_deadline(queue, "x1")
+    await queue.expire_unstarted()
+    await queue.submit(new("x2", "x"))
+    assert sorted(await take(queue, 2)) == ["x2", "y1"]

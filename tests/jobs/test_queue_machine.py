@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from service.jobs import NewJob, Publication, QueueFull, QuotaFull
+from tests.support.queue_model import (
+    AGE,
+    DATA,
+    FIRST,
+    IDS,
+    LIMITS,
+    PATIENT,
+    PICK,
+    SHARES,
+    TERMINAL,
+    Driver,
+    check_job,
+    check_lists,
+    everything,
 )
 
-from service.jobs import BlobStore, NewJob, Publication, Queue, QueueConfig, QueueFull, QuotaFull, connect
-from tests.support.queue_model import FIRST, LIMITS, SHARES, TERMINAL, Known, Model, check_job, everything
 
-T = TypeVar("T")
-IDS = ["a", "b", "c", "d", "e", "f"]
-PICK = st.integers(0, 59)
-AGE = st.sampled_from([0, 0, 0, 1, 2])
-DATA = b"picture"
-# A lease ends, and a poison candidate has waited too long, when a rule says so, not when the machine is slow.
-PATIENT = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, quarantine_seconds=1000)
-HASTY = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, quarantine_seconds=0)
-
-
-class Verbs(RuleBasedStateMachine):
-    url = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.redis = connect(self.url)
-        self.queue, self.hasty = Queue(self.redis, PATIENT), Queue(self.redis, HASTY)
-        self.blobs = BlobStore(self.redis, PATIENT)
-        self.model = Model(PATIENT.max_lost)
-        self.jobs = self.model.jobs
-
-    def do(self, call: Awaitable[T]) -> T:
-        async def wrapped() -> T:
-            return await call
-
-        return self.runner.run(wrapped())
-
+class Verbs(Driver):
     @initialize()
     def empty(self) -> None:
         self.do(self.redis.flushall())
         for job_id in IDS[:3]:
-            self.submit(job_id, job_id, "normal", None, 3, 1.0)
+            self.submit(job_id, job_id, "normal", None, 3, 1.0, None)
 
     def teardown(self) -> None:
         """Whatever happened, every job can come to its end, and nothing is left of any."""
@@ -67,18 +46,6 @@ class Verbs(RuleBasedStateMachine):
         self.do(self.redis.aclose())
         self.runner.close()
 
-    def mostly(self, state: str, pick: int) -> str:
-        """A job in this state, if there is one; one pick in six is any job, known or not."""
-        fitting = sorted(self.model.in_state(state))
-        choices = fitting if fitting and pick % 6 else IDS
-        return choices[pick % len(choices)]
-
-    def by(self, job_id: str, age: int) -> tuple[Known | None, int, bool]:
-        """Who speaks: the job, the attempt, and whether it is the job's owner."""
-        job = self.jobs.get(job_id)
-        attempt = max(1, (job.attempt if job else 0) - age)
-        return job, attempt, job is not None and job.owned_by(attempt)
-
     @rule(
         job_id=st.sampled_from(IDS),
         client=st.sampled_from("xyz"),
@@ -86,12 +53,15 @@ class Verbs(RuleBasedStateMachine):
         quota=st.sampled_from([None, None, 0, 1, 2]),
         cost=st.integers(1, 9),
         weight=st.floats(0.5, 4),
+        start=st.sampled_from([None, 1000.0]),
     )
-    def submit(self, job_id: str, client: str, priority: Any, quota: int | None, cost: int, weight: float) -> None:
+    def submit(
+        self, job_id: str, client: str, priority: Any, quota: int | None, cost: int, weight: float, start: float | None
+    ) -> None:
         upload, pixels = f"{job_id}/image", 3000 * cost
         new = NewJob(
             id=job_id, model="m", client=client, cost=cost, pixels=pixels, weight=weight, priority=priority,
-            quota=quota, spec=job_id, blobs=(upload,),
+            quota=quota, spec=job_id, blobs=(upload,), start_seconds=start,
         )  # fmt: skip
         refused: type[Exception] | None = None
         if job_id not in self.jobs:
@@ -108,7 +78,8 @@ class Verbs(RuleBasedStateMachine):
         answer = self.do(self.queue.submit(new))
         assert answer.created == (job_id not in self.jobs)
         if answer.created:
-            self.model.submit(job_id, client, priority, cost, pixels, weight).held = {upload}
+            job = self.model.submit(job_id, client, priority, cost, pixels, weight)
+            job.held, job.deadline = {upload}, start is not None
         assert answer.state == self.jobs[job_id].state
 
     @precondition(lambda self: any(job.state == "queued" or job.expired for job in self.jobs.values()))
@@ -126,7 +97,7 @@ class Verbs(RuleBasedStateMachine):
         self, limits: dict[str, Any], empty: bool, worker: str, hasty: bool, held: dict[str, int] | None = None
     ) -> list[str]:
         model, queue = self.model, self.hasty if hasty else self.queue
-        ended = model.reap()
+        ended = model.reap() | model.fail_late()
         claims = self.do(queue.claim("m", worker, empty=empty, held=held, **limits))
         assert {(job.id, job.state, job.spec) for job in claims.ended} == {
             (job_id, self.jobs[job_id].state, job_id) for job_id in ended
@@ -252,6 +223,20 @@ class Verbs(RuleBasedStateMachine):
         self.worker_dies(pick)
         self.granted(FIRST, True, "w", False)
 
+    @rule(pick=PICK, swept=st.booleans())
+    def too_late(self, pick: int, swept: bool) -> None:
+        """The start deadline of a job is over. Either a replica finds that out, or the next claim."""
+        job_id = self.mostly("queued", pick)
+        if job_id in self.model.waiting_to_start():
+            self.jobs[job_id].late = True
+            self.do(self.redis.hset(f"{PATIENT.prefix}job:{job_id}", "start_by", 1))
+            self.do(self.redis.zadd(f"{PATIENT.prefix}unstarted", {job_id: 1}))
+        if swept:
+            expected = self.model.fail_late()
+            assert {(job.id, job.code) for job in self.do(self.queue.expire_unstarted())} == {
+                (late, "start_timeout") for late in expected
+            }
+
     @precondition(lambda self: any(j.state == "running" and j.attempt > 1 for j in self.jobs.values()))
     @rule(pick=PICK)
     def zombie_returns(self, pick: int) -> None:
@@ -269,8 +254,8 @@ class Verbs(RuleBasedStateMachine):
     @invariant()
     def sets_and_streams_are_the_states(self) -> None:
         ids = sorted(self.jobs)
-        ready, candidates, leased, stored, stored_bytes, upload_bytes, kept, unfinished, unended, *held = self.do(
-            everything(self.redis, PATIENT, ids)
+        ready, candidates, leased, unstarted, stored, stored_bytes, upload_bytes, kept, unfinished, unended, *held = (
+            self.do(everything(self.redis, PATIENT, ids))
         )
         blobs = {name for job in self.jobs.values() for name in (job.kept if job.ended else job.held)}
         assert {name.decode() for name in stored} == blobs
@@ -278,12 +263,14 @@ class Verbs(RuleBasedStateMachine):
         assert int(upload_bytes or 0) == len(DATA) * len([name for name in blobs if name.endswith("/image")])
         assert {client.decode(): int(count) for client, count in kept} == self.model.kept_bytes(len(DATA))
         assert {i.decode() for i in unended} == {i for i, job in self.jobs.items() if not job.ended}
+        assert {i.decode() for i in unstarted} == self.model.waiting_to_start()
         assert [i.decode() for i in ready] == self.model.ready()
         assert {i.decode() for i in candidates} == self.model.candidates()
         assert {i.decode() for i in leased} == self.model.in_state("running")
         assert {client.decode(): int(count) for client, count in unfinished.items()} == self.model.unfinished()
         for index, job_id in enumerate(ids):
             check_job(self.jobs[job_id], *held[3 * index : 3 * index + 3])
+        self.do(check_lists(self.redis, PATIENT, self.jobs))
 
 
 def test_verbs_under_any_sequence(redis_url: str) -> None:

@@ -3,15 +3,28 @@ how a server's keys are compared with that."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
 from redis.asyncio import Redis
 
-from service.jobs import QueueConfig
+from service.jobs import BlobStore, Queue, QueueConfig, connect
 from service.jobs.queue import UNLIMITED
+from tests.support.queue import decoded
+
+T = TypeVar("T")
+IDS = ["a", "b", "c", "d", "e", "f"]
+PICK = st.integers(0, 59)
+AGE = st.sampled_from([0, 0, 0, 1, 2])
+DATA = b"picture"
+# A lease ends, and a poison candidate has waited too long, when a rule says so, not when the machine is slow.
+PATIENT = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, quarantine_seconds=1000)
+HASTY = QueueConfig(lease_seconds=1000, max_queued=4, max_lost=2, quarantine_seconds=0)
 
 TERMINAL = {"succeeded": "completed", "failed": "failed", "canceled": "canceled"}
 PIXELS_PER_TOKEN = 4096
@@ -43,6 +56,8 @@ class Known:
     sequence: int = 0
     cancel: bool = False
     expired: bool = False
+    deadline: bool = False  # it has a start deadline
+    late: bool = False  # which is over
     alone: int = 0  # the last attempt that had nothing beside it
     blames: int = 0
     lost: int = 0  # of these, while it was alone
@@ -97,6 +112,23 @@ class Model:
     tags: dict[str, float] = field(default_factory=dict)  # flow → where its next job starts, at the earliest
     virtual: float = 0.0
     emptying: str | None = None  # the worker that takes nothing more until it has a poison candidate
+
+    def waiting_to_start(self) -> set[str]:
+        """The jobs that end when their start deadline is over."""
+        queued = self.in_state("queued")
+        return {job_id for job_id in queued if self.jobs[job_id].deadline and self.jobs[job_id].attempt == 0}
+
+    def fail_late(self) -> set[str]:
+        """Those that end with it."""
+        late = sorted(job_id for job_id in self.waiting_to_start() if self.jobs[job_id].late)
+        for job_id in late:
+            self.give_place_back(self.jobs[job_id])
+            self.jobs[job_id].state = "failed"
+        return set(late)
+
+    def give_place_back(self, job: Known) -> None:
+        if job.attempt == 0 and job.state == "queued" and self.tags[job.flow] == job.end:
+            self.tags[job.flow] = job.score
 
     def in_state(self, state: str) -> set[str]:
         return {job_id for job_id, job in self.jobs.items() if job.state == state}
@@ -169,8 +201,7 @@ class Model:
         if job.state == "running" and not job.expired:
             job.cancel = True
             return "requested"
-        if job.attempt == 0 and job.state == "queued" and self.tags[job.flow] == job.end:
-            self.tags[job.flow] = job.score
+        self.give_place_back(job)
         job.state = "canceled"
         return "canceled"
 
@@ -181,6 +212,7 @@ async def everything(redis: Redis, config: QueueConfig, ids: list[str]) -> list[
     async with redis.pipeline() as pipe:
         for places in ("ready", "quarantine", "leases"):
             pipe.zrange(config.line_key(places, "m"), 0, -1)
+        pipe.zrange(f"{prefix}unstarted", 0, -1)
         pipe.hkeys(f"{prefix}blob_sizes")
         pipe.get(f"{prefix}blob_bytes")
         pipe.get(f"{prefix}upload_bytes")
@@ -208,3 +240,48 @@ def check_job(job: Known, values: list[Any], entries: list[Any], pictures: list[
     ends = [name for name in names if name in TERMINAL.values()]
     assert ends == ([TERMINAL[job.state]] if job.ended else [])
     assert not ends or names[-1] == ends[0]
+
+
+async def check_lists(redis: Redis, config: QueueConfig, jobs: Mapping[str, Known]) -> None:
+    """Each client's list has its jobs in the order of their creation, and knows those that ended."""
+    for client in {job.client for job in jobs.values()}:
+        own = [job_id for job_id, job in jobs.items() if job.client == client]
+        listed = await redis.zrange(f"{config.prefix}jobs_of:{client}", 0, -1)
+        assert [decoded(job_id) for job_id in listed] == own
+        ended = await redis.zrange(f"{config.prefix}ended_of:{client}", 0, -1)
+        assert {decoded(job_id) for job_id in ended} == {job_id for job_id in own if jobs[job_id].ended}
+        life = await redis.pttl(f"{config.prefix}jobs_of:{client}")
+        assert (life == -1) == any(not jobs[job_id].ended for job_id in own)  # -1: it does not expire
+
+
+class Driver(RuleBasedStateMachine):
+    """A queue on a server, beside the model of what must hold."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.redis = connect(self.url)
+        self.queue, self.hasty = Queue(self.redis, PATIENT), Queue(self.redis, HASTY)
+        self.blobs = BlobStore(self.redis, PATIENT)
+        self.model = Model(PATIENT.max_lost)
+        self.jobs = self.model.jobs
+
+    def do(self, call: Awaitable[T]) -> T:
+        async def wrapped() -> T:
+            return await call
+
+        return self.runner.run(wrapped())
+
+    def mostly(self, state: str, pick: int) -> str:
+        """A job in this state, if there is one; one pick in six is any job, known or not."""
+        fitting = sorted(self.model.in_state(state))
+        choices = fitting if fitting and pick % 6 else IDS
+        return choices[pick % len(choices)]
+
+    def by(self, job_id: str, age: int) -> tuple[Known | None, int, bool]:
+        """Who speaks: the job, the attempt, and whether it is the job's owner."""
+        job = self.jobs.get(job_id)
+        attempt = max(1, (job.attempt if job else 0) - age)
+        return job, attempt, job is not None and job.owned_by(attempt)

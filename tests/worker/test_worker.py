@@ -15,9 +15,12 @@ from PIL import Image
 
 from engine.core.engine import Engine
 from engine.editing.masks import composite, fit, fixed_cells, fixed_tokens
+from service.jobs import NewJob, Queue, connect
 from service.jobs.result import StoredImage
+from service.jobs.spec import encode
 from service.tasks.planning import image_seeds
-from tests.support.worker import Service, alone, pixels, png
+from tests.support.queue import stored_job
+from tests.support.worker import CONFIG, Service, alone, job, pixels, png, serving
 
 
 @pytest.mark.anyio
@@ -44,8 +47,15 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert np.array_equal(image.tokens(), expected)
     assert result.usage == {"steps": 8, "tokens_drawn": 64, "tokens_known": 0}
     timings = result.timings
-    assert set(timings) == {"queue_seconds", "draw_seconds", "decode_seconds", "first_tokens_seconds"}
+    stages = [timings[f"{stage}_seconds"] for stage in ("queue", "load", "draw", "decode", "store")]
+    assert set(timings) == {
+        f"{stage}_seconds" for stage in ("queue", "load", "draw", "decode", "store", "first_tokens")
+    }
     assert all(0 <= seconds < 20 for seconds in timings.values())
+    assert sum(stages[:2]) <= timings["first_tokens_seconds"] <= sum(stages[:3])
+    ended = await stored_job(service.queue, "a")
+    assert ended.finished_at is not None
+    assert sum(stages) == pytest.approx(ended.finished_at - ended.created_at, abs=5)
     assert events[-1].json()["images"] == [{"index": 0, "seed": 5, "width": 16, "height": 16}]
 
     data = await service.blobs.get(image.blob)
@@ -54,6 +64,19 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert np.array_equal(np.asarray(picture), engine.codec.decode(expected))
     recipe = json.loads(picture.text["arpg"])  # type: ignore[attr-defined]
     assert {"model": "random", "class_label": 1, "seed": 5, "steps": 8, "schedule": "arccos"}.items() <= recipe.items()
+
+
+@pytest.mark.anyio
+async def test_a_job_whose_start_deadline_is_over_is_not_drawn_but_counted(redis_url: str, engine: Engine) -> None:
+    client = connect(redis_url)
+    late = NewJob(id="late", model="random", cost=1, spec=encode(job(engine.model)), start_seconds=0.001)
+    await Queue(client, CONFIG).submit(late)
+    await asyncio.sleep(0.01)
+    await client.aclose()
+    async with serving(redis_url, engine) as service:
+        assert [event.name for event in await service.events("late")] == ["queued", "failed"]
+        assert await service.counted(1, "jobs_undrawn_total", code="start_timeout")
+        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
 
 
 @pytest.mark.anyio

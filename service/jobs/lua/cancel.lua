@@ -1,7 +1,7 @@
 -- cancel: ends a waiting job at once; flags a running job, and publish reports the flag to its worker.
 -- ARGV: id, ttl_ms.  Returns canceled (by this call) | requested | finished | unknown.
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line', 'flow', 'cost', 'weight', 'score', 'pixels')
+local job = redis.call('HMGET', job_key(id), 'state', 'attempt', 'line')
 if not job[1] then return 'unknown' end
 if job[1] ~= 'queued' and job[1] ~= 'running' then return 'finished' end
 
@@ -14,13 +14,7 @@ if job[1] == 'running' then
   end
   -- Its lease has expired, and there may be no other worker that would see the flag.
 else
-  -- The job never ran, so the client's next job need not queue behind it. But if the client has a later job in this
-  -- flow, that job's place is fixed already, and a new job must not overtake it. A job that ran before is charged.
-  if job[2] == '0' then
-    local tags = finish_tags_key(job[3])
-    local tag = redis.call('HGET', tags, job[4])
-    if tag == finish_tag(job[7], job[5], job[8], job[6]) then redis.call('HSET', tags, job[4], job[7]) end
-  end
+  give_place_back(id)
 end
 cancel_now(id, job[3], job[2], now, tonumber(ARGV[2]))
 return 'canceled'

@@ -2,11 +2,11 @@
 -- those behind it, so a big job never starves. A worker that holds no job gets the oldest poison candidate instead, and
 -- nothing beside it; if that candidate has waited too long, one busy worker is told to claim nothing until it is empty.
 -- A client whose pictures the worker can't store as fast as it draws them is passed over.
--- Before that, jobs whose lease has expired return.
+-- Before that, jobs whose lease has expired return, and jobs whose start deadline is over end: none begins late.
 -- ARGV: line, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms, the pixels that the
 -- worker may hold, then client and held pixels of each client of which it holds any.
 -- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures, client, pixels}, whether to
--- become empty, {the jobs that ended here: id, state, payload}}.
+-- become empty, {the jobs that ended here: id, state, payload, code ('' = none) of the error}}.
 local line, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
 local budget, limit, alone, empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
 local lease_ms, max_lost = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -25,8 +25,8 @@ local function granted(id)
 end
 
 local function ended(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'payload')
-  return { id, job[1], job[2] }
+  local job = redis.call('HMGET', job_key(id), 'state', 'payload', 'error')
+  return { id, job[1], job[2], job[3] and cjson.decode(job[3]).code or '' }
 end
 
 -- A call that is repeated because its reply was lost has the same nonce, and gets the same answer. A worker claims for
@@ -74,11 +74,13 @@ local function reap()
   end
 end
 reap()
+for _, id in ipairs(sweep_unstarted(now, ttl_ms)) do ended_ids[#ended_ids + 1] = id end
 
 local given = {}
 
 local function grant(id, set)
   redis.call('ZREM', set, id)
+  redis.call('ZREM', UNSTARTED, id)
   local attempt = tostring(redis.call('HINCRBY', job_key(id), 'attempt', 1))
   redis.call('HSET', job_key(id), 'state', 'running', 'worker', worker, 'started_at', now)
   redis.call('ZADD', leases, now + lease_ms, id)
@@ -120,7 +122,11 @@ end
 
 -- Returns whether the job blocks those behind it.
 local function consider(id)
-  local job = redis.call('HMGET', job_key(id), 'cost', 'score', 'client', 'pixels')
+  local job = redis.call('HMGET', job_key(id), 'cost', 'score', 'client', 'pixels', 'start_by')
+  if job[5] and tonumber(job[5]) <= now and fail_unstarted(id, now, ttl_ms) then -- more than one sweep ends
+    ended_ids[#ended_ids + 1] = id
+    return false
+  end
   if is_full(job[3]) then return false end
   local cost = tonumber(job[1])
   if cost > budget and not (alone and #given == 0) then return true end
@@ -134,16 +140,29 @@ local function consider(id)
   return false
 end
 
-local blocked, passed_over = taken, 0
+local blocked, passed_over, as_candidates = taken, 0, #given
 while not blocked and #given < limit do
-  local before = #given
+  local before = #given + #ended_ids
   local ids = redis.call('ZRANGE', ready, passed_over, passed_over + limit - #given - 1)
   if #ids == 0 then break end
   for _, id in ipairs(ids) do
     blocked = consider(id)
     if blocked then break end
   end
-  passed_over = passed_over + #ids - (#given - before)
+  passed_over = passed_over + #ids - (#given + #ended_ids - before)
+end
+
+-- How long jobs wait for each other: from a claim that left some to the next one, for each job that it took.
+local took = #given - as_candidates
+if took > 0 then
+  local left_at = redis.call('HGET', pace_key(line), 'left_at')
+  if left_at then measure(line, 'gap', (now - tonumber(left_at)) / took, took) end
+  if redis.call('ZCARD', ready) > 0 then
+    redis.call('HSET', pace_key(line), 'left_at', now)
+    redis.call('PEXPIRE', pace_key(line), 600000)
+  else
+    redis.call('HDEL', pace_key(line), 'left_at')
+  end
 end
 if #given + #ended_ids > 0 then
   redis.call('SET', answer_key, cjson.encode({ nonce = nonce, jobs = given, ended = ended_ids }), 'PX', 3600000)

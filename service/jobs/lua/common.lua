@@ -16,6 +16,12 @@ local function previews_key(id) return P .. 'previews:' .. id end -- picture →
 local LINES = P .. 'lines' -- every line, by the time of its last claim
 local UNENDED = P .. 'unended' -- jobs that have not ended, by the time at which they have waited too long
 local UNFINISHED = P .. 'unfinished' -- client → jobs of its that have not ended, of all models
+local UNSTARTED = P .. 'unstarted' -- jobs with a start deadline that no worker has claimed, by that deadline
+local WEBHOOKS = P .. 'webhooks' -- clients with webhooks to call, by the time of the first call
+local function webhooks_key(client) return P .. 'webhooks_of:' .. client end -- its ended jobs, by the time of the call
+local function jobs_key(client) return P .. 'jobs_of:' .. client end -- its jobs, in the order of their creation
+local function ended_key(client) return P .. 'ended_of:' .. client end -- those that ended, by the time they expire
+local function pace_key(line) return P .. 'pace:' .. line end -- how fast the line's jobs were claimed and drawn of late
 
 -- Milliseconds on the server's clock: leases never trust a worker's.
 local function now_ms()
@@ -49,6 +55,15 @@ local PIXELS_PER_TOKEN = 4096
 local function finish_tag(start, cost, pixels, weight)
   local work = tonumber(cost) + tonumber(pixels or '0') / PIXELS_PER_TOKEN
   return string.format('%.17g', tonumber(start) + work / tonumber(weight))
+end
+
+-- Takes a value into a moving average of the line, in ms. It is forgotten after ten minutes without a new one.
+local function measure(line, what, value, count)
+  local before = redis.call('HGET', pace_key(line), what)
+  local kept = before and 0.9 ^ count or 0
+  local average = tonumber(before or '0') * kept + value * (1 - kept)
+  redis.call('HSET', pace_key(line), what, string.format('%.17g', average))
+  redis.call('PEXPIRE', pace_key(line), 600000)
 end
 
 -- The number of jobs that are claimed before this one; nil if it does not wait.

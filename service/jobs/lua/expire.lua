@@ -1,5 +1,5 @@
--- expire: fails jobs that no worker has drawn within the time for which their blobs are held, and the jobs of lines that
--- no worker reads any more.
+-- expire: fails jobs that no worker has drawn within the time for which their blobs are held, jobs whose start deadline
+-- is over, and the jobs of lines that no worker reads any more.
 -- ARGV: limit, ttl_ms, seconds that a job may wait (for its error alone), then the unread lines.
 -- Returns the jobs that ended here: id, state, payload, code ('' = none) of the error.
 local limit, ttl_ms, now, ended = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
@@ -25,6 +25,9 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', UNENDED, '-inf', now, 'LIMIT', 0, limit)) do
   local lease = end_waiting(id, 'expired_waiting', 'no worker drew this job within ' .. ARGV[3] .. ' seconds')
   if lease then redis.call('ZADD', UNENDED, lease, id) end
+end
+for _, id in ipairs(sweep_unstarted(now, ttl_ms)) do
+  ended[#ended + 1] = { id, 'failed', redis.call('HGET', job_key(id), 'payload'), 'start_timeout' }
 end
 for i = 4, #ARGV do
   for _, places in ipairs({ ready_key, quarantined_key, leases_key }) do

@@ -19,5 +19,10 @@ if ARGV[7] ~= '' then redis.call('HSET', job_key(id), 'result', ARGV[7]) end
 if ARGV[8] ~= '' then redis.call('HSET', job_key(id), 'error', ARGV[8]) end
 local keep = {}
 for i = 10, #ARGV do keep[ARGV[i]] = true end
-conclude(id, job[3], ARGV[4], now_ms(), tonumber(ARGV[9]), keep)
+local now = now_ms()
+if ARGV[4] == 'succeeded' and attempt == '1' then -- a later attempt keeps pictures of earlier ones
+  local began = redis.call('HMGET', job_key(id), 'started_at', 'effort')
+  if began[2] then measure(job[3], 'run', (now - tonumber(began[1])) / tonumber(began[2]), 1) end
+end
+conclude(id, job[3], ARGV[4], now, tonumber(ARGV[9]), keep)
 return 'ok'

@@ -1,6 +1,7 @@
 -- submit: puts a new job into its line's ready set. For a known id it returns the job's state, so a repeat is harmless.
 -- KEYS[2]: only of a request with an idempotency key; holds the id of the job that the request made already.
--- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, pixels, then the
+-- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, pixels, effort,
+-- about, start_ms ('' = no start deadline), webhook ('' = none), how many jobs a client's list has at most, then the
 -- names of the blobs that the job holds until it ends.
 -- Returns {1 created | 0 known | -1 the queue is full | -2 the client's quota is, state, jobs ahead | -1, id}.
 local id, line, client, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -34,12 +35,36 @@ if redis.call('HLEN', tags) > 256 + 2 * waiting then
 end
 local score = string.format('%.17g', start)
 redis.call('HSET', tags, flow, finish_tag(score, cost, pixels, weight))
-redis.call('HSET', job_key(id), 'line', line, 'client', client, 'flow', flow, 'cost', cost, 'pixels', pixels, 'weight', weight,
-  'payload', ARGV[8], 'attempt', 0, 'lost', 0, 'score', score, 'created_at', now)
+redis.call('HSET', job_key(id), 'line', line, 'client', client, 'flow', flow, 'cost', cost, 'pixels', pixels, 'weight',
+  weight, 'payload', ARGV[8], 'effort', ARGV[12], 'about', ARGV[13], 'attempt', 0, 'lost', 0, 'score', score,
+  'created_at', now)
+if ARGV[14] ~= '' then
+  local start_by = now + tonumber(ARGV[14])
+  redis.call('HSET', job_key(id), 'start_by', start_by)
+  redis.call('ZADD', UNSTARTED, start_by, id)
+end
+if ARGV[15] ~= '' then redis.call('HSET', job_key(id), 'webhook', ARGV[15]) end
+
+-- The client's list: without jobs that have expired, and without the oldest of those that ended if it is too long. Each
+-- job has a number of its own, so that a page may begin after any.
+local list, ended = jobs_key(client), ended_key(client)
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', now, 'LIMIT', 0, 64)) do
+  redis.call('ZREM', list, gone)
+  redis.call('ZREM', ended, gone)
+end
+if redis.call('ZCARD', list) >= tonumber(ARGV[16]) then
+  local oldest = redis.call('ZPOPMIN', ended)[1]
+  if oldest then redis.call('ZREM', list, oldest) end
+end
+local newest = redis.call('ZREVRANGE', list, 0, 0, 'WITHSCORES')[2]
+redis.call('ZADD', list, math.max(now, tonumber(newest or '0') + 1), id)
+redis.call('PERSIST', list)
+redis.call('PERSIST', ended)
+
 redis.call('HINCRBY', UNFINISHED, client, 1)
 redis.call('ZADD', UNENDED, now + held_ms, id)
 redis.call('ZADD', LINES, 'NX', now, line)
-for i = 12, #ARGV do
+for i = 17, #ARGV do
   let_blob_live(ARGV[i], now, held_ms)
   redis.call('SADD', blobs_key(id), ARGV[i])
 end

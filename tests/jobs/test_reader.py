@@ -1,0 +1,147 @@
+"""What can be read of jobs: a client's list, and when a job will probably end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from service.jobs import Queue, QueueConfig
+from tests.support.queue import CONFIG, decoded, lose_leases, new, stored_job, take
+
+pytestmark = pytest.mark.anyio
+
+
+async def listed(queue: Queue, client: str = "x", **asked: object) -> list[str]:
+    """All pages, one job after another."""
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await queue.jobs_of(client, limit=3, cursor=cursor, **asked)  # type: ignore[arg-type]
+        assert len(page.jobs) <= 3
+        found += [job.id for job in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+async def finish(queue: Queue, job_id: str, attempt: int = 1) -> None:
+    assert await queue.finish(job_id, attempt, 9, state="succeeded", event="completed", data={}) == "ok"
+
+
+# ---- lists ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_has_every_job_of_its_client_once_the_newest_first(queue: Queue) -> None:
+    names = [f"j{index}" for index in range(10)]
+    for name in names:  # several in one millisecond
+        await queue.submit(new(name, "x", model=f"m{int(name[1:]) % 2}", about={"n": int(name[1:])}))
+        await queue.submit(new(name, "x"))  # a repeat is no other job
+        await queue.submit(new(f"other-{name}", "y"))
+    assert await listed(queue) == names[::-1]
+    first = await queue.jobs_of("x", limit=4)
+    await queue.submit(new("new", "x"))  # a job that comes while a client turns the pages moves none of them
+    rest = await queue.jobs_of("x", limit=100, cursor=first.cursor)
+    assert [job.id for job in (*first.jobs, *rest.jobs)] == names[::-1]
+    assert rest.cursor is None
+    [newest] = (await queue.jobs_of("x", limit=1, cursor=first.cursor)).jobs
+    assert (newest.model, newest.state, newest.about, newest.position) == ("m1", "queued", {"n": 5}, 2)
+
+
+async def test_a_list_can_be_of_one_state(queue: Queue) -> None:
+    for index in range(9):
+        await queue.submit(new(f"j{index}", "x"))
+    running = await take(queue, 4)
+    await finish(queue, running[0])
+    await queue.cancel("j8")
+    assert await listed(queue, state="running") == sorted(running[1:], reverse=True)
+    assert await listed(queue, state="succeeded") == running[:1]
+    assert await listed(queue, state="queued") == ["j7", "j6", "j5", "j4"]
+    assert await listed(queue, state="canceled") == ["j8"]
+    assert await listed(queue, state="failed") == []
+    assert await listed(queue, "nobody") == []
+
+
+async def test_a_list_ends_with_its_last_job_and_forgets_those_that_expired(redis: Redis) -> None:
+    queue = Queue(redis, QueueConfig(lease_seconds=100, result_ttl_seconds=0.05))
+    key = f"{queue.config.prefix}jobs_of:x"
+    await queue.submit(new("old", "x"))
+    await queue.submit(new("waits", "x"))
+    assert await take(queue) == ["old"]
+    await finish(queue, "old")
+    assert await redis.pttl(key) == -1  # a job has not ended
+    await asyncio.sleep(0.1)
+    assert await listed(queue) == ["waits"]
+    await queue.submit(new("next", "x"))
+    assert {decoded(name) for name in await redis.zrange(key, 0, -1)} == {"waits", "next"}
+    await queue.cancel("waits")
+    await queue.cancel("next")
+    assert 0 < await redis.pttl(key) <= 50
+    await asyncio.sleep(0.1)
+    assert await redis.keys(f"{queue.config.prefix}*_of:x") == []
+
+
+async def test_a_list_is_bounded_by_its_oldest_ended_jobs(redis: Redis) -> None:
+    queue = Queue(redis, QueueConfig(lease_seconds=100, max_listed=4))
+    for index in range(3):
+        await queue.submit(new(f"j{index}", "x"))
+    await queue.cancel("j1")
+    await queue.cancel("j0")
+    for index in range(3, 8):
+        await queue.submit(new(f"j{index}", "x"))
+    assert await listed(queue) == ["j7", "j6", "j5", "j4", "j3", "j2"]  # those that have not ended all stay
+    assert await queue.job("j0") is not None
+
+
+# ---- estimates -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_estimate_follows_the_pace_of_the_last_jobs(queue: Queue) -> None:
+    """Half a second for each unit of effort, and a job claimed every second while others wait."""
+    for index in range(3):
+        await queue.submit(new(f"j{index}", effort=10))
+    assert (await stored_job(queue, "j0")).eta_seconds is None  # nothing was drawn yet
+    pace = f"{CONFIG.prefix}pace:{queue.config.line('m')}"
+    await take(queue)
+    job = f"{CONFIG.prefix}job:j0"
+    await queue.redis.hincrby(job, "started_at", -5000)
+    await finish(queue, "j0")
+    assert (await stored_job(queue, "j1")).eta_seconds is None  # nobody knows when it is claimed
+    await queue.redis.hincrby(pace, "left_at", -1000)
+    assert await take(queue) == ["j1"]
+    running, last = await stored_job(queue, "j1"), await stored_job(queue, "j2")
+    assert running.eta_seconds == pytest.approx(5, abs=1)
+    assert last.eta_seconds == pytest.approx(5 + 1, abs=1)
+    assert (await stored_job(queue, "j0")).eta_seconds is None  # it has ended
+    assert 0 < await queue.redis.pttl(pace) <= 600_000
+
+
+async def test_no_estimate_is_made_up(queue: Queue) -> None:
+    pace = f"{CONFIG.prefix}pace:{queue.config.line('m')}"
+    for index in range(3):
+        await queue.submit(new(f"j{index}", effort=10))
+    await take(queue)
+    await queue.redis.hset(pace, mapping={"run": 100.0, "gap": 100.0})
+    assert (await stored_job(queue, "j0")).eta_seconds == pytest.approx(1, abs=1)
+    await queue.redis.hincrby(f"{CONFIG.prefix}job:j0", "started_at", -5000)
+    assert (await stored_job(queue, "j0")).eta_seconds is None  # later than the last jobs tell
+    await lose_leases(queue)
+    await queue.redis.zadd(f"{CONFIG.prefix}lines", {queue.config.line("m"): (time.time() - 1000) * 1000})
+    assert (await stored_job(queue, "j1")).eta_seconds is None  # no worker claims
+
+
+async def test_pace_is_measured_only_while_jobs_wait(queue: Queue) -> None:
+    pace = f"{CONFIG.prefix}pace:{queue.config.line('m')}"
+    await queue.submit(new("a"))
+    await take(queue)
+    await queue.submit(new("b"))
+    await take(queue)
+    assert await queue.redis.hget(pace, "gap") is None
+    for index in range(5):
+        await queue.submit(new(f"j{index}"))
+    await take(queue, 1)
+    await queue.redis.hincrby(pace, "left_at", -4000)
+    await take(queue, 2)
+    assert float(decoded(await queue.redis.hget(pace, "gap"))) == pytest.approx(2000, rel=0.2)
