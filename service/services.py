@@ -16,6 +16,7 @@ from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
 from service.jobs import BlobStore, EventHub, Queue, cancelled
 from service.jobs.catalogue import Catalogue
+from service.jobs.webhooks.hosts import WebhookHosts
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks.pictures.errors import Limits
@@ -51,6 +52,7 @@ class Services:
     canary: SingleFlight[dict[str, dict[str, Any]]]
     uploads: DecodePool
     transcoding: FairLine  # threads that code finished pictures in other formats
+    webhook_hosts: WebhookHosts  # none: webhooks are off
     parsing: CapacityLimiter  # one thread for large bodies: while it parses JSON, no other thread runs
 
     @property

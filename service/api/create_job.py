@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from service.api.job_access import no_room, read_spec
 from service.auth.keys import Client
@@ -16,12 +17,28 @@ from service.errors import FieldError, Problem
 from service.jobs import BlobStoreFull, Job, NewJob, QueueFull, QuotaFull, UploadQuotaFull
 from service.jobs.messages import Priority
 from service.jobs.spec import JobSpec, Size, encode
+from service.jobs.webhooks.hosts import HostNotAllowed
 from service.services import Services
 
 RESULTS_SHARE = 0.25
 """Of the blob store's budget, for the pictures of one job."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,3})?")
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What a request asks of the queue beside its pictures. start_seconds: if no worker has claimed the job by then, it
+    fails. webhook: the URL to call when it has ended."""
+
+    start_seconds: float | None = None
+    webhook: str = ""
+
+    @classmethod
+    def of(cls, services: Services, start_timeout: str | None, webhook_url: str | None) -> JobOptions:
+        """From the headers X-Start-Timeout and X-Webhook-URL. Raises Problem."""
+        return cls(_start_seconds(services, start_timeout), _webhook(services, webhook_url))
 
 
 async def replay(services: Services, client: Client, route: str, key: str | None, digest: str) -> Job | None:
@@ -43,6 +60,7 @@ async def create_job(
     digest: str = "",
     priority: Priority = "normal",
     uploads: Mapping[str, bytes] | None = None,
+    options: JobOptions = JobOptions(),
 ) -> Job:
     """Stores the uploads and submits the job that names them. Of two requests with one idempotency key, the second gets
     the first one's job, if both are the same request, and its own uploads are deleted.
@@ -67,6 +85,10 @@ async def create_job(
         quota=client.quota,
         blobs=tuple(blobs.values()),
         repeats=repeats,
+        effort=_effort(spec),
+        about=_about(spec),
+        start_seconds=options.start_seconds,
+        webhook=options.webhook,
     )
     try:
         for name, data in uploads.items():
@@ -93,9 +115,49 @@ def new_job_id() -> str:
 def _repeats(client: Client, route: str, key: str) -> str:
     """The same for the same idempotency key of the same client. Raises Problem."""
     if not _KEY.fullmatch(key):
-        error = FieldError("Idempotency-Key", "1 to 255 visible ASCII characters", place="header")
-        raise Problem(400, "invalid", "Idempotency-Key: 1 to 255 visible ASCII characters", errors=[error])
+        raise _bad_header("Idempotency-Key", "1 to 255 visible ASCII characters")
     return hashlib.sha256(f"{client.name}\0{route}\0{key}".encode()).hexdigest()[:32]
+
+
+def _bad_header(name: str, message: str, code: str = "invalid") -> Problem:
+    return Problem(400, code, f"{name}: {message}", errors=[FieldError(name, message, code, place="header")])
+
+
+def _start_seconds(services: Services, given: str | None) -> float | None:
+    """Raises Problem."""
+    if given is None:
+        return None
+    most = services.queue.config.held_seconds
+    if not _SECONDS.fullmatch(given) or not 0 < float(given) <= most:
+        message = f"must be a number of seconds above 0 and up to {most:.0f}, such as 30; without it the job waits"
+        raise _bad_header("X-Start-Timeout", message)
+    return float(given)
+
+
+def _webhook(services: Services, given: str | None) -> str:
+    """Raises Problem."""
+    if given is None:
+        return ""
+    if not services.webhook_hosts:
+        message = "this server calls no webhooks; leave it out, or ask the operator to set ARPG_WEBHOOK_HOSTS"
+        raise _bad_header("X-Webhook-URL", message, "webhooks_off")
+    try:
+        return str(services.webhook_hosts.checked(given))
+    except HostNotAllowed as error:
+        raise _bad_header("X-Webhook-URL", str(error), "webhook_not_allowed") from None
+
+
+def _effort(spec: JobSpec) -> int:
+    """What the time to draw the job grows with: steps of all windows. A model that sets its steps itself has the same
+    number of tokens in each, as far as estimates need it."""
+    steps = spec.sampling.steps or int((~spec.fixed_cells).sum())
+    return max(1, steps * max(1, len(spec.windows)))
+
+
+def _about(spec: JobSpec) -> dict[str, object]:
+    """For the list of the client's jobs, which reads no specs."""
+    height, width = spec.size
+    return {"task": spec.task, "class_name": spec.class_name, "n": spec.n, "width": width, "height": height}
 
 
 def check_priority(client: Client, priority: Priority) -> None:

@@ -16,11 +16,23 @@ from fastapi.responses import JSONResponse, Response
 from service.api.dependencies import disconnected
 from service.api.job_access import cancel_job, picture_response, read_result, read_spec, until_finished
 from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
-from service.api.schemas import Fork, JobError, JobImage, JobObject, JobUrls, PaddingObject, ResolvedRequest, Task
+from service.api.schemas import (
+    Fork,
+    JobError,
+    JobImage,
+    JobObject,
+    JobUrls,
+    JobWebhook,
+    ListedJobObject,
+    PaddingObject,
+    ResolvedRequest,
+    Task,
+)
 from service.api.sse import EventStreamResponse, encode
 from service.errors import Problem, draining
-from service.jobs import FINAL_STATES, Event, Job, cancelled
+from service.jobs import FINAL_STATES, Event, Job, ListedJob, cancelled
 from service.jobs.messages import encode_event
+from service.jobs.result import JobResult
 from service.jobs.spec import JobSpec, OutpaintCompose
 from service.services import Services
 
@@ -45,8 +57,10 @@ async def present(services: Services, request: Request, job: Job, preference: Re
         try:
             response = await picture_response(services, request, job, 0, FORMATS[preference.kind])
         except Problem as problem:
-            # The client asked for the picture itself, so a failed job is a server error.
-            problem.status = 500 if job.state == "failed" else problem.status
+            # The client asked for the picture itself, so a failed job is a server error; one that nobody began with in
+            # the time that the client set is a timeout.
+            if job.state == "failed":
+                problem.status = 504 if problem.code == "start_timeout" else 500
             problem.headers |= headers
             raise
         response.headers.update(headers)
@@ -114,10 +128,12 @@ def job_object(job: Job, root: str) -> JobObject:
         task=cast(Task, spec.task),
         status=job.state,
         position=job.position,
+        eta_seconds=None if job.eta_seconds is None else round(job.eta_seconds, 3),
         created_at=_moment(job.created_at) or datetime.now(UTC),
         started_at=_moment(job.started_at),
         finished_at=_moment(job.finished_at),
         expires_at=_moment(job.expires_at),
+        start_by=_moment(job.start_by),
         model=job.model,
         class_name=spec.class_name,
         request=_resolved(spec),
@@ -128,10 +144,53 @@ def job_object(job: Job, root: str) -> JobObject:
         images=[JobImage(**_image(own, **image.summary())) for image in (result.images if result else ())],
         mask_tokens=(~spec.fixed_cells).astype(int).tolist() if succeeded and spec.picture_box else None,
         error=None if job.error is None else JobError(**job.error),
-        urls=JobUrls(self=own, events=f"{own}/events", cancel=own),
-        timings=result.timings if result else {},
+        urls=_urls(own),
+        timings=_timings(job, result),
         usage=result.usage if result else {},
+        webhook=_webhook(job),
     )
+
+
+def listed_job(job: ListedJob, root: str) -> ListedJobObject:
+    """root: as for `job_object`."""
+    own, about = job_url(root, job.id), job.about
+    drawn = about.get("n", 0) if job.state == "succeeded" else 0
+    return ListedJobObject(
+        id=job.id,
+        task=about.get("task"),
+        status=job.state,
+        position=job.position,
+        created_at=_moment(job.created_at) or datetime.now(UTC),
+        started_at=_moment(job.started_at),
+        finished_at=_moment(job.finished_at),
+        expires_at=_moment(job.expires_at),
+        model=job.model,
+        class_name=about.get("class_name"),
+        n=about.get("n"),
+        width=about.get("width"),
+        height=about.get("height"),
+        images=[f"{own}/images/{index}" for index in range(drawn)],
+        error=None if job.error is None else JobError(**job.error),
+        urls=_urls(own),
+    )
+
+
+def _urls(own: str) -> JobUrls:
+    return JobUrls(self=own, events=f"{own}/events", cancel=own)
+
+
+def _timings(job: Job, result: JobResult | None) -> dict[str, float]:
+    """The stages that are over: those that the worker timed, and those that the queue knows of any job."""
+    known: dict[str, float] = {}
+    if job.started_at is not None and job.attempt == 1:
+        known["queue_seconds"] = job.started_at - job.created_at
+    if job.finished_at is not None:
+        known["total_seconds"] = job.finished_at - job.created_at
+    return known | (result.timings if result else {})
+
+
+def _webhook(job: Job) -> JobWebhook | None:
+    return None if job.webhook is None else JobWebhook(**asdict(job.webhook))
 
 
 def _resolved(spec: JobSpec) -> ResolvedRequest:
@@ -192,3 +251,14 @@ def _image(own: str, *, index: int, **summary: Any) -> dict[str, Any]:
 
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def webhook_body(job: Job, root: str) -> bytes:
+    """What a webhook tells of a job that has ended; the same in each try. A job that another version of the service
+    wrote is told by its id and status."""
+    try:
+        data = job_object(job, root).model_dump(mode="json", by_alias=True, exclude={"webhook"})
+    except Problem:
+        data = {"id": job.id, "status": job.state}
+    ended = (_moment(job.finished_at) or datetime.now(UTC)).isoformat().replace("+00:00", "Z")
+    return encode_event({"type": f"job.{job.state}", "timestamp": ended, "data": data})

@@ -93,6 +93,15 @@ class JobUrls(BaseModel):
     cancel: str
 
 
+class JobWebhook(BaseModel):
+    """The webhook of a job: whether it has been delivered, and why the last call did not deliver it."""
+
+    url: str
+    state: Literal["pending", "delivered", "failed"]
+    tries: int
+    error: str
+
+
 class JobObject(BaseModel):
     """A job, from its acceptance until it expires."""
 
@@ -100,10 +109,16 @@ class JobObject(BaseModel):
     task: Task
     status: Status
     position: int | None = Field(description="Jobs ahead of it; null when it is not queued")
+    eta_seconds: float | None = Field(
+        description="Until the job ends, estimated from the last jobs of its model; null: unknown, or the job has ended"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     expires_at: datetime | None = Field(description="When the job, its events and its pictures are deleted")
+    start_by: datetime | None = Field(
+        None, exclude_if=_absent, description="If no worker has begun with the job by then, it fails (X-Start-Timeout)"
+    )
     model: str
     class_name: str | None
     request: ResolvedRequest
@@ -121,8 +136,44 @@ class JobObject(BaseModel):
     )
     error: JobError | None
     urls: JobUrls
-    timings: dict[str, float]
+    timings: dict[str, float] = Field(description="Seconds of each stage that is over, in the last attempt")
     usage: dict[str, int]
+    webhook: JobWebhook | None = Field(None, exclude_if=_absent)
+
+
+class ListedJobObject(BaseModel):
+    """A job in a list: without its request, timings and seeds, which are at `urls.self`. Null: an older version of the
+    service accepted the job, and does not tell."""
+
+    id: str
+    task: Task | None
+    status: Status
+    position: int | None = Field(description="Jobs ahead of it; null when it is not queued")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    model: str
+    class_name: str | None
+    n: int | None = Field(description="How many pictures")
+    width: int | None
+    height: int | None
+    images: list[str] = Field(description="Addresses of its pictures, once it has succeeded")
+    error: JobError | None
+    urls: JobUrls
+
+
+class JobList(BaseModel):
+    """A page of the client's jobs, the newest first."""
+
+    jobs: list[ListedJobObject]
+    next_cursor: str | None = Field(description="`?cursor=` of the next page; null: this is the last page")
+
+
+class WebhookSecret(BaseModel):
+    """Standard Webhooks: the signature is the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}`."""
+
+    secret: str = Field(description="`whsec_` and base64, as the libraries of Standard Webhooks take it")
 
 
 class ClassObject(BaseModel):

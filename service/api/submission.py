@@ -1,4 +1,5 @@
-"""A request for pictures, apart from its body: its sender, its idempotency key, and how it wants its answer."""
+"""A request for pictures, apart from its body: its sender, its idempotency key, start deadline and webhook, and how it
+wants its answer."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
+from service.api.create_job import JobOptions
 from service.api.dependencies import ClientDep, ServicesDep
 from service.api.job_access import read_spec
 from service.api.negotiation import ResponsePreference
@@ -24,6 +26,7 @@ class Submission:
     request: Request
     client: Client
     key: str | None
+    options: JobOptions
     prefer: str | None
     cancel_on_disconnect: bool
 
@@ -53,6 +56,14 @@ async def _submission(
     prefer: Annotated[
         str | None, Header(description="`wait=N`: respond when the job has ended, after N seconds at most")
     ] = None,
+    x_start_timeout: Annotated[
+        str | None,
+        Header(description="Seconds within which a worker must begin with the job; else it fails with `start_timeout`"),
+    ] = None,
+    x_webhook_url: Annotated[
+        str | None,
+        Header(description="Called when the job has ended, if the server allows its host; see /v1/webhooks/secret"),
+    ] = None,
     on_disconnect: Annotated[
         Literal["cancel"] | None,
         Query(
@@ -65,6 +76,7 @@ async def _submission(
         request=request,
         client=client,
         key=idempotency_key,
+        options=JobOptions.of(services, x_start_timeout, x_webhook_url),
         prefer=prefer,
         cancel_on_disconnect=on_disconnect == "cancel",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from service.api import problems
-from service.api.routes import forks, health, jobs, models, sessions, tasks
+from service.api.presenter import webhook_body
+from service.api.routes import forks, health, job_list, jobs, models, sessions, tasks, webhooks
 from service.auth.key_store import KeyStore
 from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
 from service.jobs import BlobStore, EndedJob, EventHub, Queue, WorkerCards, connect
 from service.jobs.catalogue import Catalogue
 from service.jobs.spec import task_of
+from service.jobs.webhooks.hosts import WebhookHosts
+from service.jobs.webhooks.queue import WebhookQueue
 from service.metrics import Metrics
 from service.server import openapi
 from service.server.auth_middleware import AuthMiddleware
@@ -123,7 +127,7 @@ def create_app(
     )
     app.metrics, app.settings = metrics, settings
     problems.install(app, retry_after=settings.retry_after, max_body_bytes=settings.max_body_bytes)
-    for topic in (tasks, forks, jobs, models, sessions, health):
+    for topic in (tasks, forks, job_list, jobs, webhooks, models, sessions, health):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)
@@ -170,6 +174,21 @@ async def _services(
             settings.decode_processes, settings.decode_seconds, settings.max_pixels, settings.max_body_bytes
         )
         stack.push_async_callback(uploads.close)
+        signer, hosts = Signer(redis, config.prefix, settings.signing_secret), WebhookHosts(settings.webhook_hosts)
+        if hosts:
+            from service.jobs.webhooks.caller import WebhookCaller, resolve  # httpx is slow to import
+            from service.jobs.webhooks.sender import WebhookSender
+
+            sender = WebhookSender(
+                WebhookQueue(redis, config),
+                queue,
+                WebhookCaller(hosts, resolve),
+                metrics.webhooks,
+                secret_of=signer.webhook_secret,
+                body_of=partial(webhook_body, root=settings.root_path),
+            )
+            sender.start()
+            stack.push_async_callback(sender.close)
         yield Services(
             settings=settings,
             lifecycle=lifecycle,
@@ -181,11 +200,12 @@ async def _services(
             blobs=BlobStore(redis, config, settings.blob_config, evicted=metrics.pictures_evicted.inc),
             catalogue=Catalogue(WorkerCards(redis, config), queue, retry_after=settings.retry_after),
             keys=keys,
-            signer=Signer(redis, config.prefix, settings.signing_secret),
+            signer=signer,
             limiter=RateLimiter(redis, config.prefix),
             canary=canary,
             uploads=uploads,
             transcoding=FairLine(TRANSCODING_THREADS),
+            webhook_hosts=hosts,
             parsing=CapacityLimiter(1),
         )
 

@@ -127,7 +127,16 @@ def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         app,
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST", "DELETE"),
-        allow_headers=("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
+        allow_headers=(
+            "Authorization",
+            "X-API-Key",
+            "Content-Type",
+            "Idempotency-Key",
+            "Last-Event-ID",
+            "Prefer",
+            "X-Start-Timeout",
+            "X-Webhook-URL",
+        ),
         expose_headers=(
             "Location",
             "X-Job-ID",

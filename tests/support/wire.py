@@ -80,6 +80,9 @@ class Wire:
         if key.endswith("_at") and isinstance(told, str):
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", told), told
             return "TIME"
+        if key == "eta_seconds":
+            assert told is None or isinstance(told, float)
+            return "ETA"
         if key.endswith("_seconds"):
             assert isinstance(told, float)
             return "SECONDS"

@@ -95,6 +95,7 @@ async def _create(submission: Submission, parent: Job, fields: ForkRequest, dige
         digest=digest,
         priority=fields.priority,
         uploads=uploads,
+        options=submission.options,
     )
 
 

@@ -146,5 +146,6 @@ async def _submitted(submission: Submission, task: Task, body: Body) -> Job:
                 digest=digest,
                 priority=fields.priority,
                 uploads=start.uploads,
+                options=submission.options,
             )
     return job
