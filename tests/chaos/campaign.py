@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from service.auth import key_store, keys
+from tests.api.jobs.receiver import receiving
 from tests.chaos import cluster, truth
 from tests.chaos.checker import check
 from tests.chaos.children import Setup
@@ -85,6 +86,7 @@ async def campaign(plan: Plan, logs: Path) -> Report:
 def calm(jobs: Sequence[Job]) -> list[Job]:
     """The same pictures, all sent at once, without readers, cancellations and poison."""
     quiet: dict[str, Any] = {"at": 0.0, "together": 1, "cancel_after": None, "by_post": False, "readings": ()}
+    quiet |= {"start_seconds": None, "webhook": False}
     return [replace(job, **quiet) for job in jobs if job.poison is None]
 
 
@@ -92,21 +94,22 @@ async def run(
     plan: Plan, jobs: Sequence[Job], faults: Sequence[Fault], logs: Path, appendonly: bool = True
 ) -> tuple[History, Figures, Counter[str], dict[str, Any]]:
     write_schedule(logs, faults)
-    with tempfile.TemporaryDirectory(prefix="arpg-", dir=SCRATCH) as folder:
+    with tempfile.TemporaryDirectory(prefix="arpg-", dir=SCRATCH) as folder, receiving(200) as receiver:
         server = Server(Path(folder), appendonly=appendonly)
         await server.start()
         setup = Setup(
             logs=logs, namespace="chaos", lease=plan.lease, max_lost=plan.max_lost, max_queued=plan.max_queued,
             models=(str(plan.folder),) if plan.folder else plan.load.models, folder=plan.folder, mutant=plan.mutant,
-            environment={} if appendonly else {"ARPG_ALLOW_UNSAFE_REDIS": "1"},
+            webhook_hosts=(receiver.url,), environment={} if appendonly else {"ARPG_ALLOW_UNSAFE_REDIS": "1"},
         )  # fmt: skip
         headers = hand_out_keys(setup.data, plan.load.clients, plan.quota)
         async with cluster.running(setup, server) as them:
             history = History()
-            clients = Clients(them.urls, history, headers=headers)
+            clients = Clients(them.urls, history, headers=headers, receiver=receiver.url)
             try:
                 await ready(them, plan.load.models, next(iter(headers.values())))
                 happened = await storm(plan, jobs, faults, them, clients, history)
+                await truth.called(history, receiver, server.url, plan.patience)
                 await truth.gather(history, clients, jobs, server.url, setup.settings(server.url))
                 more = {
                     "worker processes": sum(place.ends.total() + 1 for place in them.workers),

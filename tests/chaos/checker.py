@@ -153,6 +153,8 @@ def only_poison_fails(history: History, _: Mapping[str, Outcome]) -> Iterator[Vi
         outcome = history.outcomes.get(id)
         if outcome is None:
             continue
+        if outcome.error == "start_timeout" and asked.deadline:
+            continue
         if asked.poison is None:
             if outcome.state == "failed":
                 yield Violation("innocent", id, f"is harmless and failed: {outcome.error}")
@@ -160,6 +162,43 @@ def only_poison_fails(history: History, _: Mapping[str, Outcome]) -> Iterator[Vi
             yield Violation("poison", id, "is poison and was drawn")
         elif outcome.state == "failed" and outcome.error not in asked.poison:
             yield Violation("poison", id, f"failed with {outcome.error}, not {' or '.join(sorted(asked.poison))}")
+
+
+def none_starts_late(history: History, _: Mapping[str, Outcome]) -> Iterator[Violation]:
+    for id, _asked in by_job(history):
+        outcome = history.outcomes.get(id)
+        if outcome is None:
+            continue
+        attempts = {number(event.id)[0] for event in history.streams.get(id, [])} - {0}
+        if outcome.error == "start_timeout" and attempts:
+            yield Violation("deadline", id, "ended for not having started, and had started")
+        by, at = outcome.start_by, outcome.started_at
+        if attempts == {1} and by is not None and at is not None and at >= by:
+            yield Violation("deadline", id, f"started {at - by:.3f} s after its deadline")
+
+
+def lists_are_whole(history: History, _: Mapping[str, Outcome]) -> Iterator[Violation]:
+    known: dict[str, list[str]] = {}
+    for id, asked in by_job(history):
+        if id in history.outcomes:
+            known.setdefault(asked.client, []).append(id)
+    for client, ids in known.items():
+        told = history.lists.get(client, [])
+        if sorted(told) != sorted(ids):
+            missing, more = set(ids) - set(told), [id for id in told if id not in ids or told.count(id) > 1]
+            yield Violation("list", client, f"its list lacks {sorted(missing)[:5]} and has besides {more[:5]}")
+
+
+def webhooks_arrive(history: History, _: Mapping[str, Outcome]) -> Iterator[Violation]:
+    """At least once, and always with the state in which the job ended."""
+    for id, asked in by_job(history):
+        outcome, told = history.outcomes.get(id), history.called.get(id, [])
+        if outcome is None or outcome.state not in TERMINAL.values():
+            continue
+        if asked.webhook != bool(told):
+            yield Violation("webhook", id, f"was called {len(told)} times")
+        elif set(told) - {outcome.state}:
+            yield Violation("webhook", id, f"told {' and '.join(sorted(set(told)))}, and it is {outcome.state}")
 
 
 def nothing_is_left(history: History, _: Mapping[str, Outcome]) -> Iterator[Violation]:
@@ -195,6 +234,9 @@ RULES: tuple[Rule, ...] = (
     results_are_the_same,
     cancelled_if_asked,
     only_poison_fails,
+    none_starts_late,
+    lists_are_whole,
+    webhooks_arrive,
     nothing_is_left,
     no_complaints,
 )

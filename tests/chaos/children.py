@@ -43,6 +43,7 @@ class Setup:
     grace: float = 3.0
     folder: Path | None = None
     mutant: str | None = None
+    webhook_hosts: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -53,7 +54,8 @@ class Setup:
         return ChaosSettings(
             _env_file=None, redis_url=redis_url, namespace=self.namespace, models=self.models, lease=self.lease,
             max_queued=self.max_queued, grace=self.grace, heartbeat=1.0, stream_life=3.0, retry_after=1, metrics_port=0,
-            device="cpu", data_dir=self.data, batch_invariant=True, lost=self.max_lost, **more,
+            device="cpu", data_dir=self.data, batch_invariant=True, lost=self.max_lost,
+            webhook_hosts=self.webhook_hosts, **more,
         )  # fmt: skip
 
 

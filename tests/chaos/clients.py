@@ -34,13 +34,16 @@ class Figures:
 
 
 class Clients:
-    """All clients. replicas: base URLs of the API replicas. headers: by client name."""
+    """All clients. replicas: base URLs of the API replicas. headers: by client name. receiver: the URL of webhooks."""
 
-    def __init__(self, replicas: Sequence[str], history: History, *, headers: dict[str, dict[str, str]]) -> None:
+    def __init__(
+        self, replicas: Sequence[str], history: History, *, headers: dict[str, dict[str, str]], receiver: str
+    ) -> None:
         self.figures = Figures()
         self._replicas = replicas
         self._history = history
         self._headers = headers
+        self._receiver = receiver
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(FRAME_PATIENCE), trust_env=False)
 
@@ -72,7 +75,7 @@ class Clients:
         return await self._asked("GET", path, job, random.Random(path))
 
     async def _submit(self, job: Job, chance: random.Random) -> str:
-        headers = {"Idempotency-Key": job.key}
+        headers = self._options(job)
         if chance.random() < 0.1:
             headers["Prefer"] = "wait=2"
         answer = await self._asked("POST", job.path, job, chance, json=job.body, headers=headers)
@@ -81,6 +84,15 @@ class Clients:
         id = str(answer.json()["id"])
         self._accepted(job, id)
         return id
+
+    def _options(self, job: Job) -> dict[str, str]:
+        """The headers of its request, in each copy of it."""
+        options = {"Idempotency-Key": job.key}
+        if job.start_seconds is not None:
+            options["X-Start-Timeout"] = f"{job.start_seconds:.3f}"
+        if job.webhook:
+            options["X-Webhook-URL"] = self._receiver
+        return options
 
     async def _cancel(self, job: Job, id: str, chance: random.Random) -> None:
         assert job.cancel_after is not None
@@ -118,7 +130,7 @@ class Clients:
 
     async def _follow_post(self, job: Job, chance: random.Random) -> None:
         """Reads the stream from the response to the POST; a fault may prevent that response."""
-        headers = STREAM | {"Idempotency-Key": job.key} | self._headers[job.client]
+        headers = STREAM | self._options(job) | self._headers[job.client]
         view: View | None = None
         with contextlib.suppress(httpx.HTTPError):
             url = self._replica(chance) + job.path

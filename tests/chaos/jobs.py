@@ -36,6 +36,7 @@ class Job:
 
     at: seconds after the start. together: how many copies are sent at once. cancel_after: seconds after acceptance, or
     with cancel_drawn after the job left the queue. by_post: one more reader follows the response to a POST.
+    start_seconds: its start deadline. webhook: whether it has one.
     """
 
     key: str
@@ -49,11 +50,15 @@ class Job:
     by_post: bool
     readings: tuple[Reading, ...]
     poison: str | None = None
+    start_seconds: float | None = None
+    webhook: bool = False
     asked: Asked = field(init=False)
 
     def __post_init__(self) -> None:
         ends = None if self.poison is None else ENDS[self.poison]
-        object.__setattr__(self, "asked", Asked(self.key, self.body["n"], ends))
+        deadline = self.start_seconds is not None
+        asked = Asked(self.key, self.body["n"], ends, self.client, deadline, self.webhook)
+        object.__setattr__(self, "asked", asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,8 @@ class Workload:
     clients: tuple[str, ...] = ("ada", "ben", "cleo")
     uploads: float = 0.1  # share of inpaintings
     cancels: float = 0.12
+    deadlines: float = 0.15
+    webhooks: float = 0.2
     steps: tuple[int, ...] = (8, 12, 16, 24)
 
 
@@ -104,6 +111,8 @@ def job_of(chance: random.Random, key: str, load: Workload, poison: str | None) 
         by_post=chance.random() < 0.2,
         readings=tuple(reading(chance) for _ in range(chance.choice((0, 1, 1, 2)))),
         poison=poison,
+        start_seconds=chance.uniform(0.05, 2) if poison is None and chance.random() < load.deadlines else None,
+        webhook=chance.random() < load.webhooks,
     )
 
 

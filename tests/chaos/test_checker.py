@@ -36,9 +36,9 @@ def good() -> History:
     poison = [Event("0-1", "queued", {"position": 1}), Event("3-1", "failed", {"error": {"code": "worker_lost"}})]
     return History(
         asked={
-            "a": Asked("a", 1),
-            "b": Asked("b", 1),
-            "c": Asked("c", 1, frozenset({"worker_lost"})),
+            "a": Asked("a", 1, client="ann", webhook=True),
+            "b": Asked("b", 1, client="ann"),
+            "c": Asked("c", 1, frozenset({"worker_lost"}), client="bob"),
         },
         accepted={"a": ["A", "A"], "b": ["B"], "c": ["C"]},
         cancels={"B": ["canceled"]},
@@ -49,6 +49,8 @@ def good() -> History:
             "B": Outcome("canceled"),
             "C": Outcome("failed", "worker_lost"),
         },
+        lists={"ann": ["B", "A"], "bob": ["C"]},
+        called={"A": ["succeeded", "succeeded"]},
         leftovers={"ready:m": 0},
     )
 
@@ -191,6 +193,39 @@ def leave_a_lease(history: History) -> None:
     history.leftovers["leases:m"] = 1
 
 
+def start_late(history: History) -> None:
+    history.asked["b"] = Asked("b", 1, client="ann", deadline=True)
+    history.outcomes["B"].start_by, history.outcomes["B"].started_at = 5.0, 5.001
+    history.streams["B"].insert(1, Event("1-1", "started", {"attempt": 1}))
+    history.streams["B"][2] = Event("1-2", "canceled", {})
+
+
+def end_for_its_deadline_though_it_started(history: History) -> None:
+    history.asked["c"] = Asked("c", 1, client="bob", deadline=True)
+    history.outcomes["C"] = Outcome("failed", "start_timeout", start_by=5.0)
+
+
+def time_out_without_a_deadline(history: History) -> None:
+    history.outcomes["B"] = Outcome("failed", "start_timeout")
+    history.streams["B"][1] = Event("0-2", "failed", {})
+
+
+def leave_a_job_out_of_the_list(history: History) -> None:
+    history.lists["ann"].remove("B")
+
+
+def list_a_job_twice(history: History) -> None:
+    history.lists["ann"].append("A")
+
+
+def call_no_webhook(history: History) -> None:
+    history.called.clear()
+
+
+def tell_another_end(history: History) -> None:
+    history.called["A"] = ["succeeded", "failed"]
+
+
 def complain(history: History) -> None:
     history.complaints.append("POST /v1/generate: 500")
 
@@ -225,6 +260,13 @@ def complain(history: History) -> None:
         (make_a_ghost, "ghost"),
         (take_it_twice, "idempotent"),
         (never_accept, "accepted"),
+        (start_late, "deadline"),
+        (end_for_its_deadline_though_it_started, "deadline"),
+        (time_out_without_a_deadline, "innocent"),
+        (leave_a_job_out_of_the_list, "list"),
+        (list_a_job_twice, "list"),
+        (call_no_webhook, "webhook"),
+        (tell_another_end, "webhook"),
         (leave_a_lease, "leftover"),
         (complain, "answer"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
@@ -16,13 +17,16 @@ from service.jobs import ModelLoad, Queue, QueueConfig, connect
 from service.jobs.result import JobResult
 from service.jobs.watch import decode
 from service.settings import Settings
+from tests.api.jobs.receiver import Receiver
 from tests.chaos.clients import Clients
 from tests.chaos.history import TERMINAL, Event, History, Outcome
 from tests.chaos.jobs import Job
 from tests.support.queue import decoded
+from tests.support.waiting import soon
 
 EMPTY_AT_THE_END = (
-    "ready:", "leases:", "quarantine:", "unfinished", "blobs:", "pictures:", "previews:", "unended", "upload",
+    "ready:", "leases:", "quarantine:", "unfinished", "blobs:", "pictures:", "previews:", "unended", "unstarted",
+    "upload", "webhooks",
 )  # fmt: skip
 """Prefixes of the keys that hold unfinished work."""
 
@@ -57,6 +61,20 @@ async def until(url: str, seconds: float, true: Callable[[Collection[ModelLoad]]
             await asyncio.sleep(0.1)
 
 
+async def called(history: History, receiver: Receiver, url: str, seconds: float) -> None:
+    """Waits until no webhook is due any more, at most this many seconds; adds all calls to the history."""
+    due = f"{QueueConfig(namespace='chaos').prefix}webhooks"
+    async with looking(url) as redis:
+        await soon(lambda: is_gone(redis, due), seconds)
+    for _, body in receiver.calls:
+        job = json.loads(body)["data"]
+        history.called.setdefault(job["id"], []).append(job["status"])
+
+
+async def is_gone(redis: Redis, key: str) -> bool:
+    return not await redis.exists(key)
+
+
 async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: str, settings: Settings) -> None:
     """Adds streams, outcomes and leftovers to the history."""
     prefix = settings.queue_config.prefix
@@ -70,6 +88,7 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
             if job is None:
                 continue
             outcome = history.outcomes[id] = Outcome(job.state, (job.error or {}).get("code"))
+            outcome.start_by, outcome.started_at = job.start_by, job.started_at
             if job.result is not None:
                 images = JobResult.model_validate(job.result).images
                 outcome.tokens = {image.index: image.tokens().tolist() for image in images}
@@ -79,6 +98,19 @@ async def gather(history: History, clients: Clients, jobs: Sequence[Job], url: s
     for id, outcome in history.outcomes.items():
         if (asked := owner.get(id)) is not None:
             await as_shown(history, clients, asked, id, outcome)
+    for client, asked in {asked.client: asked for asked in owner.values()}.items():
+        history.lists[client] = await listed(clients, asked)
+
+
+async def listed(clients: Clients, job: Job) -> list[str]:
+    """The list of the job's client."""
+    found, path = [], "/v1/jobs?limit=50"
+    while True:
+        page = (await clients.get(job, path)).json()
+        found += [told["id"] for told in page["jobs"]]
+        if page["next_cursor"] is None:
+            return found
+        path = f"/v1/jobs?limit=50&cursor={page['next_cursor']}"
 
 
 async def as_shown(history: History, clients: Clients, job: Job, id: str, outcome: Outcome) -> None:

@@ -35,7 +35,7 @@ def said(api: Api, request: str) -> bytes:
 def get_routes(api: Api, job: dict[str, Any]) -> dict[str, str]:
     """The path of every GET route, with its parameters filled in."""
     described = api.app.openapi()["paths"]
-    paths = [path for path, methods in described.items() if "get" in methods]
+    paths = [path for path, methods in described.items() if "get" in methods and "webhooks" not in path]  # they are off
     hidden = ["/", "/docs", "/openapi.json", "/metrics", "/playground/app.js"]
     return {
         path: path.replace("{id}", job["id"]).replace("{index}", "0").replace("{model}", "hand")
@@ -47,7 +47,7 @@ def test_every_get_route_answers_head_with_the_same_headers_and_no_body(api: Api
     job = api.generate()
     api.draw(api.claim())
     routes = get_routes(api, job)
-    assert len(routes) == 14
+    assert len(routes) == 15
     for route, path in routes.items():
         expected = api.client.get(path)
         head = api.client.head(path)
