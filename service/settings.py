@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,9 +9,11 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service import logs
 from service.jobs import BlobConfig, QueueConfig
 from service.jobs.connection import is_address
 from service.jobs.webhooks.hosts import WebhookHosts
+from service.logs import LogFormat
 
 MEBIBYTE = 2**20
 
@@ -132,6 +133,9 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9100, ge=0, le=65535)
 
     log_level: str = "info"
+    log_format: LogFormat = Field(
+        "text", description="json: one JSON object a line, with a line for each request and each job"
+    )
 
     @field_validator("models", "cors_origins", "webhook_hosts", mode="before")
     @classmethod
@@ -187,6 +191,4 @@ class Settings(BaseSettings):
 
 
 def set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    for client in ("httpx2", "httpx"):  # the hub's and the webhooks' tell every address, with the tokens in it
-        logging.getLogger(client).setLevel(logging.WARNING)
+    logs.set_up(settings.log_level, settings.log_format)

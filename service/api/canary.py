@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from engine.card import ModelCard
+from service import logs
 from service.api.create_job import new_job_id
 from service.api.job_access import cancel_job, read_result, until_finished
 from service.auth.keys import Client
@@ -39,6 +40,7 @@ async def _draw(services: Services, served: ServedModel) -> dict[str, Any]:
         cost=cost(spec, card, served.capacity),
         spec=encode(spec),
         priority="high",
+        request_id=logs.known("request_id"),
     )
     try:
         await services.queue.submit(new)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from service import logs
 from service.api.job_access import no_room, read_spec
 from service.auth.keys import Client
 from service.errors import FieldError, Problem
@@ -89,6 +90,7 @@ async def create_job(
         about=_about(spec),
         start_seconds=options.start_seconds,
         webhook=options.webhook,
+        request_id=logs.known("request_id"),
     )
     try:
         for name, data in uploads.items():
@@ -205,7 +207,9 @@ def _check_uploads_fit(services: Services, uploads: Mapping[str, bytes]) -> None
 
 
 def _same_request(job: Job, digest: str) -> Job:
-    if read_spec(job).digest != digest:
+    spec = read_spec(job)
+    logs.tell(job_id=job.id, model=job.model, task=spec.task)
+    if spec.digest != digest:
         message = "another request was sent with this key"
         error = FieldError("Idempotency-Key", message, place="header")
         raise Problem(422, "key_reused", f"Idempotency-Key: {message}", errors=[error])

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import anyio.to_thread
 from fastapi import Depends, Request
 
+from service import logs
 from service.api.problems import gone
 from service.auth.keys import Client
 from service.jobs import cancelled
@@ -47,6 +48,7 @@ OptionalClientDep = Annotated[Client | None, Depends(_optional_client)]
 async def choose_model(services: Services, name: str | None, task: str) -> ServedModel:
     """The model that a request names, or the only one. Raises Problem, also if the model can't do the task."""
     served = await services.catalogue.choose(name)
+    logs.tell(model=served.card.name)
     check_task(task, served.card)
     return served
 

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from service import logs
 from service.api.dependencies import ServicesDep, in_thread
 from service.auth.keys import Client
 from service.errors import Problem, draining
@@ -42,6 +43,8 @@ async def find_job(services: Services, client: Client, id: str) -> Job:
     """Raises Problem: 404 if there is no such job, 410 if it has expired. Another client's job is a 404, too."""
     job = await services.queue.job(id)
     if job is not None and job.client == client.name:
+        logs.tell(job_id=job.id, model=job.model)
+        logs.tell_if_missing(task=task_of(job.spec))  # else it is another job's, such as a source
         return job
     if expired(id, services.queue.config.result_ttl_seconds):
         raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
@@ -139,7 +142,18 @@ async def cancel_job(services: Services, job: Job) -> Canceled:
     said = await services.queue.cancel(job.id)
     if said == "canceled" and job.state not in FINAL_STATES:
         # The job never reached a worker, or its worker is gone: no other process counts it.
-        services.metrics.requests.labels(task_of(job.spec) or "unknown", "canceled").inc()
+        task = task_of(job.spec)
+        services.metrics.requests.labels(task or "unknown", "canceled").inc()
+        logs.job_line(
+            job.id,
+            "canceled",
+            seconds=time.time() - job.created_at,
+            request_id=job.request_id,
+            model=job.model,
+            task=task,
+            client=job.client,
+            attempt=job.attempt,
+        )
     return said
 
 

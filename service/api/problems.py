@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from service import logs
 from service.errors import FieldError, Problem, queue_unavailable
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def document(request: Request, problem: Problem) -> dict[str, Any]:
 
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
+    logs.tell(code=problem.code)
     return JSONResponse(
         document(request, problem), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
     )

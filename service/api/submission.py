@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
+from service import logs
 from service.api.create_job import JobOptions
 from service.api.dependencies import ClientDep, ServicesDep
 from service.api.job_access import read_spec
@@ -71,6 +72,7 @@ async def _submission(
         ),
     ] = None,
 ) -> Submission:
+    logs.tell(task=request.scope["route"].name)  # of a fork, create_job tells the parent's
     return Submission(
         services=services,
         request=request,

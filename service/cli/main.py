@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service import logs
 from service.cli import keys as key_commands
 from service.cli import options as drawing_commands
 from service.settings import Settings, set_up_logging
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except _expected() as error:
-        print(f"arpg: {error}", file=sys.stderr)
+        logs.status(f"arpg: {error}", logging.ERROR)
         return 1
 
 
@@ -139,6 +141,7 @@ def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
         "grace",
         "metrics_port",
         "log_level",
+        "log_format",
     )
     return {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
 
@@ -162,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--log-level", choices=("debug", "info", "warning", "error"), help="the least severe messages to log (info)"
         )
+        command.add_argument("--log-format", choices=("text", "json"), help="json: one JSON object a line (text)")
     worker.add_argument(
         "--metrics-port", type=int, help="the port of /metrics; default: 9100 (ARPG_METRICS_PORT); 0 takes a free one"
     )

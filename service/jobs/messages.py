@@ -137,6 +137,7 @@ class NewJob:
     about: Mapping[str, Any] = field(default_factory=dict)  # what the client's list tells of it; never read here
     start_seconds: float | None = None  # the job fails if no worker has claimed it by then
     webhook: str = ""  # the URL to call when it ends; empty: none
+    request_id: str = ""  # of the request that made it, for the logs of all processes
 
     def __post_init__(self) -> None:
         for name in ("id", "model"):
@@ -178,6 +179,7 @@ class Claim:
     pictures: tuple[dict[str, Any], ...] = ()  # what earlier attempts stored of it: see BlobStore.put
     client: str = "local"
     pixels: int = 0  # as in NewJob
+    request_id: str = ""  # as in NewJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,8 @@ class EndedJob:
     state: State
     spec: str  # a JobSpec as text, which the queue never reads
     code: str = ""  # of its error, if no worker drew it
+    request_id: str = ""  # as in NewJob
+    seconds: float = 0.0  # from its submission to its end
 
 
 class Claims(list[Claim]):
@@ -241,6 +245,7 @@ class Job:
     start_by: float | None = None  # if no worker has claimed it by then, it fails
     eta_seconds: float | None = None  # until it ends, as far as the last jobs tell; None: unknown, or it has ended
     webhook: Webhook | None = None
+    request_id: str = ""  # as in NewJob
 
 
 @dataclass(slots=True, kw_only=True)

@@ -66,7 +66,7 @@ class Queue(QueueReader):
         arguments += ["" if job.quota is None else job.quota, job.cost, job.weight, job.spec]
         arguments += [self.config.max_queued, self.config.held_ms, job.pixels, job.effort, dump(dict(job.about))]
         arguments.append("" if job.start_seconds is None else max(1, round(job.start_seconds * 1000)))
-        arguments += [job.webhook, self.config.max_listed, *job.blobs]
+        arguments += [job.webhook, self.config.max_listed, job.request_id, *job.blobs]
         try:
             keys = [self.config.prefix, *([self.repeats_key(job.repeats)] if job.repeats else [])]
             created, state, ahead, id = await self._submit(keys, arguments)
@@ -134,8 +134,11 @@ class Queue(QueueReader):
                 pictures=tuple(json.loads(picture) for picture in pictures),
                 client=text(client),
                 pixels=int(pixels),
+                request_id=text(request),
             )
-            for job_id, attempt, cost, spec, cancel, queued_ms, as_candidate, pictures, client, pixels in granted
+            for job_id, attempt, cost, spec, cancel, queued_ms, as_candidate, pictures, client, pixels, request in (
+                granted
+            )
         ]
         return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
 
@@ -226,6 +229,13 @@ class Queue(QueueReader):
 
 def _ended(entries: Iterable[Sequence[Any]]) -> list[EndedJob]:
     return [
-        EndedJob(id=text(job_id), state=cast(State, text(state)), spec=text(spec), code=text(*code) if code else "")
-        for job_id, state, spec, *code in entries
+        EndedJob(
+            id=text(job_id),
+            state=cast(State, text(state)),
+            spec=text(spec),
+            code=text(code),
+            request_id=text(request),
+            seconds=int(ms) / 1000,
+        )
+        for job_id, state, spec, code, request, ms in entries
     ]

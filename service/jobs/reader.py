@@ -115,6 +115,7 @@ class QueueReader:
             start_by=_seconds(held, "start_by"),
             eta_seconds=None if standing is None else standing.eta_seconds(held, self.config.lease_ms),
             webhook=_webhook(held),
+            request_id=held.get("request", ""),
         )
 
     async def jobs_of(

@@ -236,8 +236,17 @@ def decode(text: str) -> JobSpec:
 
 def task_of(text: str) -> str | None:
     """The task that a job names, whatever its version; for counting."""
+    return _named(text, "task")
+
+
+def named_model(text: str) -> str | None:
+    """The model, likewise."""
+    return _named(text, "model")
+
+
+def _named(text: str, field: str) -> str | None:
     try:
-        task = json.loads(text).get("task")
+        name = json.loads(text).get(field)
     except (ValueError, AttributeError):
         return None
-    return task if isinstance(task, str) else None
+    return name if isinstance(name, str) else None

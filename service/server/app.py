@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
+from service import logs
 from service.api import problems
 from service.api.presenter import webhook_body
 from service.api.routes import forks, health, job_list, jobs, models, sessions, tasks, webhooks
@@ -24,7 +25,7 @@ from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
 from service.jobs import BlobStore, EndedJob, EventHub, Queue, WorkerCards, connect
 from service.jobs.catalogue import Catalogue
-from service.jobs.spec import task_of
+from service.jobs.spec import named_model, task_of
 from service.jobs.webhooks.hosts import WebhookHosts
 from service.jobs.webhooks.queue import WebhookQueue
 from service.metrics import Metrics
@@ -163,6 +164,15 @@ async def _services(
             metrics.requests.labels(task_of(ended.spec) or "unknown", ended.state).inc()
             if ended.code:
                 metrics.jobs_undrawn.labels(ended.code).inc()
+            logs.job_line(
+                ended.id,
+                ended.state,
+                code=ended.code,
+                seconds=ended.seconds,
+                request_id=ended.request_id,
+                model=named_model(ended.spec),
+                task=task_of(ended.spec),
+            )
 
         queue = Queue(redis, config)
         hub = EventHub(blocking, config, swept=count, skipped=metrics.events_skipped.inc)

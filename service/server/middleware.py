@@ -1,4 +1,4 @@
-"""What every request gets: a request id, security headers, metrics, CORS; and HEAD for every GET.
+"""What every request gets: a request id, a line in the log, security headers, metrics, CORS; and HEAD for every GET.
 
 Pure ASGI: an event stream passes through unbuffered, and the app sees when the client disconnects.
 """
@@ -6,18 +6,21 @@ Pure ASGI: an event stream passes through unbuffered, and the app sees when the 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 import uuid
 from collections.abc import Sequence
 from http import HTTPStatus
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, body_too_large, respond
+from service import logs
+from service.api.problems import MEDIA_TYPE, MOST_LETTERS, body_too_large, respond
 from service.errors import Problem
 from service.metrics import Metrics
 
@@ -27,6 +30,9 @@ PAGE_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+
+QUIET = ("/healthz", "/readyz", "/metrics", "/playground/")
+"""Paths that are asked for often, without anybody's interest in each request."""
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"})
 
@@ -46,18 +52,20 @@ class RequestContextMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began = time.perf_counter()
+        answer = Answer()
         replaced = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal replaced
+            answer.note(message)
             if message["type"] == "http.response.start":
-                self._observe(scope, message["status"], time.perf_counter() - began)
+                self._observe(scope, message["status"], answer.first_byte_seconds)
                 headers = MutableHeaders(scope=message)
                 # The framework's body limit sends plain text before any of our handlers runs.
                 replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
                 body = _too_large(scope, request_id, self.max_body_bytes) if replaced else b""
                 if replaced:
+                    logs.tell(code="too_large")
                     headers["Content-Type"] = MEDIA_TYPE
                     headers["Content-Length"] = str(len(body))
                 headers["X-Request-ID"] = request_id
@@ -70,13 +78,60 @@ class RequestContextMiddleware:
             elif not replaced:
                 await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        with logs.about(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_headers)
+            finally:
+                answer.log(scope)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.http_requests.labels(method, route, str(status)).inc()
         self.metrics.http_request_seconds.labels(method, route).observe(seconds)
+
+
+class Answer:
+    """What was sent of a response, and when."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.status = 0  # nothing was sent
+        self.first_byte_seconds = 0.0
+        self.complete = False
+
+    def note(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.first_byte_seconds = time.perf_counter() - self._began
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
+
+    @property
+    def outcome(self) -> str:
+        if self.status >= 500 and self.status != 503:
+            return "failed"
+        if self.status >= 400:
+            return "refused"
+        return "answered" if self.complete else "disconnected"
+
+    def log(self, scope: Scope) -> None:
+        """The line of the request. Probes and the page's files are logged only at level debug, unless they fail."""
+        path, seconds = quote(scope["path"])[:MOST_LETTERS], time.perf_counter() - self._began
+        quiet = path.startswith(QUIET) and self.status < 400
+        client = scope["state"].get("client")
+        logs.line(
+            "request",
+            f"{scope['method']} {path}: {self.status} {self.outcome} in {seconds:.3f} s",
+            level=logging.DEBUG if quiet else logging.INFO,
+            method=scope["method"],
+            path=path,
+            route=getattr(scope.get("route"), "path", None),
+            status=self.status or None,
+            outcome=self.outcome,
+            client=None if client is None else client.name,
+            timings={"first_byte_seconds": self.first_byte_seconds, "total_seconds": seconds},
+        )
 
 
 class FramingMiddleware:

@@ -20,13 +20,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from service import logs
 from service.jobs import BlobStore, Queue, WorkerCards, connect
 from service.metrics import Metrics, serve_metrics
 from service.server.app import Service, create_app
 from service.server.embedded import EmbeddedServer, running_in
 from service.server.http_server import METRICS_CONNECTIONS, HTTPServer, allow_open_files, http_server, metrics_app
 from service.server.listen import listen, port_errors
-from service.server.startup import check_redis, print_status, startup_keys, wait_for_redis
+from service.server.startup import check_redis, startup_keys, wait_for_redis
 from service.server.worker_process import WorkerProcess
 from service.services import Lifecycle
 from service.settings import Settings
@@ -77,7 +78,7 @@ def worker(settings: Settings) -> int:
     metrics = Metrics(CollectorRegistry())
     with port_errors(settings.metrics_host, settings.metrics_port, "ARPG_METRICS_PORT"):
         server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
-    print_status(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
+    logs.status(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
     try:
         unchecked = None if asyncio.run(check_redis(url, settings)) else url
         return run_worker(settings, url, metrics, unchecked)
@@ -117,7 +118,7 @@ def _shared_redis(settings: Settings) -> str | None:
     if url := settings.redis_address or running_in(_embedded_folder(settings)):
         return url
     folder = settings.data_dir.absolute()
-    print_status(
+    logs.status(
         f"arpg: no Redis: set ARPG_REDIS_URL, or run `arpg serve` with the same data folder, {folder} (ARPG_DATA_DIR)"
     )
     return None
@@ -134,7 +135,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
         async for engine in load_engines(settings):
             if stop.is_set():
                 return
-            print_status(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
+            logs.status(f"model {engine.model.name} is loaded after {time.monotonic() - began:.1f} s")
             engines.append(engine)
         redis = connect(url)
         config = settings.queue_config
@@ -168,7 +169,7 @@ async def _run(
     unchecked_redis: the URL of a Redis that did not respond yet; it is checked as soon as it does.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
-    say = (lambda _: None) if quiet else print_status
+    say = (lambda _: None) if quiet else logs.status
 
     def on_signal() -> None:
         if stop.is_set():
@@ -201,7 +202,7 @@ async def _run(
         for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
             servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))
             host, port = listener.getsockname()[:2]
-            print_status(f"http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
+            logs.status(f"http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
         ends += [serving for _, serving in servers]
     if work is not None:
         working = asyncio.ensure_future(work(stop))

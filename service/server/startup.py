@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-import sys
 
 from redis.exceptions import RedisError
 
+from service import logs
 from service.auth import key_store, keys
 from service.auth.key_store import KeyStore
 from service.jobs import check_server, connect
@@ -22,10 +22,6 @@ RETRY_SECONDS = 1.0
 """Between two checks of a Redis that does not respond yet."""
 
 
-def print_status(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     """The API's keys. Keys are needed if the file of keys exists, or if other machines can reach the listener.
 
@@ -36,7 +32,7 @@ def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     if not (store.needed and store.empty()):
         return store
     if not public:
-        print_status(
+        logs.status(
             f"every key in {settings.keys_path} is revoked, so all requests are refused; "
             "make a new key with: arpg keys add NAME"
         )
@@ -51,7 +47,7 @@ def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     except OSError as error:
         store.add_in_memory(key)
         stored = f"it is valid until this process ends, because {settings.keys_path} can't be written: {error.strerror}"
-    print_status(
+    logs.secret(
         f"other machines can reach this server, so it needs a key. A new key, shown only now: {text}  ({stored})"
     )
     return store

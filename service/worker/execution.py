@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from engine.request import EMPTY
+from service import logs
 from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
 from service.jobs.result import JobResult, StoredImage, other_model
@@ -98,6 +99,12 @@ class JobExecution:
         picture.update(output)
 
     async def run(self) -> None:
+        claim = self.claim
+        names = {"model": self._context.card.name, "task": self.spec.task, "client": claim.client}
+        with logs.about(request_id=claim.request_id, job_id=claim.id, attempt=claim.attempt, **names):
+            await self._run()
+
+    async def _run(self) -> None:
         claim, context = self.claim, self._context
         context.metrics.request_queue_seconds.labels(context.card.name).observe(claim.queued_seconds)
         context.publisher.register(self.key)
@@ -213,10 +220,12 @@ class JobExecution:
             await self._finish("canceled", "canceled", events.canceled())
         elif why == "released":
             await retry_transient("releasing a job", lambda: queue.release(*self.key))
+            self._log_attempt("released")
         elif why == "blamed":
             await self._blame(events.error_of(EngineFailed("engine_failed", alone=False), self.claim.id))
         else:
             log.warning("job %s is left to another worker", self.claim.id)
+            self._log_attempt("lost")
 
     async def _blame(self, error: Mapping[str, str]) -> None:
         """Returns the job to the queue as a poison candidate: the engine may have failed because of it."""
@@ -225,6 +234,9 @@ class JobExecution:
         log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
         if answer in ("failed", "canceled"):
             self._context.metrics.requests.labels(self.spec.task, answer).inc()
+            self._log_end(answer, code if answer == "failed" else "")
+        elif answer == "ok":
+            self._log_attempt("blamed")
 
     async def _stop_drawing(self) -> None:
         await cancelled(self._drawing)  # first, as it would give the engine more
@@ -249,10 +261,31 @@ class JobExecution:
         )
         if answer == "lost":
             log.warning("job %s had been given to another worker when it was finished", self.claim.id)
+            self._log_attempt("lost")
         if answer != "ok":  # `already`: another call ended it, perhaps otherwise, and counts it
             return False
         self._context.metrics.requests.labels(self.spec.task, state).inc()
+        self._log_end(state, (more.get("error") or {}).get("code", ""), (more.get("result") or {}).get("timings"))
         return True
+
+    def _log_end(self, state: str, code: str, timings: dict[str, float] | None = None) -> None:
+        seconds = self._since_acceptance(time.monotonic())
+        logs.job_line(self.claim.id, state, code=code, seconds=seconds, timings=timings or self._timings())
+
+    def _log_attempt(self, outcome: str) -> None:
+        seconds = self._since_acceptance(time.monotonic())
+        told = f"job {self.claim.id}: attempt {self.claim.attempt} is {outcome} after {seconds:.3f} s"
+        logs.line("attempt", told, outcome=outcome, timings={"total_seconds": seconds, **self._timings()})
+
+    def _timings(self) -> dict[str, float]:
+        """Of the stages that an attempt without pictures has reached."""
+        timings = {"queue_seconds": self.claim.queued_seconds}
+        if self._loaded_at is not None:
+            timings["load_seconds"] = self._loaded_at - self._claimed_at
+        if self._loaded_at is not None and self._first_tokens_at is not None and self._last_tokens_at is not None:
+            timings["first_tokens_seconds"] = self._since_acceptance(self._first_tokens_at)
+            timings["draw_seconds"] = self._last_tokens_at - self._loaded_at
+        return timings
 
     def _since_acceptance(self, moment: float) -> float:
         return self.claim.queued_seconds + moment - self._claimed_at

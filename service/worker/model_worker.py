@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from service.jobs import BlobStore, Claim, Queue, cancelled
-from service.jobs.messages import AttemptKey, PublishStatus, State
-from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, task_of
+from service import logs
+from service.jobs import BlobStore, Claim, EndedJob, Queue, cancelled
+from service.jobs.messages import AttemptKey, PublishStatus
+from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, named_model, task_of
 from service.metrics import UNDRAWN
 from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
@@ -135,7 +136,7 @@ class ModelWorker:
         if claims is None:
             return
         for ended in claims.ended:
-            self._count(ended.spec, ended.state)
+            self._count(ended)
             if ended.code in UNDRAWN:
                 self._metrics.jobs_undrawn.labels(ended.code).inc()
         for claim in claims:
@@ -229,13 +230,25 @@ class ModelWorker:
             claim.id, claim.attempt, 1, state="failed", event="failed", data=events.failed(error), error=error
         )
         if answer == "ok":
-            self._count(claim.spec, "failed")
+            seconds = claim.queued_seconds
+            self._count(
+                EndedJob(
+                    id=claim.id,
+                    state="failed",
+                    spec=claim.spec,
+                    code=code,
+                    request_id=claim.request_id,
+                    seconds=seconds,
+                )
+            )
 
-    def _count(self, spec: str, state: State) -> None:
-        """A job that ended before it was drawn here."""
-        task = task_of(spec)
+    def _count(self, ended: EndedJob) -> None:
+        """Counts and logs a job that ended before it was drawn here."""
+        task = task_of(ended.spec)
         label = task if task in self.engine.model.tasks else "unknown"  # a label is never a client's text
-        self._metrics.requests.labels(label, state).inc()
+        self._metrics.requests.labels(label, ended.state).inc()
+        about = {"request_id": ended.request_id, "model": named_model(ended.spec), "task": task}
+        logs.job_line(ended.id, ended.state, code=ended.code, seconds=ended.seconds, **about)
 
     def _absorb(self, report: EngineReport) -> None:
         """Takes in the report of one cycle of the engine, on the event loop."""

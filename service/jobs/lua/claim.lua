@@ -5,8 +5,9 @@
 -- Before that, jobs whose lease has expired return, and jobs whose start deadline is over end: none begins late.
 -- ARGV: line, worker, nonce, budget, limit, alone, empty, lease_ms, max_lost, ttl_ms, patience_ms, the pixels that the
 -- worker may hold, then client and held pixels of each client of which it holds any.
--- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures, client, pixels}, whether to
--- become empty, {the jobs that ended here: id, state, payload, code ('' = none) of the error}}.
+-- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures, client, pixels, request id},
+-- whether to become empty, {the jobs that ended here: id, state, payload, code ('' = none) of the error, request id,
+-- ms since its submission}}.
 local line, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
 local budget, limit, alone, empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
 local lease_ms, max_lost = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -18,15 +19,15 @@ redis.call('ZADD', LINES, now, line)
 
 local function granted(id)
   local job = redis.call('HMGET', job_key(id), 'attempt', 'cost', 'payload', 'cancel', 'created_at', 'alone', 'client',
-    'pixels')
+    'pixels', 'request')
   local as_candidate = job[6] == job[1] and 1 or 0
   return { id, job[1], job[2], job[3], job[4] or '0', now - tonumber(job[5]), as_candidate,
-    redis.call('HVALS', pictures_key(id)), job[7], job[8] or '0' }
+    redis.call('HVALS', pictures_key(id)), job[7], job[8] or '0', job[9] or '' }
 end
 
 local function ended(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'payload', 'error')
-  return { id, job[1], job[2], job[3] and cjson.decode(job[3]).code or '' }
+  local job = redis.call('HMGET', job_key(id), 'state', 'payload', 'error', 'request', 'created_at')
+  return { id, job[1], job[2], job[3] and cjson.decode(job[3]).code or '', job[4] or '', now - tonumber(job[5]) }
 end
 
 -- A call that is repeated because its reply was lost has the same nonce, and gets the same answer. A worker claims for

@@ -1,7 +1,7 @@
 -- expire: fails jobs that no worker has drawn within the time for which their blobs are held, jobs whose start deadline
 -- is over, and the jobs of lines that no worker reads any more.
 -- ARGV: limit, ttl_ms, seconds that a job may wait (for its error alone), then the unread lines.
--- Returns the jobs that ended here: id, state, payload, code ('' = none) of the error.
+-- Returns the jobs that ended here: id, state, payload, code ('' = none) of the error, request id, ms since its submission.
 local limit, ttl_ms, now, ended = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
 
 -- Ends the job, unless a worker draws it. Returns when its lease ends, if one does.
@@ -36,5 +36,9 @@ for i = 4, #ARGV do
         'the service was updated, and no worker reads this version of the job any more: send the request again')
     end
   end
+end
+for _, one in ipairs(ended) do
+  local job = redis.call('HMGET', job_key(one[1]), 'request', 'created_at')
+  one[5], one[6] = job[1] or '', now - tonumber(job[2])
 end
 return ended

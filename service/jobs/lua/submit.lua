@@ -1,8 +1,8 @@
 -- submit: puts a new job into its line's ready set. For a known id it returns the job's state, so a repeat is harmless.
 -- KEYS[2]: only of a request with an idempotency key; holds the id of the job that the request made already.
 -- ARGV: id, line, client, priority, quota ('' = none), cost, weight, payload, max_queued, held_ms, pixels, effort,
--- about, start_ms ('' = no start deadline), webhook ('' = none), how many jobs a client's list has at most, then the
--- names of the blobs that the job holds until it ends.
+-- about, start_ms ('' = no start deadline), webhook ('' = none), how many jobs a client's list has at most,
+-- request id, then the names of the blobs that the job holds until it ends.
 -- Returns {1 created | 0 known | -1 the queue is full | -2 the client's quota is, state, jobs ahead | -1, id}.
 local id, line, client, priority = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local cost, max_queued, held_ms, pixels = ARGV[6], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
@@ -36,7 +36,7 @@ end
 local score = string.format('%.17g', start)
 redis.call('HSET', tags, flow, finish_tag(score, cost, pixels, weight))
 redis.call('HSET', job_key(id), 'line', line, 'client', client, 'flow', flow, 'cost', cost, 'pixels', pixels, 'weight',
-  weight, 'payload', ARGV[8], 'effort', ARGV[12], 'about', ARGV[13], 'attempt', 0, 'lost', 0, 'score', score,
+  weight, 'payload', ARGV[8], 'effort', ARGV[12], 'about', ARGV[13], 'request', ARGV[17], 'attempt', 0, 'lost', 0, 'score', score,
   'created_at', now)
 if ARGV[14] ~= '' then
   local start_by = now + tonumber(ARGV[14])
@@ -64,7 +64,7 @@ redis.call('PERSIST', ended)
 redis.call('HINCRBY', UNFINISHED, client, 1)
 redis.call('ZADD', UNENDED, now + held_ms, id)
 redis.call('ZADD', LINES, 'NX', now, line)
-for i = 17, #ARGV do
+for i = 18, #ARGV do
   let_blob_live(ARGV[i], now, held_ms)
   redis.call('SADD', blobs_key(id), ARGV[i])
 end
