@@ -9,6 +9,7 @@ const link = (name) => Object.assign(make("a", name), { href: `#${name}` });
 function kind(schema = {}) {
   if (schema.$ref) return [link(nameOf(schema))];
   if (schema.anyOf) return schema.anyOf.flatMap((each, k) => (k ? [" or ", ...kind(each)] : kind(each)));
+  if (schema.const !== undefined) return [JSON.stringify(schema.const)];
   if (schema.enum) return [schema.enum.map((value) => JSON.stringify(value)).join(" or ")];
   if (schema.items) return ["list of ", ...kind(schema.items)];
   const bounds = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", maxLength: "length ≤" };

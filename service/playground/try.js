@@ -23,7 +23,8 @@ function choice(values, chosen) {
 function input({ schema = {}, required }) {
   const plain = schema.anyOf?.find(({ type }) => type !== "null") ?? schema;
   if (plain.format === "binary") return Object.assign(make("input"), { type: "file", required });
-  if (plain.enum || plain.type === "boolean") return choice(["", ...(plain.enum ?? ["true", "false"])], "");
+  const values = plain.enum ?? (plain.const ? [plain.const] : plain.type === "boolean" ? ["true", "false"] : null);
+  if (values) return choice(["", ...values], "");
   const shown = schema.default === undefined ? (plain.type ?? "") : String(schema.default);
   return Object.assign(make("input"), { type: "text", placeholder: shown, autocomplete: "off", spellcheck: false, required });
 }

@@ -41,6 +41,7 @@ def test_a_request_can_be_tried(docs: Page, api: Api, problems: list[str]) -> No
     generate = route(docs, "POST /v1/generate")
     generate.locator("textarea").fill(f'{{"class": "cone", "n": 2, "seed": {SEED}}}')
     generate.locator("input[type=password]").fill("a-secret")
+    assert generate.get_by_label("on_disconnect").locator("option").all_inner_texts() == ["—", "cancel"]
     with docs.expect_request("**/v1/generate") as request:
         said = sent(generate, "202 Accepted")
     assert f'"seed": {SEED}' in said
