@@ -66,17 +66,34 @@ class Standing:
         return self.ready if self.ready is not None else self.candidates
 
     def eta_seconds(self, job: Fields, lease_ms: int) -> float | None:
-        """Until the job ends, as far as the last jobs of its line tell. None: unknown, or later than they tell."""
-        if self.run is None or self.heard is None or self.heard > lease_ms or "effort" not in job:
-            return None  # nothing was drawn of late, or no worker claims
-        left = self.run * int(job["effort"])
-        if job["state"] == "running":
-            left -= self.now - int(job["started_at"])
-        elif self.ready is None or self.gap is None:
-            return None
-        else:
-            left += self.gap * (self.ready + 1)
-        return left / 1000 if left >= 0 else None
+        """Until the job ends, as far as its own steps tell, or else the last jobs of its line. None: unknown, or later
+        than they tell."""
+        if self.heard is None or self.heard > lease_ms:
+            return None  # no worker claims
+        left = drawing_left(job, self.now) if job["state"] == "running" else None
+        if left is None and self.run is not None and "effort" in job:
+            left = self.run * int(job["effort"])
+            if job["state"] == "running":
+                left -= self.now - int(job["started_at"])
+            elif self.ready is None or self.gap is None:
+                return None
+            else:
+                left += self.gap * (self.ready + 1)
+        return left / 1000 if left is not None and left >= 0 else None
+
+
+def drawing_left(job: Fields, now: float) -> float | None:
+    """Milliseconds until the last token of a running job, if each picture goes on as fast as until now. None: a picture
+    has not drawn two steps yet."""
+    left: list[float] = []
+    for name, value in job.items():
+        if name.startswith("progress:"):
+            attempt, first, first_at, step, at, steps = map(int, value.split())
+            if attempt == int(job["attempt"]) and (step > first or step == steps):
+                pace = (at - first_at) / max(1, step - first)
+                left.append(pace * (steps - step) - (now - at))
+    pictures = json.loads(job.get("about", "{}")).get("n", 1)
+    return max(left) if len(left) >= pictures else None
 
 
 class QueueReader:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from service.jobs import Queue, QueueConfig
-from tests.support.queue import CONFIG, decoded, lose_leases, new, stored_job, take
+from tests.support.queue import CONFIG, decoded, lose_leases, new, said, stored_job, take
 
 pytestmark = pytest.mark.anyio
 
@@ -135,6 +136,42 @@ async def test_no_estimate_is_made_up(queue: Queue) -> None:
     await lose_leases(queue)
     await queue.redis.zadd(f"{CONFIG.prefix}lines", {queue.config.line("m"): (time.time() - 1000) * 1000})
     assert (await stored_job(queue, "j1")).eta_seconds is None  # no worker claims
+
+
+async def test_a_running_job_is_estimated_by_its_own_steps(queue: Queue) -> None:
+    """Of two pictures, one draws a step in 100 ms, the other in 200 ms; one began at a step of its parent."""
+    await queue.submit(new("a", about={"n": 2}))
+    await take(queue)
+
+    async def draw(sequence: int, image: int, step: int) -> None:
+        data: dict[str, Any] = {"image_index": image, "step": step, "steps": 20, "positions": [], "tokens": []}
+        assert await queue.publish([said("a", 1, sequence, **data)]) == {("a", 1): "ok"}
+
+    async def estimate() -> float | None:
+        return (await stored_job(queue, "a")).eta_seconds
+
+    async def pass_time(image: int, ms: int) -> None:
+        """So much longer ago its first tokens came."""
+        job, field = f"{CONFIG.prefix}job:a", f"progress:{image}"
+        attempt, first, at, *last = decoded(await queue.redis.hget(job, field)).split()
+        await queue.redis.hset(job, field, " ".join([attempt, first, str(int(at) - ms), *last]))
+
+    await draw(1, 0, 1)
+    await draw(2, 0, 11)
+    await pass_time(0, 1000)
+    assert await estimate() is None  # the second picture may wait for room
+    await draw(3, 1, 10)  # its first tokens are its parent's
+    assert await estimate() is None
+    await draw(4, 1, 12)
+    await pass_time(1, 400)
+    assert await estimate() == pytest.approx(200 * (20 - 12) / 1000, abs=0.5)
+    await draw(5, 0, 20)
+    await draw(6, 1, 20)
+    assert await estimate() is None  # its files are made, and nobody knows for how long
+    await lose_leases(queue)
+    await take(queue, empty=True)
+    assert (await stored_job(queue, "a")).attempt == 2
+    assert await estimate() is None  # steps of an attempt that was lost tell nothing
 
 
 async def test_pace_is_measured_only_while_jobs_wait(queue: Queue) -> None:

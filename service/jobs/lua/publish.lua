@@ -5,6 +5,17 @@
 local now, lease_ms = now_ms(), tonumber(ARGV[1])
 hear(now, lease_ms)
 local standing, answers = {}, {}
+
+-- For estimates: the steps at which this attempt's first and last tokens of a picture came, and when.
+local function note_progress(id, attempt, data)
+  local image, step, steps = string.match(data, '^{"image_index":(%d+),"step":(%d+),"steps":(%d+),')
+  if not image then return end
+  local field = 'progress:' .. image
+  local of, first = string.match(redis.call('HGET', job_key(id), field) or '', '^(%d+) (%d+ %d+) ')
+  if of ~= attempt then first = step .. ' ' .. now end
+  redis.call('HSET', job_key(id), field, table.concat({ attempt, first, step, now, steps }, ' '))
+end
+
 for i = 2, #ARGV, 5 do
   local id, attempt, event = ARGV[i], ARGV[i + 1], ARGV[i + 3]
   local speaker = attempt .. ' ' .. id
@@ -26,6 +37,8 @@ for i = 2, #ARGV, 5 do
       -- The stream rejects an id that it has already; any other error goes to the caller.
       if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
       if answer == 'ok' then answer = 'dup' end
+    elseif event == 'tokens' then
+      note_progress(id, attempt, ARGV[i + 4])
     elseif event == 'preview' then
       -- A preview replaces the picture's previous preview: a stream holds one for each picture.
       local image = string.match(ARGV[i + 4], '"image_index":(%d+)') or ''
