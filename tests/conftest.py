@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from tests.support.processes import die_with_parent, server_binary
+from tests.support.processes import REPOSITORY, die_with_parent, server_binary
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -21,12 +21,27 @@ if TYPE_CHECKING:
     from tests.support.api import Api
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")  # not the user's
-os.environ["XDG_CACHE_HOME"] = CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Not the user's cache. The processes of a run inherit it, because to compile the functions takes ten seconds.
+    CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")
+    os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)
 hypothesis_settings.load_profile("unhurried")
+
+LONGEST_FIRST = (
+    "e2e/test_serve.py", "engine/gpu/test_interpreted.py", "chaos/test_smoke.py", "e2e/test_rolling_update.py",
+    "engine/core/test_batch_invariance.py", "engine/test_hub.py", "abuse/test_attacks.py",
+    "evaluation/test_evaluation.py", "bench/test_serve.py", "e2e/test_playground.py", "e2e/test_playground_editing.py",
+    "worker/test_engine_failures.py", "worker/test_faults.py", "worker/test_fork.py", "engine/test_families.py",
+)  # fmt: skip
+"""Files of tests that take longest. They start first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {REPOSITORY / "tests" / name: index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.conftest import LONGEST_FIRST
 from tests.support.processes import REPOSITORY
 
 # A package of service/ imports only from itself and from what stands to its right.
@@ -156,6 +157,10 @@ def test_no_folder_shows_more_than_a_reader_takes_in_at_once() -> None:
         if len(entries) > MORE_ENTRIES.get(folder, MAX_ENTRIES) and not folder.startswith(NOT_COUNTED)
     }
     assert crowded == {}
+
+
+def test_the_files_that_start_first_exist() -> None:
+    assert [name for name in LONGEST_FIRST if not (REPOSITORY / "tests" / name).is_file()] == []
 
 
 @pytest.mark.parametrize("name", ["service.server.app", "service.server.run", "engine.models.model_index"])

@@ -19,6 +19,7 @@ from engine.models.model_index import CLASSES, WEIGHTS, shared_classes
 from tests.support.processes import REPOSITORY
 from tests.support.tiny import golden_folder, random_folder
 
+TIMM = find_spec("timm")
 SHIPPED = WEIGHTS / "imagenet" / CLASSES
 
 LEMMAS = """\
@@ -74,7 +75,7 @@ def test_the_command_writes_the_file_or_says_what_is_wrong(tmp_path: Path) -> No
     assert "n02113186 (Cardigan) shares every lemma with another class: name it" in wrong.stderr
 
 
-@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed; make imagenet-names fetches its data")
+@pytest.mark.skipif(TIMM is None or TIMM.origin is None, reason="timm is not installed: see make imagenet-names")
 def test_the_shipped_list_is_what_the_command_makes_of_timm() -> None:
     assert imagenet.text(imagenet.read(imagenet.located(None))) == SHIPPED.read_text()
 

@@ -20,7 +20,7 @@ FAMILIES = ("arpg", "llamagen", "par")
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, registry.LoadedModel]:
-    sizes: dict[str, Any] = {"dim": 180, "n_layer": 4, "n_head": 3, "codes": 256, "num_classes": 8, "grid": (6, 6)}
+    sizes: dict[str, Any] = {"dim": 180, "n_layer": 2, "n_head": 3, "codes": 256, "num_classes": 8, "grid": (6, 6)}
     folders = {f: random_folder(tmp_path_factory.mktemp(f), family=f, regions=9, **sizes) for f in FAMILIES}
     return {f: registry.load(folder, device=torch.device("cpu"), dtype=torch.float32) for f, folder in folders.items()}
 

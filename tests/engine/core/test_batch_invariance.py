@@ -20,7 +20,7 @@ CODES = 256
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> registry.LoadedModel:
     folder = random_folder(
-        tmp_path_factory.mktemp("model"), dim=192, n_layer=6, n_head=3, codes=CODES, num_classes=8, grid=GRID
+        tmp_path_factory.mktemp("model"), dim=192, n_layer=4, n_head=3, codes=CODES, num_classes=8, grid=GRID
     )
     return registry.load(folder, device=torch.device("cpu"), dtype=torch.float32)
 
