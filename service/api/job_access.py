@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from service import logs
 from service.api.dependencies import ServicesDep, in_thread
 from service.auth.keys import Client
+from service.auth.sessions import link_to
 from service.errors import Problem, draining
 from service.jobs import (
     FINAL_STATES,
@@ -96,6 +97,15 @@ async def find_picture(services: Services, job: Job, index: int) -> tuple[Stored
     return images[index], png
 
 
+async def link_token(services: Services, client: Client, job_id: str) -> tuple[str, int | None]:
+    """The query that makes an address of the job need no key, and until when, in Unix seconds. Empty and None where
+    no key is needed anyway."""
+    if not client.key_id:
+        return "", None
+    expires = int(time.time() + services.settings.link_life)
+    return f"?token={await services.signer.sign(link_to(job_id), client.key_id, expires)}", expires
+
+
 def must_have_succeeded(job: Job) -> None:
     """Raises Problem."""
     if job.state == "failed":
@@ -106,6 +116,14 @@ def must_have_succeeded(job: Job) -> None:
     if job.state != "succeeded":
         headers = {"Retry-After": "1"}
         raise Problem(409, "not_done_yet", f"the job is {job.state}; its picture is not there yet", headers=headers)
+
+
+def status_without_picture(job: Job, problem: Problem) -> int:
+    """Where the client asked for the picture itself, a failed job is a server error; one that nobody began with in the
+    time that the client set is a timeout."""
+    if job.state != "failed":
+        return problem.status
+    return 504 if problem.code == "start_timeout" else 500
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")

@@ -14,7 +14,14 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from service.api.dependencies import disconnected
-from service.api.job_access import cancel_job, picture_response, read_result, read_spec, until_finished
+from service.api.job_access import (
+    cancel_job,
+    picture_response,
+    read_result,
+    read_spec,
+    status_without_picture,
+    until_finished,
+)
 from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
 from service.api.schemas import (
     Fork,
@@ -47,7 +54,7 @@ async def present(services: Services, request: Request, job: Job, preference: Re
         return event_stream(services, job.id, root, after=None, headers=headers, abandoned=abandoned)
     if preference.kind in FORMATS:
         limit = services.settings.picture_wait if preference.wait is None else preference.wait
-        job = await _awaited(services, request, job, limit, preference)
+        job = await awaited(services, request, job, limit, cancel_on_disconnect=preference.cancel_on_disconnect)
         if job.state not in FINAL_STATES and services.lifecycle.closing.is_set():
             going = f"the job goes on elsewhere, its picture will be at {headers['Location']}"
             raise draining(services.settings.retry_after, going, headers)
@@ -57,30 +64,27 @@ async def present(services: Services, request: Request, job: Job, preference: Re
         try:
             response = await picture_response(services, request, job, 0, FORMATS[preference.kind])
         except Problem as problem:
-            # The client asked for the picture itself, so a failed job is a server error; one that nobody began with in
-            # the time that the client set is a timeout.
-            if job.state == "failed":
-                problem.status = 504 if problem.code == "start_timeout" else 500
+            problem.status = status_without_picture(job, problem)
             problem.headers |= headers
             raise
         response.headers.update(headers)
         return response
     if preference.wait is not None:
-        job = await _awaited(services, request, job, preference.wait, preference)
+        job = await awaited(
+            services, request, job, preference.wait, cancel_on_disconnect=preference.cancel_on_disconnect
+        )
         headers["Preference-Applied"] = f"wait={preference.wait:g}"
     status = 200 if job.state in FINAL_STATES else 202
     body = job_object(job, root).model_dump(mode="json", by_alias=True)
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-async def _awaited(
-    services: Services, request: Request, job: Job, seconds: float, preference: ResponsePreference
-) -> Job:
+async def awaited(services: Services, request: Request, job: Job, seconds: float, *, cancel_on_disconnect: bool) -> Job:
     """As until_finished, and only while the client is connected."""
     left = asyncio.ensure_future(disconnected(request))
     try:
         job = await until_finished(services, job, seconds, left)
-        if left.done() and preference.cancel_on_disconnect:
+        if left.done() and cancel_on_disconnect:
             await cancel_job(services, job)
     finally:
         await cancelled(left)

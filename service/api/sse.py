@@ -98,10 +98,12 @@ class EventStreamResponse(StreamingResponse):
         try:
             await self._relay()
         except WatchEnded as ended:
-            await self._say_last(_error(*_ENDINGS.get(type(ended), (503, "ended")), str(ended)))
+            await self._say_last(self._failure(*_ENDINGS.get(type(ended), (503, "ended")), str(ended)))
         except Exception:
             log.exception("an event stream failed")
-            await self._say_last(_error(500, "internal_error", "the stream failed on our side; reconnect to go on"))
+            await self._say_last(
+                self._failure(500, "internal_error", "the stream failed on our side; reconnect to go on")
+            )
         finally:
             self._streams.dec()
             # Shielded, because everything awaited here is cancelled when the client has disconnected.
@@ -109,18 +111,20 @@ class EventStreamResponse(StreamingResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _relay(self) -> None:
-        watch, over = self._watch, time.monotonic() + self._life
+        over = time.monotonic() + self._life
         self._said_at = time.monotonic()
-        while not watch.finished:
+        while not self._watch.finished:
             until = min(self._said_at + self._heartbeat, over)
-            await self._say(await watch.next(max(0.0, until - time.monotonic()), self._push))
+            await self._say(await self._next(max(0.0, until - time.monotonic())))
             now = time.monotonic()
-            if now >= over and not watch.finished:
-                data = {"reason": "stream_life", "seconds": self._life}
-                await self._say_last(encode("reconnect", encode_event(data)))
+            if now >= over and not self._watch.finished:
+                await self._say_last(self._reconnect())
                 return
-            if now >= self._said_at + self._heartbeat and not watch.finished:
-                await self._body.send(self._pieces([encode("heartbeat", encode_event({"time": time.time()}))]))
+            if now >= self._said_at + self._heartbeat and not self._watch.finished:
+                await self._body.send(self._pieces([self._beat()]))
+
+    async def _next(self, seconds: float) -> list[Event]:
+        return await self._watch.next(seconds, self._push)
 
     def _push(self, events: list[Event]) -> bool:
         """Called by the hub with each live event; this response's task sleeps on, unless its client reads slowly."""
@@ -128,6 +132,17 @@ class EventStreamResponse(StreamingResponse):
 
     async def _say(self, events: list[Event]) -> None:
         await self._body.send(self._pieces([self._render(event) for event in events]))
+
+    def _beat(self) -> bytes:
+        return encode("heartbeat", encode_event({"time": time.time()}))
+
+    def _reconnect(self) -> bytes:
+        return encode("reconnect", encode_event({"reason": "stream_life", "seconds": self._life}))
+
+    def _failure(self, status: int, code: str, message: str) -> bytes:
+        """A problem, as in a response; its member `error` is as in the event of a failed job."""
+        problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+        return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}}))
 
     async def _say_last(self, frame: bytes) -> None:
         self._ending = True
@@ -224,9 +239,3 @@ def _joined(frames: list[bytes]) -> Iterator[bytes]:
             piece, size = [], 0
     if piece:
         yield b"".join(piece)
-
-
-def _error(status: int, code: str, message: str) -> bytes:
-    """A problem, as in a response; its member `error` is as in the event of a failed job."""
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
-    return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}}))

@@ -47,6 +47,16 @@ class Submission:
         return await present(self.services, self.request, job, self.preference(spec.n, spec.output.format))
 
 
+StartTimeout = Annotated[
+    str | None,
+    Header(description="Seconds within which a worker must begin with the job; else it fails with `start_timeout`"),
+]
+WebhookUrl = Annotated[
+    str | None,
+    Header(description="Called when the job has ended, if the server allows its host; see /v1/webhooks/secret"),
+]
+
+
 async def _submission(
     request: Request,
     services: ServicesDep,
@@ -57,14 +67,8 @@ async def _submission(
     prefer: Annotated[
         str | None, Header(description="`wait=N`: respond when the job has ended, after N seconds at most")
     ] = None,
-    x_start_timeout: Annotated[
-        str | None,
-        Header(description="Seconds within which a worker must begin with the job; else it fails with `start_timeout`"),
-    ] = None,
-    x_webhook_url: Annotated[
-        str | None,
-        Header(description="Called when the job has ended, if the server allows its host; see /v1/webhooks/secret"),
-    ] = None,
+    x_start_timeout: StartTimeout = None,
+    x_webhook_url: WebhookUrl = None,
     on_disconnect: Annotated[
         Literal["cancel"] | None,
         Query(

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api import canary
+from service.api.routes import canary
 from service.services import SingleFlight
 from tests.api.test_answers import meanwhile
 from tests.support.api import Api, spec_of

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from service.api.canary import run_canary
 from service.api.dependencies import OptionalClientDep, ServicesDep
 from service.api.problems import described
+from service.api.routes.canary import run_canary
 from service.merged_metrics import exposition
 from service.services import Services
 

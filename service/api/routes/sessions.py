@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request, Response
 
 from service.api.dependencies import ClientDep, ServicesDep
-from service.api.job_access import find_job, read_spec
+from service.api.job_access import find_job, link_token, read_spec
 from service.api.presenter import job_url, root_of
 from service.api.problems import described
 from service.api.routes.jobs import JobId
 from service.api.schemas import Links, Session
-from service.auth.sessions import COOKIE, SESSION, key_of, link_to
+from service.auth.sessions import COOKIE, SESSION, key_of
 from service.errors import unauthorized
 
 router = APIRouter(prefix="/v1", tags=["sessions"])
@@ -53,14 +53,11 @@ async def links(id: JobId, request: Request, services: ServicesDep, client: Clie
     job = await find_job(services, client, id)
     own = job_url(root_of(request), job.id)
     events, images = f"{own}/events", [f"{own}/images/{index}" for index in range(read_spec(job).n)]
-    if not client.key_id:
-        return Links(events=events, images=images, expires_at=None)
-    expires = int(time.time() + services.settings.link_life)
-    token = await services.signer.sign(link_to(job.id), client.key_id, expires)
+    token, expires = await link_token(services, client, job.id)
     return Links(
-        events=f"{events}?token={token}",
-        images=[f"{image}?token={token}" for image in images],
-        expires_at=datetime.fromtimestamp(expires, UTC),
+        events=f"{events}{token}",
+        images=[f"{image}{token}" for image in images],
+        expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
     )
 
 

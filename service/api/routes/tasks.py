@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
+from engine.card import ModelCard
 from service.api.bodies import Body, json_content, json_fields, read_body, reference
 from service.api.create_job import check_priority, check_results_fit, create_job, refusals_counted, replay
 from service.api.job_access import not_draining
@@ -15,6 +17,7 @@ from service.api.problems import described
 from service.api.schemas import ANSWERS
 from service.api.submission import Submission, SubmissionDep
 from service.jobs import Job
+from service.jobs.spec import JobSpec
 from service.tasks.expand import ExpandRequest
 from service.tasks.generate import GenerateRequest
 from service.tasks.planning import cost, with_seed
@@ -126,26 +129,39 @@ async def _run_on_picture(submission: Submission, task: Task) -> Response:
 
 
 async def _submitted(submission: Submission, task: Task, body: Body) -> Job:
-    services, client, fields, digest = submission.services, submission.client, body.fields, body.digest
-    job = await replay(services, client, task.name, submission.key, digest)
+    job = await replay(submission.services, submission.client, task.name, submission.key, body.digest)
     if job is None:
-        submission.preference(fields.n, fields.format)  # refused before any work is done
-        check_priority(client, fields.priority)
-        with refusals_counted(services, task.name):
-            start = await starting_point(services, client, submission.request, body, task)
-            spec = task.plan(with_seed(fields), start.facts, start.served.card)
-            if task.size_field is not None:
-                check_results_fit(services, spec.n, spec.size, task.size_field)
-            job = await create_job(
-                services,
-                client,
-                spec,
-                route=task.name,
-                cost=cost(spec, start.served.card, start.served.capacity),
-                key=submission.key,
-                digest=digest,
-                priority=fields.priority,
-                uploads=start.uploads,
-                options=submission.options,
-            )
+        submission.preference(body.fields.n, body.fields.format)  # refused before any work is done
+        job = await new_job(submission, task, body, route=task.name)
     return job
+
+
+async def new_job(
+    submission: Submission,
+    task: Task,
+    body: Body,
+    *,
+    route: str,
+    decide: Callable[[JobSpec, ModelCard], JobSpec] = lambda spec, card: spec,
+) -> Job:
+    """Plans the task and submits its job. route: the kind of request that an idempotency key belongs to. decide: what
+    another route decides about the job after the plan. Raises Problem."""
+    services, client, fields = submission.services, submission.client, body.fields
+    check_priority(client, fields.priority)
+    with refusals_counted(services, task.name):
+        start = await starting_point(services, client, submission.request, body, task)
+        spec = decide(task.plan(with_seed(fields), start.facts, start.served.card), start.served.card)
+        if task.size_field is not None:
+            check_results_fit(services, spec.n, spec.size, task.size_field)
+        return await create_job(
+            services,
+            client,
+            spec,
+            route=route,
+            cost=cost(spec, start.served.card, start.served.capacity),
+            key=submission.key,
+            digest=body.digest,
+            priority=fields.priority,
+            uploads=start.uploads,
+            options=submission.options,
+        )
