@@ -183,10 +183,18 @@ class ClassObject(BaseModel):
     wordnet_id: str | None = Field(description="Of a class of ImageNet; null for other classes")
 
 
-class ModelObject(BaseModel):
-    """A model that a live worker serves."""
+class ListedModel(BaseModel):
+    """A model as OpenAI's API lists it."""
 
     id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Since when a live worker serves it, as a Unix timestamp")
+    owned_by: Literal["arpg-serve"] = "arpg-serve"
+
+
+class ModelObject(ListedModel):
+    """A model that a live worker serves."""
+
     family: str
     description: str
     licence: str
@@ -204,7 +212,11 @@ class ModelObject(BaseModel):
 
 
 class ModelList(BaseModel):
+    """The models, for two kinds of clients."""
+
+    object: Literal["list"] = "list"
     models: list[ModelObject]
+    data: list[ListedModel] = Field(description="The same models, as far as OpenAI's API describes a model")
 
 
 class ClassList(BaseModel):

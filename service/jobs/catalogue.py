@@ -13,11 +13,13 @@ from service.jobs import Queue, WorkerCards
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model with at least one live worker. capacity: the largest of its workers'."""
+    """A model with at least one live worker. capacity: the largest of its workers'. since: when the first of them
+    started, in Unix seconds."""
 
     card: ModelCard
     capacity: dict[str, Any]
     workers: int
+    since: float = 0
 
 
 class Catalogue:
@@ -76,4 +78,4 @@ class Catalogue:
 
 
 def _served(data: dict[str, Any]) -> ServedModel:
-    return ServedModel(ModelCard.from_json(data["card"]), data["capacity"], data["workers"])
+    return ServedModel(ModelCard.from_json(data["card"]), data["capacity"], data["workers"], data["since"])

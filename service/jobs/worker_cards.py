@@ -1,8 +1,8 @@
 """Worker cards: the live workers and the models that each serves. So the API needs no torch.
 
 A worker's card is `{"worker": name, "models": [{"card": {…}, "capacity": {"cache_tokens", "page_size"}}],
-"spec": version}`, the model cards as `ModelCard.to_json()` gives them, the version that of the JobSpec that the worker
-reads. It expires unless the worker's heartbeat renews it.
+"spec": version, "since": seconds}`, the model cards as `ModelCard.to_json()` gives them, the version that of the
+JobSpec that the worker reads, the Unix time that of its start. It expires unless the worker's heartbeat renews it.
 """
 
 from __future__ import annotations
@@ -54,16 +54,19 @@ class WorkerCards:
         return [json.loads(card) for card in held if card is not None]
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Model name → `{"card", "workers": how many serve it, "capacity": the largest of each kind}`. Workers that
-        read another version of JobSpec don't count: during a rolling update no job is accepted that nobody can draw."""
+        """Model name → `{"card", "workers": how many serve it, "capacity": the largest of each kind, "since": when the
+        first of them started}`. Workers that read another version of JobSpec don't count: during a rolling update no
+        job is accepted that nobody can draw."""
         models: dict[str, dict[str, Any]] = {}
         for worker in await self.all():
             if worker.get("spec") != SPEC_VERSION:
                 continue
             for served in worker["models"]:
                 card = served["card"]
-                known = models.setdefault(card["name"], {"card": card, "workers": 0, "capacity": {}})
+                since = worker.get("since", 0)
+                known = models.setdefault(card["name"], {"card": card, "workers": 0, "capacity": {}, "since": since})
                 known["workers"] += 1
+                known["since"] = min(known["since"], since)
                 for what, amount in served["capacity"].items():
                     known["capacity"][what] = max(known["capacity"].get(what, amount), amount)
         return models

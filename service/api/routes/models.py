@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from service.api.dependencies import ServicesDep
 from service.api.problems import described
-from service.api.schemas import ClassList, ClassObject, ModelList, ModelObject, Palette
+from service.api.schemas import ClassList, ClassObject, ListedModel, ModelList, ModelObject, Palette
 from service.errors import Problem
 from service.jobs.catalogue import ServedModel
 
@@ -23,7 +23,9 @@ ModelId = Annotated[str, Path(max_length=200)]
 async def models(request: Request, services: ServicesDep) -> ModelList:
     """List the models that are served now."""
     served = await services.catalogue.models()
-    return ModelList(models=[_model(served[name], request) for name in sorted(served)])
+    found = [_model(served[name], request) for name in sorted(served)]
+    listed = [ListedModel.model_validate(one.model_dump(include={*ListedModel.model_fields})) for one in found]
+    return ModelList(models=found, data=listed)
 
 
 @router.get("/{model}", name="get_model")
@@ -71,6 +73,7 @@ def _model(served: ServedModel, request: Request) -> ModelObject:
     own = f"{request.scope.get('root_path', '')}/v1/models/{card.name}"
     return ModelObject(
         id=card.name,
+        created=int(served.since),
         family=card.family,
         description=card.description,
         licence=card.licence,

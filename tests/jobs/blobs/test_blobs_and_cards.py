@@ -138,12 +138,10 @@ async def test_finished_pictures_are_told_to_the_next_attempt(queue: Queue) -> N
 async def test_cards_merge_per_model_and_expire(redis: Redis) -> None:
     cards = WorkerCards(redis, CONFIG, ttl_seconds=0.3)
     demo = {"name": "demo", "grid": [16, 16]}
-    for worker, tokens in (("w1", 100), ("w2", 300)):
-        capacity = {"cache_tokens": tokens, "page_size": 16}
-        await cards.put(
-            worker, {"worker": worker, "models": [{"card": demo, "capacity": capacity}], "spec": SPEC_VERSION}
-        )
-    expected = {"card": demo, "workers": 2, "capacity": {"cache_tokens": 300, "page_size": 16}}
+    for worker, tokens, since in (("w1", 100, 7.0), ("w2", 300, 5.0)):
+        served = [{"card": demo, "capacity": {"cache_tokens": tokens, "page_size": 16}}]
+        await cards.put(worker, {"worker": worker, "models": served, "spec": SPEC_VERSION, "since": since})
+    expected = {"card": demo, "workers": 2, "capacity": {"cache_tokens": 300, "page_size": 16}, "since": 5.0}
     assert await cards.models() == {"demo": expected}
     await cards.remove("w2")
     assert [card["worker"] for card in await cards.all()] == ["w1"]
