@@ -8,7 +8,7 @@ is parsed in a thread, one at a time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -72,7 +72,7 @@ def json_fields(schema: type[Schema]) -> Callable[[Request], Awaitable[Schema]]:
 
     async def fields(request: Request) -> Schema:
         if _media_type(request) != "application/json":
-            raise _unsupported("send the body as application/json (curl --json '{\"class\": 3}')")
+            raise _unsupported("send the body as application/json (curl --json sends it so)")
         data = await _received(request, MAX_PLAIN_BYTES)
         return await _parsed(request, len(data), _checked_json, schema, data)
 
@@ -88,6 +88,22 @@ def json_content(schema: type[BaseModel], examples: dict[str, Any]) -> dict[str,
 
 def reference(schema: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{schema.__name__}"}
+
+
+async def form_fields(
+    request: Request,
+    schema: type[Schema],
+    file_names: Sequence[str],
+    max_files: int,
+    *,
+    as_text: Collection[str],
+) -> tuple[Schema, dict[str, bytes]]:
+    """A form's checked fields, and its files. as_text: the fields that are no numbers, whatever they look like. Raises
+    Problem."""
+    if _media_type(request) != "multipart/form-data":
+        raise _unsupported("send multipart/form-data (curl -F image=@picture.png)")
+    texts, files = await read_form(request, file_names, MAX_PLAIN_BYTES, max_files=max_files)
+    return await _parsed(request, sum(map(len, texts.values())), _checked_form, schema, texts, as_text), files
 
 
 async def read_body(request: Request, task: Task) -> Body:
@@ -154,14 +170,20 @@ def _from_json(schema: type[TaskFields], data: bytes) -> Body:
 
 
 def _from_form(schema: type[TaskFields], texts: dict[str, str], files: dict[str, bytes]) -> Body:
-    _check_values(sum(text.count(",") for text in texts.values()))
-    try:
-        fields = schema.model_validate({name: typed(name, text) for name, text in texts.items()})
-    except ValidationError as error:
-        raise _problem(error) from None
+    fields = _checked_form(schema, texts)
     if "image" not in files:
         raise Problem.field("image", "is needed: PNG, JPEG or WebP", "missing")
     return Body.of(fields, files["image"], files.get("mask"))
+
+
+def _checked_form(schema: type[Schema], texts: dict[str, str], as_text: Collection[str] = ()) -> Schema:
+    _check_values(sum(text.count(",") for text in texts.values()))
+    try:
+        return schema.model_validate(
+            {name: text if name in as_text else typed(name, text) for name, text in texts.items()}
+        )
+    except ValidationError as error:
+        raise _problem(error) from None
 
 
 def _checked_json(schema: type[Schema], data: bytes) -> Schema:

@@ -26,13 +26,14 @@ PIECE_BYTES = 2**15
 
 
 async def read_form(
-    request: Request, file_names: Sequence[str], max_text: int
+    request: Request, file_names: Sequence[str], max_text: int, *, max_files: int | None = None
 ) -> tuple[dict[str, str], dict[str, bytes]]:
     """Texts and files by field; fields that were left blank are not among them. max_text: bytes of all texts together.
+    max_files: where a file too many is to be told by its field; else there may be one of each name.
 
     Raises Problem.
     """
-    form = await _parse(request, len(file_names), max_text)
+    form = await _parse(request, max_files or len(file_names), max_text)
     try:
         texts: dict[str, str] = {}
         files: dict[str, bytes] = {}

@@ -1,4 +1,5 @@
-"""Renders every error as RFC 9457 problem+json: what is wrong, in which field, and what would be right."""
+"""Renders every error: what is wrong, in which field, and what would be right. As RFC 9457 problem+json, or in OpenAI's
+shape under /v1/images."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
+from starlette._utils import get_route_path  # the router's own idea of a path
 from starlette.exceptions import HTTPException
 
 from service import logs
+from service.api.openai import errors as openai
 from service.errors import FieldError, Problem, queue_unavailable
 
 log = logging.getLogger(__name__)
@@ -102,7 +105,10 @@ def document(request: Request, problem: Problem) -> dict[str, Any]:
 
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
+    """The error response, in the shape that the clients of the request's path read."""
     logs.tell(code=problem.code)
+    if openai.in_openai_shape(get_route_path(request.scope)):
+        return JSONResponse(openai.error_body(problem), status_code=openai.status_of(problem), headers=problem.headers)
     return JSONResponse(
         document(request, problem), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
     )

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from service import logs
 from service.api import problems
+from service.api.openai import routes as openai_routes
 from service.api.presenter import webhook_body
 from service.api.routes import forks, health, job_list, jobs, models, sessions, tasks, webhooks
 from service.auth.key_store import KeyStore
@@ -128,7 +129,7 @@ def create_app(
     )
     app.metrics, app.settings = metrics, settings
     problems.install(app, retry_after=settings.retry_after, max_body_bytes=settings.max_body_bytes)
-    for topic in (tasks, forks, job_list, jobs, webhooks, models, sessions, health):
+    for topic in (tasks, forks, job_list, jobs, webhooks, models, openai_routes, sessions, health):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)

@@ -5,22 +5,21 @@ Pure ASGI: an event stream passes through unbuffered, and the app sees when the 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
 import uuid
 from collections.abc import Sequence
-from http import HTTPStatus
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.api.problems import MEDIA_TYPE, MOST_LETTERS, body_too_large, respond
+from service.api.problems import MOST_LETTERS, body_too_large, respond
 from service.errors import Problem
 from service.metrics import Metrics
 
@@ -53,29 +52,26 @@ class RequestContextMiddleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         answer = Answer()
-        replaced = False
+        refusal: Response | None = None
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal replaced
+            nonlocal refusal
             answer.note(message)
             if message["type"] == "http.response.start":
                 self._observe(scope, message["status"], answer.first_byte_seconds)
                 headers = MutableHeaders(scope=message)
                 # The framework's body limit sends plain text before any of our handlers runs.
-                replaced = message["status"] == 413 and not headers.get("content-type", "").endswith("json")
-                body = _too_large(scope, request_id, self.max_body_bytes) if replaced else b""
-                if replaced:
-                    logs.tell(code="too_large")
-                    headers["Content-Type"] = MEDIA_TYPE
-                    headers["Content-Length"] = str(len(body))
+                if message["status"] == 413 and not headers.get("content-type", "").endswith("json"):
+                    refusal = respond(Request(scope), body_too_large(self.max_body_bytes))
+                    headers.update(refusal.headers)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["Content-Security-Policy"] = PAGE_POLICY
                 await send(message)
-                if replaced:
-                    await send({"type": "http.response.body", "body": body})
-            elif not replaced:
+                if refusal is not None:
+                    await send({"type": "http.response.body", "body": refusal.body})
+            elif refusal is None:
                 await send(message)
 
         with logs.about(request_id=request_id):
@@ -202,17 +198,3 @@ def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
             "RateLimit-Policy",
         ),
     )
-
-
-def _too_large(scope: Scope, request_id: str, limit: int) -> bytes:
-    return json.dumps(
-        {
-            "type": "about:blank",
-            "title": HTTPStatus(413).phrase,
-            "status": 413,
-            "detail": body_too_large(limit).detail,
-            "instance": scope["path"],
-            "code": "too_large",
-            "request_id": request_id,
-        }
-    ).encode()

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api import sse
+from service.api.openai.schemas import ImageEditForm, ImageGenerationRequest
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 from service.auth.sessions import COOKIE
 from service.tasks.fork import ForkRequest
@@ -22,13 +23,14 @@ LICENCE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
 TAGS = [
     {"name": "tasks", "description": "Draw pictures, or edit them."},
     {"name": "jobs", "description": "Follow a job, cancel it, fork it, and get its pictures."},
+    {"name": "openai", "description": "The same, as OpenAI's images API does it."},
     {"name": "models", "description": "The models that are served now."},
     {"name": "sessions", "description": "Access for browsers, which can't send a key with every request."},
     {"name": "health", "description": "For load balancers and orchestrators."},
 ]
 
 _BODIES = [model for task in TASKS.values() for model in (task.request, task.form) if model is not None]
-MODELS: tuple[type[BaseModel], ...] = (*_BODIES, ForkRequest, ProblemDocument)
+MODELS: tuple[type[BaseModel], ...] = (*_BODIES, ForkRequest, ImageGenerationRequest, ImageEditForm, ProblemDocument)
 """The schemas that FastAPI does not find: of the bodies that our routes read for themselves, and of errors."""
 
 SECURITY_SCHEMES = {

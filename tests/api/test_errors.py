@@ -262,12 +262,14 @@ def test_the_description_names_every_route_once(api: Api) -> None:
         "/v1/generate", "/v1/expand", "/v1/inpaint", "/v1/outpaint", "/v1/vary", "/v1/jobs/{id}", "/v1/jobs/{id}/fork",
         "/v1/jobs/{id}/links", "/v1/session", "/v1/jobs/{id}/events", "/v1/jobs/{id}/images/{index}",
         "/v1/models", "/v1/models/{model}", "/v1/models/{model}/classes", "/v1/models/{model}/palette",
-        "/healthz", "/readyz", "/v1/jobs", "/v1/webhooks/secret",
+        "/healthz", "/readyz", "/v1/jobs", "/v1/webhooks/secret", "/v1/images/generations", "/v1/images/edits",
     }  # fmt: skip
     operations = [op for path in description["paths"].values() for op in path.values()]
     names = [op["operationId"] for op in operations]
     assert len(set(names)) == len(names)
-    assert all("application/problem+json" in op["responses"]["default"]["content"] for op in operations)
+    for path, methods in description["paths"].items():
+        kind = "application/json" if path.startswith("/v1/images/") else "application/problem+json"
+        assert all(kind in op["responses"]["default"]["content"] for op in methods.values()), path
     for path in ("/v1/inpaint", "/v1/outpaint", "/v1/vary"):
         bodies = description["paths"][path]["post"]["requestBody"]["content"]
         assert set(bodies) == {"application/json", "multipart/form-data"}

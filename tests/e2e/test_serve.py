@@ -12,7 +12,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import openai
 import pytest
+from openai import OpenAI, Stream
+from openai.types import ImageGenStreamEvent
 from PIL import Image
 
 from service.bench.cpu import descendants
@@ -20,6 +23,7 @@ from service.cli.main import main
 from service.jobs import Queue, connect
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
+from tests.api.openai.official import openai_client, pixels
 from tests.support.api import frames, half_mask, noise, png, running_api
 from tests.support.serve import arpg, serving
 from tests.support.waiting import PATIENCE, eventually
@@ -88,6 +92,10 @@ def test_from_the_first_picture_to_the_last_process(
         ):
             assert series in scraped, series
 
+        # OpenAI's client draws with it, is shown each part as it is drawn, and edits a picture of its own.
+        with openai_client(str(client.base_url)) as official:
+            draws_and_edits(official)
+
         # Ctrl-C while a long job runs: it may finish, its watcher sees the end, then all are gone.
         valkeys = server.valkeys()
         assert len(valkeys) >= 1
@@ -115,6 +123,29 @@ def test_from_the_first_picture_to_the_last_process(
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
         assert server.valkeys() == []
+
+
+def draws_and_edits(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["random"]
+    response = client.images.generate(prompt="class 3", extra_body={"seed": 1, "steps": 8})
+    assert response.data is not None
+    whole = client.images.generate(prompt="3", stream=True, partial_images=3, extra_body={"seed": 1, "steps": 8})
+    *partial, last = whole
+    assert 1 <= len(partial) <= 3
+    assert {(event.type, event.size) for event in partial} == {("image_generation.partial_image", "16x16")}
+    assert (pixels(last.b64_json) == pixels(response.data[0].b64_json)).all()
+
+    picture, mask = noise(50, 70), half_mask(50, 70)
+    transparent = png(np.dstack([picture, 255 - mask]))
+    edited = client.images.edit(image=png(picture), mask=transparent, prompt="class 1", extra_body={"seamless": False})
+    assert edited.data is not None
+    painted = pixels(edited.data[0].b64_json)
+    assert np.array_equal(painted[mask == 0], picture[mask == 0])
+    assert not np.array_equal(painted[mask > 0], picture[mask > 0])
+    assert edited.usage is not None
+    assert (edited.usage.input_tokens_details.image_tokens, edited.usage.output_tokens) == (32, 32)
+    partial_image, _ = client.images.edit(image=transparent, prompt="class 1", stream=True, partial_images=1)
+    assert (partial_image.type, partial_image.size) == ("image_edit.partial_image", "70x50")
 
 
 def test_a_second_signal_stops_at_once_and_what_ran_is_not_lost(model: Path, tmp_path: Path) -> None:
@@ -190,9 +221,27 @@ def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
         # A worker gets as far as its model.
         assert main(["worker", "--model", "nobody", "--metrics-port", "0", *folder]) == 1
         assert "nobody: neither a shipped model" in caplog.text
-        api.send_signal(signal.SIGTERM)
-        assert api.wait(PATIENCE) == 0
+        # One is killed while OpenAI's client follows a picture; the client goes on at the other one.
+        [worker] = worker_processes(server.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            stream = follow(url)
+            assert stream.response.headers["location"].startswith("/art/v1/jobs/")
+            api.kill()
+            with pytest.raises(openai.APIConnectionError):
+                next(stream)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        again = follow(str(server.client.base_url))
+        assert again.response.headers["x-job-id"] == stream.response.headers["x-job-id"]
+        assert list(again)[-1].type == "image_generation.completed"
         assert server.stop() == 0
+
+
+def follow(url: str) -> Stream[ImageGenStreamEvent]:
+    return openai_client(url).images.generate(
+        prompt="class 2", stream=True, partial_images=1, extra_headers={"Idempotency-Key": "one"}
+    )
 
 
 def test_a_second_worker_on_a_host_is_told_of_the_port(capfd: pytest.CaptureFixture[str]) -> None:
