@@ -193,6 +193,11 @@ class Engine:
         return self._scheduler.pages.total * self.config.page_size
 
     @property
+    def kv_cache_bytes(self) -> int:
+        """Memory of keys and values, used or not."""
+        return self._cache.keys.nbytes + self._cache.values.nbytes
+
+    @property
     def tokens_free(self) -> int:
         """Rows of KV cache that no running or waiting request needs."""
         return max(0, self.tokens_total - self._scheduler.reserved_pages * self.config.page_size)

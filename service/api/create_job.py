@@ -170,13 +170,14 @@ def check_priority(client: Client, priority: Priority) -> None:
 
 
 @contextlib.contextmanager
-def refusals_counted(services: Services, route: str) -> Iterator[None]:
-    """Counts good requests that the service had no place for; bad ones show in the HTTP series."""
+def refusals_counted(services: Services, model: str | None, route: str) -> Iterator[None]:
+    """Counts good requests that the service had no place for; bad ones show in the HTTP series. model: as the request
+    names it."""
     try:
         yield
     except Problem as problem:
         if problem.status == 503:
-            services.metrics.requests.labels(route, problem.code).inc()
+            services.metrics.count_end(services.catalogue.meant(model), route, problem.code)
         raise
 
 

@@ -161,7 +161,7 @@ async def cancel_job(services: Services, job: Job) -> Canceled:
     if said == "canceled" and job.state not in FINAL_STATES:
         # The job never reached a worker, or its worker is gone: no other process counts it.
         task = task_of(job.spec)
-        services.metrics.requests.labels(task or "unknown", "canceled").inc()
+        services.metrics.count_end(job.model, task, "canceled")
         logs.job_line(
             job.id,
             "canceled",

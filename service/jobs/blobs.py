@@ -106,4 +106,10 @@ class BlobStore:
 
     async def bytes_used(self) -> int:
         """As accounted: the next put subtracts blobs that have expired."""
-        return int(await self.redis.get(f"{self.prefix}blob_bytes") or 0)
+        return sum((await self.bytes_by_kind()).values())
+
+    async def bytes_by_kind(self) -> dict[str, int]:
+        """`uploads` that no ended job keeps, and `pictures`: all else."""
+        held = await self.redis.mget([f"{self.prefix}{name}_bytes" for name in ("blob", "upload")])
+        total, uploads = (int(size or 0) for size in held)
+        return {"uploads": uploads, "pictures": total - uploads}

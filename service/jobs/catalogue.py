@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,26 @@ class ServedModel:
 
 
 class Catalogue:
-    """Reads the cards at most once in `fresh_seconds`, however many requests come."""
+    """Reads the cards at most once in `fresh_seconds`, however many requests come.
 
-    def __init__(self, cards: WorkerCards, queue: Queue, *, retry_after: int, fresh_seconds: float = 1.0) -> None:
+    seen: called with the name and tasks of each model that is read.
+    """
+
+    def __init__(
+        self,
+        cards: WorkerCards,
+        queue: Queue,
+        *,
+        retry_after: int,
+        fresh_seconds: float = 1.0,
+        seen: Callable[[str, Sequence[str]], object] = lambda *_: None,
+    ) -> None:
         self._cards = cards
         self._queue = queue
         self._retry_after = retry_after
         self._fresh_seconds = fresh_seconds
+        self._seen = seen
+        self._known: set[str] = set()  # served now or once
         self._read_at = float("-inf")
         self._models: dict[str, ServedModel] = {}
 
@@ -37,7 +51,16 @@ class Catalogue:
         if time.monotonic() - self._read_at > self._fresh_seconds:
             self._models = {name: _served(data) for name, data in (await self._cards.models()).items()}
             self._read_at = time.monotonic()
+            for name, served in self._models.items():
+                self._known.add(name)
+                self._seen(name, served.card.tasks)
         return self._models
+
+    def meant(self, name: str | None) -> str | None:
+        """The model that a request names, or the only one, if a worker served it once. For counting."""
+        if name is None and len(self._known) == 1:
+            return next(iter(self._known))
+        return name if name in self._known else None
 
     async def choose(self, name: str | None) -> ServedModel:
         """The model that a request names, or the only one.

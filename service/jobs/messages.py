@@ -189,7 +189,7 @@ class EndedJob:
     id: str
     state: State
     spec: str  # a JobSpec as text, which the queue never reads
-    code: str = ""  # of its error, if no worker drew it
+    code: str = ""  # of its error
     request_id: str = ""  # as in NewJob
     seconds: float = 0.0  # from its submission to its end
 
@@ -198,13 +198,17 @@ class Claims(list[Claim]):
     """The jobs of a claim.
 
     become_empty: a poison candidate has waited long, and this worker must claim nothing more until it is empty. ended:
-    jobs that the claim ended, because their last worker was lost.
+    jobs that the claim ended, because their last worker was lost. taken_over: how many jobs it took from workers whose
+    leases had expired.
     """
 
-    def __init__(self, claims: Iterable[Claim], *, become_empty: bool, ended: Iterable[EndedJob]) -> None:
+    def __init__(
+        self, claims: Iterable[Claim], *, become_empty: bool, ended: Iterable[EndedJob], taken_over: int
+    ) -> None:
         super().__init__(claims)
         self.become_empty = become_empty
         self.ended = tuple(ended)
+        self.taken_over = taken_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ class Queue(QueueReader):
         is never granted. One claim at a time for each worker and model.
         """
         config = self.config
-        granted, become_empty, ended = await self._claim(
+        granted, become_empty, ended, taken_over = await self._claim(
             [config.prefix],
             [
                 config.line(model),
@@ -140,7 +140,7 @@ class Queue(QueueReader):
                 granted
             )
         ]
-        return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended))
+        return Claims(claims, become_empty=bool(become_empty), ended=_ended(ended), taken_over=int(taken_over))
 
     async def wait(self, models: Iterable[str], seconds: float) -> bool:
         """Waits until a job may be ready for one of these models, at most `seconds`, and never longer than 4."""

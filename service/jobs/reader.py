@@ -238,6 +238,22 @@ class QueueReader:
             loads[model_of(line)] = ModelLoad(queued=load.queued + queued, running=load.running + running)
         return loads
 
+    async def oldest(self) -> dict[str, float]:
+        """Model → seconds since the submission of its oldest waiting job; 0 where none waits."""
+        lines, created = sorted(await self._lines()), self._key("job:*->created_at")
+        async with self.redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for line in lines:
+                for places in ("ready", "quarantine"):  # their order is not that of submission
+                    pipe.sort(self._key(f"{places}:{line}"), start=0, num=1, by=created, get=[created])
+            (seconds, microseconds), *found = await pipe.execute()
+        now, ages = seconds + microseconds / 1e6, dict.fromkeys(map(model_of, lines), 0.0)
+        for index, first in enumerate(found):
+            model = model_of(lines[index // 2])
+            if first and first[0] is not None:
+                ages[model] = max(ages[model], now - int(first[0]) / 1000)
+        return ages
+
     async def _lines(self) -> dict[str, float]:
         """Line → when a worker last claimed from it, in ms by the server's clock."""
         claimed: Any = await self.redis.zrange(self._key("lines"), 0, -1, withscores=True)

@@ -20,7 +20,17 @@ from service import logs
 from service.api import problems
 from service.api.openai import routes as openai_routes
 from service.api.presenter import webhook_body
-from service.api.routes import forks, health, job_list, jobs, models, sessions, tasks, webhooks
+from service.api.routes import (
+    forks,
+    health,
+    job_list,
+    jobs,
+    models,
+    prometheus,
+    sessions,
+    tasks,
+    webhooks,
+)
 from service.auth.key_store import KeyStore
 from service.auth.rate_limit import RateLimiter
 from service.auth.signing import Signer
@@ -129,7 +139,7 @@ def create_app(
     )
     app.metrics, app.settings = metrics, settings
     problems.install(app, retry_after=settings.retry_after, max_body_bytes=settings.max_body_bytes)
-    for topic in (tasks, forks, job_list, jobs, webhooks, models, openai_routes, sessions, health):
+    for topic in (tasks, forks, job_list, jobs, webhooks, models, openai_routes, sessions, health, prometheus):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)
@@ -162,9 +172,7 @@ async def _services(
 
         def count(ended: EndedJob) -> None:
             """Counts a job that ended without a worker."""
-            metrics.requests.labels(task_of(ended.spec) or "unknown", ended.state).inc()
-            if ended.code:
-                metrics.jobs_undrawn.labels(ended.code).inc()
+            metrics.count_end(named_model(ended.spec), task_of(ended.spec), ended.state, ended.code)
             logs.job_line(
                 ended.id,
                 ended.state,
@@ -209,7 +217,9 @@ async def _services(
             queue=queue,
             hub=hub,
             blobs=BlobStore(redis, config, settings.blob_config, evicted=metrics.pictures_evicted.inc),
-            catalogue=Catalogue(WorkerCards(redis, config), queue, retry_after=settings.retry_after),
+            catalogue=Catalogue(
+                WorkerCards(redis, config), queue, retry_after=settings.retry_after, seen=metrics.know_model
+            ),
             keys=keys,
             signer=signer,
             limiter=RateLimiter(redis, config.prefix),

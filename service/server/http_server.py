@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import h11
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.api.routes.health import metrics_response
+from service.api.routes.prometheus import metrics_response
 from service.server.app import Service
 from service.server.body_limits import Progress
 from service.server.eviction import EvictionOrder, Rank
@@ -197,7 +198,8 @@ def metrics_app(app: Service) -> ASGIApp:
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/metrics" and app.services is not None:
-            await (await metrics_response(app.services))(scope, receive, send)
+            accept = Headers(scope=scope).get("accept")
+            await (await metrics_response(app.services, accept))(scope, receive, send)
         else:
             await PlainTextResponse("this port serves only /metrics", 404)(scope, receive, send)
 

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from engine.core.scheduler import Limit
 from service.worker.engine_thread import EngineReport
 
 if TYPE_CHECKING:
-    from engine.core.engine import EngineStats
+    from engine.core.engine import Engine, EngineStats
     from service.metrics import Metrics
 
 
-class EngineMetrics:
-    """For one engine."""
+_STATM = Path("/proc/self/statm")
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
+
+class EngineMetrics:
+    """For one engine. Exports all series of its model from the start."""
+
+    def __init__(self, metrics: Metrics, engine: Engine) -> None:
         self._metrics = metrics
-        self._model = model
         self._before: EngineStats | None = None
+        card = engine.model
+        self._model = model = card.name
+        about = {"family": card.family, "weights": card.weights, "tokenizer": card.tokenizer}
+        metrics.model_info.labels(model).info(about)
+        metrics.know_model(model, card.tasks)
+        for task in card.tasks:
+            metrics.e2e_request_latency_seconds.labels(model, task)
+        for series in (
+            metrics.lease_takeovers,
+            metrics.request_queue_time_seconds,
+            metrics.time_to_first_token_seconds,
+            metrics.images,
+            metrics.generation_tokens,
+            metrics.step_seconds,
+            metrics.step_rows,
+        ):
+            series.labels(model)
+        metrics.kv_cache_bytes.labels(model).set(engine.kv_cache_bytes)
+        # Read at each scrape.
+        if _STATM.exists():
+            metrics.worker_memory.labels("cpu").set_function(resident_memory)
+        metrics.worker_memory.labels("cuda").set_function(device_memory)
+        self.take(EngineReport(stats=engine.stats()))
 
     def take(self, report: EngineReport) -> None:
         stats, metrics, model = report.stats, self._metrics, self._model
@@ -36,26 +63,38 @@ class EngineMetrics:
             before = 0 if self._before is None else getattr(self._before, total)
             counter.labels(model).inc(getattr(stats, total) - before)
         self._before = stats
-        metrics.requests_running.labels(model).set(stats.running)
-        metrics.requests_waiting.labels(model).set(stats.waiting)
+        metrics.num_requests_running.labels(model).set(stats.running)
+        metrics.num_requests_waiting.labels(model).set(stats.waiting)
         metrics.kv_pages_used.labels(model).set(stats.pages_used)
-        metrics.kv_pages_total.labels(model).set(stats.pages_total)
+        metrics.kv_pages.labels(model).set(stats.pages_total)
+        metrics.kv_cache_usage.labels(model).set(stats.pages_used / stats.pages_total)
         for cap in get_args(Limit):
             metrics.step_limit.labels(model, cap).set(stats.limit == cap)
-        if (held := device_memory()) is not None:
-            metrics.cuda_memory_bytes.set(held)
 
     def engine_gone(self) -> None:
-        """Nothing of it runs, waits or holds pages."""
-        for gauge in (self._metrics.requests_running, self._metrics.requests_waiting, self._metrics.kv_pages_used):
+        """Nothing of it runs, waits or holds pages, and there is no cache."""
+        metrics = self._metrics
+        for gauge in (
+            metrics.num_requests_running,
+            metrics.num_requests_waiting,
+            metrics.kv_pages_used,
+            metrics.kv_pages,
+            metrics.kv_cache_usage,
+            metrics.kv_cache_bytes,
+        ):
             gauge.labels(self._model).set(0)
         for cap in get_args(Limit):
             self._metrics.step_limit.labels(self._model, cap).set(0)
 
 
-def device_memory() -> int | None:
-    """Bytes that this process's tensors hold on GPUs. None without torch, which only the engine imports."""
+def resident_memory() -> int:
+    """Bytes of this process in main memory."""
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_memory() -> int:
+    """Bytes that this process's tensors hold on GPUs. 0 without torch, which only the engine imports."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
-        return None
+        return 0
     return sum(torch.cuda.memory_allocated(device) for device in range(torch.cuda.device_count()))

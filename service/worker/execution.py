@@ -94,8 +94,8 @@ class JobExecution:
         self._last_tokens_at, metrics, model = time.monotonic(), self._context.metrics, self._context.card.name
         if self._first_tokens_at is None:
             self._first_tokens_at = self._last_tokens_at
-            metrics.time_to_first_preview_seconds.labels(model).observe(self._since_acceptance(self._first_tokens_at))
-        metrics.tokens.labels(model).inc(len(output.tokens))
+            metrics.time_to_first_token_seconds.labels(model).observe(self._since_acceptance(self._first_tokens_at))
+        metrics.generation_tokens.labels(model).inc(len(output.tokens))
         picture.update(output)
 
     async def run(self) -> None:
@@ -106,7 +106,7 @@ class JobExecution:
 
     async def _run(self) -> None:
         claim, context = self.claim, self._context
-        context.metrics.request_queue_seconds.labels(context.card.name).observe(claim.queued_seconds)
+        context.metrics.request_queue_time_seconds.labels(context.card.name).observe(claim.queued_seconds)
         context.publisher.register(self.key)
         if claim.cancel_requested:
             self.interrupt("canceled")
@@ -201,7 +201,7 @@ class JobExecution:
         keep = [*(image.blob for image in images), *fork_blobs(spec).values()]
         if await self._finish("succeeded", "completed", event, result=result.model_dump(), keep=keep):
             metrics.images.labels(card.name).inc(len(images))
-            metrics.request_seconds.labels(card.name, self.spec.task).observe(self._since_acceptance(now))
+            metrics.e2e_request_latency_seconds.labels(card.name, self.spec.task).observe(self._since_acceptance(now))
 
     async def _fail(self, error: BaseException) -> None:
         answer = events.error_of(error, self.claim.id)
@@ -233,7 +233,7 @@ class JobExecution:
         answer = await retry_transient("giving a job back", lambda: queue.quarantine(*self.key, code, message))
         log.warning("job %s was under way when the engine failed: %s: %s", self.claim.id, code, answer)
         if answer in ("failed", "canceled"):
-            self._context.metrics.requests.labels(self.spec.task, answer).inc()
+            self._context.metrics.count_end(self._context.card.name, self.spec.task, answer, code)
             self._log_end(answer, code if answer == "failed" else "")
         elif answer == "ok":
             self._log_attempt("blamed")
@@ -264,8 +264,9 @@ class JobExecution:
             self._log_attempt("lost")
         if answer != "ok":  # `already`: another call ended it, perhaps otherwise, and counts it
             return False
-        self._context.metrics.requests.labels(self.spec.task, state).inc()
-        self._log_end(state, (more.get("error") or {}).get("code", ""), (more.get("result") or {}).get("timings"))
+        code = (more.get("error") or {}).get("code", "")
+        self._context.metrics.count_end(self._context.card.name, self.spec.task, state, code)
+        self._log_end(state, code, (more.get("result") or {}).get("timings"))
         return True
 
     def _log_end(self, state: str, code: str, timings: dict[str, float] | None = None) -> None:

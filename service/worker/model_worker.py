@@ -16,7 +16,6 @@ from service import logs
 from service.jobs import BlobStore, Claim, EndedJob, Queue, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
 from service.jobs.spec import InvalidSpec, UnsupportedVersion, decode, named_model, task_of
-from service.metrics import UNDRAWN
 from service.worker import events
 from service.worker.claiming import IDLE_WAIT, Claimer, Quarantine
 from service.worker.engine_metrics import EngineMetrics
@@ -72,7 +71,7 @@ class ModelWorker:
         self._hung_seconds = hung_seconds
         self._failed = failed
         self._claimer = Claimer(queue, self.model, worker, quarantine, most_pixels)
-        self._engine_metrics = EngineMetrics(metrics, self.model)
+        self._engine_metrics = EngineMetrics(metrics, engine)
         self._jobs: dict[AttemptKey, JobExecution] = {}
         self._leaving: set[AttemptKey] = set()  # jobs that have ended; the engine may still draw a step of them
         self._tokens_free = engine.tokens_free
@@ -101,8 +100,6 @@ class ModelWorker:
 
     def start(self, cores: Callable[[], int]) -> None:
         self.began = time.monotonic()
-        # Exports all series from the start.
-        self._engine_metrics.take(EngineReport(stats=self.engine.stats()))
         self._thread.start(cores)
 
     def take_no_more(self) -> None:
@@ -135,10 +132,9 @@ class ModelWorker:
         claims = await self._claimer.ask(stopping, budget=budget, alone=alone, held=unstored)
         if claims is None:
             return
+        self._metrics.lease_takeovers.labels(self.model).inc(claims.taken_over)
         for ended in claims.ended:
             self._count(ended)
-            if ended.code in UNDRAWN:
-                self._metrics.jobs_undrawn.labels(ended.code).inc()
         for claim in claims:
             try:
                 await self._take(claim)
@@ -245,8 +241,8 @@ class ModelWorker:
     def _count(self, ended: EndedJob) -> None:
         """Counts and logs a job that ended before it was drawn here."""
         task = task_of(ended.spec)
-        label = task if task in self.engine.model.tasks else "unknown"  # a label is never a client's text
-        self._metrics.requests.labels(label, ended.state).inc()
+        label = task if task in self.engine.model.tasks else None  # a label is never a client's text
+        self._metrics.count_end(self.model, label, ended.state, ended.code)
         about = {"request_id": ended.request_id, "model": named_model(ended.spec), "task": task}
         logs.job_line(ended.id, ended.state, code=ended.code, seconds=ended.seconds, **about)
 

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from service.api.routes import canary
+from service.metrics.series import OUTCOMES
 from service.services import SingleFlight
 from tests.api.test_answers import meanwhile
-from tests.support.api import Api, spec_of
+from tests.support.api import CARD, Api, spec_of
 from tests.support.waiting import eventually
 
 
@@ -119,3 +120,54 @@ def test_readiness_follows_the_card_and_the_drain(api: Api) -> None:
     finally:
         api.lifecycle.draining = False
     assert api.client.get("/readyz").status_code == 200
+
+
+# ---- metrics -------------------------------------------------------------------------------------------------------
+
+
+def told(api: Api) -> dict[str, float]:
+    lines = api.client.get("/metrics").text.splitlines()
+    return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_a_scrape_tells_what_all_processes_share(api: Api) -> None:
+    def stored() -> float:
+        now = told(api)
+        return sum(now[f'arpg_queue_blob_bytes{{kind="{kind}"}}'] for kind in ("uploads", "pictures"))
+
+    before = stored()
+    api.generate()
+    first = told(api)
+    assert first['arpg_queue_depth{model="hand"}'] == first['arpg_queue_workers{model="hand"}'] == 1
+    assert first["arpg_queue_blob_limit_bytes"] == api.settings.blob_config.max_bytes
+    age = 'arpg_queue_oldest_job_seconds{model="hand"}'
+    assert eventually(lambda: told(api)[age] > first[age])
+    claim = api.claim()
+    running = told(api)
+    assert (running['arpg_queue_running{model="hand"}'], running[age]) == (1, 0)
+    api.draw(claim)
+    assert stored() > before
+    api.withdraw_card("hand-1")
+    try:
+        assert told(api)['arpg_queue_workers{model="hand"}'] == 0
+    finally:
+        api.show_card()
+
+
+def test_the_counts_of_a_model_begin_at_0_and_refusals_name_it(api: Api) -> None:
+    def outcomes() -> dict[tuple[str, str], float]:
+        now = told(api)
+        series = 'arpg_requests_total{{model="hand",outcome="{}",task="{}"}}'
+        return {(outcome, task): now[series.format(outcome, task)] for outcome in OUTCOMES for task in CARD.tasks}
+
+    before = outcomes()
+    api.withdraw_card("hand-1")
+    try:
+        assert api.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
+        assert api.client.post("/v1/generate", json={"model": "nobody"}).json()["code"] == "no_worker"
+    finally:
+        api.show_card()
+    after = outcomes()
+    assert {key for key in after if after[key] != before[key]} == {("no_worker", "generate")}
+    assert after["no_worker", "generate"] == before["no_worker", "generate"] + 1
+    assert 'model="nobody"' not in api.client.get("/metrics").text

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.routes import forks, health, job_list, jobs, models, sessions, tasks, webhooks
+from service.api.routes import forks, health, job_list, jobs, models, prometheus, sessions, tasks, webhooks
 from service.api.routes import tasks as editing
 from service.jobs import NewJob, Queue, Submitted
 from service.server.app import create_app
@@ -23,7 +23,7 @@ OPEN = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/playground"}
 
 
 def test_every_route_but_the_open_ones_needs_a_key(keyed: Keyed) -> None:
-    topics = (editing, forks, health, job_list, jobs, models, sessions, tasks, webhooks)
+    topics = (editing, forks, health, job_list, jobs, models, prometheus, sessions, tasks, webhooks)
     routes = [route for topic in topics for route in topic.router.routes]
     routes += [route for route in create_app(keyed.api.settings).routes if hasattr(route, "path")]
     asked = {(route.path, method) for route in routes for method in getattr(route, "methods", None) or {"GET"}}

@@ -187,6 +187,10 @@ class ChaosEngine:
     def tokens_free(self) -> int:
         return max(0, self._pages - sum(drawing.pages for drawing in self._books.drawings.values())) * PAGE
 
+    @property
+    def kv_cache_bytes(self) -> int:
+        return 0
+
     def stats(self) -> Stats:
         books, running = self._books, self._running()
         return Stats(

@@ -98,6 +98,23 @@ async def test_a_repeated_request_gets_the_job_of_the_first_as_long_as_it_is_kep
     assert ((await queue.submit(other)).id, await queue.state("b")) == ("c", None)
 
 
+async def test_the_age_of_the_oldest_waiting_job_whatever_its_place_in_the_queue(queue: Queue) -> None:
+    assert await queue.oldest() == {}
+    await queue.submit(new("late", cost=1000))
+    await queue.submit(new("early"))  # behind it, as the same client's
+    await queue.submit(new("other", model="other"))
+    for job_id, seconds in (("late", 50), ("early", 70), ("other", 5)):
+        created = int((await stored_job(queue, job_id)).created_at * 1000) - seconds * 1000
+        await queue.redis.hset(f"{CONFIG.prefix}job:{job_id}", "created_at", created)
+    ages = await queue.oldest()
+    assert (ages["m"], ages["other"]) == (pytest.approx(70, abs=2), pytest.approx(5, abs=2))
+    assert await take(queue, 2) == ["late", "early"]
+    assert (await queue.oldest())["m"] == 0
+    await lose_leases(queue)
+    await take(queue)  # poison candidates wait too
+    assert (await queue.oldest())["m"] == pytest.approx(70, abs=2)
+
+
 # ---- start deadlines -----------------------------------------------------------------------------------------------
 
 

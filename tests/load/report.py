@@ -139,7 +139,7 @@ def _memory(axes: Axes, record: Record, load: Phase) -> None:
 def _cache(axes: Axes, record: Record, load: Phase) -> None:
     samples = [s for s in record.samples if s.time >= load.begin]
     minutes = [(s.time - load.begin) / 60 for s in samples]
-    used = [100 * s.series.get("kv_pages_used", 0) / max(1, s.series.get("kv_pages_total", 1)) for s in samples]
+    used = [100 * s.series.get("kv_pages_used", 0) / max(1, s.series.get("kv_pages", 1)) for s in samples]
     axes.plot(minutes, used, label="KV pages in use, %")
     axes.plot(minutes, [sum(s.waiting.values()) for s in samples], label="jobs waiting")
     axes.plot(minutes, [s.series.get("http_streams", 0) for s in samples], label="streams open")

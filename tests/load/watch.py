@@ -20,7 +20,7 @@ from tests.load.service import Service, cpu_of, rss_of, stolen
 EVERY = 5.0  # s
 GENERATOR = "generator"  # this process
 STOLEN = "stolen"  # CPU time that other machines took on the same host
-SERIES = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiting", "http_streams", "queue_depth")
+SERIES = ("kv_pages_used", "kv_pages", "num_requests_running", "num_requests_waiting", "http_streams", "queue_depth")
 
 _SERIES = re.compile(rf"^arpg_({'|'.join(SERIES)})(?:{{[^}}]*}})? (\S+)$", re.MULTILINE)
 _FIELDS = ("state", "client", "cost", "created_at", "started_at", "finished_at", "result")
@@ -98,7 +98,7 @@ class Watch:
         ).items():
             found[f"unfinished jobs of {client}"] = int(count)
         series = await self._series()
-        found |= {name: series[name] for name in SERIES if name != "kv_pages_total" and name in series}
+        found |= {name: series[name] for name in SERIES if name != "kv_pages" and name in series}
         return {name: count for name, count in found.items() if count}
 
     async def _kept(self) -> dict[str, float]:

@@ -195,14 +195,14 @@ async def test_a_wide_picture_stopped_between_two_windows_leaves_nothing(
     await service.seen("a", "tokens")
     [run] = service.worker._models[0]._jobs.values()
     async with asyncio.timeout(PATIENCE):
-        while service.sample("tokens_total", model="random") < 140:
+        while service.sample("generation_tokens_total", model="random") < 140:
             # The cache that a picture waits for between two windows is pledged to it; else none is.
             assert 0 <= run.unadmitted_cost <= run.claim.cost
             await asyncio.sleep(0.005)
     assert await service.queue.cancel("a") == "requested"
     assert [event.name for event in await service.events("a")][-1] == "canceled"
     assert await soon(lambda: engine.idle and not engine.stats().pages_used)
-    assert service.sample("tokens_total", model="random") < 512
+    assert service.sample("generation_tokens_total", model="random") < 512
     await service.submit("b")
     assert len((await service.result("b")).images) == 1
 
@@ -229,7 +229,7 @@ async def test_a_wide_picture_begun_by_another_attempt_is_the_same(
 ) -> None:
     fields = {"task": "expand", "width": 40, "height": 16, "method": "windowed", "steps": 16}
     await service.submit("a", **fields)
-    assert await soon(lambda: service.sample("tokens_total", model="random") >= 70)  # in the second window
+    assert await soon(lambda: service.sample("generation_tokens_total", model="random") >= 70)  # in the second window
     assert await service.queue.release("a", 1) == "ok"
     [made] = (await service.result("a")).images
     [expected] = painted(folder, await service.spec("a"), np.full((8, 20), EMPTY, dtype=np.int32))

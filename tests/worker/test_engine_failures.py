@@ -81,8 +81,8 @@ async def test_who_shared_the_step_with_poison_ends_well_and_the_poison_fails_al
             assert len(attempts) > 1
         assert len(failed[0]) > 1
         assert failed[1:] == [[POISON]]  # once more, with nothing beside it
-        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
-        assert await service.counted(2, "requests_total", task="generate", outcome="succeeded")
+        assert await service.counted(1, "requests_total", model="random", task="generate", outcome="failed")
+        assert await service.counted(2, "requests_total", model="random", task="generate", outcome="succeeded")
         await service.submit("next")
         assert await service.result("next")  # and the worker goes on
         assert await service.queue.redis.hgetall(f"{CONFIG.prefix}unfinished") == {}
@@ -170,7 +170,7 @@ async def test_a_job_that_was_canceled_meanwhile_is_not_drawn_again(
         failing_over(engine, monkeypatch, RuntimeError)
         for name in [*await poisoned(service), "poison"]:
             assert (await service.events(name))[-1].name == "canceled"
-        assert await service.counted(3, "requests_total", task="generate", outcome="canceled")
+        assert await service.counted(3, "requests_total", model="random", task="generate", outcome="canceled")
 
 
 @pytest.mark.anyio

@@ -38,7 +38,7 @@ async def test_cancel_of_a_running_job_frees_its_pages(service: Service, engine:
     assert engine.stats().steps_total < 50  # it would have taken 64
     await service.submit("b")
     assert len((await service.result("b")).images) == 1
-    assert await service.counted(1, "requests_total", task="generate", outcome="canceled")
+    assert await service.counted(1, "requests_total", model="random", task="generate", outcome="canceled")
 
 
 @pytest.mark.anyio
@@ -62,7 +62,7 @@ async def test_cancelling_every_running_job_leaves_the_exported_gauges_at_0(
             return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
         def gauges() -> list[float]:
-            names = ("requests_running", "requests_waiting", "kv_pages_used")
+            names = ("num_requests_running", "num_requests_waiting", "kv_pages_used")
             return [exported()[f'arpg_{name}{{model="random"}}'] for name in names]
 
         await service.submit("done", steps=2)
@@ -78,7 +78,7 @@ async def test_cancelling_every_running_job_leaves_the_exported_gauges_at_0(
         outcomes = {
             name: value for name, value in exported().items() if name.startswith("arpg_requests_total{") and value
         }
-        label = 'arpg_requests_total{{outcome="{}",task="generate"}}'
+        label = 'arpg_requests_total{{model="random",outcome="{}",task="generate"}}'
         assert outcomes == {label.format("succeeded"): 1, label.format("canceled"): 20}
 
 
@@ -139,16 +139,36 @@ async def test_a_job_that_cannot_be_refused_now_holds_up_no_other(
         error = (await service.events("nonsense"))[-1].json()["error"]
         assert error["code"] == "invalid_payload"
         assert "TypeError" not in error["message"]
-        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
+        assert await service.counted(1, "requests_total", model="random", task="generate", outcome="failed")
 
 
 @pytest.mark.anyio
 async def test_the_engines_series_are_there_from_the_start(redis_url: str, engine: Engine) -> None:
     async with serving(redis_url, engine, grace=5) as service:
         await asyncio.sleep(0.05)
-        names = ("kv_pages_used", "kv_pages_total", "requests_running", "requests_waiting")
-        held = [service.metrics.registry.get_sample_value(f"arpg_{name}", {"model": "random"}) for name in names]
-        assert held == [0, 24, 0, 0]
+        names = ("kv_pages_used", "kv_pages", "num_requests_running", "num_requests_waiting")
+
+        def told(name: str, **labels: str) -> float | None:
+            return service.metrics.registry.get_sample_value(f"arpg_{name}", labels)
+
+        assert [told(name, model="random") for name in names] == [0, 24, 0, 0]
+        # rate() sees the first event of a series only if the series was there before.
+        for task in engine.model.tasks:
+            for outcome in ("succeeded", "failed", "canceled"):
+                assert told("requests_total", model="random", task=task, outcome=outcome) == 0
+        counted = (
+            "images_total",
+            "generation_tokens_total",
+            "lease_takeovers_total",
+            "time_to_first_token_seconds_count",
+        )
+        assert [told(name, model="random") for name in counted] == [0, 0, 0, 0]
+        assert told("job_failures_total", model="random", code="out_of_memory") == 0
+        card = engine.model
+        about = {"family": card.family, "weights": card.weights, "tokenizer": card.tokenizer}
+        assert told("model_info", model="random", **about) == 1
+        assert told("kv_cache_bytes", model="random") == engine.kv_cache_bytes > 0
+        assert (told("worker_memory_bytes", device="cpu") or 0) > 50 * 2**20  # torch alone takes more
 
 
 @pytest.mark.anyio
@@ -255,5 +275,5 @@ async def test_a_job_that_had_ended_otherwise_is_not_counted_as_drawn(
     assert (await service.events("a"))[-1].name == "canceled"
     assert await soon(lambda: not service.worker._tasks())
     assert answers == ["already"]
-    assert service.sample("requests_total", task="generate", outcome="succeeded") == 0
+    assert service.sample("requests_total", model="random", task="generate", outcome="succeeded") == 0
     assert service.sample("images_total", model="random") == 0

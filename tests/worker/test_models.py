@@ -99,11 +99,11 @@ async def test_each_family_draws_while_the_others_do(
 
             n, positions = fields.get("n", 1), engines[name].model.positions
             assert await service.counted(n, "images_total", model=name)
-            assert await service.counted(n * positions, "tokens_total", model=name)
-            assert await service.counted(1, "request_queue_seconds_count", model=name)
-            assert await service.counted(1, "request_seconds_count", model=name, task="generate")
+            assert await service.counted(n * positions, "generation_tokens_total", model=name)
+            assert await service.counted(1, "request_queue_time_seconds_count", model=name)
+            assert await service.counted(1, "e2e_request_latency_seconds_count", model=name, task="generate")
             assert await service.counted(engines[name].stats().steps_total, "step_seconds_count", model=name)
-            assert await service.counted(engines[name].stats().pages_total, "kv_pages_total", model=name)
+            assert await service.counted(engines[name].stats().pages_total, "kv_pages", model=name)
 
 
 @pytest.mark.anyio
@@ -179,7 +179,7 @@ async def test_an_engine_that_fails_takes_its_own_model_alone(
         assert found is not None
         assert found.attempt == 1
         assert await soon(lambda: not service.worker._replacing)
-        for series in ("requests_running", "requests_waiting", "kv_pages_used"):
+        for series in ("num_requests_running", "num_requests_waiting", "kv_pages_used"):
             assert service.sample(series, model="raster") == 0
         await service.submit("next", model="anyorder")  # and the failed model's jobs hold up no other
         assert await service.result("next")

@@ -127,7 +127,9 @@ async def test_jobs_that_the_queue_gives_up_are_counted(redis_url: str, engines:
         async with service.worker._models[0]._quarantine.turn:
             await lose(service, {"a": {"model": "one"}})
         assert (await service.events("a"))[-1].json()["error"]["code"] == "worker_lost"
-        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
+        assert await service.counted(1, "requests_total", model="one", task="generate", outcome="failed")
+        assert await service.counted(1, "job_failures_total", model="one", code="worker_lost")
+        assert await service.counted(1, "lease_takeovers_total", model="one")
 
 
 @pytest.mark.anyio

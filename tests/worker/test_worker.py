@@ -75,8 +75,8 @@ async def test_a_job_whose_start_deadline_is_over_is_not_drawn_but_counted(redis
     await client.aclose()
     async with serving(redis_url, engine) as service:
         assert [event.name for event in await service.events("late")] == ["queued", "failed"]
-        assert await service.counted(1, "jobs_undrawn_total", code="start_timeout")
-        assert await service.counted(1, "requests_total", task="generate", outcome="failed")
+        assert await service.counted(1, "job_failures_total", model="random", code="start_timeout")
+        assert await service.counted(1, "requests_total", model="random", task="generate", outcome="failed")
 
 
 @pytest.mark.anyio
@@ -112,11 +112,11 @@ async def test_many_unlike_jobs_at_once(service: Service, folder: Path) -> None:
         assert [image.index for image in result.images] == list(range(fields["n"]))
         for image, expected in zip(result.images, alone(folder, **fields), strict=True):
             assert np.array_equal(image.tokens(), expected)
-    assert await service.counted(9, "requests_total", task="generate", outcome="succeeded")
+    assert await service.counted(9, "requests_total", model="random", task="generate", outcome="succeeded")
     assert await service.counted(sum(p["n"] for p in wanted.values()), "images_total", model="random")
-    assert await service.counted(64 * sum(p["n"] for p in wanted.values()), "tokens_total", model="random")
+    assert await service.counted(64 * sum(p["n"] for p in wanted.values()), "generation_tokens_total", model="random")
     assert service.sample("step_rows_count", model="random") > 0
-    assert await service.counted(9, "request_queue_seconds_count", model="random")
+    assert await service.counted(9, "request_queue_time_seconds_count", model="random")
 
 
 @pytest.mark.anyio

@@ -67,7 +67,7 @@ async def fork(
         parent = await find_job(services, client, id)
         submission.preference(fields.n, read_spec(parent).output.format)
         check_priority(client, fields.priority)
-        with refusals_counted(services, "fork"):
+        with refusals_counted(services, parent.model, "fork"):
             job = await _create(submission, parent, fields, digest)
     return await submission.answer(job)
 

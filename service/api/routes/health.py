@@ -1,4 +1,4 @@
-"""Health, readiness and metrics."""
+"""Health and readiness."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import asyncio
 import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from service.api.dependencies import OptionalClientDep, ServicesDep
 from service.api.problems import described
 from service.api.routes.canary import run_canary
-from service.merged_metrics import exposition
 from service.services import Services
 
 log = logging.getLogger(__name__)
@@ -52,27 +50,6 @@ async def readyz(
     if client is not None:
         ready["models"] = sorted(await services.catalogue.models())
     return JSONResponse(ready)
-
-
-@router.get("/metrics", include_in_schema=False)
-async def metrics(services: ServicesDep) -> Response:
-    """Prometheus metrics. Where keys are needed, the key must have the scope `metrics`."""
-    return await metrics_response(services)
-
-
-async def metrics_response(services: Services) -> Response:
-    """All series, with those of a worker that is this process's child. The queue's are read from Redis now, and left
-    out if Redis does not respond."""
-    depth = services.metrics.queue_depth
-    depth.clear()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            for model, load in (await services.queue.stats()).items():
-                depth.labels(model).set(load.queued)
-    except (RedisError, OSError, TimeoutError):
-        depth.clear()
-    worker = [] if services.worker_metrics is None else await services.worker_metrics()
-    return Response(exposition(services.metrics.registry.collect(), worker), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _reasons(services: Services) -> list[str]:

@@ -148,7 +148,7 @@ async def new_job(
     another route decides about the job after the plan. Raises Problem."""
     services, client, fields = submission.services, submission.client, body.fields
     check_priority(client, fields.priority)
-    with refusals_counted(services, task.name):
+    with refusals_counted(services, fields.model, task.name):
         start = await starting_point(services, client, submission.request, body, task)
         spec = decide(task.plan(with_seed(fields), start.facts, start.served.card), start.served.card)
         if task.size_field is not None:

@@ -7,7 +7,7 @@
 -- worker may hold, then client and held pixels of each client of which it holds any.
 -- Returns {the granted: id, attempt, cost, payload, cancel, queued_ms, alone, pictures, client, pixels, request id},
 -- whether to become empty, {the jobs that ended here: id, state, payload, code ('' = none) of the error, request id,
--- ms since its submission}}.
+-- ms since its submission}, how many leases expired}.
 local line, worker, nonce = ARGV[1], ARGV[2], ARGV[3]
 local budget, limit, alone, empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
 local lease_ms, max_lost = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -45,11 +45,11 @@ if last then
     for _, id in ipairs(answer.ended) do
       if redis.call('EXISTS', job_key(id)) == 1 then ends[#ends + 1] = ended(id) end
     end
-    return { grants, 0, ends }
+    return { grants, 0, ends, answer.reaped or 0 }
   end
 end
 
-local ended_ids = {}
+local ended_ids, reaped = {}, 0
 
 local function reap()
   -- No lease ends later than one lease from now, unless the clock was ahead when it was written.
@@ -60,6 +60,7 @@ local function reap()
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 64)) do
     redis.call('ZREM', leases, id)
+    reaped = reaped + 1
     local job = redis.call('HMGET', job_key(id), 'attempt', 'cancel')
     local lost = blame_the_silent(id, job[1], now)
     if job[2] then
@@ -165,10 +166,11 @@ if took > 0 then
     redis.call('HDEL', pace_key(line), 'left_at')
   end
 end
-if #given + #ended_ids > 0 then
-  redis.call('SET', answer_key, cjson.encode({ nonce = nonce, jobs = given, ended = ended_ids }), 'PX', 3600000)
+if #given + #ended_ids + reaped > 0 then
+  local answer = { nonce = nonce, jobs = given, ended = ended_ids, reaped = reaped }
+  redis.call('SET', answer_key, cjson.encode(answer), 'PX', 3600000)
 end
 local grants, ends = {}, {}
 for _, one in ipairs(given) do grants[#grants + 1] = granted(one.id) end
 for _, id in ipairs(ended_ids) do ends[#ends + 1] = ended(id) end
-return { grants, become_empty, ends }
+return { grants, become_empty, ends, reaped }

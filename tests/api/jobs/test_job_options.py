@@ -19,7 +19,7 @@ def quick_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def undrawn(api: Api) -> float:
-    return api.metrics.jobs_undrawn.labels("start_timeout")._value.get()
+    return api.metrics.job_failures.labels("hand", "start_timeout")._value.get()
 
 
 # ---- start deadlines -----------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ async def held(queue: Queue, job_id: str, *names: str, ttl: float = 0.2) -> Blob
 async def test_however_a_job_ends_its_blobs_are_given_back(queue: Queue, end: str) -> None:
     blobs = await held(queue, "a", "a/image", "a/mask", ttl=60)
     await blobs.put("other", b"0123456789")
+    assert await blobs.bytes_by_kind() == {"uploads": 30, "pictures": 0}
     if end == "canceled while queued":
         await queue.cancel("a")
     elif end == "lost":
@@ -123,6 +124,7 @@ async def test_finished_pictures_are_told_to_the_next_attempt(queue: Queue) -> N
     for index in (2, 0, 0):
         picture = {"index": index, "seed": 7}
         assert await blobs.put(f"a/result/1/{index}", b"picture", job=("a", 1), picture=picture)
+    assert await blobs.bytes_by_kind() == {"uploads": 0, "pictures": 14}
     await lose_leases(queue)
     (claim,) = await queue.claim("m", "heir", budget=10, limit=1, alone=True, empty=True)
     assert not await blobs.put("a/result/1/1", b"zombie", job=("a", 1), picture={"index": 1})

@@ -1,4 +1,4 @@
-"""The metrics of several processes as those of one."""
+"""Metrics as text: those of several processes as those of one, in the format that the scraper asks for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,35 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 from prometheus_client.registry import Collector
 
-COMBINED: dict[str, Callable[[float, float], float]] = {"_created": min, "_start_time_seconds": min, "_max_fds": max}
+COMBINED: dict[str, Callable[[float, float], float]] = {"_start_time_seconds": min, "_max_fds": max, "_info": max}
 """By the end of a sample's name; all others are added up, memory, processor time and open files too."""
+
+CREATED = "_created"
+"""Samples of these names tell when a series began. Left out: Prometheus would store each as one more series."""
 
 
 def exposition(*processes: Iterable[Metric]) -> bytes:
     """Prometheus' text format of what the registries of these processes collect."""
+    return generate_latest(merged(*processes))
+
+
+def negotiated(accept: str | None, *processes: Iterable[Metric]) -> tuple[bytes, str]:
+    """As `exposition`, in OpenMetrics if the Accept header asks for it; and the content type."""
+    collected = [[*process] for process in processes]
+    try:
+        encode, content_type = choose_encoder(accept or "")
+        return encode(merged(*collected)), content_type
+    except TypeError:  # the header asks for a version that is no number
+        return exposition(*collected), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def merged(*processes: Iterable[Metric]) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(_Merged(processes))
-    return generate_latest(registry)
+    return registry
 
 
 class _Merged(Collector):
@@ -29,6 +47,8 @@ class _Merged(Collector):
             for metric in process:
                 _, values = families.setdefault(metric.name, (metric, {}))
                 for sample in metric.samples:
+                    if sample.name.endswith(CREATED):
+                        continue
                     key = sample.name, tuple(sorted(sample.labels.items()))
                     values[key] = _combine(sample.name)(values[key], sample.value) if key in values else sample.value
         for metric, values in families.values():
