@@ -6,7 +6,8 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse full-size demo-model demo-families imagenet-names lint types clean
+.PHONY: serve test test-other load chaos abuse dashboards full-size demo-model demo-families imagenet-names lint types \
+  clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -46,6 +47,13 @@ chaos: $(VENV)/.test
 ABUSE ?=
 abuse: $(VENV)/.test
 	$(VENV)/bin/python -m tests.abuse $(ABUSE)
+
+# A real Prometheus scrapes the service under load, and each panel of the Grafana dashboard is drawn from its data into
+# docs/dashboards. Needs Debian's package prometheus. Takes twelve minutes on an idle machine. Shorter:
+# DASHBOARDS='--minutes 1 --out var/dashboards'.
+DASHBOARDS ?=
+dashboards: $(VENV)/.test
+	$(VENV)/bin/python -m tests.deploy $(DASHBOARDS)
 
 # Trains from nothing into MODEL; keeps its state in RUNS and resumes. Takes hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.processes import REPOSITORY
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "engine/README.md", "service/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "engine/README.md", "service/README.md", "docs/runbooks.md")
 TEST = re.compile(r"(tests/[\w/]+\.py)((?:::\w+)*)")
 """A file of tests, or a test in it: `tests/jobs/test_queue.py::test_finish_ends_once`."""
 

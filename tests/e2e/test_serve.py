@@ -17,6 +17,7 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types import ImageGenStreamEvent
 from PIL import Image
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 
 from service.bench.cpu import descendants
 from service.cli.main import main
@@ -24,6 +25,7 @@ from service.jobs import Queue, connect
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
 from tests.api.openai.official import openai_client, pixels
+from tests.deploy.dashboard import missing
 from tests.support.api import frames, half_mask, noise, png, running_api
 from tests.support.serve import arpg, serving
 from tests.support.waiting import PATIENCE, eventually
@@ -79,18 +81,25 @@ def test_from_the_first_picture_to_the_last_process(
         assert job["usage"] == {"steps": 32, "tokens_drawn": 32, "tokens_known": 32}
 
         # One scrape tells all, once the last end is counted.
-        inpainted = 'arpg_requests_total{outcome="succeeded",task="inpaint"} 1.0'
+        inpainted = 'arpg_requests_total{model="random",outcome="succeeded",task="inpaint"} 1.0'
         assert eventually(lambda: inpainted in client.get("/metrics").text)
         scraped = client.get("/metrics").text
         for series in (
-            'arpg_requests_total{outcome="succeeded",task="generate"} 4.0',
+            'arpg_requests_total{model="random",outcome="succeeded",task="generate"} 4.0',
             'arpg_images_total{model="random"} 7.0',
-            'arpg_tokens_total{model="random"} 416.0',
+            'arpg_generation_tokens_total{model="random"} 416.0',
             'arpg_kv_pages_used{model="random"} 0.0',
             'arpg_queue_depth{model="random"} 0.0',
             "process_resident_memory_bytes",
         ):
             assert series in scraped, series
+        assert missing(scraped) == [], "the dashboard or a rule asks for what nothing exports"
+        # Both processes in one exposition, in OpenMetrics as in the text format.
+        answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,*/*;q=0.1"})
+        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        families = {family.name: family for family in open_metrics(answer.text)}
+        assert [s.value for s in families["arpg_images"].samples] == [7]
+        assert families["arpg_queue_workers"].samples[0].value == 1
 
         # OpenAI's client draws with it, is shown each part as it is drawn, and edits a picture of its own.
         with openai_client(str(client.base_url)) as official:
