@@ -71,7 +71,9 @@ def unauthorized(code: str, detail: str) -> Problem:
 
 
 def did_you_mean(text: str, names: Iterable[str]) -> list[str]:
-    """Names that contain a text or resemble it, the best first. A name may appear twice."""
+    """Names that are words of a text, that contain it or that resemble it, the best first. A name may appear twice."""
     names = list(names)
-    near = [name for name in names if len(text) > 2 and text in name]
+    words = f" {text} "
+    near = sorted((name for name in names if len(name) > 2 and f" {name} " in words), key=len, reverse=True)
+    near += [name for name in names if len(text) > 2 and text in name]
     return near + difflib.get_close_matches(text, names, n=2 * NEAREST, cutoff=0.5)

@@ -26,6 +26,7 @@ MEMBERS = {"message", "type", "param", "code"}
     ("fields", "param", "message"),
     [
         ({"prompt": "mushrom"}, "prompt", "the model has no such class; the nearest (is|are) mushroom"),
+        ({"prompt": "A photo of a mushroom in a wood"}, "prompt", "the nearest (is|are) mushroom"),
         ({"prompt": "99"}, "prompt", "there is no class 99; labels run from 0 to 7"),
         ({"prompt": "x" * 300}, "prompt", "at most 200 characters"),
         ({"prompt": ""}, "prompt", "at least 1 character"),
