@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from service import logs
 from service.api import sse
 from service.api.bodies import Body, form_fields, json_content, json_fields, reference
-from service.api.create_job import JobOptions, replay
+from service.api.create_job import JobOptions, refusals_counted, replay
 from service.api.dependencies import ClientDep, ServicesDep
 from service.api.job_access import cancel_job, not_draining
 from service.api.openai.errors import PREFIX, fields_renamed
@@ -155,7 +155,8 @@ async def _answer(
 
 
 async def _new_job(submission: Submission, wanted: ImagesRequest, face: Face, body: Body) -> Job:
-    served = await submission.services.catalogue.choose(wanted.model)
+    with refusals_counted(submission.services, wanted.model, face.task):
+        served = await submission.services.catalogue.choose(wanted.model)
     task, fields = translated(wanted, face, served.card)
     try:
         with fields_renamed(FIELD_NAMES):

@@ -36,16 +36,17 @@ STEPS_DIVISOR = {"low": 4, "medium": 2}
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One of the two routes. route: what an idempotency key belongs to. event: the events' names begin with it.
-    extras: the fields of tasks that a request may have."""
+    """One of the two routes. route: what an idempotency key belongs to. event: the events' names begin with it. task:
+    what a request counts as before it is known that it expands. extras: the fields of tasks that a request may have."""
 
     route: str
     event: str
+    task: str
     extras: frozenset[str]
 
 
-GENERATION = Face("images/generations", "image_generation", frozenset(extras(TASKS["expand"].fields)))
-EDIT = Face("images/edits", "image_edit", frozenset(extras(TASKS["inpaint"].fields)))
+GENERATION = Face("images/generations", "image_generation", "generate", frozenset(extras(TASKS["expand"].fields)))
+EDIT = Face("images/edits", "image_edit", "inpaint", frozenset(extras(TASKS["inpaint"].fields)))
 
 
 def check(wanted: ImagesRequest, face: Face) -> None:

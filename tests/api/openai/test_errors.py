@@ -48,6 +48,7 @@ MEMBERS = {"message", "type", "param", "code"}
         ({"quality": "low", "extra_body": {"steps": 4}}, "quality", "leave one of them out"),
         ({"output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"output_compression": 50}, "output_compression", "png files are lossless"),
+        ({"extra_headers": {"X-Start-Timeout": "soon"}}, "X-Start-Timeout", "must be a number of seconds"),
         ({"style": "vivid"}, "style", "is not supported: the models have no styles; leave it out"),
         ({"frame_count": 3}, "frame_count", "animations are not drawn"),
         ({"extra_body": {"class": 3}}, "class", "send the class as prompt"),

@@ -177,6 +177,12 @@ def test_what_takes_too_long_goes_on_and_its_address_is_told(redis_socket: objec
                 client.images.generate(prompt="cone", model="raster", **fields)
         with pytest.raises(openai.BadRequestError, match="raster can't inpaint"):
             client.images.edit(image=b"x", prompt="cone", model="raster")
+        api.withdraw_card("hand-1")
+        with pytest.raises(openai.InternalServerError, match="no worker serves this model") as gone:
+            openai_client(api.url).images.generate(prompt="cone", model="hand")
+        assert (gone.value.status_code, gone.value.code) == (503, "no_worker")
+        refused = {"task": "generate", "outcome": "no_worker", "model": "hand"}
+        assert api.metrics.registry.get_sample_value("arpg_requests_total", refused) == 1
         api.empty()
 
 
