@@ -16,6 +16,7 @@ serve: $(VENV)/.serve
 # a file's tests stay in one process, so that its servers start once. PYTEST='tests/jobs --durations=10': more options.
 PROCESSES ?= 3
 PYTEST ?=
+test: export PYTHONDONTWRITEBYTECODE :=# a hundred processes import the same modules
 test: lint types
 	$(VENV)/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST)
 

@@ -27,7 +27,8 @@ def choose_operations(device: torch.device, dtype: torch.dtype, *, batch_invaria
     if device.type == "cpu" and dtype == torch.float32:
         try:
             from engine.ops.cpu import CompiledOperations
+
+            return CompiledOperations(tile)
         except ImportError:  # no numba, or a torch with another OpenMP library
             return TorchOperations(tile)
-        return CompiledOperations(tile)
     return TorchOperations(tile)

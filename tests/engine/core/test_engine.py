@@ -12,7 +12,6 @@ import torch
 
 from engine import Engine, EngineConfig, Request, RequestError
 from engine.core.pages import IntegrityError
-from engine.ops import launch
 from tests.support.tiny import random_folder
 
 
@@ -199,6 +198,8 @@ def test_batch_invariance_is_refused_on_a_gpu(folder: Path) -> None:
 
 
 def test_a_layer_takes_one_attention_call_however_many_requests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.ops import launch  # here, because the import compiles functions
+
     attend, calls = launch.attend, []
 
     def counted(*arguments: int) -> None:

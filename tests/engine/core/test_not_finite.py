@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,10 +90,10 @@ def test_windows_end_with_its_error(folder: Path) -> None:
         generate_windowed(engine, [generation])
 
 
-@pytest.mark.parametrize("operations", [TorchOperations(), CompiledOperations()])
-def test_a_row_that_carries_no_token_reads_within_the_table(operations: Operations) -> None:
+@pytest.mark.parametrize("kind", [TorchOperations, CompiledOperations])
+def test_a_row_that_carries_no_token_reads_within_the_table(kind: Callable[[], Operations]) -> None:
     """A GPU computes the next step before the error is known."""
     nothing, table = torch.zeros(1, dtype=torch.int32), torch.ones(3, 8)
     rows = Rows(torch.tensor([-2], dtype=torch.int32), nothing, nothing, nothing, None)  # type: ignore[arg-type]
-    embedded = operations.embed(rows, torch.tensor([NO_TOKEN], dtype=torch.int32), table)
+    embedded = kind().embed(rows, torch.tensor([NO_TOKEN], dtype=torch.int32), table)
     assert torch.equal(embedded, table[:1])
