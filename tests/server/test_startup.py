@@ -223,7 +223,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
         options = {"ARPG_DATA_DIR": str(data), "PORT": "0", "ARPG_SIGNING_KEY": signing, "ARPG_REDIS_URL": address}
         with arpg(["api", "--log-level", "debug"], **options) as (process, url), httpx.Client(base_url=url) as client:
             headers = {"Authorization": f"Bearer {text}"}
-            assert client.get("/v1/models", headers=headers).json() == {"models": []}
+            assert client.get("/v1/models", headers=headers).json() == {"object": "list", "data": [], "models": []}
             assert client.get("/metrics", headers=headers).status_code == 200
             client.get("/v1/models", headers={"X-API-Key": text[:-1] + "!"})
             session = client.post("/v1/session", headers=headers)
