@@ -22,6 +22,7 @@ from service.jobs import (
     FINAL_STATES,
     BlobStoreFull,
     Job,
+    JobHead,
     QueueFull,
     QuotaFull,
     UploadQuotaFull,
@@ -47,9 +48,23 @@ async def find_job(services: Services, client: Client, id: str) -> Job:
         logs.tell(job_id=job.id, model=job.model)
         logs.tell_if_missing(task=task_of(job.spec))  # else it is another job's, such as a source
         return job
+    raise _absent(services, id)
+
+
+async def find_head(services: Services, client: Client, id: str) -> JobHead:
+    """As find_job, for less."""
+    head = await services.queue.head(id)
+    if head is not None and head.client == client.name:
+        logs.tell(job_id=head.id, model=head.model)
+        logs.tell_if_missing(task=head.task)
+        return head
+    raise _absent(services, id)
+
+
+def _absent(services: Services, id: str) -> Problem:
     if expired(id, services.queue.config.result_ttl_seconds):
-        raise Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
-    raise Problem(404, "unknown_job", "there is no job with this id")
+        return Problem(410, "expired", "the job has expired: it and its pictures are no longer kept")
+    return Problem(404, "unknown_job", "there is no job with this id")
 
 
 def read_spec(job: Job) -> JobSpec:

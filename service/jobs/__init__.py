@@ -27,7 +27,7 @@ from service.jobs.messages import (
     WatchEnded,
 )
 from service.jobs.queue import Queue
-from service.jobs.reader import JobPage, ListedJob
+from service.jobs.reader import JobHead, JobPage, ListedJob
 from service.jobs.worker_cards import WorkerCards
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Gone",
     "HubClosed",
     "Job",
+    "JobHead",
     "JobPage",
     "Lagged",
     "ListedJob",

@@ -22,6 +22,17 @@ LISTED = ("line", "state", "created_at", "started_at", "finished_at", "expires_a
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobHead:
+    """What a request for something of a job needs to know. task: None if an older version submitted the job."""
+
+    id: str
+    model: str
+    client: str
+    state: State
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListedJob:
     """What a client's list tells of a job. about: as in NewJob; empty if an older version submitted the job."""
 
@@ -202,6 +213,15 @@ class QueueReader:
             heard = None if claimed_at is None else now - claimed_at
             standings.append(Standing(ready, candidates, gap and float(gap), run and float(run), heard, now))
         return standings
+
+    async def head(self, job_id: str) -> JobHead | None:
+        """Takes a third of the time that `job` takes."""
+        fields = await self.redis.hmget(self._key(f"job:{job_id}"), ["line", "client", "state", "about"])
+        line, client, state, about = (None if value is None else text(value) for value in fields)
+        if line is None or client is None or state is None:
+            return None
+        task = json.loads(about or "{}").get("task")
+        return JobHead(id=job_id, model=model_of(line), client=client, state=cast(State, state), task=task)
 
     async def state(self, job_id: str) -> State | None:
         state = await self.redis.hget(self._key(f"job:{job_id}"), "state")

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from service.api import sse
 from service.api.dependencies import ClientDep, ServicesDep
-from service.api.job_access import cancel_job, find_job, picture_response, read_spec
+from service.api.job_access import cancel_job, find_head, find_job, picture_response, read_spec
 from service.api.negotiation import FORMATS, negotiate
 from service.api.presenter import event_stream, job_object, root_of
 from service.api.problems import described
@@ -70,7 +70,7 @@ async def events(
     ] = None,
 ) -> Response:
     """Follow the events of a job, from its beginning or after the given id, until it ends."""
-    job = await find_job(services, client, id)
+    job = await find_head(services, client, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
     if job.state in FINAL_STATES and not await _more(services, id, after):
         return Response(status_code=204)
