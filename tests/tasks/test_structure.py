@@ -26,6 +26,7 @@ from tests.tasks.hostile import chunk, exif, jpeg_of_scans, png_of_chunks
 
 LIMITS = Limits(max_pixels=2**24, max_side=8192)
 JPEG = saved(Image.fromarray(noise(16, 24)), "JPEG")
+WEBP = saved(Image.fromarray(noise(16, 24)), "WEBP")
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -34,6 +35,11 @@ def segment(marker: int, body: bytes) -> bytes:
 
 def jpeg_with(*segments: bytes) -> bytes:
     return JPEG[:2] + b"".join(segments) + JPEG[2:]
+
+
+def webp_of_chunks(count: int) -> bytes:
+    body = WEBP[12:] + b"none\0\0\0\0" * count
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
 def refused(data: bytes) -> ImageError:
@@ -50,12 +56,13 @@ PROFILE_SEGMENT = segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(60_000))
     ("data", "code", "told"),
     [
         (png_of_chunks(*[chunk(b"prVt", b"")] * MAX_PARTS), "too_complex", "more than 16,384 chunks"),
+        (webp_of_chunks(MAX_PARTS), "too_complex", "more than 16,384 chunks"),
         (jpeg_of_scans(MAX_SCANS), "too_complex", "more than 100 scans"),
         (jpeg_with(*[segment(0xFE, b"")] * MAX_PARTS), "too_complex", "more than 16,384 segments"),
         (png_of_chunks(PROFILE_CHUNK), "profile_too_large", "convert the picture to sRGB"),
         (jpeg_with(*[PROFILE_SEGMENT] * 80), "profile_too_large", "convert the picture to sRGB"),
     ],
-    ids=["chunks", "scans", "segments", "profile of a PNG", "profile of a JPEG"],
+    ids=["chunks", "chunks of a WebP", "scans", "segments", "profile of a PNG", "profile of a JPEG"],
 )
 def test_what_is_too_complex_is_refused_with_cause_and_remedy(data: bytes, code: str, told: str) -> None:
     error = refused(data)

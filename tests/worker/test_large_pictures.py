@@ -79,6 +79,21 @@ async def test_turns_share_the_memory_and_a_picture_that_needs_more_is_alone() -
 
 
 @pytest.mark.anyio
+async def test_freed_memory_goes_back_before_a_picture_begins_and_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("service.worker.threads.large_pictures.give_back_freed_memory", lambda: done.append("trim"))
+    large = LargePictures(threads=1, memory=BYTES_PER_PIXEL)
+    large.start()
+    async with large.turn("finished", "a", 1) as turn:
+        await turn.call(done.append, "picture")
+    assert await soon(lambda: len(done) == 3)
+    assert done == ["trim", "picture", "trim"]
+    large.close()
+
+
+@pytest.mark.anyio
 async def test_a_turn_that_is_cancelled_lasts_until_its_thread_is_done(gate: threading.Event) -> None:
     large, begun = LargePictures(threads=1, memory=1), threading.Event()
     large.start()
