@@ -14,6 +14,7 @@ from service.tasks.pictures.masks import MaskMode
 from service.tasks.pictures.reading import Reading, Upload, read_upload
 from tests.support.api import half_mask, noise, png, saved
 from tests.support.pictures import decode_mask
+from tests.tasks.hostile import png_of_chunks
 
 LIMITS = Limits(max_pixels=4096, max_side=256)
 sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -130,6 +131,16 @@ def test_a_mask_of_the_same_shape_is_resized(picture: tuple[int, int], mask: tup
     assert not selected[:, right:].any()
     assert reading.fixed_cells is not None
     assert reading.fixed_cells.shape == (4, 4)
+
+
+@pytest.mark.parametrize("field", ["image", "mask"])
+def test_a_picture_without_pixels_is_refused_by_field(field: str) -> None:
+    """Found by the fuzz: the shapes of picture and mask are compared by division."""
+    empty = png_of_chunks(side=0)
+    image, mask = (empty if field == name else png(noise(16, 16)) for name in ("image", "mask"))
+    with pytest.raises(ImageError, match="has no pixels") as caught:
+        read_upload(Upload(image=image, mask=mask, mask_mode="white", grid=(4, 4), limits=LIMITS))
+    assert (caught.value.field, caught.value.code) == (field, "damaged")
 
 
 @pytest.mark.parametrize("mask", [(16, 15), (8, 7), (32, 16), (1, 16)])

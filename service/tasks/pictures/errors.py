@@ -23,6 +23,8 @@ class Limits:
 
     def check(self, size: tuple[int, int], field: str) -> None:
         """size: height and width. Raises ImageError."""
+        if min(size) < 1:
+            raise ImageError(field, "damaged", "the picture says that it has no pixels; save it again")
         if size[0] * size[1] > self.max_pixels or max(size) > self.max_side:
             raise self.exceeded(field)
 
