@@ -64,6 +64,7 @@ def load(folder: Path, **config: Any) -> Engine:
 @example({"top_k": 2.5})
 @example({"top_p": 1e-60})
 @example({"grid": (8,)})
+@example({"grid": np.array([2, 3])})
 def test_a_request_is_drawn_or_refused_by_the_field_at_fault(engine: Engine, given: dict[str, Any]) -> None:
     request, refused = Request(**given), None
     try:
@@ -72,7 +73,7 @@ def test_a_request_is_drawn_or_refused_by_the_field_at_fault(engine: Engine, giv
         refused = error
     assert engine.idle
     if refused is None:
-        assert tokens.shape == tuple(request.grid or (4, 4))
+        assert tokens.shape == ((4, 4) if request.grid is None else tuple(request.grid))
         assert tokens.min() >= 0
     else:
         assert refused.field in given
