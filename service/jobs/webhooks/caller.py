@@ -41,7 +41,6 @@ class WebhookCaller:
         # of the environment: it would resolve the name again.
         self._http = httpx.AsyncClient(
             limits=httpx.Limits(max_keepalive_connections=0),
-            timeout=CALL_SECONDS,
             trust_env=False,
             follow_redirects=False,
             transport=network,
@@ -52,19 +51,22 @@ class WebhookCaller:
 
     async def call(self, url: str, headers: dict[str, str], body: bytes) -> None:
         """Raises CallFailed unless the receiver takes it."""
+        deadline = asyncio.get_running_loop().time() + CALL_SECONDS
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                status = await self._status(url, headers, body)
+            async with asyncio.timeout_at(deadline):
+                status = await self._status(url, headers, body, deadline)
         except HostNotAllowed as error:
             raise CallFailed(f"the URL {error}", final=True) from None
         except TimeoutError:
             raise CallFailed(f"there was no answer within {CALL_SECONDS:g} s") from None
+        except httpx.ConnectTimeout:
+            raise CallFailed("there was no connection within the time limit") from None
         except httpx.HTTPError as error:
             raise CallFailed(f"the call failed: {type(error).__name__}") from None
         if not 200 <= status < 300:
             raise CallFailed(f"the receiver answered {status}", final=status == GONE)
 
-    async def _status(self, text: str, headers: dict[str, str], body: bytes) -> int:
+    async def _status(self, text: str, headers: dict[str, str], body: bytes, deadline: float) -> int:
         url = self._hosts.checked(text)
         port = url.port or {"https": 443, "http": 80}[url.scheme]
         try:
@@ -76,19 +78,23 @@ class WebhookCaller:
             raise CallFailed("its host has no public address, and the server's list of hosts names no other")
         for index, address in enumerate(allowed):
             try:
-                return await self._sent(url, address, headers, body)
+                return await self._sent(url, address, headers, body, deadline)
             except httpx.ConnectError:
                 if index == len(allowed) - 1:
                     raise
         raise AssertionError("one address at least was tried")
 
-    async def _sent(self, url: httpx.URL, address: str, headers: dict[str, str], body: bytes) -> int:
+    async def _sent(self, url: httpx.URL, address: str, headers: dict[str, str], body: bytes, deadline: float) -> int:
         """The answer's status; its body is not read."""
+        # httpcore leaves the socket open if a TLS handshake is cancelled, and closes it if its own time limit ends the
+        # handshake. That limit holds for the connection and for the handshake each.
+        connecting = (deadline - asyncio.get_running_loop().time()) / 3
         request = self._http.build_request(
             "POST",
             url.copy_with(host=address),
             headers=headers | {"Host": url.netloc.decode("ascii")},
             content=body,
+            timeout=httpx.Timeout(CALL_SECONDS, connect=connecting),
             extensions={"sni_hostname": url.host},
         )
         response = await self._http.send(request, stream=True)
