@@ -3,7 +3,7 @@ wants its answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from fastapi import Depends, Header, Query, Request
@@ -47,16 +47,6 @@ class Submission:
         return await present(self.services, self.request, job, self.preference(spec.n, spec.output.format))
 
 
-StartTimeout = Annotated[
-    str | None,
-    Header(description="Seconds within which a worker must begin with the job; else it fails with `start_timeout`"),
-]
-WebhookUrl = Annotated[
-    str | None,
-    Header(description="Called when the job has ended, if the server allows its host; see /v1/webhooks/secret"),
-]
-
-
 async def _submission(
     request: Request,
     services: ServicesDep,
@@ -64,11 +54,36 @@ async def _submission(
     idempotency_key: Annotated[
         str | None, Header(description="A repeated request with the same key returns the same job")
     ] = None,
+    x_start_timeout: Annotated[
+        str | None,
+        Header(description="Seconds within which a worker must begin with the job; else it fails with `start_timeout`"),
+    ] = None,
+    x_webhook_url: Annotated[
+        str | None,
+        Header(description="Called when the job has ended, if the server allows its host; see /v1/webhooks/secret"),
+    ] = None,
+) -> Submission:
+    logs.tell(task=request.scope["route"].name)  # where the job's task is another, create_job tells it
+    return Submission(
+        services=services,
+        request=request,
+        client=client,
+        key=idempotency_key,
+        options=JobOptions.of(services, x_start_timeout, x_webhook_url),
+        prefer=None,
+        cancel_on_disconnect=False,
+    )
+
+
+PlainSubmissionDep = Annotated[Submission, Depends(_submission)]
+"""A submission whose route has its own way to answer."""
+
+
+async def _preferring(
+    submission: PlainSubmissionDep,
     prefer: Annotated[
         str | None, Header(description="`wait=N`: respond when the job has ended, after N seconds at most")
     ] = None,
-    x_start_timeout: StartTimeout = None,
-    x_webhook_url: WebhookUrl = None,
     on_disconnect: Annotated[
         Literal["cancel"] | None,
         Query(
@@ -76,16 +91,7 @@ async def _submission(
         ),
     ] = None,
 ) -> Submission:
-    logs.tell(task=request.scope["route"].name)  # of a fork, create_job tells the parent's
-    return Submission(
-        services=services,
-        request=request,
-        client=client,
-        key=idempotency_key,
-        options=JobOptions.of(services, x_start_timeout, x_webhook_url),
-        prefer=prefer,
-        cancel_on_disconnect=on_disconnect == "cancel",
-    )
+    return replace(submission, prefer=prefer, cancel_on_disconnect=on_disconnect == "cancel")
 
 
-SubmissionDep = Annotated[Submission, Depends(_submission)]
+SubmissionDep = Annotated[Submission, Depends(_preferring)]

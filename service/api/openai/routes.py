@@ -7,14 +7,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from service import logs
 from service.api import sse
 from service.api.bodies import Body, form_fields, json_content, json_fields, reference
-from service.api.create_job import JobOptions, refusals_counted, replay
-from service.api.dependencies import ClientDep, ServicesDep
+from service.api.create_job import refusals_counted, replay
 from service.api.job_access import cancel_job, not_draining
 from service.api.openai.errors import PREFIX, fields_renamed
 from service.api.openai.responses import headers_of, images_response
@@ -30,7 +28,7 @@ from service.api.openai.schemas import (
 from service.api.openai.stream import ImageStreamResponse
 from service.api.openai.translation import EDIT, FIELD_NAMES, GENERATION, Face, check, decided, translated
 from service.api.routes.tasks import new_job
-from service.api.submission import StartTimeout, Submission, WebhookUrl
+from service.api.submission import PlainSubmissionDep, Submission
 from service.errors import Problem
 from service.jobs import Job
 
@@ -68,14 +66,7 @@ _EDIT_BODY = {
 
 
 async def _submission(
-    request: Request,
-    services: ServicesDep,
-    client: ClientDep,
-    idempotency_key: Annotated[
-        str | None, Header(description="A repeated request with the same key gets the same job's pictures")
-    ] = None,
-    x_start_timeout: StartTimeout = None,
-    x_webhook_url: WebhookUrl = None,
+    submission: PlainSubmissionDep,
     on_disconnect: Annotated[
         Literal["cancel", "continue"] | None,
         Query(
@@ -84,17 +75,8 @@ async def _submission(
         ),
     ] = None,
 ) -> Submission:
-    logs.tell(task=request.scope["route"].name)  # create_job tells the job's
-    cancels = on_disconnect == "cancel" if on_disconnect else idempotency_key is None
-    return Submission(
-        services=services,
-        request=request,
-        client=client,
-        key=idempotency_key,
-        options=JobOptions.of(services, x_start_timeout, x_webhook_url),
-        prefer=None,
-        cancel_on_disconnect=cancels,
-    )
+    cancels = on_disconnect == "cancel" if on_disconnect else submission.key is None
+    return replace(submission, cancel_on_disconnect=cancels)
 
 
 ImagesSubmissionDep = Annotated[Submission, Depends(_submission)]
