@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 
 from prometheus_client import Metric
 
+from service.metrics.worker_series import WorkerSeries
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class WorkerProcess:
         self._redis_url = redis_url
         self._pipe: Connection | None = None
         self._asking = asyncio.Lock()
+        self._series = WorkerSeries()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the worker until `stop`, then lets it drain; if cancelled, stops it at once. Raises WorkerEnded."""
@@ -62,13 +64,19 @@ class WorkerProcess:
                 await asyncio.wait_for(stop.wait(), pause)
 
     async def metrics(self) -> list[Metric]:
-        """The worker's series; none while it starts or does not respond."""
+        """The worker's series; while it starts or does not respond, only what it and those before it counted."""
         async with self._asking:
+            pipe = self._pipe
+            if pipe is None:
+                return self._series.unanswered()
             try:
-                return await asyncio.to_thread(self._ask)
+                answer = await asyncio.to_thread(_ask, pipe)
             except (OSError, EOFError, TimeoutError) as error:
-                log.warning("the worker's metrics are missing: %s: %s", type(error).__name__, error)
-                return []
+                log.warning("the worker's gauges are missing: %s: %s", type(error).__name__, error)
+                return self._series.unanswered()
+            if pipe is not self._pipe:  # it ended meanwhile
+                return self._series.unanswered()
+            return self._series.answered(answer)
 
     async def _run_once(self, stop: asyncio.Event) -> int:
         ours, theirs = Pipe()
@@ -93,22 +101,22 @@ class WorkerProcess:
                 raise
             finally:
                 self._pipe = None
+                self._series.worker_ended()
                 stopping.cancel()
                 if not ended.done():
                     process.kill()
                     await ended
 
-    def _ask(self) -> list[Metric]:
-        pipe = self._pipe
-        if pipe is None:
-            return []
-        while pipe.poll():  # an answer that came too late
-            pipe.recv()
-        pipe.send(None)
-        if not pipe.poll(PATIENCE):
-            raise TimeoutError(f"no answer within {PATIENCE:g} s")
-        answer: list[Metric] = pipe.recv()
-        return answer
+
+def _ask(pipe: Connection) -> list[Metric]:
+    """Blocks. Raises OSError, EOFError, and TimeoutError where no answer comes in time."""
+    while pipe.poll():  # an answer that came too late
+        pipe.recv()
+    pipe.send(None)
+    if not pipe.poll(PATIENCE):
+        raise TimeoutError(f"no answer within {PATIENCE:g} s")
+    answer: list[Metric] = pipe.recv()
+    return answer
 
 
 def _terminate(process: Process) -> None:

@@ -271,14 +271,23 @@ def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
 
 def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_server(model: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "var", model) as server:
+
+        def draw() -> None:
+            response = server.client.post("/v1/generate", json={"steps": 4}, headers={"Accept": "image/png"})
+            assert response.status_code == 200, response.text
+
+        def counted(pictures: int) -> bool:
+            return f'arpg_images_total{{model="random"}} {pictures}.0' in server.client.get("/metrics").text
+
+        draw()
+        assert eventually(lambda: counted(1))
         [killed] = worker_processes(server.process.pid)
         os.kill(killed, signal.SIGKILL)
         assert server.client.get("/healthz").status_code == 200
-        response = server.client.post("/v1/generate", json={"steps": 4}, headers={"Accept": "image/png"})
-        assert response.status_code == 200, response.text
+        draw()
         [other] = worker_processes(server.process.pid)
         assert other != killed
-        assert eventually(lambda: 'arpg_images_total{model="random"} 1.0' in server.client.get("/metrics").text)
+        assert eventually(lambda: counted(2)), "the killed worker's counts are gone"
         server.process.kill()
         assert eventually(lambda: not Path(f"/proc/{other}").exists()), "the worker outlives the server"
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics, exposition, negotiated, serve_metrics
 from service.metrics.series import FAILURES, OUTCOMES
+from service.metrics.worker_series import WorkerSeries
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -46,6 +49,36 @@ def test_equal_series_are_added_up_and_each_family_is_told_once() -> None:
     assert samples["arpg_kv_pages_used", "demo"] == 7
     info = {key[0]: value for key, value in samples.items() if key[0].endswith("_info")}
     assert info == {"arpg_build_info": 1, "python_info": 1}
+
+
+@given(st.lists(st.sampled_from(["draws", "answers", "is silent", "ends"])))
+def test_counts_never_fall_when_a_worker_is_silent_or_replaced(course: list[str]) -> None:
+    """What a worker counted after its last answer is lost with it."""
+    series, worker, answered, present = WorkerSeries(), made(), 0, 0
+    for what in course:
+        if what == "draws":
+            worker.count_end("demo", "generate", "succeeded")
+            worker.step_seconds.labels("demo").observe(0.02)
+            present += 1
+            continue
+        if what == "ends":
+            series.worker_ended()
+            worker, present = made(), 0
+        elif what == "answers":
+            worker.kv_pages_used.labels("demo").set(7)
+            told = numbers(series.answered(worker.registry.collect()))
+            answered, present = answered + present, 0
+            assert told["arpg_kv_pages_used", "demo"] == 7
+        told = numbers(series.unanswered())
+        assert told.get(("arpg_requests_total", "demo", "generate", "succeeded"), 0) == answered
+        assert told.get(("arpg_step_seconds_bucket", "+Inf", "demo"), 0) == answered
+        assert ("arpg_kv_pages_used", "demo") not in told
+
+
+def numbers(*processes: Iterable[Metric]) -> dict[tuple[str, ...], float]:
+    """By name and the labels' values, in order."""
+    families = text_string_to_metric_families(exposition(*processes).decode())
+    return {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
 
 
 def test_memory_is_that_of_both_processes_and_the_start_the_earlier_one() -> None:
