@@ -17,7 +17,7 @@ LARGE = 2**19
 """Pixels. To composite and write a picture of fewer takes one core less than half a second."""
 
 BYTES_PER_PIXEL = 24
-"""What a picture takes while it is composited and written, beside what the process takes anyway (measured: 20)."""
+"""What a picture takes, above the rest of the process, while it is composited and written (measured: up to 18)."""
 
 
 class LargePictures:
