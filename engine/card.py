@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 SETTINGS = (
     "steps",
@@ -57,7 +57,8 @@ class Defaults:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """grid: token rows and columns. stride: pixels on a side of a token. tasks: the tasks that the model can do.
-    settings: the sampling fields that it supports. steps: forward steps of a picture; None: the request says.
+    settings: the sampling fields that it supports. conditioning: what a request says to draw; a model that takes text
+    has no classes. steps: forward steps of a picture; None: the request says.
     weights, tokenizer: fingerprints of the files; a picture's recipe names them. Weights that are not computed with in
     float32 have the precision behind the fingerprint, because they draw other pictures."""
 
@@ -70,6 +71,7 @@ class ModelCard:
     tasks: tuple[str, ...]
     defaults: Defaults
     settings: tuple[str, ...] = SETTINGS
+    conditioning: Literal["class", "text"] = "class"
     steps: int | None = None
     licence: str = ""
     description: str = ""

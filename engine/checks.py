@@ -25,11 +25,17 @@ MAX_TASK = 100
 
 
 def check_request(
-    request: Request, *, grid: tuple[int, int], codebook_size: int, num_classes: int, any_order: bool = True
+    request: Request,
+    *,
+    grid: tuple[int, int],
+    codebook_size: int,
+    num_classes: int,
+    any_order: bool = True,
+    takes_text: bool = False,
 ) -> Request:
     """The request with plain Python values in place of numpy's. Raises RequestError with the first field whose type is
     wrong, or that is out of bounds for a model of these sizes. any_order: whether the model draws in any order, and so
-    around fixed tokens and on other grids."""
+    around fixed tokens and on other grids. takes_text: whether it takes prompts."""
     values: dict[str, Any] = {
         "class_label": _class_label(request.class_label, num_classes),
         "seed": checked_seed(request.seed),
@@ -49,6 +55,10 @@ def check_request(
         "fixed_tokens": _tokens("fixed_tokens", request.fixed_tokens),
         "replayed_tokens": _tokens("replayed_tokens", request.replayed_tokens),
     }
+    if not takes_text:
+        for name in ("prompt", "negative_prompt"):
+            if getattr(request, name) is not None:
+                raise RequestError(name, "this model draws classes; give class_label")
     if values["top_p"] == 0:
         raise RequestError("top_p", "must be above 0 and at most 1, got 0")
     if not any_order:

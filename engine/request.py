@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Schedule = Literal["arccos", "cosine"]
 GuidanceSchedule = Literal["linear", "constant"]
@@ -56,12 +59,25 @@ class Window:
         return (self.row + row) * self.canvas_cols + self.col + col
 
 
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """What a text encoder makes of a prompt. rows: float32 (n, width), n ≥ 1. digest: the same for the same rows, and
+    for no others."""
+
+    rows: np.ndarray = field(compare=False, repr=False)
+    digest: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One picture. All randomness is hashed from seed, task and grid position."""
 
     class_label: int | None = None
     """None: unconditional, one branch with the null class."""
+    prompt: TextFeatures | None = None
+    """For models that take text, in place of class_label. None: unconditional."""
+    negative_prompt: TextFeatures | None = None
+    """What guidance leads away from, in place of the unconditional branch."""
     seed: int = 0
     steps: int = 64
     """1 … 256; with fewer positions to draw, each step draws one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from engine.plans import CONDITION, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
 from engine.plans.guidance_schedule import guidance_scales
 from engine.plans.schedule import step_counts
-from engine.request import Request, RequestError, Window
+from engine.request import Request, RequestError, TextFeatures, Window
 
 schedules: st.SearchStrategy[Any] = st.sampled_from(["arccos", "cosine"])
 
@@ -213,6 +214,18 @@ def test_a_bad_request_is_refused_with_the_field_at_fault(field: str, request_: 
 def test_what_asks_for_an_order_is_refused_where_there_is_but_one(field: str, request_: Request) -> None:
     with pytest.raises(RequestError, match=f"^{field}: this model draws every position of its own grid"):
         check_request(request_, grid=(4, 4), codebook_size=48, num_classes=10, any_order=False)
+
+
+FEATURES = TextFeatures(np.zeros((2, 8), np.float32), "features")
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [("prompt", Request(prompt=FEATURES)), ("negative_prompt", Request(negative_prompt=FEATURES))],
+)
+def test_a_model_that_draws_classes_refuses_a_prompt(field: str, request_: Request) -> None:
+    with pytest.raises(RequestError, match=f"^{field}: this model draws classes"):
+        check_request(request_, grid=(4, 4), codebook_size=48, num_classes=10)
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 15))
