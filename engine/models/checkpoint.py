@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CONTAINERS = ("model", "module", "state_dict")
 # Written by the authors' training code; inference does not need them.
 UNUSED = frozenset({"freqs_cis", "codebook_used", "quantize.codebook_used"})
+INDEX = ".safetensors.index.json"
+"""How the name ends of a file that lists the shards of a checkpoint, as the Hugging Face Hub has it."""
 NAMES_SHOWN = 6
 
 
@@ -20,20 +25,57 @@ class CheckpointError(Exception):
     """A checkpoint or model folder that can't be used; the message names the file and what is wrong."""
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a .safetensors file, or of a .pt / .pth / .bin: under 'model', 'module' or 'state_dict', or
-    bare. Pickled code is never run. Raises CheckpointError."""
+class Unfilled(TorchFunctionMode):
+    """Networks built inside it get no random weights, which the checkpoint would replace: billions of numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):  # they fill in place
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def load_state(path: Path, skip: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The state dict of a .safetensors file, of the shards beside a .safetensors.index.json, or of a .pt / .pth / .bin:
+    under 'model', 'module' or 'state_dict', or bare. Pickled code is never run. skip: prefixes of keys that are not
+    read. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    if path.name.endswith(INDEX):
+        return _joined(path, skip)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.offset_keys() if not key.startswith(skip)}
         # The authors' training code keeps its arguments beside the weights.
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the readers raise almost anything
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from error
-    return _unwrap(content, path)
+    return {key: value for key, value in _unwrap(content, path).items() if not key.startswith(skip)}
+
+
+def shards(path: Path) -> dict[str, str]:
+    """Key → name of the file beside the index that holds it. Raises CheckpointError."""
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not places or any(Path(name).name != name for name in places.values()):
+            raise ValueError("weight_map must give each key the name of a file beside the index")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a readable index ({type(error).__name__}: {error})") from error
+    return dict(places)
+
+
+def _joined(path: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
+    places = {key: name for key, name in shards(path).items() if not key.startswith(skip)}
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        shard = path.with_name(name)
+        part = load_state(shard, skip)
+        expected = {key for key, place in places.items() if place == name}
+        if problems := [*_named("missing", expected - part.keys()), *_named("unexpected", part.keys() - expected)]:
+            raise CheckpointError(f"{shard} is not as {path.name} says: {'; '.join(problems)}")
+        state |= part
+    return state
 
 
 def fingerprint(path: Path) -> str:

@@ -10,11 +10,12 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from engine.models.checkpoint import CheckpointError
-from engine.models.model_index import HubFile, on_disk, weights_of
+from engine.models.checkpoint import INDEX, CheckpointError, shards
+from engine.models.model_index import HUB, HubFile, on_disk, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,18 @@ def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
             again = f"; to fetch it anew, delete {path.resolve()}" if isinstance(weights, HubFile) else ""
             raise CheckpointError(f"{weights}: sha256 is {actual} instead of {expected}{again}")
     return path
+
+
+def shard_files(entry: Mapping[str, Any], path: Path) -> list[Path]:
+    """The files with the weights: those that an index names, fetched if it is on the hub, or the path itself. entry,
+    path: as for weights_file. Raises CheckpointError."""
+    if not path.name.endswith(INDEX):
+        return [path]
+    names = sorted(set(shards(path).values()))
+    if not entry["weights"].startswith(HUB):
+        return [path.with_name(name) for name in names]
+    index = HubFile.parse(entry["weights"])
+    return [fetch(replace(index, path=str(PurePosixPath(index.path).with_name(name)))) for name in names]
 
 
 def fetch(file: HubFile) -> Path:

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from engine.card import ClassLabel, Defaults, ModelCard, class_labels
 from engine.checks import check_request
 from engine.codec import palettes
 from engine.codec.vq import VQConfig, VQModel
-from engine.models.checkpoint import CheckpointError, fingerprint, fit, load_state
+from engine.models.checkpoint import CheckpointError, Unfilled, fingerprint, fit, load_state
 from engine.models.families import FAMILIES, Builder
 from engine.models.hub import weights_file
 from engine.models.model_index import known_folders, shared_classes
@@ -37,15 +35,6 @@ class LoadedModel:
     tokenizer: VQModel
     plan: Callable[[Request], Plan]
     palette: np.ndarray | None
-
-
-class _Unfilled(TorchFunctionMode):
-    """Networks built inside it get no random weights, which the checkpoint would replace: billions of numbers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):  # they fill in place
-            return None
-        return func(*args, **(kwargs or {}))
 
 
 def find(name: str | Path) -> Path:
@@ -67,7 +56,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     try:
         data = json.loads(description.read_text())
         grid = (int(data["grid"][0]), int(data["grid"][1]))
-        with _Unfilled():
+        with Unfilled():
             architecture = _builder(data["family"])(data, grid)
             tokenizer = VQModel(_tokenizer_config(data["tokenizer"]))
         card = ModelCard(
