@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from engine.codec.vq import VQConfig, VQModel
 from engine.models.families import FAMILIES
+from engine.text.t5 import T5Config, T5Encoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -137,3 +139,42 @@ def random_folder(
     tokenizer_config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer.items()}
     save_file(VQModel(VQConfig(**tokenizer_config)).state_dict(), folder / "vq.safetensors")
     return folder
+
+
+T5_WORDS = (
+    "a an the of on in and two one left right with above next to photo picture "
+    "red green blue yellow purple orange white black grey pink cube ball mug lamp cone ring chair tree house floor sky"
+)
+
+
+def random_t5(folder: Path, *, width: int = 32, layers: int = 2, seed: int = 0) -> dict[str, str]:
+    """A text encoder of the public format with random weights, and a tokenizer that knows the letters and a few words.
+    Returns the "text_encoder" of a model.json in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = t5_tokenizer()
+    sizes = {
+        "vocab_size": tokenizer.get_vocab_size() + 3, "d_model": width, "d_kv": 12, "d_ff": 2 * width,
+        "num_layers": layers, "num_heads": 3,
+    }  # fmt: skip
+    public = {"model_type": "t5", "feed_forward_proj": "gated-gelu", "eos_token_id": 1, "pad_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(sizes | public))
+    network = T5Encoder(T5Config(**sizes))
+    network.init_weights(torch.Generator().manual_seed(seed))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}
+
+
+def t5_tokenizer() -> Tokenizer:
+    """As the public one: ids 0 to 2 are <pad>, </s>, <unk>, and each word starts with ▁."""
+    special = ["<pad>", "</s>", "<unk>"]
+    words = [f"▁{word}" for word in T5_WORDS.split()]
+    letters = ["▁", *"abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-+"]
+    scores = [(piece, 0.0) for piece in special] + [(w, -3.0) for w in words] + [(x, -6.0) for x in letters]
+    tokenizer = Tokenizer(models.Unigram(scores, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.add_special_tokens(special)
+    return tokenizer
