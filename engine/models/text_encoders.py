@@ -24,8 +24,9 @@ def load_text_encoder(
     folder: Path, entry: Mapping[str, Any], *, device: torch.device, dtype: torch.dtype
 ) -> TextEncoder:
     """The encoder of a model folder. entry: "text_encoder" of its model.json: "config", "weights" and "tokenizer", each
-    a file in the folder or on the hub (hub:owner/name/file), and optionally "sha256" of the weights. The weights may be
-    of the whole model: the decoder is not read. They may be in shards, with a .safetensors.index.json.
+    a file in the folder or on the hub (hub:owner/name/file), and optionally "sha256" of the weights. These may be those
+    of the whole model: the decoder is not read. They may lie in shards beside a .safetensors.index.json, which "sha256"
+    is then of.
 
     Raises CheckpointError with the file and what does not fit, ValueError for another precision than float32 and
     bfloat16, in which T5's values fit."""

@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 import ftfy
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 from bs4.exceptions import ParserRejectedMarkup
+from ftfy.fixes import fix_surrogates
 
 PASSES = 2
 """The authors clean each caption twice, and the second pass changes some of them again."""
@@ -94,6 +95,7 @@ warnings.filterwarnings("ignore", category=MarkupResemblesLocatorWarning)
 
 def clean_caption(text: str) -> str:
     """The caption that a text encoder reads. It can be empty, also where the text is not."""
+    text = fix_surrogates(text)  # half of a surrogate pair can't be encoded; it becomes U+FFFD
     for _ in range(PASSES):
         text = _pass(text)
     return text

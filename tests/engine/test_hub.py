@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from engine.codec.vq import VQConfig
 from engine.models import registry
@@ -24,9 +25,10 @@ from engine.models.checkpoint import CheckpointError
 from engine.models.families import FAMILIES
 from engine.models.hub import fetch, weights_file
 from engine.models.model_index import HubFile, description, known_folders, on_disk, weights_of
+from engine.models.text_encoders import load_text_encoder
 from service.cli.main import main
 from tests.support.hub import Hub
-from tests.support.tiny import GOLDEN, golden_folder
+from tests.support.tiny import GOLDEN, golden_folder, random_t5, save_shards
 
 FILE = HubFile("someone/tiny", "arpg.safetensors")
 CONTENT = (GOLDEN / "arpg_tiny.weights.safetensors").read_bytes()
@@ -177,6 +179,19 @@ def test_a_folder_whose_weights_lie_on_the_hub_loads_like_any_other(hub: Hub, tm
     here, there = load(golden_folder(tmp_path / "here")), load(on_the_hub(hub, tmp_path / "there"))
     for ours, theirs in ((here.network, there.network), (here.tokenizer, there.tokenizer)):
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
+def test_a_text_encoder_in_shards_is_fetched_whole(hub: Hub, tmp_path: Path) -> None:
+    here = random_t5(tmp_path)
+    there = {name: f"hub:someone/t5/encoder/{file}" for name, file in here.items()}
+    there["weights"] += ".index.json"
+    expected = load_text_encoder(tmp_path, here, device=torch.device("cpu"), dtype=torch.float32)
+    save_shards(tmp_path, load_file(tmp_path / "model.safetensors"))
+    for file in tmp_path.glob("*.*"):
+        hub.put("someone/t5", f"encoder/{file.name}", file.read_bytes())
+    found = load_text_encoder(tmp_path / "empty", there, device=torch.device("cpu"), dtype=torch.float32)
+    assert found.encode("a red cube") == expected.encode("a red cube")
+    assert "encoder/model.safetensors" not in hub.downloads
 
 
 def test_a_checksum_that_is_none_names_the_folder(hub: Hub, tmp_path: Path) -> None:

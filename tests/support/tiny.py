@@ -178,3 +178,13 @@ def t5_tokenizer() -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def save_shards(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Writes weights as model.safetensors.index.json and two files, as the hub has large ones. Key → file."""
+    names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    places = {key: names[number % 2] for number, key in enumerate(sorted(state))}
+    for name in names:
+        save_file({key: state[key] for key, place in places.items() if place == name}, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return places
