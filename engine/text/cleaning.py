@@ -101,6 +101,17 @@ def clean_caption(text: str) -> str:
     return text
 
 
+def dropped_words(text: str, caption: str) -> tuple[str, ...]:
+    """The words of a text whose letters or digits are not all in its caption: what the cleaning removed of it."""
+    kept = _letters(caption)
+    words = ftfy.fix_text(_without_markup(unquote_plus(fix_surrogates(text)))).split()
+    return tuple(dict.fromkeys(word for word in words if _letters(word.lower()) not in kept))
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
+
+
 def _pass(text: str) -> str:
     text = _without_markup(_apply(LINKS, unquote_plus(text).strip().lower()))
     for rules in (CHARACTERS, NUMBERS, PUNCTUATION):

@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from engine.codec.placement import Placement, placement_on
 from engine.request import RequestError, TextFeatures
-from engine.text.cleaning import clean_caption
+from engine.text.cleaning import clean_caption, dropped_words
 from engine.text.feature_cache import FeatureCache
 from engine.text.t5 import T5Encoder
 
@@ -24,12 +24,14 @@ CACHE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompt:
-    """How the encoder reads a prompt. cleaned: the caption. ids: its token ids, with </s>. unread: the end of the
-    caption, from the first word that does not fit into the rows. unknown: words that the vocabulary lacks, or some
-    characters of them; the encoder sees an <unk> there."""
+    """How the encoder reads a prompt. cleaned: the caption. ids: its token ids, with </s>. dropped: words of the prompt
+    that the cleaning removed, in whole or in part. unread: the end of the caption, from the first word that does not
+    fit into the rows. unknown: words that the vocabulary lacks, or some characters of them; the encoder sees an <unk>
+    there."""
 
     cleaned: str
     ids: tuple[int, ...]
+    dropped: tuple[str, ...]
     unread: str
     unknown: tuple[str, ...]
 
@@ -86,7 +88,8 @@ class TextEncoder:
         if len(ids) > self.max_rows:
             unread = _from_word(cleaned, encoding.offsets[self.max_rows - 1][0])
             ids = [*ids[: self.max_rows - 1], ids[-1]]
-        return ReadPrompt(cleaned, tuple(ids), unread, self._unknown_words(cleaned, encoding))
+        dropped = dropped_words(text, cleaned)
+        return ReadPrompt(cleaned, tuple(ids), dropped, unread, self._unknown_words(cleaned, encoding))
 
     def truncated(self, text: str) -> bool:
         """Whether the text is longer than what the encoder reads. Raises RequestError, as read does."""

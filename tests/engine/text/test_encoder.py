@@ -65,6 +65,11 @@ def test_a_word_that_is_cut_counts_as_unread(encoder: TextEncoder) -> None:
     assert read.unread == "cobalt mug"
 
 
+def test_words_that_cleaning_drops_are_named(encoder: TextEncoder) -> None:
+    assert encoder.read("a red 猫 on a floor").dropped == ("猫",)
+    assert encoder.read("a red cube").dropped == ()
+
+
 def test_words_that_the_vocabulary_lacks_are_named_once(encoder: TextEncoder) -> None:
     read = encoder.read("a çube on a \N{CAT FACE} floor, çube of ñ")
     assert read.unknown == ("çube", "\N{CAT FACE}", "ñ")
