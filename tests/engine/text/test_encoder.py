@@ -19,11 +19,11 @@ from tests.support.tiny import t5_tokenizer
 END = 1  # the id of </s>
 
 
-def small_encoder(**options: int) -> TextEncoder:
+def small_encoder(cache_bytes: int = 2**20) -> TextEncoder:
     sizes = {"vocab_size": 96, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     network = T5Encoder(T5Config(**sizes))
     network.init_weights(torch.Generator().manual_seed(0))
-    return TextEncoder(network, t5_tokenizer(), "small", **options)
+    return TextEncoder(network, t5_tokenizer(), "small", cache_bytes=cache_bytes)
 
 
 def test_a_prompt_has_a_row_for_each_token_and_one_for_the_end(encoder: TextEncoder) -> None:
@@ -104,7 +104,7 @@ def test_equal_prompts_are_encoded_once(encoder: TextEncoder) -> None:
 
 
 def test_the_digest_is_that_of_the_rows() -> None:
-    rows = np.arange(6, dtype=np.float32)
+    rows: np.ndarray = np.arange(6, dtype=np.float32)
     same = features_of(rows.reshape(2, 3).copy())
     assert same == features_of(rows.reshape(2, 3).copy())
     assert hash(same) == hash(features_of(rows.reshape(2, 3).copy()))
