@@ -19,6 +19,7 @@ DECODER = ("decoder.", "lm_head.")
 """Prefixes of the keys that a checkpoint of the whole model has besides those of the encoder."""
 TIED = "encoder.embed_tokens.weight"
 """Some files hold shared.weight under this key too."""
+BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 SUPPORTED = {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
 
 
@@ -165,8 +166,8 @@ class T5Encoder(nn.Module):
         distances = buckets(
             ids.shape[-1], config.relative_attention_num_buckets, config.relative_attention_max_distance
         )
-        table = self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
-        bias = table(distances.to(ids.device)).permute(2, 0, 1)[None]  # (1, heads, n, n)
+        table = self.get_parameter(BIAS)
+        bias = F.embedding(distances.to(ids.device), table).permute(2, 0, 1)[None]  # (1, heads, n, n)
         if valid is not None:
             bias = bias.masked_fill(~valid[:, None, None, :], -math.inf)
         return self.encoder(self.shared(ids), bias)
