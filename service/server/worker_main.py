@@ -20,9 +20,9 @@ def main() -> int:
     given: tuple[Settings, str] = pipe.recv()
     settings, redis_url = given
     set_up_logging(settings)
-    registry = CollectorRegistry()
-    threading.Thread(target=_answer, args=(pipe, registry), name="pipe", daemon=True).start()
-    return run_worker(settings, redis_url, Metrics(registry), quiet=True)
+    metrics = Metrics(CollectorRegistry())  # before the thread: a scrape must not find half of the series
+    threading.Thread(target=_answer, args=(pipe, metrics.registry), name="pipe", daemon=True).start()
+    return run_worker(settings, redis_url, metrics, quiet=True)
 
 
 def _answer(pipe: Connection, registry: CollectorRegistry) -> None:
