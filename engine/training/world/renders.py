@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,29 +24,37 @@ def shard_path(folder: Path, split: str, shard: int) -> Path:
 
 def render_split(folder: Path, split: str, count: int, workers: int) -> None:
     """Render the missing shards of the first `count` scenes of a split (rounded up to whole shards)."""
-    folder.mkdir(parents=True, exist_ok=True)
     missing = [
         (folder, split, shard)
         for shard in range((count + SHARD - 1) // SHARD)
         if not shard_path(folder, split, shard).exists()
     ]
-    if not missing:
+    fill(_render_shard, folder, missing, workers, f"render {split}")
+
+
+def fill(work: Callable[[Any], None], folder: Path, jobs: Sequence[Any], workers: int, name: str) -> None:
+    """Make a folder and call work(job) for each job, in so many processes; work is a function of a module."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not jobs:
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(missing))) as pool:
-        done = pool.imap_unordered(_render_shard, missing)
-        for _ in tqdm(done, total=len(missing), desc=f"render {split}", unit="shard"):
+    with context.Pool(min(workers, len(jobs))) as pool:
+        for _ in tqdm(pool.imap_unordered(work, jobs), total=len(jobs), desc=name, unit="shard"):
             pass
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Save atomically: a process that is killed while saving leaves no half of a file under this name."""
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, values)
+    os.replace(partial, path)
 
 
 def _render_shard(job: tuple[Path, str, int]) -> None:
     folder, split, shard = job
     torch.set_num_threads(1)
     pictures = render([scene(split, shard * SHARD + i) for i in range(SHARD)])
-    path = shard_path(folder, split, shard)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, pictures)
-    os.replace(partial, path)
+    save_array(shard_path(folder, split, shard), pictures)
 
 
 def load_split(folder: Path, split: str, limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

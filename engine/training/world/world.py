@@ -14,39 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.training.world.shapes import THINGS, Distances, Point, Thing
+from engine.training.world.shapes import THINGS, Thing
+from engine.training.world.tracing import (
+    AMBIENT,
+    FLOORS,
+    HALF_VIEW,
+    HORIZONS,
+    HUES,
+    SUN,
+    SUPERSAMPLING,
+    ZENITHS,
+    develop,
+    distance,
+    floor_along,
+    light,
+    march,
+    surface,
+)
 
 SPLITS = ("train", "validation", "test")
-SUPERSAMPLING = 2
-HALF_VIEW = 0.36  # tangent of half the angle of view
-
-# Linear light.
-HUES = torch.tensor(
-    [
-        [0.71, 0.03, 0.04],  # red
-        [0.88, 0.21, 0.02],  # orange
-        [0.90, 0.55, 0.04],  # yellow
-        [0.10, 0.42, 0.08],  # green
-        [0.02, 0.38, 0.37],  # teal
-        [0.03, 0.14, 0.68],  # blue
-        [0.24, 0.07, 0.52],  # purple
-        [0.85, 0.17, 0.33],  # pink
-    ]
-)
-MATERIALS = {
-    "cream": (0.84, 0.75, 0.58),
-    "white": (0.88, 0.89, 0.92),
-    "wood": (0.30, 0.14, 0.06),
-    "dark": (0.03, 0.03, 0.045),
-    "glass": (0.10, 0.35, 0.55),
-    "carrot": (0.90, 0.25, 0.02),
-    "coffee": (0.07, 0.025, 0.01),
-}
-FLOORS = torch.tensor([[0.70, 0.55, 0.36], [0.34, 0.46, 0.27], [0.40, 0.41, 0.52], [0.58, 0.30, 0.21]])
-HORIZONS = torch.tensor([[0.74, 0.86, 0.95], [0.96, 0.76, 0.58], [0.76, 0.90, 0.86]])
-ZENITHS = torch.tensor([[0.22, 0.46, 0.84], [0.72, 0.34, 0.40], [0.20, 0.55, 0.58]])
-SUN = torch.tensor([1.00, 0.93, 0.82])
-AMBIENT = torch.tensor([0.42, 0.46, 0.54])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +115,11 @@ def _frame(thing: Thing, scenes: list[Scene], side: int) -> _Frame:
         return torch.stack([azimuth.sin() * flat, elevation.sin(), -azimuth.cos() * flat], -1)
 
     back = towards(yaw, pitch)
-    distance = thing.extent / (HALF_VIEW * fill)
+    apart = thing.extent / (HALF_VIEW * fill)
     right = torch.stack([yaw.cos(), torch.zeros_like(yaw), yaw.sin()], -1)
     up = torch.linalg.cross(right, back)
     up = up * torch.sign(up[:, 1:2])
-    half = (distance * HALF_VIEW)[:, None]
+    half = (apart * HALF_VIEW)[:, None]
     target = torch.tensor([0.0, thing.middle, 0.0]) - 2 * half * (shift[:, :1] * right + shift[:, 1:] * up)
     ticks = (torch.arange(side) + 0.5) / side * 2 - 1
     down, across = torch.meshgrid(ticks, ticks, indexing="ij")
@@ -145,7 +131,7 @@ def _frame(thing: Thing, scenes: list[Scene], side: int) -> _Frame:
     rays = (rays * (rays * rays).sum(-1, keepdim=True).rsqrt()).permute(2, 0, 1).reshape(3, -1)
     owner = torch.arange(len(scenes)).repeat_interleave(side * side)
     return _Frame(
-        target + back * distance[:, None],
+        target + back * apart[:, None],
         towards(yaw + sun[:, 0], sun[:, 1]),
         _column(scenes, "proportions"),
         rays,
@@ -153,84 +139,10 @@ def _frame(thing: Thing, scenes: list[Scene], side: int) -> _Frame:
     )
 
 
-def _distances(thing: Thing, point: Tensor, proportions: Tensor) -> Distances:
-    p: Point = (point[0], point[1], point[2])
-    return thing.shape(p, proportions[0], proportions[1])
-
-
-def _distance(thing: Thing, point: Tensor, proportions: Tensor) -> Tensor:
-    first, *rest = _distances(thing, point, proportions)
-    for other in rest:
-        first = torch.minimum(first, other)
-    return first
-
-
-def _span(thing: Thing, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays (3, n) enter and leave the bounding sphere; leave < 0 means never."""
-    x, y, z = origin[0], origin[1] - thing.middle, origin[2]
-    b = x * direction[0] + y * direction[1] + z * direction[2]
-    inside = b * b - (x * x + y * y + z * z) + thing.bound**2
-    root = inside.clamp_min(0).sqrt()
-    leave = torch.where(inside > 0, root - b, torch.full_like(b, -1.0))
-    return (-b - root).clamp_min(0), leave
-
-
-def _march(thing: Thing, origin: Tensor, direction: Tensor, proportions: Tensor, steps: int = 40) -> Tensor:
-    """Distance along each ray to the surface, inf where it misses."""
-    found = torch.full((direction.shape[1],), torch.inf)
-    t, leave = _span(thing, origin, direction)
-    live = torch.nonzero(leave > 0).squeeze(1)
-    t, leave = t[live], leave[live]
-    o, d, q = (x.index_select(1, live) for x in (origin, direction, proportions))
-    for step in range(steps):
-        gap = _distance(thing, torch.addcmul(o, d, t), q)
-        t = t + gap * 0.95
-        if step % 4 == 3 or step == steps - 1:
-            near = gap < 0.004 if step < steps - 1 else gap < 0.03
-            found[live[near & (t < leave)]] = t[near & (t < leave)]
-            keep = torch.nonzero(~near & (t < leave)).squeeze(1)
-            live, t, leave = live[keep], t[keep], leave[keep]
-            o, d, q = (x.index_select(1, keep) for x in (o, d, q))
-            if not len(live):
-                break
-    return found
-
-
-def _light(thing: Thing, point: Tensor, sun: Tensor, proportions: Tensor, steps: int = 18) -> Tensor:
-    """Share of the sun that reaches each point: soft shadows by the narrowest pass of the ray."""
-    share = torch.ones(point.shape[1])
-    t, leave = _span(thing, point, sun)
-    live = torch.nonzero(leave > 0).squeeze(1)
-    t, leave = t[live].clamp_min(0.03), leave[live]
-    o, d, q = (x.index_select(1, live) for x in (point, sun, proportions))
-    narrow = torch.ones_like(t)
-    for _ in range(steps):
-        gap = _distance(thing, torch.addcmul(o, d, t), q)
-        narrow = torch.minimum(narrow, torch.where(t < leave, 9.0 * gap / t, 1.0))
-        t = t + gap.clamp(0.03, 0.3)
-    narrow = narrow.clamp(0, 1)
-    share[live] = narrow * narrow * (3 - 2 * narrow)
-    return share
-
-
-def _normal(thing: Thing, point: Tensor, proportions: Tensor) -> Tensor:
-    """Gradient of the distance by four samples on a tetrahedron."""
-    total = torch.zeros_like(point)
-    for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
-        k = torch.tensor(corner)[:, None]
-        total += k * _distance(thing, point + 0.004 * k, proportions)
-    return total / total.norm(dim=0).clamp_min(1e-6)
-
-
-def _to_floor(origin: Tensor, direction: Tensor) -> Tensor:
-    """Distance along each ray to the floor, inf where it misses."""
-    return torch.where(direction[1] < -1e-4, -origin[1] / direction[1].clamp_max(-1e-4), torch.inf)
-
-
 def _silhouettes_of_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
     frame = _frame(thing, scenes, size * SUPERSAMPLING)
     origin, proportions = frame.origin.T[:, frame.owner], frame.proportions.T[:, frame.owner]
-    hit = _march(thing, origin, frame.direction, proportions) < _to_floor(origin, frame.direction)
+    hit = march(thing, origin, frame.direction, proportions) < floor_along(origin, frame.direction)
     samples = hit.reshape(len(scenes), size, SUPERSAMPLING, size, SUPERSAMPLING).numpy()
     return np.asarray(samples.any((2, 4)))
 
@@ -244,8 +156,8 @@ def _render_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
         return values.T[:, :, None].expand(-1, -1, side * side).reshape(values.shape[1], -1)
 
     origin, sun, proportions = per_ray(frame.origin), per_ray(frame.sun), per_ray(frame.proportions)
-    to_object = _march(thing, origin, direction, proportions)
-    to_floor = _to_floor(origin, direction)
+    to_object = march(thing, origin, direction, proportions)
+    to_floor = floor_along(origin, direction)
 
     sky = torch.tensor([s.sky for s in scenes])
     horizon, zenith = per_ray(HORIZONS[sky]), per_ray(ZENITHS[sky])
@@ -255,45 +167,22 @@ def _render_class(thing: Thing, scenes: list[Scene], size: int) -> np.ndarray:
     o, d, light_from, q = (x.index_select(1, on_floor) for x in (origin, direction, sun, proportions))
     point = torch.addcmul(o, d, to_floor[on_floor])
     ground = FLOORS.T[:, torch.tensor([s.floor for s in scenes])[frame.owner[on_floor]]]
-    lit = _light(thing, point, light_from, q)
-    near = _distance(thing, point, q).clamp(0, 0.6) / 0.6  # contact shade
+    lit = light(thing, point, light_from, q)
+    near = distance(thing, point, q).clamp(0, 0.6) / 0.6  # contact shade
     shaded = ground * (SUN[:, None] * (0.78 * lit) + AMBIENT[:, None] * (0.45 + 0.55 * near) * 0.75)
     away = (to_floor[on_floor] / frame.origin[frame.owner[on_floor]].norm(dim=1) - 1.0).clamp_min(0)
     colour[:, on_floor] = torch.lerp(shaded, horizon[:, on_floor], 1 - torch.exp(-0.10 * away * away))
 
     on_object = torch.nonzero(to_object < to_floor).squeeze(1)
     o, d = origin.index_select(1, on_object), direction.index_select(1, on_object)
-    surface = torch.addcmul(o, d, to_object[on_object])
-    colour[:, on_object] = _surface(thing, scenes, frame, on_object, surface, d)
-    return _develop(colour, len(scenes), size)
-
-
-def _surface(thing: Thing, scenes: list[Scene], frame: _Frame, chosen: Tensor, point: Tensor, view: Tensor) -> Tensor:
-    """Colour (3, n) of object points seen along `view`."""
-    owner = frame.owner[chosen]
-    sun, proportions = frame.sun.T[:, owner], frame.proportions.T[:, owner]
-    normal = _normal(thing, point, proportions)
-    slots = torch.stack(list(_distances(thing, point, proportions))).argmin(0)
-    hue = HUES.T[:, torch.tensor([s.hue for s in scenes])[owner]]
-    paint = hue
-    for slot, name in enumerate((thing.second, thing.third, thing.fourth), start=1):
-        paint = torch.where(slots == slot, torch.tensor(MATERIALS[name])[:, None], paint)
-    ground = FLOORS.T[:, torch.tensor([s.floor for s in scenes])[owner]]
-    facing = (normal * sun).sum(0).clamp_min(0)
-    lit = facing * _light(thing, point + 0.02 * normal, sun, proportions)
-    open_sky = 0.5 + 0.5 * normal[1]
-    bounce = ground * (0.30 * (0.5 - 0.5 * normal[1]) * (0.4 + 0.6 * point[1].clamp(0, 1)))
-    colour = paint * (SUN[:, None] * (0.92 * lit) + AMBIENT[:, None] * (0.34 + 0.46 * open_sky) + bounce)
-    half = sun - view
-    half = half / half.norm(dim=0).clamp_min(1e-6)
-    gloss = (normal * half).sum(0).clamp_min(0) ** 40 * (lit > 0)
-    return colour + 0.30 * gloss * SUN[:, None]
-
-
-def _develop(colour: Tensor, n: int, size: int) -> np.ndarray:
-    """Linear light (3, rays) to averaged, sRGB-coded bytes."""
-    side = size * SUPERSAMPLING
-    image = colour.clamp(0, 1).reshape(3, n, size, SUPERSAMPLING, size, SUPERSAMPLING).mean((3, 5))
-    image = torch.where(image <= 0.0031308, 12.92 * image, 1.055 * image.clamp_min(1e-6) ** (1 / 2.4) - 0.055)
-    assert side * side * n == colour.shape[1]
-    return (image * 255 + 0.5).to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    owner = frame.owner[on_object]
+    colour[:, on_object] = surface(
+        thing,
+        HUES.T[:, torch.tensor([s.hue for s in scenes])[owner]],
+        FLOORS.T[:, torch.tensor([s.floor for s in scenes])[owner]],
+        frame.sun.T[:, owner],
+        frame.proportions.T[:, owner],
+        torch.addcmul(o, d, to_object[on_object]),
+        d,
+    )
+    return develop(colour, len(scenes), size, size)
