@@ -6,8 +6,8 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse dashboards full-size demo-model demo-families imagenet-names lint types \
-  clean
+.PHONY: serve test test-other load chaos abuse dashboards full-size demo-model demo-scenes demo-families imagenet-names \
+  lint types clean
 
 serve: $(VENV)/.serve
 	@HOST=$(HOST) PORT=$(PORT) $(if $(MODELS),ARPG_MODELS='$(MODELS)') exec $(VENV)/bin/arpg serve
@@ -73,6 +73,13 @@ demo-model: $(VENV)/.test
 	$(EVALUATING) quality
 	$(EVALUATING) sheet samples --out $(MODEL)/sheet.webp
 	$(EVALUATING) strip $(STRIP) --out $(MODEL)/strip.png
+
+# Panoramas, the classifier that judges scenes, and the token maps of their crops; resumes as above.
+demo-scenes: $(VENV)/.test
+	$(TRAINING) panoramas
+	$(TRAINING) scene-classifier
+	$(EVALUATING) scene-classifier
+	$(TRAINING) scene-codes
 
 # Trains the other families on the same tokens.
 demo-families: $(VENV)/.test

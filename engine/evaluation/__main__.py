@@ -1,7 +1,8 @@
 """`arpg evaluate`: measures a demo model, one command for each question. Samples are kept under --runs and drawn once.
 
 quality: the default settings against held-out renders.  sweep: settings against each other.  curve: what training
-improved.  sheet, strip: pictures to look at.  editing, prefill, expand: tasks beyond generating.
+improved.  sheet, strip: pictures to look at.  editing, prefill, expand: tasks beyond generating.  scene-classifier,
+scene-tokenizer, scene-sheet, prompts, score, panoramas: scenes, prompts, and what pictures show of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from engine.evaluation.curve import held_out_loss, kept_weights, model_with
 from engine.evaluation.figures import contact_sheet, moments, plot_curve, plot_quality, plot_sweep
 from engine.evaluation.quality import Reference, check_copying, measure, measure_tokenizer
 from engine.evaluation.samples import draw, reconstruct
+from engine.evaluation.scenes import commands as scenes
 from engine.evaluation.sweep import point, sweep, table
 from engine.request import Request
 from engine.training.classifier import Classifier, load_classifier
@@ -194,8 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     strips.add_argument("--moments", type=int, default=8, help="how many columns, evenly spaced in steps (8)")
     strips.add_argument("--out", type=Path, default=DEMO / "strip.png", help=OUT)
     tasks.add_commands(commands)
+    scenes.add_commands(commands)
     options = parser.parse_args(arguments)
-    (COMMANDS | tasks.COMMANDS)[options.command](options)
+    (COMMANDS | tasks.COMMANDS | scenes.COMMANDS)[options.command](options)
     return 0
 
 

@@ -1,5 +1,6 @@
 """`arpg train`: trains the demo models from nothing, one command for each stage: render, classifier, vq, encode, arpg,
-export; then llamagen, par-4x and par-16x on the same tokens.
+export; then llamagen, par-4x and par-16x on the same tokens. Scenes: panoramas, scene-classifier, scene-codes; then
+arpg --scenes.
 
 Each stage stores its state under --runs and resumes from it. `arpg evaluate` measures the result.
 """
@@ -23,8 +24,12 @@ from engine.training.parallel import run_team
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
 from engine.training.transformer import train_transformer
 from engine.training.world.renders import load_split, render_split
+from engine.training.world.scenes.codes import CLASSES, SceneCodes, encode_panoramas
+from engine.training.world.scenes.judge import SCENE_CLASSIFIER, JudgeRecipe, train_scene_classifier
+from engine.training.world.scenes.shards import Panoramas, render_panoramas
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
+HELD_OUT_PANORAMAS = 256
 REGIONS = 0.5  # share of the ARPG's whole sequences that begin with the tokens outside a rectangle, or inside it
 
 
@@ -69,7 +74,12 @@ def transformer(options: argparse.Namespace) -> None:
         recipe = replace(recipe, first_cell=demo["first_cell"], regions=REGIONS, grid=tuple(demo["grid"]))
     else:
         recipe = replace(recipe, openings=0)  # a fixed order has the same first tokens in every batch
-    codes, checkpoint = load_codes(options.runs / "codes.npy"), options.runs / f"{options.stage}.pt"
+    if getattr(options, "scenes", False):
+        demo = demo | {"transformer": demo["transformer"] | {"num_classes": CLASSES}}
+        codes = SceneCodes.load(options.runs, options.model or DEMO, "train").by_class()
+        checkpoint = options.runs / f"{options.stage}-scenes.pt"
+    else:
+        codes, checkpoint = load_codes(options.runs / "codes.npy"), options.runs / f"{options.stage}.pt"
     arguments = (codes, demo, recipe, checkpoint, pick_device(options.device))
     run_team(train_transformer, _processes(options), *arguments)
 
@@ -84,6 +94,28 @@ def export(options: argparse.Namespace) -> None:
         codes = load_codes(options.runs / "codes.npy")[: len(pictures)]
         patches = palette(codes, pictures, DEMO_TOKENIZER)
         export_tokenizer(folder, _averaged(options.runs / "vq.pt"), patches)
+
+
+def panoramas(options: argparse.Namespace) -> None:
+    for split, count in (("train", options.count), ("validation", HELD_OUT_PANORAMAS), ("test", HELD_OUT_PANORAMAS)):
+        render_panoramas(options.runs / "panoramas", split, min(count, options.count), options.processes)
+
+
+def scene_codes(options: argparse.Namespace) -> None:
+    """Token maps of the crops by the tokenizer of --model."""
+    device = pick_device(options.device)
+    for split in ("train", "validation"):
+        encode_panoramas(options.runs, options.model or DEMO, DEMO_TOKENIZER, split, device, _processes(options))
+
+
+def scene_classifier(options: argparse.Namespace) -> None:
+    """Does nothing if there is a trained classifier."""
+    path = (options.model or DEMO) / SCENE_CLASSIFIER
+    if not path.exists():
+        recipe = replace(JudgeRecipe(), steps=options.steps)
+        scenes = Panoramas.load(options.runs / "panoramas", "train", limit=recipe.panoramas)
+        checkpoint = options.runs / "scene-classifier.pt"
+        train_scene_classifier(scenes, recipe, checkpoint, path, pick_device(options.device))
 
 
 def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -101,6 +133,9 @@ def _processes(options: argparse.Namespace) -> int:
 STEPS = "training steps (%(default)s)"
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     **{stage.__name__: stage for stage in (render, classifier, vq, encode, export)},
+    "panoramas": panoramas,
+    "scene-codes": scene_codes,
+    "scene-classifier": scene_classifier,
     **dict.fromkeys(DEMOS, transformer),
     "judge": classifier,  # the earlier name
 }
@@ -128,6 +163,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training.add_argument(
             "--compile", action="store_true", help="compile first: a minute or two, then each step is a third faster"
         )
+        if demo["family"] == "arpg":
+            training.add_argument(
+                "--scenes",
+                action="store_true",
+                help="on crops of panoramas, one more class for those without a thing",
+            )
+    stages.add_parser("panoramas", help="draw the world's panoramas").add_argument(
+        "--count", type=int, default=4096, help="panoramas for training; as many held out at most (%(default)s)"
+    )
+    stages.add_parser("scene-codes", help="cache the token maps of the panoramas' crops")
+    judging = stages.add_parser("scene-classifier", help="train the classifier of scenes, on training panoramas only")
+    judging.add_argument("--steps", type=int, default=JudgeRecipe().steps, help=STEPS)
     exporting = stages.add_parser("export", help="write the model folder")
     exporting.add_argument("demo", nargs="?", choices=DEMOS, default="arpg", help="which demo model (arpg)")
     options = parser.parse_args(arguments)

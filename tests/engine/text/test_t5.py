@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.models.checkpoint import Unfilled, fit, load_state
+from engine.models.checkpoint import fit, load_state
 from engine.text.t5 import DECODER, T5Config, T5Encoder, buckets
 from tests.support.tiny import GOLDEN, golden, golden_config
 
@@ -79,6 +79,6 @@ def test_a_size_that_is_missing_is_named() -> None:
 def test_the_published_size_has_the_published_number_of_weights() -> None:
     """google/flan-t5-xl: 1.22 billion in the encoder."""
     sizes = {"vocab_size": 32128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
-    with Unfilled():
+    with torch.device("meta"):
         network = T5Encoder(T5Config(**sizes))
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_223_527_424
