@@ -58,9 +58,11 @@ class Defaults:
 class ModelCard:
     """grid: token rows and columns. stride: pixels on a side of a token. tasks: the tasks that the model can do.
     settings: the sampling fields that it supports. conditioning: what a request says to draw; a model that takes text
-    has no classes. steps: forward steps of a picture; None: the request says.
-    weights, tokenizer: fingerprints of the files; a picture's recipe names them. Weights that are not computed with in
-    float32 have the precision behind the fingerprint, because they draw other pictures."""
+    has no classes. condition_rows: rows of KV cache that a condition takes at most. steps: forward steps of a picture;
+    None: the request says.
+    weights, tokenizer: fingerprints of the files, those of the text encoder among the weights; a picture's recipe names
+    them. Weights that are not computed with in float32 have the precision behind the fingerprint, because they draw
+    other pictures."""
 
     name: str
     family: str
@@ -72,6 +74,7 @@ class ModelCard:
     defaults: Defaults
     settings: tuple[str, ...] = SETTINGS
     conditioning: Literal["class", "text"] = "class"
+    condition_rows: int = 1
     steps: int | None = None
     licence: str = ""
     description: str = ""
@@ -89,6 +92,10 @@ class ModelCard:
     @property
     def width(self) -> int:
         return self.grid[1] * self.stride
+
+    def cached_rows(self, cells: int) -> int:
+        """Rows of KV cache that a branch takes at most for a picture of so many cells; the last token is not cached."""
+        return self.condition_rows + cells - 1
 
     def to_json(self) -> dict[str, Any]:
         # asdict takes ten times as long for a thousand classes.

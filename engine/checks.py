@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from engine.request import CHOICES, MAX_SEED, MAX_SIDE, MAX_STEPS, MAX_TOP_K, Request, RequestError, Window
+from engine.request import (
+    CHOICES,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_TOP_K,
+    Request,
+    RequestError,
+    TextFeatures,
+    TextSizes,
+    Window,
+)
 
 MAX_CANVAS_SIDE = 2**16
 """Rows or columns of the canvas that a window lies on."""
@@ -31,13 +42,13 @@ def check_request(
     codebook_size: int,
     num_classes: int,
     any_order: bool = True,
-    takes_text: bool = False,
+    text: TextSizes | None = None,
 ) -> Request:
     """The request with plain Python values in place of numpy's. Raises RequestError with the first field whose type is
     wrong, or that is out of bounds for a model of these sizes. any_order: whether the model draws in any order, and so
-    around fixed tokens and on other grids. takes_text: whether it takes prompts."""
+    around fixed tokens and on other grids. text: the texts that it takes; None: it takes classes."""
     values: dict[str, Any] = {
-        "class_label": _class_label(request.class_label, num_classes),
+        "class_label": _class_label(request.class_label, num_classes, text),
         "seed": checked_seed(request.seed),
         "steps": whole("steps", request.steps, 1, MAX_STEPS),
         **{name: _choice(name, getattr(request, name), choices) for name, choices in CHOICES.items()},
@@ -55,10 +66,14 @@ def check_request(
         "fixed_tokens": _tokens("fixed_tokens", request.fixed_tokens),
         "replayed_tokens": _tokens("replayed_tokens", request.replayed_tokens),
     }
-    if not takes_text:
-        for name in ("prompt", "negative_prompt"):
-            if getattr(request, name) is not None:
-                raise RequestError(name, "this model draws classes; give class_label")
+    for name in ("prompt", "negative_prompt"):
+        if getattr(request, name) is not None:
+            _check_features(name, getattr(request, name), text)
+    if request.negative_prompt is not None:
+        if request.prompt is None:
+            raise RequestError("negative_prompt", "needs a prompt; without one there is nothing to guide")
+        if values["guidance_scale"] == 1 or values["guidance_interval"] == 0:
+            raise RequestError("negative_prompt", "needs guidance: a guidance_scale that is not 1, or leave it out")
     if values["top_p"] == 0:
         raise RequestError("top_p", "must be above 0 and at most 1, got 0")
     if not any_order:
@@ -118,9 +133,26 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _class_label(label: Any, num_classes: int) -> int | None:
+def _check_features(name: str, features: Any, text: TextSizes | None) -> None:
+    if text is None:
+        raise RequestError(name, "this model draws classes; give class_label")
+    if not isinstance(features, TextFeatures):
+        raise RequestError(name, f"must be TextFeatures, as a TextEncoder makes them, got {_shown(features)}")
+    rows = features.rows
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype != np.float32:
+        raise RequestError(name, "its rows must be a float32 array (n, width)")
+    if not 1 <= len(rows) <= text.rows or rows.shape[1] != text.width:
+        shape = f"{rows.shape[0]} rows of width {rows.shape[1]}"
+        raise RequestError(name, f"has {shape}; this model takes 1 to {text.rows} rows of width {text.width}")
+    if not np.isfinite(rows).all():
+        raise RequestError(name, "its rows hold NaN or infinity")
+
+
+def _class_label(label: Any, num_classes: int, text: TextSizes | None) -> int | None:
     if label is None:
         return None
+    if text is not None:
+        raise RequestError("class_label", "this model draws from text; give prompt")
     number = _integer("class_label", label)
     if not 0 <= number < num_classes:
         raise RequestError("class_label", f"{_shown(number)} is not one of the model's {num_classes} classes")

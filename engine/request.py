@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +59,13 @@ class Window:
         return (self.row + row) * self.canvas_cols + self.col + col
 
 
+class TextSizes(NamedTuple):
+    """The texts that a model takes: rows at most, and the width of a row."""
+
+    rows: int = 120
+    width: int = 2048
+
+
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
     """What a text encoder makes of a prompt. rows: float32 (n, width), n ≥ 1. digest: the same for the same rows, and
@@ -77,7 +84,7 @@ class Request:
     prompt: TextFeatures | None = None
     """For models that take text, in place of class_label. None: unconditional."""
     negative_prompt: TextFeatures | None = None
-    """What guidance leads away from, in place of the unconditional branch."""
+    """What guidance leads away from, in place of no text. It needs a prompt and guidance."""
     seed: int = 0
     steps: int = 64
     """1 … 256; with fewer positions to draw, each step draws one."""

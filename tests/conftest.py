@@ -34,7 +34,8 @@ LONGEST_FIRST = (
     "e2e/test_serve.py", "engine/gpu/test_interpreted.py", "chaos/test_smoke.py", "e2e/test_rolling_update.py",
     "engine/core/test_batch_invariance.py", "engine/test_hub.py", "abuse/test_attacks.py",
     "evaluation/test_evaluation.py", "bench/test_serve.py", "e2e/test_playground.py", "e2e/test_playground_editing.py",
-    "worker/test_engine_failures.py", "worker/test_faults.py", "worker/test_fork.py", "engine/test_families.py",
+    "worker/test_engine_failures.py", "worker/test_faults.py", "worker/test_fork.py",
+    "engine/families/test_families.py",
 )  # fmt: skip
 """Files of tests that take longest. They start first, so that no process is left with one of them at the end."""
 

@@ -25,6 +25,7 @@ from engine.core.rotary_tables import RotaryTables
 from engine.core.runner import Runner, StepLogits
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import SequenceState
+from engine.core.text_places import TextPlaces
 from engine.models import registry
 from engine.models.forward import forward_pass
 from engine.models.registry import LoadedModel
@@ -53,22 +54,24 @@ class Engine:
         self.model: ModelCard = loaded.card
         self.config = config
         self.codec = Codec(loaded.tokenizer, loaded.card.tokenizer, loaded.palette)
+        self.text_encoder = loaded.text_encoder
         self._plan = loaded.plan
-        shape = loaded.network.kv_shape
+        self._text = loaded.text
         dtype = next(loaded.network.parameters()).dtype
-        rows = config.cache_tokens or _affordable_rows(shape.bytes_per_row(dtype), device, config.cache_share)
-        pages = max(1, rows // config.page_size)
-        self._cache = KVCache(shape, pages, config.page_size, device=device, dtype=dtype)
+        ops = choose_operations(device, dtype, batch_invariant=config.batch_invariant)
+        with torch.inference_mode():
+            forward = forward_pass(loaded.network, ops, texts=max(2, config.max_running))  # a request has two at most
+        pages = _pages(loaded, config, device, dtype)
+        self._cache = KVCache(loaded.network.kv_shape, pages, config.page_size, device=device, dtype=dtype)
+        texts = forward.texts
         self._scheduler = Scheduler(
             PageAllocator(pages),
             page_size=config.page_size,
             max_rows=config.max_rows,
             max_running=config.max_running,
+            texts=None if texts is None else TextPlaces(texts.first_id, texts.sizes.rows, texts.places),
         )
         rotary = RotaryTables(lambda *key: _rotary(loaded, *key).to(device), (loaded.card.grid, "interpolate"))
-        ops = choose_operations(device, dtype, batch_invariant=config.batch_invariant)
-        with torch.inference_mode():
-            forward = forward_pass(loaded.network, ops)
         self._runner = runner_on(
             device,
             loaded.card,
@@ -126,6 +129,9 @@ class Engine:
         sequences = self._scheduler.schedule()
         self._runner.copy_pages(self._scheduler.page_copies)
         self._scheduler.page_copies.clear()
+        if self._scheduler.texts is not None:
+            self._runner.write_texts(self._scheduler.texts.written)
+            self._scheduler.texts.written.clear()
         self._rows_last_step = sum(sequence.rows for sequence in sequences)
         outputs = self._dispatch(sequences) if sequences else []
         while len(self._dispatched) > (self._runner.overlap if sequences else 0):
@@ -262,6 +268,7 @@ class Engine:
             codebook_size=self.model.codebook_size,
             num_classes=len(self.model.classes),
             any_order="order" in self.model.settings,
+            text=self._text,
         )
 
 
@@ -269,8 +276,13 @@ def _rotary(loaded: LoadedModel, grid: tuple[int, int], rope_scaling: RopeScalin
     return loaded.network.rotary(grid, loaded.card.grid, rope_scaling)
 
 
-def _affordable_rows(bytes_per_row: int, device: torch.device, share: float) -> int:
+def _pages(loaded: LoadedModel, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """Pages of the KV cache. Unless the config says how many, a CPU has room for a guided picture at least."""
+    if config.cache_tokens is not None:
+        return config.cache_tokens // config.page_size
+    bytes_per_row = loaded.network.kv_shape.bytes_per_row(dtype)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * share) // bytes_per_row
-    return CPU_CACHE_BYTES // bytes_per_row
+        return max(1, int(free * config.cache_share) // bytes_per_row // config.page_size)
+    picture = -(-loaded.card.cached_rows(loaded.card.positions) // config.page_size)
+    return max(2 * picture, CPU_CACHE_BYTES // bytes_per_row // config.page_size)

@@ -17,6 +17,7 @@ from engine.core.packing import PackedStep
 from engine.core.runner import DrawnTokens, Runner
 from engine.core.sequence import SequenceState
 from engine.core.staging import DeviceStep, HostStep, StepLayout, StepSizes
+from engine.request import TextFeatures
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,10 @@ class GraphRunner(Runner):
 
     def copy_pages(self, pages: Sequence[tuple[int, int]]) -> None:
         self._copies += pages
+
+    def write_texts(self, texts: Sequence[tuple[int, TextFeatures]]) -> None:
+        with self._device.working():  # behind the steps that read the texts before these
+            super().write_texts(texts)
 
     def _replay(self, step: PackedStep) -> DrawnTokens:
         if self.rotary.table is not self._static.rotary:  # more grids at once than there was room for

@@ -49,8 +49,8 @@ def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequ
     grid start."""
     programs = [sequence.program(page_size) for sequence in sequences]
     steps = [program.steps[sequence.next_step] for sequence, program in zip(sequences, programs, strict=True)]
-    cached, queries, draws, _, uniforms, guidance = zip(*steps, strict=True)
-    branches = np.array([program.branches for program in programs])
+    cached, queries, lengths, draws, _, uniforms, guidance = zip(*steps, strict=True)
+    branch_rows = np.concatenate(lengths, axis=1)
     cached_rows, query_rows, counts = (
         np.array([part.shape[1] for part in parts]) for parts in (cached, queries, draws)
     )
@@ -60,8 +60,8 @@ def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequ
     settings = np.stack([program.settings for program in programs])
     temperature, top_p = settings[:, :2].view(np.float32).T
     return PackedStep(
-        cached=_rows(cached, cached_rows, branches, rotary_starts),
-        queries=_rows(queries, query_rows, branches, rotary_starts),
+        cached=_rows(cached, cached_rows, branch_rows[0], rotary_starts),
+        queries=_rows(queries, query_rows, branch_rows[1], rotary_starts),
         draws=joined,
         settings=settings.repeat(counts, axis=0),
         guidance=np.concatenate(guidance),
@@ -75,13 +75,14 @@ def pack(sequences: Sequence[SequenceState], page_size: int, rotary_starts: Sequ
 
 
 def _rows(
-    parts: Sequence[np.ndarray], lengths: np.ndarray, branches: np.ndarray, rotary_starts: Sequence[int]
+    parts: Sequence[np.ndarray], lengths: np.ndarray, branch_rows: np.ndarray, rotary_starts: Sequence[int]
 ) -> PackedRows:
+    """lengths: the rows of each sequence. branch_rows: those of each branch."""
     columns = np.concatenate(parts, axis=1)
     if any(rotary_starts):
         columns[POSITION] += np.repeat(np.array(rotary_starts, dtype=np.int32), lengths)
-    starts = np.zeros(branches.sum() + 1, dtype=np.int32)
-    np.cumsum(np.repeat(lengths // branches, branches), out=starts[1:])
+    starts = np.zeros(len(branch_rows) + 1, dtype=np.int32)
+    np.cumsum(branch_rows, out=starts[1:])
     return PackedRows(columns, starts)
 
 

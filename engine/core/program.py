@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -27,7 +27,8 @@ def source_of_slot(slot: np.ndarray) -> np.ndarray:
 class StepArrays(NamedTuple):
     """One step of a Program, the branches one after the other.
 
-    cached, queries int32 (4, rows): the columns of the rows that are cached, and of the others. draws int32 (3, n): for
+    cached, queries int32 (4, rows): the columns of the rows that are cached, and of the others. lengths int (2,
+    branches): how many rows of each kind each branch has. draws int32 (3, n): for
     each token to draw, its rows in the conditional and in the unconditional branch, counted from the step's first row,
     and the slot that keeps the token for later rows. cells int64 (n,): where on the grid it belongs. uniforms float64
     (n,): the random numbers that decide. guidance float32 (n,).
@@ -35,6 +36,7 @@ class StepArrays(NamedTuple):
 
     cached: np.ndarray
     queries: np.ndarray
+    lengths: np.ndarray
     draws: np.ndarray
     cells: np.ndarray
     uniforms: np.ndarray
@@ -43,7 +45,8 @@ class StepArrays(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """settings: see sampling_settings. block_tables int32 (branches, pages). conditions: see Plan."""
+    """settings: see sampling_settings. block_tables int32 (branches, pages). conditions: the embedding id of CONDITION
+    in each branch."""
 
     steps: tuple[StepArrays, ...]
     settings: np.ndarray
@@ -70,20 +73,22 @@ def compile_program(
     block_tables: list[list[int]],
     canvas: np.ndarray,
     *,
+    conditions: Sequence[int],
     cached: int,
     page_size: int,
     settings: np.ndarray,
     uniform: Callable[[int], float],
 ) -> Program:
-    """canvas int32 (cells,): the tokens that are known. cached: rows of each branch that are in the cache before the
-    plan's first step. uniform: the random number of a cell."""
+    """canvas int32 (cells,): the tokens that are known. conditions: see Program. cached: rows of the longest branch
+    that are in the cache before the plan's first step. uniform: the random number of a cell."""
     tables = np.array(block_tables, dtype=np.int32)
     slots = (tables[:, :, None] * page_size + np.arange(page_size, dtype=np.int32)).reshape(len(tables), -1)
     rows = np.array([*chain.from_iterable(step.rows for step in plan.steps)], dtype=np.int32).T
     step_of = np.repeat(np.arange(len(plan.steps)), [len(step.rows) for step in plan.steps])
     kept = rows[_CACHED] == 1
-    content, queries = _Rows(rows[:, kept], step_of[kept]), _Rows(rows[:, ~kept], step_of[~kept])
-    slots = slots[:, _places(plan, cached)]
+    absent = np.array(plan.absent, dtype=np.int32)[:, None]
+    content, queries = (_Rows(rows[:, kind], step_of[kind], len(plan.steps), absent) for kind in (kept, ~kept))
+    slots = np.take_along_axis(slots, np.maximum(_places(plan, cached) - absent, 0), axis=1)
 
     first_slot = np.full(len(canvas), NO_SLOT, dtype=np.int32)
     carried = content.columns[_SOURCE] <= FIRST_TOKEN
@@ -93,25 +98,24 @@ def compile_program(
 
     uniforms = np.array([uniform(cell) for cell in cells.tolist()], dtype=np.float64)
     guidance = np.array([*chain.from_iterable(step.scales for step in plan.steps)], dtype=np.float32)
-    draws = np.stack([*drawing.branch_pairs(len(tables)), first_slot[cells]]).astype(np.int32)
-    indices = np.arange(1, len(plan.steps))
-    content_ends = len(tables) * np.searchsorted(content.steps, indices)
-    query_ends = len(tables) * np.searchsorted(queries.steps, indices)
-    draw_ends = np.searchsorted(drawing.steps[drawing.wanted], indices)
+    draws = np.stack([*drawing.branch_pairs(), first_slot[cells]]).astype(np.int32)
+    draw_ends = np.searchsorted(drawing.steps[drawing.wanted], np.arange(1, len(plan.steps)))
     steps = zip(
-        np.split(content.in_branches(plan.conditions, first_slot, canvas, slots), content_ends, axis=1),
-        np.split(queries.in_branches(plan.conditions, first_slot, canvas, None), query_ends, axis=1),
+        np.split(content.in_branches(conditions, first_slot, canvas, slots), content.ends, axis=1),
+        np.split(queries.in_branches(conditions, first_slot, canvas, None), queries.ends, axis=1),
+        np.stack([content.lengths, queries.lengths], axis=1),
         np.split(draws, draw_ends, axis=1),
         np.split(cells, draw_ends),
         np.split(uniforms, draw_ends),
         np.split(guidance, draw_ends),
         strict=True,
     )
-    return Program(tuple(map(StepArrays._make, steps)), settings, tables, plan.conditions)
+    return Program(tuple(map(StepArrays._make, steps)), settings, tables, tuple(conditions))
 
 
 def _places(plan: Plan, cached: int) -> np.ndarray:
-    """Where the cached rows of all steps stand in their branch. cached: how many rows are there before the first."""
+    """Where the cached rows of all steps stand in the longest branch. cached: how many rows are there before the
+    first."""
     counts = np.array([step.cached for step in plan.steps])
     overwritten = np.cumsum([step.overwrites for step in plan.steps])
     return cached + np.arange(counts.sum()) - np.repeat(overwritten, counts)
@@ -124,14 +128,27 @@ _SOURCE, _POSITION, _VISIBLE, _CACHED, _TARGET = (
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of one branch: columns int32 (fields of Row, rows), and the step of each."""
+    """Rows of the longest branch: columns int32 (fields of Row, rows), and the step of each, of `total` steps. absent
+    int32 (branches, 1): see Plan. there bool (branches, rows): which rows each branch has. lengths (total, branches):
+    how many rows these are in each step."""
 
     columns: np.ndarray
     steps: np.ndarray
+    total: int
+    absent: np.ndarray
+    there: np.ndarray = field(init=False)
+    lengths: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        there = ~self._of_condition | (CONDITION - self.columns[_SOURCE] >= self.absent)
+        lengths = [np.bincount(self.steps[branch], minlength=self.total) for branch in there]
+        object.__setattr__(self, "there", there)
+        object.__setattr__(self, "lengths", np.stack(lengths, axis=-1))
 
     @property
-    def count(self) -> int:
-        return len(self.steps)
+    def ends(self) -> np.ndarray:
+        """Where all steps but the last end, in the rows of all branches."""
+        return np.cumsum(self.lengths.sum(axis=1))[:-1]
 
     @property
     def wanted(self) -> np.ndarray:
@@ -139,27 +156,32 @@ class _Rows:
         return np.flatnonzero(self.columns[_TARGET] != NO_TARGET)
 
     def in_branches(
-        self, conditions: tuple[int, ...], first_slot: np.ndarray, canvas: np.ndarray, slots: np.ndarray | None
+        self, conditions: Sequence[int], first_slot: np.ndarray, canvas: np.ndarray, slots: np.ndarray | None
     ) -> np.ndarray:
-        """The columns of a Program's rows (4, branches · rows), ordered by step, branch and row."""
+        """The columns of a Program's rows (4, rows of all branches), ordered by step, branch and row."""
         source = self._source(first_slot, canvas)
-        of_condition = (self.columns[_SOURCE] <= CONDITION) & (self.columns[_SOURCE] > FIRST_TOKEN)
-        every = np.empty((len(conditions), 4, self.count), dtype=np.int32)
-        for branch, condition in zip(every, conditions, strict=True):
-            branch[SOURCE] = np.where(of_condition, condition + CONDITION - source, source)
-        every[:, POSITION], every[:, VISIBLE] = self.columns[_POSITION], self.columns[_VISIBLE]
-        every[:, SLOT] = NO_SLOT if slots is None else slots
+        every = np.empty((4, *self.there.shape), dtype=np.int32)
+        first = np.array(conditions, dtype=np.int32)[:, None] - self.absent
+        every[SOURCE] = np.where(self._of_condition, first + CONDITION - source, source)
+        every[POSITION] = self.columns[_POSITION]
+        every[VISIBLE] = self.columns[_VISIBLE] - self.absent
+        every[SLOT] = NO_SLOT if slots is None else slots
         by_step = np.argsort(np.tile(self.steps, len(conditions)), kind="stable")
-        return np.ascontiguousarray(every.transpose(1, 0, 2).reshape(4, -1)[:, by_step])
+        by_step = by_step[self.there.ravel()[by_step]]
+        return np.ascontiguousarray(every.reshape(4, -1)[:, by_step])
 
-    def branch_pairs(self, branches: int) -> tuple[np.ndarray, np.ndarray]:
+    def branch_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """For each row that wants logits, its place among the step's rows in the first and in the last branch. With
         one branch both are the same row, and guidance changes nothing."""
-        steps = self.steps[self.wanted]
-        starts = np.searchsorted(self.steps, steps)
-        lengths = np.searchsorted(self.steps, steps, side="right") - starts
-        within = self.wanted - starts
-        return within, within + (branches - 1) * lengths
+        wanted = self.wanted
+        steps = self.steps[wanted]
+        before = np.cumsum(self.lengths, axis=0)[steps] - self.lengths[steps]
+        within = (np.cumsum(self.there, axis=1) - 1)[:, wanted].T - before
+        return within[:, 0], within[:, -1] + self.lengths[steps, :-1].sum(axis=1)
+
+    @property
+    def _of_condition(self) -> np.ndarray:
+        return (self.columns[_SOURCE] <= CONDITION) & (self.columns[_SOURCE] > FIRST_TOKEN)
 
     def _source(self, first_slot: np.ndarray, canvas: np.ndarray) -> np.ndarray:
         """Embedding ids, of the tokens that are known too; the others by the slot that will hold their token."""

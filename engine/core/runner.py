@@ -20,6 +20,7 @@ from engine.models.forward import ForwardPass
 from engine.ops.guidance import Guidance
 from engine.ops.operations import Operations
 from engine.ops.sampling import NO_TOKEN, SamplingTensors
+from engine.request import TextFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,13 @@ class Runner:
     def copy_pages(self, pages: Sequence[tuple[int, int]]) -> None:
         """Copies pages (from, to) before the next step."""
         self.cache.copy_pages(pages)
+
+    def write_texts(self, texts: Sequence[tuple[int, TextFeatures]]) -> None:
+        """Writes texts to the embedding ids from these on, for the steps from the next one on."""
+        if texts:
+            assert self.forward_pass.texts is not None
+            for first, text in texts:
+                self.forward_pass.texts.write(first, text)
 
     def pack(self, sequences: Sequence[SequenceState]) -> PackedStep:
         starts = self.rotary.starts([sequence.rotary_key for sequence in sequences])

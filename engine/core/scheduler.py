@@ -8,9 +8,11 @@ from typing import Literal
 
 from engine.core.pages import PageAllocator
 from engine.core.sequence import SequenceState
+from engine.core.text_places import TextPlaces
 
-Limit = Literal["pages", "rows", "sequences"]
-"""What keeps a sequence out of a step: the KV cache, the row budget, or the number of running sequences."""
+Limit = Literal["pages", "rows", "sequences", "texts"]
+"""What keeps a sequence out of a step: the KV cache, the row budget, the number of running sequences, or the places for
+their texts."""
 
 
 class Scheduler:
@@ -21,14 +23,24 @@ class Scheduler:
     is not full. While the donor has yet to write these rows, the sequence waits, and those behind it may be admitted.
 
     max_running: sequences that run at once. Far more than a step's rows serve would share its steps, finish late, and
-    keep other workers' engines idle.
+    keep other workers' engines idle. texts: places for the texts of running sequences; None: the model takes none. A
+    sequence whose texts find no place waits, and so do those behind it.
 
     page_copies: pages (from, to) that the engine copies before the step. rows_shared, pages_copied: totals since the
     start. limit: why the last schedule left a sequence out.
     """
 
-    def __init__(self, pages: PageAllocator, *, page_size: int, max_rows: int, max_running: int = 256) -> None:
+    def __init__(
+        self,
+        pages: PageAllocator,
+        *,
+        page_size: int,
+        max_rows: int,
+        max_running: int = 256,
+        texts: TextPlaces | None = None,
+    ) -> None:
         self.pages = pages
+        self.texts = texts
         self.page_size = page_size
         self.max_rows = max_rows
         self.max_running = max_running
@@ -83,9 +95,12 @@ class Scheduler:
         return self.pages.used + sum(sequence.pages(self.page_size) for sequence in self.waiting)
 
     def check_integrity(self, *, all_pages: bool = True) -> None:
-        """Raises IntegrityError when pages and block tables disagree. all_pages: check the unused ones, too."""
+        """Raises IntegrityError when pages and block tables disagree, or places and texts. all_pages: check the unused
+        ones, too."""
         check = self.pages.check_integrity if all_pages else self.pages.check_tables
         check(table for sequence in self for table in sequence.block_tables)
+        if self.texts is not None:
+            self.texts.check_integrity(text for sequence in self.running for text in sequence.texts)
 
     def __iter__(self) -> Iterator[SequenceState]:
         yield from self.running
@@ -105,9 +120,13 @@ class Scheduler:
             if soon > steps:
                 passed_over.append(self.waiting.popleft())
                 continue
+            if self.texts is not None and not self.texts.have_room(sequence.texts):
+                limit = "texts"
+                break
             if not self._give_pages(sequence, donor, steps):
                 limit = "pages"
                 break
+            self._give_places(sequence)
             self.running.append(self.waiting.popleft())
         self.waiting.extendleft(reversed(passed_over))
         return limit
@@ -119,7 +138,7 @@ class Scheduler:
         if sum(map(len, sequence.prefix_keys)) < self.page_size:
             return best
         for other in self.running:
-            now, soon = sequence.shared_prefix_steps(other)
+            now, soon = sequence.shared_condition_steps(other)
             if (soon, now) > (best[2], best[1]) and sum(map(len, sequence.prefix_keys[:soon])) >= self.page_size:
                 best = (other, now, soon)
         return best
@@ -127,22 +146,31 @@ class Scheduler:
     def _give_pages(self, sequence: SequenceState, donor: SequenceState | None, steps: int) -> bool:
         """Give a sequence its pages, shared and new. Returns False, and gives none, when too few are free."""
         shared = sum(map(len, sequence.prefix_keys[:steps]))
-        full, rest = divmod(shared, self.page_size)
-        branches = sequence.plan.branches
-        each = sequence.pages(self.page_size) // branches - full
-        if each * branches > self.pages.free:
+        rows = [max(0, shared - absent) for absent in sequence.plan.absent]
+        whole = sequence.pages(self.page_size) // sequence.plan.branches
+        if sum(whole - count // self.page_size for count in rows) > self.pages.free:
             return False
-        for branch in range(branches):
+        for branch, count in enumerate(rows):
+            full, rest = divmod(count, self.page_size)
             table = [] if donor is None else donor.block_tables[branch][:full]
             self.pages.share(table)
-            sequence.block_tables.append(table + self.pages.allocate(each))
+            sequence.block_tables.append(table + self.pages.allocate(whole - full))
             if donor is not None and rest:
                 self.page_copies.append((donor.block_tables[branch][full], sequence.block_tables[branch][full]))
+                self.pages_copied += 1
         if donor is not None:
             sequence.skip_prefix(steps)
-            self.rows_shared += shared * branches
-            self.pages_copied += branches if rest else 0
+            self.rows_shared += sum(rows)
         return True
+
+    def _give_places(self, sequence: SequenceState) -> None:
+        sources = [one.source for one in sequence.plan.conditions]
+        if self.texts is None:
+            sequence.condition_ids = [source for source in sources if isinstance(source, int)]
+        else:
+            sequence.condition_ids = [
+                source if isinstance(source, int) else self.texts.hold(source) for source in sources
+            ]
 
     def _drop_aborted(self) -> None:
         if not self._aborted:
@@ -155,4 +183,7 @@ class Scheduler:
     def _release(self, sequence: SequenceState) -> None:
         for table in sequence.block_tables:
             self.pages.release(table)
+        if self.texts is not None and sequence.block_tables:
+            for text in sequence.texts:
+                self.texts.release(text)
         sequence.block_tables = []

@@ -12,7 +12,7 @@ import numpy as np
 from engine.core.program import Program, compile_program, sampling_settings
 from engine.noise import uniform
 from engine.plans import FIRST_TOKEN, NO_TARGET, Plan, Row, Step, cell_of
-from engine.request import EMPTY, Request, RopeScaling
+from engine.request import EMPTY, Request, RopeScaling, TextFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,11 @@ class SequenceState:
     is dispatched before, because a plan says what it computes.
 
     tokens int32 (cells,): its grid, row-major, EMPTY where nothing is committed yet. block_tables: one for each branch;
-    none until the sequence is admitted. next_step: the step to dispatch, an index into plan.steps. cached: rows of each
-    branch in the cache once the dispatched steps are computed. drawn: how many tokens are committed. aborted: its
-    tokens are of no interest any more. prefix_keys: the keys of the steps that it could write before it draws anything;
-    other sequences may share them.
+    none until the sequence is admitted. condition_ids: the embedding id of CONDITION in each branch; none until the
+    sequence is admitted. next_step: the step to dispatch, an index into plan.steps. cached: rows of the longest branch
+    in the cache once the dispatched steps are computed (see Plan.absent). drawn: how many tokens are committed.
+    aborted: its tokens are of no interest any more. prefix_keys: the keys of the steps that it could write before it
+    draws anything; other sequences may share them.
     """
 
     id: int
@@ -50,6 +51,7 @@ class SequenceState:
     grid: tuple[int, int]
     tokens: np.ndarray
     block_tables: list[list[int]] = field(default_factory=list)
+    condition_ids: list[int] = field(default_factory=list)
     next_step: int = 0
     cached: int = 0
     drawn: int = 0
@@ -77,7 +79,13 @@ class SequenceState:
     @property
     def rows(self) -> int:
         """Rows of the next step, all branches."""
-        return len(self.step.rows) * self.plan.branches
+        return self.plan.rows(self.next_step)
+
+    @property
+    def texts(self) -> list[TextFeatures]:
+        """The texts of its branches."""
+        sources = (one.source for one in self.plan.conditions)
+        return [source for source in sources if isinstance(source, TextFeatures)]
 
     @property
     def finished(self) -> bool:
@@ -105,6 +113,7 @@ class SequenceState:
                 self.plan,
                 self.block_tables,
                 self.tokens,
+                conditions=self.condition_ids,
                 cached=self.cached,
                 page_size=page_size,
                 settings=sampling_settings(self.request.temperature, self.request.top_p, self.request.top_k),
@@ -130,7 +139,7 @@ class SequenceState:
         self.cached = sum(map(len, self._keys))
         self.plan = self.plan.without(self.cached)
 
-    def shared_prefix_steps(self, other: SequenceState) -> tuple[int, int]:
+    def shared_condition_steps(self, other: SequenceState) -> tuple[int, int]:
         """How many steps of this prefix are in the other's pages now, and how many will be if the other is not
         aborted."""
         if (self.plan.conditions, self.rotary_key) != (other.plan.conditions, other.rotary_key):

@@ -19,6 +19,11 @@ UNUSED = frozenset({"freqs_cis", "codebook_used", "quantize.codebook_used"})
 INDEX = ".safetensors.index.json"
 """How the name ends of a file that lists the shards of a checkpoint, as the Hugging Face Hub has it."""
 NAMES_SHOWN = 6
+NEEDED = {
+    "cls_embedding.uncond_embedding": "it stands for no text in every guided picture, and random numbers in its place "
+    "would spoil them all; save the checkpoint with the model's buffers",
+}
+"""Why a file without these is rejected, where its authors' own code would load it."""
 
 
 class CheckpointError(Exception):
@@ -92,7 +97,8 @@ def fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = {key: value.shape for key, value in model.state_dict().items()}
     problems = [
-        *_named("missing", expected.keys() - state.keys()),
+        *_named("missing", missing := expected.keys() - state.keys()),
+        *(f"without {key} it can't be used: {why}" for key, why in NEEDED.items() if key in missing),
         *_named("unexpected", state.keys() - expected.keys()),
         *_named(
             "of another shape",

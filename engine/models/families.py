@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.card import SETTINGS
 from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
-from engine.models.llamagen import LLAMAGEN_SIZES, LlamaGen, LlamaGenConfig
+from engine.models.llamagen import LLAMAGEN_SIZES, LlamaGen, LlamaGenConfig, TextLlamaGen
 from engine.models.network import Model
 from engine.models.par import PAR
 from engine.plans import Plan
 from engine.plans.arpg import plan_arpg
+from engine.plans.guidance_schedule import conditions
 from engine.plans.llamagen import plan_llamagen
 from engine.plans.par import plan_par, region_groups
-from engine.request import Request
+from engine.plans.rows import MAX_CONDITION_ROWS
+from engine.plans.text import text_conditions
+from engine.request import Request, TextSizes
 
 FIXED_ORDER_SETTINGS = ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
 
@@ -23,7 +26,7 @@ FIXED_ORDER_SETTINGS = ("guidance_scale", "guidance_interval", "temperature", "t
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """What a family builds from a model.json: a network without weights, the plan of a request, and fields of the card
-    (see ModelCard)."""
+    (see ModelCard). text: the texts that it takes; None: it takes classes."""
 
     network: Model
     plan: Callable[[Request], Plan]
@@ -31,6 +34,7 @@ class Architecture:
     tasks: tuple[str, ...]
     settings: tuple[str, ...]
     steps: int | None
+    text: TextSizes | None = None
 
 
 Builder = Callable[[dict[str, Any], tuple[int, int]], Architecture]
@@ -73,8 +77,8 @@ def _llamagen(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
     positions = grid[0] * grid[1]
 
     def plan(request: Request) -> Plan:
-        class_id = config.class_id(request.class_label or 0)
-        return plan_llamagen(request, positions=positions, class_id=class_id, null_id=config.null_id)
+        branches = conditions(request, config.class_id(request.class_label or 0), config.null_id)
+        return plan_llamagen(request, positions=positions, conditions=branches)
 
     return Architecture(
         network=LlamaGen(config),
@@ -83,6 +87,32 @@ def _llamagen(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
         tasks=("generate", "fork"),
         settings=FIXED_ORDER_SETTINGS,
         steps=positions,
+    )
+
+
+def _llamagen_t2i(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
+    sizes = data["transformer"]
+    if isinstance(sizes, dict) and "num_classes" in sizes:
+        raise ValueError("transformer: this family has no num_classes; leave it out")
+    config = _llamagen_config(sizes)
+    text = TextSizes(**data.get("text", {}))
+    if not (1 <= text.rows <= MAX_CONDITION_ROWS and text.width >= 1):
+        raise ValueError(f"text: needs 1 to {MAX_CONDITION_ROWS} rows, of a width of at least 1, got {text}")
+    positions = grid[0] * grid[1]
+
+    def plan(request: Request) -> Plan:
+        # The unconditional rows come behind the image tokens: see TextRows.
+        branches = text_conditions(request, null_id=config.vocab_size, null_rows=text.rows)
+        return plan_llamagen(request, positions=positions, conditions=branches)
+
+    return Architecture(
+        network=TextLlamaGen(replace(config, num_classes=0), text),
+        plan=plan,
+        num_classes=0,
+        tasks=("generate", "fork"),
+        settings=FIXED_ORDER_SETTINGS,
+        steps=positions,
+        text=text,
     )
 
 
@@ -113,5 +143,6 @@ def _par(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
 FAMILIES: dict[str, Builder] = {
     "arpg": _arpg,
     "llamagen": _llamagen,
+    "llamagen-t2i": _llamagen_t2i,
     "par": _par,
 }

@@ -12,9 +12,10 @@ from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
 from engine.models.arpg import ARPG
 from engine.models.arpg import Layer as ARPGLayer
+from engine.models.captions import TextRows
 from engine.models.layers import join_embeddings, merge
 from engine.models.llamagen import Layer as LlamaGenLayer
-from engine.models.llamagen import LlamaGen
+from engine.models.llamagen import LlamaGen, TextLlamaGen
 from engine.models.network import Model
 from engine.ops.operations import LayerWeights, Operations
 
@@ -23,7 +24,8 @@ class ForwardPass(ABC):
     """A network, ready for the engine: matrices that read the same rows are merged.
 
     embeddings (ids, dim): the table of all embedding ids. norm (dim,), head (vocab, dim): what makes logits of the last
-    hidden rows. draws_from_queries: tokens are drawn from the queries; otherwise from the cached rows.
+    hidden rows. draws_from_queries: tokens are drawn from the queries; otherwise from the cached rows. texts: the texts
+    in the table; None: the model takes none.
     """
 
     network: Model
@@ -31,6 +33,7 @@ class ForwardPass(ABC):
     norm: Tensor
     head: Tensor
     draws_from_queries: bool
+    texts: TextRows | None = None
 
     @abstractmethod
     def cached(self, rows: Rows, cache: KVCache) -> Tensor:
@@ -41,9 +44,12 @@ class ForwardPass(ABC):
         """The last hidden rows (rows, dim) of rows that are not cached."""
 
 
-def forward_pass(network: Model, operations: Operations) -> ForwardPass:
+def forward_pass(network: Model, operations: Operations, *, texts: int = 2) -> ForwardPass:
+    """texts: how many texts find a place at once, of models that take texts."""
     if isinstance(network, ARPG):
         return ARPGForward(network, operations)
+    if isinstance(network, TextLlamaGen):
+        return TextLlamaGenForward(network, operations, texts)
     if isinstance(network, LlamaGen):
         return LlamaGenForward(network, operations)
     raise TypeError(f"{type(network).__name__} has no forward pass")
@@ -94,9 +100,9 @@ class LlamaGenForward(ForwardPass):
 
     draws_from_queries = False
 
-    def __init__(self, network: LlamaGen, operations: Operations) -> None:
+    def __init__(self, network: LlamaGen, operations: Operations, embeddings: Tensor | None = None) -> None:
         self.network = network
-        self.embeddings = join_embeddings(network.embedding_tables)
+        self.embeddings = join_embeddings(network.embedding_tables) if embeddings is None else embeddings
         self.norm, self.head = network.norm.weight, operations.matrix(network.output.weight)
         self._operations = operations
         self._layers = [_llamagen_layer(layer, operations) for layer in network.layers]
@@ -107,6 +113,17 @@ class LlamaGenForward(ForwardPass):
 
     def queries(self, rows: Rows, cache: KVCache) -> Tensor:
         raise TypeError("all rows of this family are cached")
+
+
+class TextLlamaGenForward(LlamaGenForward):
+    """Differs in the embeddings alone."""
+
+    def __init__(self, network: TextLlamaGen, operations: Operations, texts: int) -> None:
+        embedding = network.cls_embedding
+        self.texts = TextRows(
+            network.tok_embeddings, network.text, texts, null=embedding.uncond_embedding, embed=embedding
+        )
+        super().__init__(network, operations, self.texts.table)
 
 
 def _through(layers: Sequence[LayerWeights], x: Tensor, rows: Rows, cache: KVCache, operations: Operations) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.attention.kv_cache import KVShape
+from engine.models.captions import CaptionEmbedding
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table
 from engine.models.network import Model
 from engine.ops.functions import rotate
-from engine.request import RopeScaling
+from engine.request import RopeScaling, TextSizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +98,12 @@ class ClassEmbedding(nn.Module):
 
 
 class LlamaGen(Model):
-    def __init__(self, config: LlamaGenConfig) -> None:
+    """cls_embedding: of classes, if it is not given."""
+
+    def __init__(self, config: LlamaGenConfig, cls_embedding: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.cls_embedding = ClassEmbedding(config)
+        self.cls_embedding = cls_embedding or ClassEmbedding(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers: Sequence[Layer] = nn.ModuleList(Layer(config) for _ in range(config.n_layer))  # type: ignore[assignment]
         self.norm = RMSNorm(config.dim)
@@ -117,7 +120,9 @@ class LlamaGen(Model):
     @property
     def embedding_tables(self) -> list[nn.Embedding]:
         """In the order of the embedding ids."""
-        return [self.tok_embeddings, self.cls_embedding.embedding_table]
+        classes = self.cls_embedding.get_submodule("embedding_table")
+        assert isinstance(classes, nn.Embedding)
+        return [self.tok_embeddings, classes]
 
     def rotary(
         self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
@@ -133,3 +138,18 @@ class LlamaGen(Model):
             x = torch.where((ids >= start)[:, None], table((ids - start).clamp(0, table.num_embeddings - 1)), x)
             start += table.num_embeddings
         return x
+
+
+class TextLlamaGen(LlamaGen):
+    """LlamaGen text-to-image: a text's features, through two matrices, in place of the class. It has no classes; behind
+    the image tokens the embedding ids are those of TextRows."""
+
+    cls_embedding: CaptionEmbedding
+
+    def __init__(self, config: LlamaGenConfig, text: TextSizes) -> None:
+        super().__init__(config, CaptionEmbedding(text, config.dim))
+        self.text = text
+
+    @property
+    def embedding_tables(self) -> list[nn.Embedding]:
+        return [self.tok_embeddings]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,24 +18,31 @@ from engine.checks import check_request
 from engine.codec import palettes
 from engine.codec.vq import VQConfig, VQModel
 from engine.models.checkpoint import CheckpointError, Unfilled, fingerprint, fit, load_state
-from engine.models.families import FAMILIES, Builder
+from engine.models.families import FAMILIES, Architecture, Builder
 from engine.models.hub import weights_file
+from engine.models.llamagen import LlamaGen
 from engine.models.model_index import known_folders, shared_classes
 from engine.models.network import Model
 from engine.plans import Plan
-from engine.request import Request
+from engine.request import Request, TextSizes
+
+if TYPE_CHECKING:
+    from engine.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model folder in memory. plan: makes the plan of a request. palette: uint8 (codes, 4, 4, 3); None: the folder
-    has none."""
+    has none. text: the texts that the model takes; None: it takes classes. text_encoder: None: the folder names none,
+    so requests need features."""
 
     card: ModelCard
     network: Model
     tokenizer: VQModel
     plan: Callable[[Request], Plan]
     palette: np.ndarray | None
+    text: TextSizes | None = None
+    text_encoder: TextEncoder | None = None
 
 
 def find(name: str | Path) -> Path:
@@ -65,10 +73,12 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
             grid=grid,
             stride=tokenizer.config.stride,
             codebook_size=tokenizer.config.codebook_size,
-            classes=_classes(data.get("classes"), architecture.num_classes),
+            classes=_classes(data.get("classes"), architecture),
             tasks=architecture.tasks,
             defaults=_defaults(data.get("defaults", {}), architecture.settings),
             settings=architecture.settings,
+            conditioning="class" if architecture.text is None else "text",
+            condition_rows=1 if architecture.text is None else architecture.text.rows,
             steps=architecture.steps,
             licence=data.get("licence", ""),
             description=data.get("description", ""),
@@ -81,13 +91,19 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
         raise CheckpointError(f"{description}: {type(error).__name__}: {error}") from error
 
     network = architecture.network
+    encoder = _encoder(folder, data, architecture.text, device=device, dtype=dtype)
     rounded = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
-    card = replace(card, weights=fingerprint(weights) + rounded, tokenizer=fingerprint(tokenizer_weights))
-    fit(network, load_state(weights), weights)
+    drawn_by = fingerprint(weights)
+    if encoder is not None:  # another encoder makes other pictures of the same prompt
+        drawn_by = hashlib.sha256(f"{drawn_by}{encoder.fingerprint}".encode()).hexdigest()[:16]
+    card = replace(card, weights=drawn_by + rounded, tokenizer=fingerprint(tokenizer_weights))
+    state = load_state(weights)
+    fit(network, state, weights)
+    _check_heads(network, state, weights)
     fit(tokenizer, load_state(tokenizer_weights), tokenizer_weights)
     network.to(device=device, dtype=dtype).eval()
     tokenizer.to(device=device, dtype=torch.float32).eval()
-    return LoadedModel(card, network, tokenizer, architecture.plan, palette)
+    return LoadedModel(card, network, tokenizer, architecture.plan, palette, architecture.text, encoder)
 
 
 def _builder(name: str) -> Builder:
@@ -107,7 +123,43 @@ def _check(card: ModelCard, network: Model) -> None:
         grid=card.grid,
         codebook_size=card.codebook_size,
         num_classes=len(card.classes),
+        text=None if card.conditioning == "class" else TextSizes(),
     )
+
+
+def _check_heads(network: Model, state: dict[str, torch.Tensor], path: Path) -> None:
+    """The number of heads changes no shape of the weights, but some files of LlamaGen's kind hold the authors' rotary
+    table, whose width it does change. Raises CheckpointError."""
+    if not isinstance(network, LlamaGen) or "freqs_cis" not in state:
+        return
+    pairs, saved = network.kv_shape.head_dim // 2, tuple(state["freqs_cis"].shape)
+    if saved[-2:] != (pairs, 2):
+        heads = f"n_head {network.kv_shape.heads} makes heads of {pairs} rotated pairs"
+        raise CheckpointError(f"{path} does not fit {type(network).__name__}: {heads}, but freqs_cis is {saved}")
+
+
+def _encoder(
+    folder: Path, data: dict[str, Any], text: TextSizes | None, *, device: torch.device, dtype: torch.dtype
+) -> TextEncoder | None:
+    """The encoder, which reads no more of a prompt than the transformer takes. Raises CheckpointError when it can't be
+    loaded, or when its rows are of another width."""
+    entry, description = data.get("text_encoder"), folder / "model.json"
+    if entry is None:
+        return None
+    if text is None:
+        raise CheckpointError(f"{description}: text_encoder: this family takes classes; leave it out")
+    from engine.models.text_encoders import load_text_encoder  # tokenizers and ftfy are for models that take text
+
+    try:
+        whole = torch.float32 if dtype == torch.float32 else torch.bfloat16  # T5 overflows float16
+        encoder = load_text_encoder(folder, entry, device=device, dtype=whole)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{description}: text_encoder: {error}") from error
+    if encoder.width != text.width:
+        widths = f"its rows are {encoder.width} wide, and the transformer takes rows of width {text.width}"
+        raise CheckpointError(f"{description}: text_encoder: {widths}")
+    encoder.max_rows = min(encoder.max_rows, text.rows)
+    return encoder
 
 
 def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
@@ -115,9 +167,12 @@ def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
     return VQConfig(**values | {"channel_mult": tuple(values["channel_mult"])})
 
 
-def _classes(data: list[dict[str, Any]] | str | None, num_classes: int) -> tuple[ClassLabel, ...]:
+def _classes(data: list[dict[str, Any]] | str | None, architecture: Architecture) -> tuple[ClassLabel, ...]:
     """The labels 0 … num_classes - 1. data: the classes, or the name of a list that models share; None: a class is
     named by its number."""
+    num_classes = architecture.num_classes
+    if architecture.text is not None and data:
+        raise ValueError("classes: this family takes text; leave them out")
     if data is None:
         return tuple(ClassLabel(label, str(label)) for label in range(num_classes))
     classes = class_labels(shared_classes(data) if isinstance(data, str) else data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 
+from engine.plans.rows import Condition
 from engine.request import GuidanceSchedule, Request
 
 
@@ -25,10 +26,13 @@ def guidance_scales(
     return tuple(scales)
 
 
-def conditions(request: Request, class_id: int, null_id: int) -> tuple[int, ...]:
+def conditions(request: Request, class_id: int, null_id: int) -> tuple[Condition, ...]:
     """Plan.conditions: two branches for a guided class; one for a class without guidance, or for no class."""
     if request.class_label is None:
-        return (null_id,)
-    if request.guidance_scale == 1 or request.guidance_interval == 0:
-        return (class_id,)
-    return (class_id, null_id)
+        return (Condition(null_id),)
+    return (Condition(class_id), Condition(null_id)) if is_guided(request) else (Condition(class_id),)
+
+
+def is_guided(request: Request) -> bool:
+    """Whether guidance applies to any step."""
+    return request.guidance_scale != 1 and request.guidance_interval != 0

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from engine.request import RequestError
+from engine.request import RequestError, TextFeatures
 
 CONDITION = -1
 """Source of the row that carries the branch's condition: the class, or the null class. A text's first row."""
@@ -48,6 +48,10 @@ FIRST_TOKEN = CONDITION - MAX_CONDITION_ROWS
 """token_at(0). The sources from here down are tokens."""
 
 
+def is_condition(source: int) -> bool:
+    return FIRST_TOKEN < source <= CONDITION
+
+
 def token_at(cell: int) -> int:
     """Source of a row that carries the token of a grid cell."""
     return FIRST_TOKEN - cell
@@ -59,9 +63,18 @@ def cell_of(source: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What the condition rows of a branch carry: `rows` vectors, of which a class has one. source: the embedding id of
+    the first vector, or a text, whose vectors have ids while its sequence runs."""
+
+    source: int | TextFeatures
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """Rows of one forward pass, the same for each branch, cached rows first. A step is never split. cached: how many
-    rows are cached.
+    """Rows of one forward pass, the same for each branch (but see Plan.absent), cached rows first. A step is never
+    split. cached: how many rows are cached.
 
     scales: the guidance of each target, where it is not the same for all of them. overwrites: how many cached rows of
     the step before its own cached rows overwrite, the last ones; 0: its rows come behind those that are there.
@@ -83,23 +96,37 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps of a request. conditions: the embedding id of CONDITION in each branch; the first branch is the
-    conditional one. cached_rows: the most rows of each branch in the cache, those at the end. replayed: how many
-    drawing steps at the start are a fork's, which only write rows. drawing_steps: how many steps draw, replayed ones
-    included."""
+    """All steps of a request. conditions: what CONDITION means in each branch; the first branch is the conditional one.
+    cached_rows: the most rows of a branch in the cache, those at the end. replayed: how many drawing steps at the start
+    are a fork's, which only write rows. drawing_steps: how many steps draw, replayed ones included.
+
+    absent: how many condition rows each branch does not have. The rows of a plan are those of the branch with the
+    longest condition; the others lack the first ones. They come before all other rows, and every later row of the
+    branch sees so many rows fewer."""
 
     steps: tuple[Step, ...]
-    conditions: tuple[int, ...]
+    conditions: tuple[Condition, ...]
     cached_rows: int
     replayed: int = 0
     drawing_steps: int = field(init=False)
+    absent: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "drawing_steps", self.replayed + sum(1 for step in self.steps if step.targets))
+        longest = max(one.rows for one in self.conditions)
+        object.__setattr__(self, "absent", tuple(longest - one.rows for one in self.conditions))
 
     @property
     def branches(self) -> int:
         return len(self.conditions)
+
+    def rows(self, index: int) -> int:
+        """How many rows a step has in all branches together."""
+        rows = self.steps[index].rows
+        count = len(rows) * self.branches
+        for absent in filter(None, self.absent):
+            count -= sum(is_condition(row.source) and CONDITION - row.source < absent for row in rows)
+        return count
 
     def replay(self, drawn: Collection[int]) -> Plan:
         """This plan for a fork whose first steps have drawn these cells already. Of these steps only the cached rows

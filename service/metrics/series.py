@@ -105,7 +105,10 @@ class Metrics:
         self.num_requests_running = gauge("num_requests_running", "Pictures being drawn", "model")
         self.num_requests_waiting = gauge("num_requests_waiting", "Pictures admitted, waiting for pages", "model")
         self.step_limit = gauge(
-            "step_limit", "1: the pages, the rows or the running sequences kept a picture out of a step", "model", "cap"
+            "step_limit",
+            "1: the pages, the rows, the running sequences or the places for texts kept a picture out of a step",
+            "model",
+            "cap",
         )
         self.kv_cache_usage = gauge("kv_cache_usage_perc", "Share of the KV cache in use; 1 is all of it", "model")
         self.kv_pages_used = gauge("kv_pages_used", "Pages of the KV cache in use", "model")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.checks import check_request
 from engine.noise import image_seed, permutation, uniform
-from engine.plans import CONDITION, Plan, cell_of, token_at
+from engine.plans import CONDITION, Condition, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
 from engine.plans.guidance_schedule import guidance_scales
 from engine.plans.schedule import step_counts
@@ -129,10 +129,10 @@ def test_a_plan_draws_each_unknown_cell_once_from_what_came_before(case: tuple[i
     if request.order:
         assert tuple(drawn) == request.order
     if request.class_label is None:
-        assert plan.conditions == (1002,)
+        assert plan.conditions == (Condition(1002),)
     else:
         guided = request.guidance_scale != 1 and request.guidance_interval != 0
-        assert plan.conditions == ((1001, 1002) if guided else (1001,))
+        assert plan.conditions == ((Condition(1001), Condition(1002)) if guided else (Condition(1001),))
 
 
 @given(requests())

@@ -1,17 +1,21 @@
-"""Properties of the row programs with a fixed order: LlamaGen's and PAR's."""
+"""Properties of the row programs with a fixed order: LlamaGen's, with classes and with text, and PAR's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.plans import CONDITION, cell_of, token_at
+from engine.plans import CONDITION, Condition, cell_of, condition_at, token_at
+from engine.plans.guidance_schedule import conditions
 from engine.plans.llamagen import plan_llamagen
 from engine.plans.par import plan_par, region_groups
+from engine.plans.text import TEXT_ROWS, text_conditions
 from engine.request import Request
+from tests.support.tiny import random_text
 
 requests = st.builds(
     Request,
@@ -89,7 +93,7 @@ def test_par_draws_each_cell_once_and_each_block_sees_itself_and_what_came_befor
 
 @given(requests, st.integers(2, 200))
 def test_llamagen_draws_row_by_row_each_cell_from_the_token_before(request: Request, positions: int) -> None:
-    plan = plan_llamagen(request, positions=positions, class_id=1001, null_id=1002)
+    plan = plan_llamagen(request, positions=positions, conditions=conditions(request, 1001, 1002))
     assert [step.targets for step in plan.steps] == [(cell,) for cell in range(positions)]
     rows = [row for step in plan.steps for row in step.rows]
     assert rows[0] == (CONDITION, 0, 1, True, 0)
@@ -108,10 +112,53 @@ def test_guidance_of_a_fixed_order_is_constant_up_to_its_interval(request: Reque
     request = replace(request, guidance_scale=3.0, guidance_interval=interval)
     groups = region_groups((4, 6), 4)
     for plan in (
-        plan_llamagen(request, positions=24, class_id=1001, null_id=1002),
+        plan_llamagen(request, positions=24, conditions=conditions(request, 1001, 1002)),
         plan_par(request, groups=groups, special_ids=(1, 2, 3), class_id=1001, null_id=1002),
     ):
         drawn = 0
         for step in plan.steps:
             assert step.guidance == (3.0 if interval is None or drawn < interval else 1.0)
             drawn += len(step.targets)
+
+
+lengths = st.integers(1, 120)
+
+
+@given(lengths, st.none() | lengths, st.integers(2, 40))
+def test_a_text_is_written_in_pieces_and_its_last_row_decides_the_first_token(
+    rows: int, negative: int | None, positions: int
+) -> None:
+    other = None if negative is None else random_text(1, negative)
+    request = Request(prompt=random_text(0, rows), negative_prompt=other)
+    plan = plan_llamagen(request, positions=positions, conditions=text_conditions(request, null_id=97, null_rows=120))
+    longest = max(rows, negative or 0)
+    written = [row for step in plan.steps for row in step.rows]
+    text, tokens = written[:longest], written[longest:]
+    assert [row.source for row in text] == [condition_at(index) for index in range(longest)]
+    assert [row.source for row in tokens] == [token_at(cell) for cell in range(positions - 1)]
+    assert [row.position for row in written] == [0] * longest + list(range(1, positions))
+    assert [row.visible for row in written] == list(range(1, longest + positions))
+    assert [row.target for row in written] == [-1] * (longest - 1) + list(range(positions))
+    assert all(row.cached for row in written)
+    prefill = [len(step.rows) for step in plan.steps[: len(plan.steps) - positions]]
+    assert sum(prefill) == longest - 1
+    assert all(count == TEXT_ROWS for count in prefill[:-1])
+    assert plan.drawing_steps == positions
+    assert plan.cached_rows == longest + positions - 1
+    # Each branch has the rows of its own text and all the tokens.
+    assert plan.absent == (longest - rows, longest - (negative or rows))
+    total = sum(plan.rows(index) for index in range(len(plan.steps)))
+    assert total == rows + (negative or rows) + 2 * (positions - 1)
+
+
+def test_the_unconditional_branch_has_as_many_rows_as_the_prompt_the_last_ones() -> None:
+    def conditions_of(**fields: Any) -> tuple[Condition, ...]:
+        return text_conditions(Request(**fields), null_id=97, null_rows=120)
+
+    prompt, negative = random_text(0, 5), random_text(1, 9)
+    assert conditions_of(prompt=prompt) == (Condition(prompt, 5), Condition(97 + 115, 5))
+    assert conditions_of(prompt=random_text(0, 120))[1] == Condition(97, 120)
+    assert conditions_of(prompt=prompt, negative_prompt=negative) == (Condition(prompt, 5), Condition(negative, 9))
+    assert conditions_of(prompt=prompt, guidance_scale=1) == (Condition(prompt, 5),)
+    assert conditions_of(prompt=prompt, guidance_interval=0) == (Condition(prompt, 5),)
+    assert conditions_of() == (Condition(97, 120),)

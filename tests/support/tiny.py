@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from engine.codec.vq import VQConfig, VQModel
 from engine.models.families import FAMILIES
+from engine.request import TextFeatures
+from engine.text.encoder import features_of
 from engine.text.t5 import T5Config, T5Encoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -30,7 +33,7 @@ SIZES = ("dim", "n_layer", "n_head", "multiple_of", "vocab_size", "num_classes")
 
 def golden_transformer(name: str) -> dict[str, Any]:
     config = golden_config(name)["config"]
-    return {size: config[size] for size in SIZES}
+    return {size: config[size] for size in SIZES if size in config}
 
 
 GOLDEN_TRANSFORMER = golden_transformer("arpg_tiny")
@@ -54,10 +57,12 @@ def write_folder(
     name: str,
     family: str = "arpg",
     regions: int | None = None,
+    text: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """model.json of a folder whose weights are FAMILY.safetensors and vq.safetensors."""
+    """model.json of a folder whose weights are FAMILY.safetensors and vq.safetensors. text: rows and width of the texts
+    that it takes, in place of classes."""
     folder.mkdir(parents=True, exist_ok=True)
-    classes = [{"label": label, "name": f"class {label}"} for label in range(transformer["num_classes"])]
+    classes = [{"label": label, "name": f"class {label}"} for label in range(transformer.get("num_classes", 0))]
     description: dict[str, Any] = {
         "name": name,
         "family": family,
@@ -69,30 +74,57 @@ def write_folder(
     }
     if regions:
         description["regions"] = regions
+    if text:
+        description["text"] = text
     (folder / "model.json").write_text(json.dumps(description))
     return description
 
 
 def golden_folder(folder: Path, name: str = "arpg_tiny") -> Path:
     """A golden transformer (48 codes; ARPG on a 4×4 grid, the others on 8×8) and the golden VQ (4 pixels a token)
-    as one model."""
+    as one model. That with text has 97 codes, and a VQ with random weights."""
     family, grid, regions = {
         "arpg_tiny": ("arpg", (4, 4), None),
         "llamagen_tiny": ("llamagen", (8, 8), None),
+        "llamagen_t2i_tiny": ("llamagen-t2i", (8, 8), None),
         "par4_tiny": ("par", (8, 8), 4),
     }[name]
+    config = golden_config(name)["config"]
+    text = {"rows": config["cls_token_num"], "width": config["caption_dim"]} if family == "llamagen-t2i" else None
+    tokenizer = random_tokenizer(config["vocab_size"]) if text else GOLDEN_TOKENIZER
     write_folder(
         folder,
         transformer=golden_transformer(name),
-        tokenizer=GOLDEN_TOKENIZER,
+        tokenizer=tokenizer,
         grid=grid,
         name="golden",
         family=family,
         regions=regions,
+        text=text,
     )
-    for link, weights in ((f"{family}.safetensors", name), ("vq.safetensors", "vq_tiny")):
-        (folder / link).symlink_to(GOLDEN / f"{weights}.weights.safetensors")
+    (folder / f"{family}.safetensors").symlink_to(GOLDEN / f"{name}.weights.safetensors")
+    if text:
+        write_random_tokenizer(folder, tokenizer)
+    else:
+        (folder / "vq.safetensors").symlink_to(GOLDEN / "vq_tiny.weights.safetensors")
     return folder
+
+
+def random_text(seed: int, rows: int, width: int = 8) -> TextFeatures:
+    return features_of(np.random.default_rng(seed).standard_normal((rows, width)))
+
+
+def random_tokenizer(codes: int) -> dict[str, Any]:
+    return {
+        "codebook_size": codes, "codebook_dim": 8, "channels": 32, "channel_mult": [1, 1],
+        "z_channels": 32, "encoder_res_blocks": 1, "decoder_res_blocks": 1,
+    }  # fmt: skip
+
+
+def write_random_tokenizer(folder: Path, sizes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    save_file(VQModel(VQConfig(**config)).state_dict(), folder / "vq.safetensors")
 
 
 def random_folder(
@@ -107,17 +139,18 @@ def random_folder(
     codes: int = 64,
     num_classes: int = 4,
     grid: tuple[int, int] = (8, 8),
+    text_rows: int = 12,
+    text_width: int = 8,
+    text_encoder: bool = False,
 ) -> Path:
     """A model with random weights, spread enough that its distributions are neither flat nor certain. regions:
-    of PAR alone."""
-    transformer = {
-        "dim": dim, "n_layer": n_layer, "n_head": n_head, "multiple_of": 32,
-        "vocab_size": codes, "num_classes": num_classes,
-    }  # fmt: skip
-    tokenizer = {
-        "codebook_size": codes, "codebook_dim": 8, "channels": 32, "channel_mult": [1, 1],
-        "z_channels": 32, "encoder_res_blocks": 1, "decoder_res_blocks": 1,
-    }  # fmt: skip
+    of PAR alone. text_rows, text_width: of families with text, which have no classes. text_encoder: with an encoder of
+    that width, too."""
+    text = {"rows": text_rows, "width": text_width} if family.endswith("-t2i") else None
+    transformer = {"dim": dim, "n_layer": n_layer, "n_head": n_head, "multiple_of": 32, "vocab_size": codes}
+    if text is None:
+        transformer["num_classes"] = num_classes
+    tokenizer = random_tokenizer(codes)
     description = write_folder(
         folder,
         transformer=transformer,
@@ -126,7 +159,12 @@ def random_folder(
         name=name,
         family=family,
         regions=regions if family == "par" else None,
+        text=text,
     )
+    if text_encoder:
+        entry = random_t5(folder / "t5", width=text_width)
+        description["text_encoder"] = {name: f"t5/{file}" for name, file in entry.items()}
+        (folder / "model.json").write_text(json.dumps(description))
     generator = torch.Generator().manual_seed(0)
     network = FAMILIES[family](description, grid).network
     for parameter in network.parameters():
@@ -134,10 +172,10 @@ def random_folder(
             torch.nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5, generator=generator)
     head = network.get_parameter("head.weight" if family == "arpg" else "output.weight")
     torch.nn.init.normal_(head, std=1.5 * dim**-0.5, generator=generator)
+    for buffer in network.buffers():
+        torch.nn.init.normal_(buffer, generator=generator)
     save_file(network.state_dict(), folder / f"{family}.safetensors")
-    torch.manual_seed(0)
-    tokenizer_config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tokenizer.items()}
-    save_file(VQModel(VQConfig(**tokenizer_config)).state_dict(), folder / "vq.safetensors")
+    write_random_tokenizer(folder, tokenizer)
     return folder
 
 

@@ -20,7 +20,7 @@ def break_classes(engine: Engine, *labels: int | None) -> None:
     for label in labels:
         [condition, *_] = engine._plan(Request(class_label=label)).conditions
         with torch.inference_mode():
-            engine._runner.forward_pass.embeddings[condition] = torch.nan
+            engine._runner.forward_pass.embeddings[condition.source] = torch.nan
 
 
 @pytest.mark.anyio

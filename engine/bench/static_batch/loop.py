@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -102,7 +102,8 @@ class StaticBatchLoop:
         )
         table = rotary_table(self.grid, self.network.config.head_dim).to(self.device)
         positions = torch.cat([order.new_zeros(len(order), 1), order + 1], dim=1).repeat(branches, 1)
-        tokens = self._ints([[plan.conditions[branch]] for branch in range(branches) for plan in plans])
+        every = [plan.conditions[branch] for branch in range(branches) for plan in plans]
+        tokens = self._ints([[cast(int, one.source)] for one in every])
         temperature = max(requests[0].temperature, 1e-5)
 
         self.network.clear()

@@ -37,7 +37,7 @@ def load(folder: Path) -> Engine:
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=192, check_every_step=True))
     [condition, *_] = engine._plan(Request(class_label=BROKEN)).conditions
     with torch.inference_mode():
-        engine._runner.forward_pass.embeddings[condition] = torch.inf
+        engine._runner.forward_pass.embeddings[condition.source] = torch.inf
     return engine
 
 

@@ -13,12 +13,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.core.pages import IntegrityError, OutOfPages, PageAllocator
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import SequenceState
-from engine.plans import CONDITION, Plan, cell_of
+from engine.core.text_places import TextPlaces
+from engine.plans import CONDITION, FIRST_TOKEN, Plan, cell_of
 from engine.plans.arpg import plan_arpg
+from engine.plans.llamagen import plan_llamagen
+from engine.plans.text import text_conditions
 from engine.request import EMPTY, Request
+from tests.support.tiny import random_text
 
 GRID = (2, 8)
 POSITIONS = 16
+TEXT_ROWS = 18
 PAGE = 16
 """Rows of a page, at most."""
 
@@ -31,7 +36,11 @@ def go_on(sequence: SequenceState, tokens: list[int]) -> None:
 
 def drawing(number: int, request: Request) -> SequenceState:
     label = 100 + (request.class_label or 0)
-    plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
+    if request.prompt is None:
+        plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
+    else:
+        conditions = text_conditions(request, null_id=105, null_rows=TEXT_ROWS)
+        plan = plan_llamagen(request, positions=POSITIONS, conditions=conditions)
     return SequenceState.begin(number, request, plan, GRID)
 
 
@@ -54,6 +63,21 @@ drawable = st.builds(
     | st.dictionaries(st.integers(0, POSITIONS - 1), st.integers(0, 9), max_size=POSITIONS - 1),
     prefill=st.sampled_from(["causal", "chunked", "block"]),
 )
+texts = st.builds(random_text, st.integers(0, 1), st.sampled_from([1, 2, 7, TEXT_ROWS]))
+with_text = st.builds(
+    Request,
+    prompt=texts,
+    negative_prompt=st.none() | texts,
+    seed=st.integers(0, 99),
+    guidance_scale=st.sampled_from([1.0, 3.0]),
+)
+
+
+def content_of(plan: Plan, branch: int, content: int, position: int, visible: int) -> tuple[object, ...]:
+    """What a row of the plan is in a branch, which may lack the first condition rows."""
+    absent = plan.absent[branch]
+    shifted = content + absent if content <= CONDITION else content
+    return plan.conditions[branch], shifted, position, visible - absent
 
 
 class Serving(RuleBasedStateMachine):
@@ -62,13 +86,14 @@ class Serving(RuleBasedStateMachine):
     @initialize(page_size=st.sampled_from([1, 4, 16]), room=st.integers(1, 4), max_rows=st.integers(1, 60))
     def start(self, page_size: int, room: int, max_rows: int) -> None:
         # Enough for at least one request of any kind.
-        pages = room * 2 * -(-(POSITIONS + 1) // page_size)
-        self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows)
+        pages = room * 2 * -(-(POSITIONS + TEXT_ROWS) // page_size)
+        self.places = TextPlaces(200, TEXT_ROWS, 2)
+        self.scheduler = Scheduler(PageAllocator(pages), page_size=page_size, max_rows=max_rows, texts=self.places)
         self.known: dict[int, SequenceState] = {}
         self.gone: set[int] = set()
         self.slots: dict[int, object] = {}  # what the steps wrote into the cache
 
-    @rule(request=drawable)
+    @rule(request=drawable | with_text)
     def add(self, request: Request) -> None:
         number = len(self.known)
         self.known[number] = drawing(number, request)
@@ -113,11 +138,14 @@ class Serving(RuleBasedStateMachine):
                 self.gone.add(each.id)
 
     def write(self, each: SequenceState) -> None:
-        for condition, table in zip(each.plan.conditions, each.block_tables, strict=True):
+        for branch, table in enumerate(each.block_tables):
             for index, row in enumerate((row for row in each.step.rows if row.cached), start=each.cached):
                 assert row.visible <= each.cached + sum(row.cached for row in each.step.rows)
-                content = each.tokens[cell_of(row.source)] if row.source < CONDITION else row.source
-                self.slots[self.slot(table, index)] = (condition, content, row.position, row.visible)
+                content = each.tokens[cell_of(row.source)] if row.source <= FIRST_TOKEN else row.source
+                if index >= each.plan.absent[branch]:
+                    self.slots[self.slot(table, index - each.plan.absent[branch])] = content_of(
+                        each.plan, branch, content, row.position, row.visible
+                    )
 
     def slot(self, table: list[int], index: int) -> int:
         page, offset = divmod(index, self.scheduler.page_size)
@@ -140,10 +168,22 @@ class Serving(RuleBasedStateMachine):
             assert len(rows) == each.cached
             expected = [row for step in planned(each.request).steps for row in step.rows if row.cached][: len(rows)]
             assert [(row.position, row.visible) for row in expected] == [row[1:] for row in rows]
-            for condition, table in zip(each.plan.conditions, each.block_tables, strict=False):
-                assert [self.slots[self.slot(table, i)] for i in range(len(rows))] == [
-                    (condition, *row) for row in rows
+            for branch, table in enumerate(each.block_tables):
+                there = rows[each.plan.absent[branch] :]
+                assert [self.slots[self.slot(table, i)] for i in range(len(there))] == [
+                    content_of(each.plan, branch, *row) for row in there
                 ]
+
+    @invariant()
+    def equal_texts_have_one_place(self) -> None:
+        held = {text for each in self.scheduler.running for text in each.texts}
+        assert self.places.used == len(held) <= 2
+        for each in self.scheduler.running:
+            sources = [one.source for one in each.plan.conditions]
+            assert len(each.condition_ids) == len(sources)
+            assert all(id == source for id, source in zip(each.condition_ids, sources, strict=True) if id < 200)
+        ids = {id for each in self.scheduler.running for id in each.condition_ids if id >= 200}
+        assert len(ids) == len(held)
 
     def teardown(self) -> None:
         """Every accepted request ends, and every page becomes free."""

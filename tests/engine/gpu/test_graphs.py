@@ -48,7 +48,8 @@ def graphs_on(device: FakeDevice) -> Callable[..., Runner]:
     def runner_on(place: torch.device, card: Any, plain: Runner, *, max_rows: int, max_running: int) -> Runner:
         plain.operations = Poisoned()
         with torch.inference_mode():
-            plain.forward_pass = forward_pass(plain.forward_pass.network, plain.operations)
+            network = plain.forward_pass.network
+            plain.forward_pass = forward_pass(network, plain.operations, texts=max(2, max_running))
         cells = card.grid[0] * card.grid[1]
         return GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, cells=cells)
 

@@ -17,7 +17,12 @@ from engine.models import registry
 from engine.models.checkpoint import CheckpointError, load_state
 from tests.support.tiny import golden, golden_folder
 
-GOLDEN = {"arpg": "arpg_tiny", "llamagen": "llamagen_tiny", "par": "par4_tiny"}
+GOLDEN = {
+    "arpg": "arpg_tiny",
+    "llamagen": "llamagen_tiny",
+    "llamagen-t2i": "llamagen_t2i_tiny",
+    "par": "par4_tiny",
+}
 STATES = {family: golden(f"{name}.weights") for family, name in GOLDEN.items()}
 State = dict[str, torch.Tensor]
 
@@ -97,6 +102,28 @@ def test_one_familys_weights_do_not_pass_for_anothers(tmp_path: Path) -> None:
         load(more)
 
 
+@pytest.mark.parametrize("saved", ["the checkpoint", "a class-conditional one"])
+def test_a_text_model_without_its_unconditional_rows_is_refused_with_the_reason(tmp_path: Path, saved: str) -> None:
+    """The authors' own code would sample with random numbers."""
+    folder = described(tmp_path / "model", "llamagen-t2i", {"weights": "t2i.pt"})
+    state = STATES["llamagen-t2i" if saved == "the checkpoint" else "llamagen"]
+    name = "cls_embedding.uncond_embedding"
+    torch.save({"model": {key: value for key, value in state.items() if key != name}}, folder / "t2i.pt")
+    with pytest.raises(CheckpointError, match=rf"t2i\.pt does not fit.*missing: .*{name}.*stands for no text"):
+        load(folder)
+
+
+def test_another_number_of_heads_is_refused_where_the_file_can_tell(tmp_path: Path) -> None:
+    """The weights have the same shapes; the authors' rotary table, which some files hold, has not."""
+    folder = described(tmp_path / "model", "llamagen-t2i", {"weights": "heads.pt"})
+    state = STATES["llamagen-t2i"]
+    torch.save({"model": state | {"freqs_cis": torch.zeros(12 + 64, 8, 2)}}, folder / "heads.pt")
+    load(folder)
+    torch.save({"model": state | {"freqs_cis": torch.zeros(12 + 64, 16, 2)}}, folder / "heads.pt")
+    with pytest.raises(CheckpointError, match=r"n_head 4 makes heads of 8 rotated pairs, but freqs_cis is \(76, 16, 2"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("family", "change", "says"),
     [
@@ -104,11 +131,16 @@ def test_one_familys_weights_do_not_pass_for_anothers(tmp_path: Path) -> None:
         ("par", {"regions": 8}, "regions: 8 equal regions"),
         ("par", {"regions": "4"}, "TypeError"),
         ("par", {"grid": [8, 9]}, "do not tile 8×9 cells"),
-        ("par", {"family": "rar"}, "family: 'rar' is none of arpg, llamagen, par"),
+        ("par", {"family": "rar"}, "family: 'rar' is none of arpg, llamagen, llamagen-t2i, par"),
         ("llamagen", {"transformer": "XS"}, "KeyError: 'XS'"),
         ("llamagen", {"transformer": {"dim": 64, "n_layer": 2, "n_head": 3}}, "not a multiple of 4 · n_head 3"),
         ("llamagen", {"defaults": {"steps": 9, "top_k": 3}}, "defaults: this family has no steps"),
         ("llamagen", {"defaults": {"guidance_interval": -2}}, "guidance_interval: must be between 0"),
+        ("llamagen-t2i", {"text": {"rows": 0}}, "text: needs 1 to 1024 rows"),
+        ("llamagen-t2i", {"text": {"width": "2048"}}, "TypeError"),
+        ("llamagen-t2i", {"text": {"length": 120}}, "unexpected keyword argument 'length'"),
+        ("llamagen-t2i", {"transformer": {"dim": 64, "num_classes": 4}}, "this family has no num_classes"),
+        ("llamagen-t2i", {"classes": "imagenet"}, "classes: this family takes text"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused_by_name(

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from engine.core.sequence import SequenceState
 from engine.noise import permutation
-from engine.plans import CONDITION, Plan, Row, Step, token_at
+from engine.plans import CONDITION, Condition, Plan, Row, Step, token_at
 from engine.request import Request
-from tests.engine.families_to_come.toy import CELLS, DIM, NO_ROTATION, VOCAB, Drawing, Toy
+from tests.engine.families.to_come.toy import CELLS, DIM, NO_ROTATION, VOCAB, Drawing, Toy
 
 QUERY = VOCAB
 """Embedding id of the mask token. Its position says which cell it decides."""
@@ -51,7 +51,7 @@ def plan_lpd(request: Request) -> Plan:
         steps.append(Step((*content, *queries), scales=scales, overwrites=overwritten))
         done, fed = done + count, [(token_at(cell), cell + 1) for cell in new]
     label = request.class_label or 0
-    return Plan(tuple(steps), (CLASS + label, NULL), cached_rows=1 + CELLS)
+    return Plan(tuple(steps), (Condition(CLASS + label), Condition(NULL)), cached_rows=1 + CELLS)
 
 
 def expected(toy: Toy, sequence: SequenceState) -> dict[int, Tensor]:
@@ -68,7 +68,7 @@ def expected(toy: Toy, sequence: SequenceState) -> dict[int, Tensor]:
     tokens = [int(sequence.tokens[cell]) for cell in order]
     branches = [
         toy.plain([condition, *tokens, *[QUERY] * CELLS], [0, *places, *places], visible)[1 + CELLS :]
-        for condition in sequence.plan.conditions
+        for condition in sequence.condition_ids
     ]
     return dict(zip(order, torch.stack(branches, dim=1), strict=True))
 

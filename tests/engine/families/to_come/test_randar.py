@@ -9,9 +9,9 @@ from engine.core.sequence import SequenceState
 from engine.models.layers import rotary_table
 from engine.noise import permutation
 from engine.ops.functions import rotate
-from engine.plans import CONDITION, Plan, Row, Step, token_at
+from engine.plans import CONDITION, Condition, Plan, Row, Step, token_at
 from engine.request import Request
-from tests.engine.families_to_come.toy import CELLS, DIM, GRID, HEADS, VOCAB, Drawing, Toy, causal
+from tests.engine.families.to_come.toy import CELLS, DIM, GRID, HEADS, VOCAB, Drawing, Toy, causal
 
 QUERY = VOCAB
 """Embedding id of the instruction for cell 0: the learned vector, rotated to the cell; the other cells' follow."""
@@ -56,7 +56,7 @@ def plan_randar(request: Request) -> Plan:
         steps.append(Step(tuple(rows), scale(done), overwrites=max(before - 1, 0)))
         cached, done, before = cached + len(sources), done + count, count
     label = request.class_label or 0
-    return Plan(tuple(steps), (CLASS + label, CLASS + 4), cached_rows=cached)
+    return Plan(tuple(steps), (Condition(CLASS + label), Condition(CLASS + 4)), cached_rows=cached)
 
 
 def expected(toy: Toy, sequence: SequenceState) -> dict[int, Tensor]:
@@ -71,7 +71,7 @@ def expected(toy: Toy, sequence: SequenceState) -> dict[int, Tensor]:
         positions = [0, *positions, *(cell + 1 for cell in new)]
         branches = [
             toy.plain([condition, *sources], positions, causal(len(positions)))[-count:]
-            for condition in sequence.plan.conditions
+            for condition in sequence.condition_ids
         ]
         logits |= zip(new, torch.stack(branches, dim=1), strict=True)
         done += count

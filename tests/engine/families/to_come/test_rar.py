@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
 from engine.core.sequence import SequenceState
-from engine.plans import CONDITION, Plan, Row, Step, token_at
+from engine.plans import CONDITION, Condition, Plan, Row, Step, token_at
 from engine.request import Request
-from tests.engine.families_to_come.toy import CELLS, DIM, NO_ROTATION, VOCAB, Drawing, Toy, causal
+from tests.engine.families.to_come.toy import CELLS, DIM, NO_ROTATION, VOCAB, Drawing, Toy, causal
 
 START = VOCAB
 """Embedding id of the row that stands before the condition."""
@@ -68,12 +68,12 @@ def plan_rar(request: Request) -> Plan:
     later = [(Row(token_at(cell - 1), cell + 1, cell + 2, True, cell),) for cell in range(1, CELLS)]
     steps = (Step(rows, scale(cell)) for cell, rows in enumerate((first, *later)))
     label = request.class_label or 0
-    return Plan(tuple(steps), (CLASS + label, NULL), cached_rows=1 + CELLS)
+    return Plan(tuple(steps), (Condition(CLASS + label), Condition(NULL)), cached_rows=1 + CELLS)
 
 
 def expected(toy: RAR, sequence: SequenceState) -> dict[int, Tensor]:
     positions, branches = torch.arange(1 + CELLS), []
-    for condition in sequence.plan.conditions:
+    for condition in sequence.condition_ids:
         sources = torch.tensor([START, condition, *sequence.tokens.tolist()[:-1]])
         x = toy.through(
             toy.embeddings[sources],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ import torch
 from engine import Engine, EngineConfig, Request
 from engine.core.runner import StepLogits
 from engine.models import registry
-from tests.support.tiny import random_folder
+from tests.support.tiny import random_folder, random_text
 
 Drawn = tuple[list[torch.Tensor], dict[int, int]]
-FAMILIES = ("arpg", "llamagen", "par")
+FAMILIES = ("arpg", "llamagen", "llamagen-t2i", "par")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, registry.Loade
     return {f: registry.load(folder, device=torch.device("cpu"), dtype=torch.float32) for f, folder in folders.items()}
 
 
-def various(rng: random.Random) -> Request:
-    return Request(
-        class_label=rng.choice([None, *range(8)]),
+def various(rng: random.Random, family: str) -> Request:
+    label = rng.choice([None, *range(8)])
+    request = Request(
+        class_label=label,
         seed=rng.randrange(2**32),
         steps=rng.randint(1, 36),
         guidance_scale=rng.choice([1, 1.75, 4]),
@@ -35,6 +37,11 @@ def various(rng: random.Random) -> Request:
         top_k=rng.choice([0, 0, 20]),
         top_p=rng.choice([1, 1, 0.9]),
     )
+    if family != "llamagen-t2i" or label is None:
+        return request
+    guided = request.guidance_scale != 1 and request.guidance_interval != 0
+    negative = random_text(label, 12 - label) if guided and label % 2 else None
+    return replace(request, class_label=None, prompt=random_text(label, 1 + label), negative_prompt=negative)
 
 
 def drawn(
@@ -74,7 +81,7 @@ def drawn(
 @pytest.mark.parametrize("seed", range(2))
 def test_a_request_has_the_bits_of_its_solo_run(loaded: dict[str, registry.LoadedModel], seed: int) -> None:
     rng = random.Random(seed)
-    requests = [(FAMILIES[index % 3], various(rng)) for index in range(30)]
+    requests = [(family := FAMILIES[index % 4], various(rng, family)) for index in range(36)]
     crowd, most = drawn(loaded, requests, rng, batch_invariant=True)
     assert most >= 8
     for request, (logits, tokens) in zip(requests, crowd, strict=True):
@@ -93,7 +100,7 @@ def test_without_the_mode_bits_do_differ(
     left out: it rounds these alike at any number of rows, but does not promise to."""
     monkeypatch.setattr("engine.ops.cpu.pack_matrix", lambda weight: weight)
     rng = random.Random(0)
-    requests = [(family, various(rng)) for _ in range(10)]
+    requests = [(family, various(rng, family)) for _ in range(10)]
     crowd, _ = drawn(loaded, requests, rng, batch_invariant=False)
     solo = [drawn(loaded, [request], rng, batch_invariant=False)[0][0] for request in requests]
     assert not all(

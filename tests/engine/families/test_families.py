@@ -1,32 +1,33 @@
-"""LlamaGen and PAR at any size, against a plain forward pass written here: the whole sequence, an explicit mask."""
+"""The families of LlamaGen's kind at any size, against a plain forward pass written here: the whole sequence, an
+explicit mask."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from engine import Engine, EngineConfig, Request, RequestError
-from engine.card import SETTINGS, ModelCard
+from engine import Engine, EngineConfig, Request
 from engine.core.runner import StepLogits
-from engine.models.families import FAMILIES
-from tests.support.tiny import random_folder
+from engine.request import TextFeatures
+from tests.support.tiny import random_folder, random_text
 
 CLASSES = 4
+TEXT_ROWS = 12
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """The rows of a family for a whole token map, in order: embedding ids, the cell of each row (-1: none), its block,
-    and the cell that its logits decide."""
+    """The rows of a family for a whole token map, in order: embeddings, the cell of each row (-1: none), its block,
+    and the cell that its logits decide (-1: none)."""
 
     embeddings: torch.Tensor
     cells: torch.Tensor
@@ -38,6 +39,15 @@ def raster(state: dict[str, torch.Tensor], tokens: torch.Tensor, label: int) -> 
     cells = torch.arange(len(tokens))
     embeddings = [state["cls_embedding.embedding_table.weight"][[label]], state["tok_embeddings.weight"][tokens[:-1]]]
     return Sequence(torch.cat(embeddings), cells - 1, cells, cells)
+
+
+def behind_text(state: dict[str, torch.Tensor], tokens: torch.Tensor, features: torch.Tensor) -> Sequence:
+    hidden = features.double() @ state["cls_embedding.cap_proj.fc1.weight"].T
+    text = torch.nn.functional.gelu(hidden, approximate="tanh") @ state["cls_embedding.cap_proj.fc2.weight"].T
+    index = torch.arange(len(text) + len(tokens) - 1)
+    cells = (index - len(text)).clamp(min=-1)
+    targets = (index - len(text) + 1).clamp(min=-1)
+    return Sequence(torch.cat([text, state["tok_embeddings.weight"][tokens[:-1]]]), cells, index, targets)
 
 
 def side_by_side(
@@ -87,7 +97,8 @@ def plain_logits(
         w1, w2, w3 = (state[f"{own}feed_forward.w{i}.weight"].T for i in (1, 2, 3))
         x = x + (torch.nn.functional.silu(h @ w1) * (h @ w3)) @ w2
     logits = norm(x, "norm") @ state["output.weight"].T
-    return dict(zip(sequence.targets.tolist(), logits, strict=True))
+    wanted = sequence.targets >= 0
+    return dict(zip(sequence.targets[wanted].tolist(), logits[wanted], strict=True))
 
 
 @dataclass(frozen=True)
@@ -102,19 +113,63 @@ class Case:
     requests: tuple[Request, ...]
 
 
+def text(features: TextFeatures) -> torch.Tensor:
+    return torch.from_numpy(features.rows)
+
+
+def sequences(
+    case: Case, state: dict[str, torch.Tensor], tokens: torch.Tensor, request: Request, guided: bool
+) -> list[Sequence]:
+    """Of each branch."""
+    if case.family == "llamagen-t2i":
+        null = state["cls_embedding.uncond_embedding"]
+        if request.prompt is None:
+            return [behind_text(state, tokens, null)]
+        conditional = behind_text(state, tokens, text(request.prompt))
+        if not guided:
+            return [conditional]
+        if request.negative_prompt is not None:
+            return [conditional, behind_text(state, tokens, text(request.negative_prompt))]
+        return [conditional, behind_text(state, tokens, null[-len(request.prompt.rows) :])]
+    label = CLASSES if request.class_label is None else request.class_label
+    if case.family == "par":
+        make = partial(side_by_side, grid=case.grid, regions=case.regions)
+    else:
+        make = raster
+    return [make(state, tokens, branch) for branch in ((label, CLASSES) if guided else (label,))]
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> dict[str, Any]:
+    """A few prompts, so that some requests share one."""
+    some = st.builds(random_text, st.integers(0, 1), st.sampled_from([1, 2, 7, TEXT_ROWS]))
+    fields: dict[str, Any] = {"prompt": draw(st.none() | some)}
+    if fields["prompt"] is not None:
+        fields["negative_prompt"] = draw(st.none() | some)
+    return fields
+
+
+@st.composite
+def requests(draw: st.DrawFn, family: str) -> Request:
+    fields: dict[str, Any] = {
+        "guidance_scale": draw(st.sampled_from([1, 1.75, 3])),
+        "guidance_interval": draw(st.sampled_from([None, None, 0, 1, 5, 20])),
+    }
+    if family == "llamagen-t2i":
+        fields |= draw(texts())
+    else:
+        fields["class_label"] = draw(st.none() | st.integers(0, CLASSES - 1))
+    if fields["guidance_scale"] == 1 or fields["guidance_interval"] == 0:
+        fields.pop("negative_prompt", None)
+    return Request(**fields, temperature=0)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    family = draw(st.sampled_from(["llamagen", "par", "par"]))
+    family = draw(st.sampled_from(["llamagen", "llamagen-t2i", "llamagen-t2i", "par", "par"]))
     regions = draw(st.sampled_from([4, 9, 16])) if family == "par" else 1
     side = round(regions**0.5)
     rows, cols = draw(st.integers(1, 12 // side)), draw(st.integers(1, 8 // side))
-    request = st.builds(
-        Request,
-        class_label=st.none() | st.integers(0, CLASSES - 1),
-        guidance_scale=st.sampled_from([1, 1.75, 3]),
-        guidance_interval=st.sampled_from([None, None, 0, 1, 5, 20]),
-        temperature=st.just(0),
-    )
     return Case(
         family,
         (rows * side, cols * side),
@@ -129,7 +184,7 @@ def cases(draw: st.DrawFn) -> Case:
             batch_invariant=draw(st.booleans()),
             check_every_step=True,
         ),
-        requests=tuple(draw(st.lists(request, min_size=1, max_size=5))),
+        requests=tuple(draw(st.lists(requests(family), min_size=1, max_size=5))),
     )
 
 
@@ -153,6 +208,7 @@ def test_every_step_has_the_logits_of_the_plain_forward_pass(case: Case) -> None
             n_head=case.heads,
             n_layer=case.layers,
             num_classes=CLASSES,
+            text_rows=TEXT_ROWS,
         )
         state = {k: v.double() for k, v in load_file(Path(folder) / f"{case.family}.safetensors").items()}
         engine = Engine.load(folder, device="cpu", config=case.config, watch_logits=watch)
@@ -165,16 +221,11 @@ def test_every_step_has_the_logits_of_the_plain_forward_pass(case: Case) -> None
 
     for number, request in zip(ids, reversed(case.requests), strict=True):
         tokens = torch.tensor([drawn[number][cell] for cell in range(engine.model.positions)])
-        guided = request.class_label is not None and request.guidance_scale != 1 and request.guidance_interval != 0
-        label = CLASSES if request.class_label is None else request.class_label
-        references = []
-        for branch in (label, CLASSES) if guided else (label,):
-            if case.family == "par":
-                sequence = side_by_side(state, tokens, branch, case.grid, case.regions)
-            else:
-                sequence = raster(state, tokens, branch)
-            references.append(plain_logits(state, sequence, case.grid, case.heads))
-        order = sequence.targets.tolist()
+        conditional = request.class_label is not None or request.prompt is not None
+        guided = conditional and request.guidance_scale != 1 and request.guidance_interval != 0
+        rows = sequences(case, state, tokens, request, guided)
+        references = [plain_logits(state, sequence, case.grid, case.heads) for sequence in rows]
+        order = list(references[0])
         assert list(drawn[number]) == order
         ours = torch.cat(logits[number], dim=1)
         reference = torch.stack([torch.stack([one[cell] for cell in order]) for one in references])
@@ -187,61 +238,3 @@ def test_every_step_has_the_logits_of_the_plain_forward_pass(case: Case) -> None
             decided = (step[-1] + (step[0] - step[-1]) * scale).argmax(-1)
             assert decided.tolist() == tokens[order[begun : begun + len(decided)]].tolist()
             begun += len(decided)
-
-
-def model(folder: Path, family: str, **sizes: Any) -> Engine:
-    return Engine.load(random_folder(folder / family, family=family, **sizes), device="cpu")
-
-
-@pytest.mark.parametrize(("family", "steps"), [("llamagen", 64), ("par", 19)])
-def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, family: str, steps: int) -> None:
-    engine = model(tmp_path, family)
-    card = engine.model
-    assert card.steps == steps
-    assert card.tasks == ("generate", "fork")
-    assert card.settings == ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
-    assert ModelCard.from_json(card.to_json()) == card
-    with pytest.raises(RequestError) as known:
-        engine.add(Request(class_label=0, fixed_tokens={0: 1}))
-    with pytest.raises(RequestError) as order:
-        engine.add(Request(class_label=0, order=tuple(range(64))))
-    assert (known.value.field, order.value.field) == ("fixed_tokens", "order")
-    assert engine.idle
-    engine.add(Request(class_label=0))
-    updates = [update for _ in range(steps) for update in engine.step()]
-    assert engine.idle
-    assert [update.step for update in updates] == list(range(1, steps + 1))
-    assert {update.steps for update in updates} == {steps}
-
-
-def test_any_order_honours_all_settings(tmp_path: Path) -> None:
-    card = model(tmp_path, "arpg").model
-    tasks = ("generate", "inpaint", "vary", "outpaint", "expand", "fork")
-    assert (card.settings, card.steps, card.tasks) == (SETTINGS, None, tasks)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_picture_caches_more_rows_than_its_grid_has_cells(tmp_path: Path, family: str) -> None:
-    """The cost of a picture, for every family."""
-    engine = model(tmp_path, family, grid=(6, 6))
-    assert engine.cost(Request(class_label=0, steps=36)) == 2 * engine.cost(Request(steps=36)) == 2 * 48
-
-
-@pytest.mark.parametrize(
-    ("family", "size", "millions"),
-    [
-        ("llamagen", "B", 110.888448),
-        ("llamagen", "L", 342.910976),
-        ("llamagen", "XL", 774.699520),
-        ("llamagen", "XXL", 1410.972672),
-        ("llamagen", "XXXL", 3893.027840),
-        ("llamagen", "3B", 3096.659200),
-        ("par", "XL", 774.699520 + 3 * 1280 / 1e6),
-        ("par", "3B", 3096.659200 + 3 * 3200 / 1e6),
-    ],
-)
-def test_published_sizes_have_the_published_parameter_counts(family: str, size: str, millions: float) -> None:
-    with torch.device("meta"):
-        network = FAMILIES[family]({"transformer": size, "regions": 4}, (24, 24)).network
-    assert sum(p.numel() for p in network.parameters()) == round(millions * 1e6)
-    assert network.rotary((24, 24)).shape == (577, network.kv_shape.head_dim // 2, 2)
