@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import safe_open
 
@@ -24,8 +25,9 @@ none given: the repository states no licence. Nothing of it is shipped here; dow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A model that goes by a name. parameters and size (bytes) are the transformer's, None where not known;
-    state: shipped, cached, partly cached (the transformer or the tokenizer alone) or not cached."""
+    """A model that goes by a name. parameters and size (bytes) are the transformer's, None where not known.
+    text_encoder_weights: None for models that take classes. state: shipped, cached, partly cached (some of its files)
+    or not cached."""
 
     name: str
     family: str
@@ -37,6 +39,7 @@ class Listed:
     width: int
     weights: str
     tokenizer_weights: str
+    text_encoder_weights: str | None
     size: int | None
     state: str
 
@@ -55,7 +58,9 @@ def read(folder: Path) -> Listed:
     data = description(folder)
     rows, cols = data["grid"]
     stride = 2 ** (len(data["tokenizer"]["channel_mult"]) - 1)
-    files = (weights_of(folder, data), weights_of(folder, data["tokenizer"]))
+    encoder = data.get("text_encoder")
+    files = [weights_of(folder, data), weights_of(folder, data["tokenizer"])]
+    files += [] if encoder is None else _encoder_files(folder, encoder)
     found = [on_disk(file) for file in files]
     return Listed(
         name=data["name"],
@@ -68,9 +73,21 @@ def read(folder: Path) -> Listed:
         width=cols * stride,
         weights=data["weights"],
         tokenizer_weights=data["tokenizer"]["weights"],
+        text_encoder_weights=None if encoder is None else encoder["weights"],
         size=data.get("bytes") if found[0] is None else found[0].stat().st_size,
         state="shipped" if not any(isinstance(file, HubFile) for file in files) else _cached(found),
     )
+
+
+def _encoder_files(folder: Path, entry: Mapping[str, str]) -> list[HubFile | Path]:
+    """Config, tokenizer and weights; of weights in shards those that are known of: all, once their index is here."""
+    files = [weights_of(folder, {"weights": entry[name]}) for name in ("config", "tokenizer", "weights")]
+    index = on_disk(files[-1])
+    if index is not None and index.name.endswith(".index.json") and isinstance(files[-1], HubFile):
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        place = PurePosixPath(files[-1].path)
+        files += [replace(files[-1], path=str(place.with_name(name))) for name in sorted(names)]
+    return files
 
 
 def _cached(found: list[Path | None]) -> str:

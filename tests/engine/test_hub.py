@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,8 +25,8 @@ from engine.models.families import FAMILIES
 from engine.models.hub import fetch, weights_file
 from engine.models.model_index import HubFile, description, known_folders, on_disk, weights_of
 from engine.models.text_encoders import load_text_encoder
-from service.cli.main import main
-from tests.support.hub import Hub
+from engine.request import TextSizes
+from tests.support.hub import Hub, local_hub
 from tests.support.tiny import GOLDEN, golden_folder, random_t5, save_shards
 
 FILE = HubFile("someone/tiny", "arpg.safetensors")
@@ -37,17 +36,10 @@ PUBLIC = [name for name in known_folders() if not name.startswith("demo")]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one file, and an empty cache. huggingface-hub reads the environment when it is imported, so its
-    constants are set here; a test of the command line covers the environment."""
-    server = Hub()
-    server.put(FILE.repository, FILE.path, CONTENT)
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield server
-    server.close()
+    """A hub with one file, and an empty cache. A test of the command line covers the environment."""
+    with local_hub(tmp_path / "cache", monkeypatch) as server:
+        server.put(FILE.repository, FILE.path, CONTENT)
+        yield server
 
 
 @pytest.fixture
@@ -225,59 +217,21 @@ def test_a_public_model_is_described_as_its_family_builds_it(name: str) -> None:
     with torch.device("meta"):
         architecture = FAMILIES[data["family"]](data, tuple(data["grid"]))
     assert data["name"] == name
-    assert (data["classes"], architecture.num_classes) == ("imagenet", 1000)
+    if architecture.text is None:
+        assert (data["classes"], architecture.num_classes) == ("imagenet", 1000)
+    else:
+        assert ("classes" in data, architecture.text) == (False, TextSizes(rows=120, width=2048))
+        assert data["text_encoder"].keys() == {"config", "weights", "tokenizer"}
     assert data["parameters"] == sum(p.numel() for p in architecture.network.parameters())
     sizes = {key: value for key, value in data["tokenizer"].items() if key != "weights"}
     assert VQConfig(**sizes | {"channel_mult": tuple(sizes["channel_mult"])}) == VQConfig()
     assert data["defaults"].keys() <= set(architecture.settings)
 
 
-def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
-    assert main(["models", "--json"]) == 0
-    return {model["name"]: model for model in json.loads(capsys.readouterr().out)}
-
-
-def test_the_listing_knows_what_is_here(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    before = listed(capsys)
-    assert before["demo"]["state"] == "shipped"
-    assert {before[name]["state"] for name in PUBLIC} == {"not cached"}
-    assert before["arpg-l"] | {"description": ""} == {
-        "name": "arpg-l", "family": "arpg", "description": "", "licence": "MIT (code)", "parameters": 319_845_376,
-        "grid": [16, 16], "height": 256, "width": 256, "weights": "hub:hp-l33/ARPG/arpg_300m.pt",
-        "tokenizer_weights": "hub:FoundationVision/LlamaGen/vq_ds16_c2i.pt", "size": 1_280_000_000,
-        "state": "not cached",
-    }  # fmt: skip
-
-    hub.put("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", b"a tokenizer")
-    hub.put("hp-l33/ARPG", "arpg_300m.pt", b"a transformer")
-    fetch(HubFile("FoundationVision/LlamaGen", "vq_ds16_c2i.pt"))
-    assert {model["state"] for name, model in listed(capsys).items() if name in PUBLIC} == {"partly cached"}
-    fetch(HubFile("hp-l33/ARPG", "arpg_300m.pt"))
-    after = listed(capsys)["arpg-l"]
-    assert (after["state"], after["size"]) == ("cached", len(b"a transformer"))
-
-
-def test_the_table_says_plainly_what_has_no_licence(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    par = [line for line in lines if line.startswith("par-")]
-    assert len(par) == 4
-    assert all("none given" in line and "Epiphqny/PAR" in line for line in par)
-    assert any(line.startswith("none given: the repository states no licence") for line in lines)
-
-
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
     )
-
-
-def test_the_listing_needs_neither_torch_nor_a_network(hub: Hub, tmp_path: Path) -> None:
-    hub.close()
-    script = "import sys; from service.cli.main import main; main(['models']); sys.exit('torch' in sys.modules)"
-    done = run("-c", script, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "llamagen-b-256" in done.stdout
 
 
 def test_the_command_line_draws_from_the_hub_and_then_without_it(hub: Hub, tmp_path: Path) -> None:

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
+
+import pytest
+from huggingface_hub import constants
 
 
 class Hub:
@@ -95,3 +101,17 @@ def _refuse(request: BaseHTTPRequestHandler, status: int, code: str, commit: str
         request.send_header("X-Repo-Commit", commit)
     request.send_header("Content-Length", "0")
     request.end_headers()
+
+
+@contextmanager
+def local_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub that this process uses, with this cache. huggingface-hub reads the environment when it is imported,
+    so its constants are set here."""
+    server = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield server
+    server.close()
