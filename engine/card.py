@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 SETTINGS = (
@@ -99,13 +99,18 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         # asdict takes ten times as long for a thousand classes.
-        return asdict(replace(self, classes=())) | {"classes": [each.to_json() for each in self.classes]}
+        data = asdict(replace(self, classes=())) | {"classes": [each.to_json() for each in self.classes]}
+        if self.conditioning == "class":
+            del data["conditioning"], data["condition_rows"]  # servers that know no other models refuse these
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ModelCard:
+        """Fields that only a newer version has are passed over."""
+        known = {field.name for field in fields(cls)}
         rows, cols = data["grid"]
         return cls(
-            **data
+            **{name: value for name, value in data.items() if name in known}
             | {
                 "grid": (rows, cols),
                 "classes": class_labels(data["classes"]),
