@@ -138,7 +138,7 @@ class Scheduler:
         if sum(map(len, sequence.prefix_keys)) < self.page_size:
             return best
         for other in self.running:
-            now, soon = sequence.shared_condition_steps(other)
+            now, soon = sequence.shared_prefix_steps(other)
             if (soon, now) > (best[2], best[1]) and sum(map(len, sequence.prefix_keys[:soon])) >= self.page_size:
                 best = (other, now, soon)
         return best

@@ -139,7 +139,7 @@ class SequenceState:
         self.cached = sum(map(len, self._keys))
         self.plan = self.plan.without(self.cached)
 
-    def shared_condition_steps(self, other: SequenceState) -> tuple[int, int]:
+    def shared_prefix_steps(self, other: SequenceState) -> tuple[int, int]:
         """How many steps of this prefix are in the other's pages now, and how many will be if the other is not
         aborted."""
         if (self.plan.conditions, self.rotary_key) != (other.plan.conditions, other.rotary_key):
