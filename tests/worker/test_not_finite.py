@@ -19,6 +19,7 @@ from tests.support.worker import Service, alone, candidates, serving
 def break_classes(engine: Engine, *labels: int | None) -> None:
     for label in labels:
         [condition, *_] = engine._plan(Request(class_label=label)).conditions
+        assert isinstance(condition.source, int)
         with torch.inference_mode():
             engine._runner.forward_pass.embeddings[condition.source] = torch.nan
 

@@ -36,6 +36,7 @@ def load(folder: Path) -> Engine:
     """With room for three requests, so that the next ones get pages that the broken ones have written to."""
     engine = Engine.load(folder, device="cpu", config=EngineConfig(cache_tokens=192, check_every_step=True))
     [condition, *_] = engine._plan(Request(class_label=BROKEN)).conditions
+    assert isinstance(condition.source, int)
     with torch.inference_mode():
         engine._runner.forward_pass.embeddings[condition.source] = torch.inf
     return engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,7 +113,7 @@ class Case:
 
 
 def text(features: TextFeatures) -> torch.Tensor:
-    return torch.from_numpy(features.rows)
+    return torch.tensor(features.rows)
 
 
 def sequences(
@@ -132,11 +131,10 @@ def sequences(
             return [conditional, behind_text(state, tokens, text(request.negative_prompt))]
         return [conditional, behind_text(state, tokens, null[-len(request.prompt.rows) :])]
     label = CLASSES if request.class_label is None else request.class_label
+    labels = (label, CLASSES) if guided else (label,)
     if case.family == "par":
-        make = partial(side_by_side, grid=case.grid, regions=case.regions)
-    else:
-        make = raster
-    return [make(state, tokens, branch) for branch in ((label, CLASSES) if guided else (label,))]
+        return [side_by_side(state, tokens, branch, case.grid, case.regions) for branch in labels]
+    return [raster(state, tokens, branch) for branch in labels]
 
 
 @st.composite

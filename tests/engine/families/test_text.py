@@ -137,7 +137,8 @@ def test_texts_are_written_while_others_are_drawn(folder: Path, graphs: bool, mo
         monkeypatch.setattr(TextRows, "write", lambda *arguments: device.in_stream(write, *arguments))
     engine = Engine.load(folder, device="cpu", config=config)
     table = engine._runner.forward_pass.embeddings.data_ptr()
-    ids, canvases = [], defaultdict(list)
+    ids: list[int] = []
+    canvases: dict[int, list[int]] = defaultdict(list)
     pending = list(requests)
     while pending or not engine.idle:
         if pending:
