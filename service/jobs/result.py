@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.card import ModelCard
 from service.jobs.packing import unpack_tokens
@@ -65,6 +65,16 @@ def _fingerprint(tokenizer: str, weights: str) -> str:
     return f"{tokenizer}.{weights}"
 
 
+class JobWarning(BaseModel):
+    """What was done otherwise than the request says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str = Field(description="The field of the request")
+    code: str = Field(description="Which warning it is, for programs: `truncated`, `dropped_words`, `unknown_words`")
+    message: str = Field(description="For users; it names the field in words")
+
+
 class JobResult(BaseModel):
     """tokenizer, weights: fingerprints of the model that drew the images, as in its card."""
 
@@ -75,3 +85,5 @@ class JobResult(BaseModel):
     weights: str
     timings: dict[str, float]
     usage: dict[str, int]
+    warnings: tuple[JobWarning, ...] = Field((), exclude_if=lambda warnings: not warnings)
+    """Not written if there are none: servers that know no warnings refuse what they don't know."""

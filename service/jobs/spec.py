@@ -15,12 +15,16 @@ from engine.editing.outpainting import OutpaintGeometry
 from service.jobs.packing import PackingError, pack_bits, pack_tokens, unpack_bits, unpack_tokens
 
 SPEC_VERSION: Literal[1] = 1
-"""Another set of fields, or another meaning of one, gets another number. Workers announce the one that they read."""
+"""Another set of fields, or another meaning of one, gets another number. Workers announce the one that they read. A
+condition that only models of a new kind have needs none: a worker that does not know it serves no such model."""
 
 Size = tuple[int, int]
 """Height and width in pixels; of a grid or a window, rows and columns in tokens."""
 
 MAX_CELLS = 2**20
+
+MAX_PROMPT = 2000
+"""Characters. A text encoder reads 120 tokens, which are some 500 of them."""
 
 
 class UnsupportedVersion(ValueError):
@@ -84,7 +88,15 @@ class ClassCondition(_Record):
     name: str
 
 
-Condition = Annotated[NoCondition | ClassCondition, Field(discriminator="type")]
+class TextCondition(_Record):
+    """The texts as the client sent them; the worker encodes them."""
+
+    type: Literal["text"] = "text"
+    prompt: str
+    negative_prompt: str | None = None
+
+
+Condition = Annotated[NoCondition | ClassCondition | TextCondition, Field(discriminator="type")]
 
 
 class Sampling(_Record):
@@ -214,6 +226,20 @@ class JobSpec(_Record):
     @property
     def class_name(self) -> str | None:
         return self.condition.name if isinstance(self.condition, ClassCondition) else None
+
+    @property
+    def prompt(self) -> str | None:
+        return self.condition.prompt if isinstance(self.condition, TextCondition) else None
+
+    @property
+    def negative_prompt(self) -> str | None:
+        return self.condition.negative_prompt if isinstance(self.condition, TextCondition) else None
+
+    @property
+    def branches(self) -> int:
+        """How many times the model runs for each picture: once, or with guidance twice."""
+        unguided = self.sampling.guidance_scale == 1 or self.sampling.guidance_interval == 0
+        return 1 if unguided or isinstance(self.condition, NoCondition) else 2
 
 
 def encode(spec: JobSpec) -> str:

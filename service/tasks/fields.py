@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.request import MAX_SEED, MAX_STEPS
 from service.auth.keys import Priority
+from service.jobs.spec import MAX_PROMPT
 from service.tasks.pictures.images import Format
 
 MAX_IMAGES = 16
@@ -43,8 +44,23 @@ ShownSeed = Annotated[int, WithJsonSchema(_INT64)]
 PRIORITY = "Orders the client's own jobs; high needs a key that allows it"
 
 
+def _written(prompt: str | None) -> str | None:
+    if prompt is not None and not prompt.strip():
+        raise PydanticCustomError("blank", "must not be empty; leave it out or null to draw without it")
+    if prompt is not None and "\0" in prompt:
+        raise PydanticCustomError("nul", "must not contain NUL, the character 0; leave it out of the text")
+    return prompt
+
+
+Prompt = Annotated[str | None, Field(max_length=MAX_PROMPT), AfterValidator(_written)]
+
+
+def _absent(prompt: str | None) -> bool:
+    return prompt is None
+
+
 class TaskFields(BaseModel):
-    """The fields of every task that creates a job from a class."""
+    """The fields of every task that creates a job from a class or a prompt."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -53,6 +69,17 @@ class TaskFields(BaseModel):
     )
     class_: int | Annotated[str, Field(max_length=200)] | None = Field(
         None, alias="class", description="A label, a name, a synonym or a WordNet id; null draws without a class"
+    )
+    # A prompt that is left out is not written: a request to a model of classes is the same request as ever, whose
+    # idempotency key holds over an update of the service.
+    prompt: Prompt = Field(
+        None,
+        exclude_if=_absent,
+        description="What to draw, in words: for models that take text (conditioning), in place of a class. Null: draw "
+        "without a prompt",
+    )
+    negative_prompt: Prompt = Field(
+        None, exclude_if=_absent, description="What guidance leads away from, in words. Null: from any picture"
     )
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures to draw")
     seed: Seed = Field(None, description=SEED)
@@ -65,7 +92,7 @@ class TaskFields(BaseModel):
         ge=0,
         le=100,
         allow_inf_nan=False,
-        description="How strongly the class steers the picture; 1: no guidance, half the work",
+        description="How strongly the class or prompt steers the picture; 1: no guidance, half the work",
     )
     guidance_schedule: Literal["constant", "linear"] | None = Field(
         None, description="Whether the guidance scale is constant, or grows with the share of drawn tokens"

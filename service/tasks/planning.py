@@ -13,10 +13,10 @@ import numpy as np
 from engine.card import SETTINGS, ModelCard
 from engine.noise import CHOSEN_SEEDS, image_seed
 from service.errors import Problem
-from service.jobs.spec import Box, ClassCondition, Compose, JobSpec, NoCondition, Output, Sampling
+from service.jobs.spec import Box, Compose, JobSpec, NoCondition, Output, Sampling
 from service.tasks.fields import TaskFields
 from service.tasks.layout import Layout
-from service.tasks.sampling import check_order, find_class, sampling
+from service.tasks.sampling import check_order, condition, sampling
 
 AnyFields = TypeVar("AnyFields", bound=TaskFields)
 
@@ -57,17 +57,15 @@ def job_spec(
 ) -> JobSpec:
     """request: the task's own fields, as shown; None: those that the client sent."""
     values = sampling({name: getattr(fields, name) for name in SETTINGS}, card)
-    found = find_class(fields.class_, card.classes)
-    if found is None and fields.guidance_scale not in (None, 1):
-        raise Problem.field("guidance_scale", "guidance needs a class; give one, or leave this out", "no_class")
+    wanted = condition(fields, card, values)
     check_order(fields.order, np.flatnonzero(~layout.fixed_cells).tolist())
-    if found is None and values["guidance_scale"] is not None:
-        values["guidance_scale"] = 1.0  # without a class there is one branch, and nothing to guide
+    if isinstance(wanted, NoCondition) and values["guidance_scale"] is not None:
+        values["guidance_scale"] = 1.0  # there is one branch, and nothing to guide
     assert fields.seed is not None
     return JobSpec(
         task=task,
         model=card.name,
-        condition=NoCondition() if found is None else ClassCondition(label=found.label, name=found.name),
+        condition=wanted,
         seeds=image_seeds(fields.seed, fields.n),
         sampling=Sampling(**values),
         grid=layout.grid,
@@ -91,17 +89,16 @@ def own_fields(fields: TaskFields) -> dict[str, Any]:
 
 
 def cost(spec: JobSpec, card: ModelCard, capacity: dict[str, Any]) -> int:
-    """KV tokens that the job may reserve, in whole pages: what it weighs in the queue. No family caches more than one
-    row for every position that is drawn at once; the worker's engine may need fewer.
+    """KV tokens that the job may reserve, in whole pages: what it weighs in the queue. How many rows a prompt has, the
+    worker's text encoder alone can tell: the job weighs as many as the model takes, and the engine may need fewer.
 
-    Raises Problem when one picture alone never fits the largest worker.
+    Raises Problem when one picture alone never fits the largest worker, whatever its prompt.
     """
     page = int(capacity.get("page_size", 16))
-    branches = 1 if spec.class_label is None or spec.sampling.guidance_scale == 1 else 2
-    rows, cols = spec.window_shape
-    picture = -(-rows * cols // page) * page * branches
+    cells = spec.window_shape[0] * spec.window_shape[1]
+    least, most = (-(-rows // page) * page * spec.branches for rows in (cells, card.cached_rows(cells)))
     room = capacity.get("cache_tokens")
-    if room is not None and picture > room:
-        message = f"a picture needs {picture} tokens of KV cache, and the largest worker has {room}"
-        raise Problem.field("model" if (rows, cols) == card.grid else "width", message, "never_fits")
-    return picture * spec.n
+    if room is not None and least > room:
+        message = f"a picture needs {least} tokens of KV cache, and the largest worker has {room}"
+        raise Problem.field("model" if spec.window_shape == card.grid else "width", message, "never_fits")
+    return most * spec.n

@@ -1,4 +1,4 @@
-"""The sampling parameters of a request, held to a model's card: class, settings and order.
+"""The sampling parameters of a request, held to a model's card: class or prompt, settings and order.
 
 Raises Problem with the field at fault.
 """
@@ -13,12 +13,52 @@ from typing import Any
 
 from engine.card import SETTINGS, ClassLabel, ModelCard
 from service.errors import NEAREST, FieldError, Problem, did_you_mean
+from service.jobs.spec import ClassCondition, Condition, NoCondition, TextCondition
+from service.tasks.fields import TaskFields
 
 # Settings that don't apply to a model with a fixed order.
 OF_THE_ORDER = frozenset({"steps", "schedule", "content_attention", "order"})
 
 _LABEL = re.compile(r"-?[0-9]+")
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
+
+
+def condition(fields: TaskFields, card: ModelCard, values: Mapping[str, Any]) -> Condition:
+    """What the pictures are to show. values: as `sampling` made them.
+
+    Raises Problem where the model takes no such thing, or where a field would have no effect without it.
+    """
+    found = _text(fields, card, values) if card.conditioning == "text" else _class(fields, card)
+    if isinstance(found, NoCondition) and fields.guidance_scale not in (None, 1):
+        what = "prompt" if card.conditioning == "text" else "class"
+        raise Problem.field("guidance_scale", f"guidance needs a {what}; give one, or leave this out", f"no_{what}")
+    return found
+
+
+def _class(fields: TaskFields, card: ModelCard) -> Condition:
+    if fields.prompt is not None:
+        remedy = f"send class, one of those under /v1/models/{card.name}/classes"
+        raise Problem.field("prompt", f"{card.name} draws classes and reads no text; {remedy}", "prompt_not_supported")
+    if fields.negative_prompt is not None:
+        message = f"{card.name} draws classes and reads no text; leave it out"
+        raise Problem.field("negative_prompt", message, "prompt_not_supported")
+    found = find_class(fields.class_, card.classes)
+    return NoCondition() if found is None else ClassCondition(label=found.label, name=found.name)
+
+
+def _text(fields: TaskFields, card: ModelCard, values: Mapping[str, Any]) -> Condition:
+    if fields.class_ is not None:
+        message = f"{card.name} has no classes; send prompt, such as the name of a class"
+        raise Problem.field("class", message, "class_not_supported")
+    if fields.negative_prompt is not None and fields.prompt is None:
+        message = "guidance leads from it to the prompt; give a prompt too, or leave this out"
+        raise Problem.field("negative_prompt", message, "no_prompt")
+    if fields.negative_prompt is not None and (values["guidance_scale"] == 1 or values["guidance_interval"] == 0):
+        remedy = "send a guidance_scale other than 1 and no guidance_interval of 0, or leave this out"
+        raise Problem.field("negative_prompt", f"it has no effect without guidance; {remedy}", "no_guidance")
+    if fields.prompt is None:
+        return NoCondition()
+    return TextCondition(prompt=fields.prompt, negative_prompt=fields.negative_prompt)
 
 
 def find_class(wanted: int | str | None, classes: tuple[ClassLabel, ...]) -> ClassLabel | None:

@@ -22,6 +22,7 @@ from service.jobs.spec import (
     OutpaintCompose,
     Output,
     Sampling,
+    TextCondition,
     UnsupportedVersion,
     decode,
     encode,
@@ -67,6 +68,37 @@ def test_what_is_written_is_read_again(
     assert (read.seeds, read.sampling.order, read.class_name) == (seeds, order, "mouse × trap")
 
 
+@pytest.mark.parametrize("negative", [None, "fog"])
+def test_prompts_are_carried_as_they_were_sent(negative: str | None) -> None:
+    text = "  a “purple”\tmug \n 🐈 \\ \u200b"
+    written = spec(condition=TextCondition(prompt=text, negative_prompt=negative))
+    read = decode(encode(written))
+    assert (read.prompt, read.negative_prompt) == (text, negative)
+    assert (read.class_label, read.class_name) == (None, None)
+    assert encode(read) == encode(written)
+
+
+def test_a_job_without_prompts_is_written_as_older_workers_read_it() -> None:
+    for condition in (NoCondition(), ClassCondition(label=3, name="cone")):
+        told = json.loads(encode(spec(condition=condition)))
+        assert (told["version"], "prompt" in json.dumps(told)) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("condition", "sampling", "branches"),
+    [
+        (NoCondition(), {}, 1),
+        (ClassCondition(label=3, name="cone"), {}, 2),
+        (TextCondition(prompt="x"), {}, 2),
+        (TextCondition(prompt="x"), {"guidance_scale": 2.0, "guidance_interval": 3}, 2),
+        (TextCondition(prompt="x"), {"guidance_scale": 1.0}, 1),
+        (ClassCondition(label=3, name="cone"), {"guidance_interval": 0}, 1),
+    ],
+)
+def test_guidance_doubles_what_is_drawn(condition: Any, sampling: dict[str, Any], branches: int) -> None:
+    assert spec(condition=condition, sampling=Sampling(**sampling)).branches == branches
+
+
 @pytest.mark.parametrize("version", [0, 2, None, "1", 10**6])
 def test_another_version_is_refused_and_never_misread(version: object) -> None:
     text = json.dumps(json.loads(encode(spec())) | {"version": version})
@@ -86,6 +118,8 @@ def test_another_version_is_refused_and_never_misread(version: object) -> None:
         {"fixed_cells": {"shape": [3, -5], "bits": "AAA="}},
         {"fixed_cells": None},
         {"condition": {"type": "text", "text": "a house"}},
+        {"condition": {"type": "text", "prompt": None}},
+        {"condition": {"type": "sound"}},
         {"picture_tokens": {"shape": [3, 5], "tokens": "no base64"}},
         {"compose": {"type": "outpaint"}},
     ],

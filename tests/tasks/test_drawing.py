@@ -12,7 +12,8 @@ from PIL import Image
 
 from engine.card import SETTINGS
 from engine.codec.codec import Codec
-from engine.request import EMPTY
+from engine.request import EMPTY, RequestError, TextFeatures
+from engine.text.encoder import ReadPrompt, TextEncoder
 from service.jobs.spec import InpaintCompose, JobSpec, OutpaintCompose
 from service.tasks import drawing
 from service.tasks.generate import GenerateRequest, plan
@@ -207,6 +208,68 @@ def test_a_stored_upload_that_cannot_be_used_says_why(image: bytes | None, mask:
     with pytest.raises(BadUpload) as caught:
         open_inputs({"image": image, "mask": mask})
     assert caught.value.code == code
+
+
+class FakeEncoder:
+    """Makes a row of each word, knows no word with a “z”, drops words with a “#”, and reads five words."""
+
+    def read(self, text: str, field: str = "prompt") -> ReadPrompt:
+        dropped = tuple(word for word in text.split() if "#" in word)
+        words = [word for word in text.split() if "#" not in word]
+        if "!" in words:
+            raise RequestError(field, "nothing is left of it")
+        unknown = tuple(word for word in words if "z" in word)
+        return ReadPrompt(text, tuple(map(len, words[:5])), dropped, " ".join(words[5:]), unknown)
+
+    def encode(self, text: str, field: str = "prompt") -> TextFeatures:
+        return TextFeatures(np.array([[size] for size in self.read(text, field).ids], dtype=np.float32), text)
+
+
+ENCODER = cast(TextEncoder, FakeEncoder())
+WORDS = replace(MODEL, conditioning="text", condition_rows=120, classes=())
+
+
+def prompted(**fields: Any) -> JobSpec:
+    return plan(GenerateRequest.model_validate({"seed": 5, "n": 2} | fields), None, WORDS)
+
+
+def test_prompts_become_features_of_every_picture_and_are_told_by_its_recipe() -> None:
+    spec = prompted(prompt="a purple mug", negative_prompt="fog")
+    prompts, warnings = drawing.encode_prompts(spec, ENCODER)
+    assert (prompts.rows, warnings) == (4, ())
+    made = drawing.requests(spec, WORDS, prompts)
+    assert [(one.prompt, one.negative_prompt, one.class_label) for one in made] == [
+        (ENCODER.encode("a purple mug"), ENCODER.encode("fog"), None)
+    ] * 2
+    picture = drawing.finish(spec, made[1], TOKENS, CODEC.decode(TOKENS), inputs=Inputs(), card=WORDS)
+    told = recipe.read(recipe.text_of(picture.png))
+    assert (told.prompt, told.negative_prompt, told.class_label) == ("a purple mug", "fog", None)
+    assert drawing.encode_prompts(prompted(), None) == (drawing.NO_PROMPTS, ())
+
+
+def test_a_prompt_is_never_forgotten_on_its_way_to_the_engine() -> None:
+    with pytest.raises(AssertionError, match="not encoded"):
+        drawing.requests(prompted(prompt="a mug"), WORDS)
+    assert drawing.steps_of(prompted(prompt="a mug", steps=5), WORDS) == 5
+
+
+def test_what_the_model_does_not_read_of_a_prompt_is_a_warning() -> None:
+    spec = prompted(prompt="one #2 two three four five six seven", negative_prompt="zoo of " + "z" * 200)
+    _, warnings = drawing.encode_prompts(spec, ENCODER)
+    assert [(warning.field, warning.code) for warning in warnings] == [
+        ("prompt", "dropped_words"), ("prompt", "truncated"), ("negative_prompt", "unknown_words")
+    ]  # fmt: skip
+    assert warnings[0].message.endswith("not all words of the prompt: “#2”")
+    assert warnings[1].message == "the prompt is too long; the model does not read its end: “six seven”"
+    assert warnings[2].message.endswith(f"some words of the negative prompt: “zoo”, “{'z' * 99}…”")
+    many = prompted(prompt=" ".join(f"z{number}" for number in range(5)) * 3)
+    assert drawing.encode_prompts(many, ENCODER)[1][-1].message.endswith("and 3 more")
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_text_that_the_encoder_refuses_is_refused_by_its_field(field: str) -> None:
+    with pytest.raises(RequestError, match=f"^{field}: nothing is left"):
+        drawing.encode_prompts(prompted(**{"prompt": "a mug", field: "!"}), ENCODER)
 
 
 def test_a_spec_becomes_the_requests_that_it_says() -> None:

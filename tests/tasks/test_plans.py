@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from engine.editing.windows import WindowedGeneration
 from engine.request import Request
 from service.errors import Problem
 from service.jobs.spec import JobSpec, OutpaintCompose
-from service.tasks import expand, fork, inpaint, outpaint, vary
+from service.tasks import expand, fork, generate, inpaint, outpaint, vary
 from service.tasks.drawing import generation, requests
 from service.tasks.expand import ExpandRequest
 from service.tasks.fork import ForkProgress, ForkRequest
+from service.tasks.generate import GenerateRequest
 from service.tasks.layout import around
 from service.tasks.pictures.inputs import empty_canvas
 from service.tasks.planning import cost
@@ -125,6 +127,23 @@ def test_a_larger_grid_weighs_at_least_what_the_engine_reserves_for_it(
     assert n * max(engine.cost(request) for request in drawn_blindly(drawn)) <= weighs
     page, branches = engine.config.page_size, 1 if guidance == 1 else 2
     assert weighs == n * branches * -(-spec.window_shape[0] * spec.window_shape[1] // page) * page
+
+
+@given(rows=st.integers(1, 120), cells=st.integers(1, 16), room=st.integers(16, 2**10), guided=st.booleans())
+def test_a_prompt_weighs_as_much_as_it_may_and_is_refused_only_if_none_fits(
+    rows: int, cells: int, room: int, guided: bool
+) -> None:
+    """rows: how many the prompt turns out to have."""
+    card = replace(CARD, grid=(1, cells), conditioning="text", condition_rows=120, classes=())
+    asked = {"prompt": "x", "guidance_scale": 3.0 if guided else 1.0, "seed": 5, "n": 2}
+    spec = generate.plan(GenerateRequest.model_validate(asked), None, card)
+    needed, least = (-(-size // 16) * 16 * (1 + guided) for size in (rows + cells - 1, cells))
+    if needed <= room:
+        weighs = cost(spec, card, {"page_size": 16, "cache_tokens": room})
+        assert 2 * needed <= weighs == 2 * -(-(cells + 119) // 16) * 16 * (1 + guided)
+    if least > room:
+        with pytest.raises(Problem, match=f"model: a picture needs {least} tokens of KV cache"):
+            cost(spec, card, {"page_size": 16, "cache_tokens": room})
 
 
 def drawn_blindly(drawn: WindowedGeneration) -> Iterator[Request]:

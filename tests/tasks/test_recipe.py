@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.card import SETTINGS, ModelCard
 from engine.request import Request
+from service.jobs.spec import MAX_PROMPT
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import encode
 from service.tasks.pictures.recipe import (
@@ -106,8 +107,18 @@ def test_a_token_of_any_codebook_comes_back(token: int) -> None:
 
 
 def test_every_field_of_a_request_is_told_or_follows_from_what_is() -> None:
-    of_the_canvas = {"fixed_tokens", "replayed_tokens", "grid", "window"}
-    assert {field.name for field in dataclasses.fields(Request)} - of_the_canvas == set(recipe._OF_REQUEST.values())
+    of_the_canvas, texts = {"fixed_tokens", "replayed_tokens", "grid", "window"}, {"prompt", "negative_prompt"}
+    told = set(recipe._OF_REQUEST.values()) | of_the_canvas | texts
+    assert {field.name for field in dataclasses.fields(Request)} == told
+
+
+@given(st.none() | st.text(max_size=MAX_PROMPT), st.none() | st.text(max_size=50))
+@example("🐈" * MAX_PROMPT, "🐈" * MAX_PROMPT)
+def test_prompts_come_back_as_they_were_written(prompt: str | None, negative: str | None) -> None:
+    said = written(prompt=prompt, negative_prompt=negative)
+    back = read(text_of(encode(PIXELS, "png", text={KEYWORD: said})))
+    assert (back.prompt, back.negative_prompt) == (prompt, negative)
+    assert ("prompt" in json.loads(said)) == (prompt is not None), "older readers refuse a field that they don't know"
 
 
 def test_known_tokens_are_those_of_the_request_unless_said_otherwise() -> None:
@@ -136,6 +147,8 @@ LIES: list[tuple[str, str]] = [
     ("9" * MAX_TEXT, "its text"),
     ("x" * (MAX_TEXT + 1), "longer than 262,144 characters"),
     (changed(version=2), "version"),
+    (changed(prompt="x" * 2001), "prompt"),
+    (changed(prompt=["x"]), "prompt"),
     (changed(seed=-1), "seed"),
     (changed(seed="7"), "seed"),
     (changed(steps=1.5), "steps"),

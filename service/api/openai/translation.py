@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from engine.card import ModelCard
-from engine.request import EMPTY
 from service.api.openai import sizes
 from service.api.openai.errors import fields_renamed
 from service.api.openai.schemas import REFUSED, ImagesRequest, extras
@@ -81,7 +79,7 @@ def translated(wanted: ImagesRequest, face: Face, card: ModelCard) -> tuple[Task
     values: dict[str, Any] = {name: value for name, value in (wanted.model_extra or {}).items() if value is not None}
     values |= {
         "model": card.name,
-        "class": wanted.prompt,
+        "prompt" if card.conditioning == "text" else "class": wanted.prompt,
         "n": wanted.n or 1,
         "format": wanted.output_format or "png",
         "quality": max(1, 100 if wanted.output_compression is None else wanted.output_compression),
@@ -106,19 +104,11 @@ def decided(wanted: ImagesRequest, face: Face, spec: JobSpec, card: ModelCard) -
         raise sizes.unlike_picture(spec.size)
     if not wanted.partial_images:
         return spec
-    steps = steps_of(spec, card)
+    steps = drawing.steps_of(spec, card)
     if steps == 1:
         raise _refusal("partial_images", "a picture that is drawn in one step has no partial image; send 0")
     previews = -(-steps // (wanted.partial_images + 1))
     return spec.model_copy(update={"output": spec.output.model_copy(update={"previews": previews})})
-
-
-def steps_of(spec: JobSpec, card: ModelCard) -> int:
-    """In how many steps each picture is drawn."""
-    if card.steps is not None:
-        return card.steps
-    canvas = np.where(spec.fixed_cells, 0, EMPTY).astype(np.int32)
-    return drawing.generation(spec, canvas, drawing.requests(spec, card)[0]).steps
 
 
 def _checked(task: Task, values: dict[str, Any]) -> tuple[Task, TaskFields]:

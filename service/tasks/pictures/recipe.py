@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.card import SETTINGS, ModelCard
 from engine.request import MAX_SEED, Request, RopeScaling
 from service.jobs.packing import PackingError, pack_bits, pack_tokens, unpack_bits, unpack_tokens
-from service.jobs.spec import Sampling, Size
+from service.jobs.spec import MAX_PROMPT, Sampling, Size
 from service.tasks.pictures import images
 
 KEYWORD, MAX_TEXT = images.KEYWORD, images.MAX_TEXT
@@ -30,6 +30,11 @@ Name = Annotated[str, Field(pattern=r"^[!-~]{0,100}$")]
 Position = Annotated[int, Field(ge=0, lt=MAX_TOKENS)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Side = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
+
+
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class RecipeError(ValueError):
@@ -48,6 +53,9 @@ class _Sheet(BaseModel):
     task: Name
     class_label: int | None
     class_name: Annotated[str, Field(max_length=1000)] | None
+    prompt: Prompt | None = Field(None, exclude_if=_absent)
+    """Not written if there is none: readers that know no prompts refuse what they don't know. So is the next."""
+    negative_prompt: Prompt | None = Field(None, exclude_if=_absent)
     seed: Seed
     steps: int | None
     schedule: Name | None
@@ -77,14 +85,14 @@ class _Sheet(BaseModel):
     pixels: str
 
 
-_CANVAS = {"fixed_tokens", "replayed_tokens", "grid", "window"}
-"""Fields of a request that follow from the canvas."""
+_NOT_SETTINGS = {"fixed_tokens", "replayed_tokens", "grid", "window", "prompt", "negative_prompt"}
+"""Fields of a request that follow from the canvas, or from the job's texts."""
 _KEYS = {"rope_scaling": "extension", "guide_fixed_tokens": "guide_known"}
 """Request fields with another name in the recipe."""
 _OF_REQUEST = {
     key: f.name
     for f in fields(Request)
-    if (key := _KEYS.get(f.name, f.name)) in _Sheet.model_fields and f.name not in _CANVAS
+    if (key := _KEYS.get(f.name, f.name)) in _Sheet.model_fields and f.name not in _NOT_SETTINGS
 }
 """Key in the recipe → field of the request."""
 
@@ -100,6 +108,8 @@ class Recipe:
     task: str
     class_label: int | None
     class_name: str | None
+    prompt: str | None = None
+    negative_prompt: str | None = None
     seed: int
     sampling: Sampling
     rope_scaling: RopeScaling | None
@@ -122,6 +132,8 @@ def write(
     card: ModelCard,
     *,
     class_name: str | None,
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
     known: np.ndarray | None = None,
     windows: Sequence[tuple[int, int]] = (),
     forks: Sequence[tuple[int, int]] = (),
@@ -141,6 +153,8 @@ def write(
         weights=card.weights,
         tokenizer=card.tokenizer,
         class_name=class_name,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
         **settings,
         forks=list(forks),
         grid=(tokens.shape[0], tokens.shape[1]),
@@ -176,6 +190,8 @@ def read(text: str | None) -> Recipe:
         task=sheet.task,
         class_label=sheet.class_label,
         class_name=sheet.class_name,
+        prompt=sheet.prompt,
+        negative_prompt=sheet.negative_prompt,
         seed=sheet.seed,
         sampling=Sampling(**{name: getattr(sheet, name) for name in SETTINGS}),
         rope_scaling=sheet.extension,
