@@ -52,18 +52,22 @@ def _freeze() -> None:
 
 
 def load_engine(settings: Settings, model: str, *, before: int = 0, count: int = 1) -> Engine:
-    """count: how many engines share the device. before: how many of them are loaded already."""
+    """count: how many engines share the device. before: how many of them are loaded already. Raises CheckpointError."""
     # Imported here: torch takes seconds to import, and an API replica does without it.
     import torch
 
     from engine.core.engine import GPU_CACHE_SHARE, Engine, EngineConfig
+    from engine.models.checkpoint import CheckpointError
     from service.worker.threads import cores
 
     share = cache_share(GPU_CACHE_SHARE, before=before, count=count)
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     config = EngineConfig(batch_invariant=settings.batch_invariant, cache_share=share, dtype=dtype)
     with cores.alone():
-        return Engine.load(model, device=settings.device, config=config)
+        engine = Engine.load(model, device=settings.device, config=config)
+    if engine.model.conditioning == "text" and engine.text_encoder is None:
+        raise CheckpointError(f"{model}: model.json names no text_encoder, which reads the prompts (engine/README.md)")
+    return engine
 
 
 def cache_share(total: float, *, before: int, count: int) -> float:

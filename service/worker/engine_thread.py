@@ -224,7 +224,8 @@ class EngineThread:
     def _probe(self) -> None:
         """Tries whether the idle engine can still draw. If it can't, no job was the reason: raises the error."""
         error: Exception | None = None
-        for label in (0, None):  # one of them may be what a request was given up for
+        labels = (0, None) if self._engine.model.classes else (None,)
+        for label in labels:  # one of them may be what a request was given up for
             request_id = self._engine.add(Request(class_label=label, guidance_scale=1.0))
             outputs: list[RequestOutput] = []
             while not outputs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.request import RequestError
 from service.jobs import BlobStoreFull
-from service.jobs.result import StoredImage
+from service.jobs.result import JobWarning, StoredImage
 from service.tasks.pictures.inputs import BadUpload
 from service.worker.engine_thread import EngineFailed
 
@@ -78,9 +78,19 @@ def preview(image_index: int, step: int, jpeg: str) -> EventData:
     return {"image_index": image_index, "step": step, "format": "jpeg", "b64_json": jpeg}
 
 
-def completed(images: Iterable[StoredImage], timings: Mapping[str, float], usage: Mapping[str, int]) -> EventData:
+def completed(
+    images: Iterable[StoredImage],
+    timings: Mapping[str, float],
+    usage: Mapping[str, int],
+    warnings: Iterable[JobWarning] = (),
+) -> EventData:
     """The API replaces the `index` of each image by a URL."""
-    return {"images": [image.summary() for image in images], "timings": dict(timings), "usage": dict(usage)}
+    return {
+        "images": [image.summary() for image in images],
+        "timings": dict(timings),
+        "usage": dict(usage),
+        "warnings": [warning.model_dump() for warning in warnings],
+    }
 
 
 def failed(error: Mapping[str, str]) -> EventData:
@@ -103,7 +113,7 @@ def error_of(error: BaseException, job_id: str) -> dict[str, str]:
         case EngineFailed(code="out_of_memory"):
             code, message = error.code, f"there was not memory enough to draw job {job_id}"
         case EngineFailed(code="not_finite"):
-            advice = "a lower guidance_scale, or another class, may help"
+            advice = "a lower guidance_scale, or another class or prompt, may help"
             code, message = error.code, f"the model's numbers overflowed while it drew job {job_id}; {advice}"
         case EngineFailed():
             code, message = error.code, f"the engine failed while it drew job {job_id}; the worker's log says how"

@@ -17,7 +17,7 @@ from engine.request import EMPTY
 from service import logs
 from service.jobs import Claim, cancelled
 from service.jobs.messages import AttemptKey, State
-from service.jobs.result import JobResult, StoredImage, other_model
+from service.jobs.result import JobResult, JobWarning, StoredImage, other_model
 from service.jobs.spec import JobSpec
 from service.tasks import drawing
 from service.tasks.pictures.inputs import BadUpload, fork_blobs
@@ -26,6 +26,7 @@ from service.worker.engine_thread import EngineFailed, ImageKey
 from service.worker.picture import ModelContext, PictureExecution
 from service.worker.picture_files import PictureFiles
 from service.worker.retry import retry_transient
+from service.worker.stages import Stages
 from service.worker.threads.large_pictures import LARGE
 
 if TYPE_CHECKING:
@@ -61,10 +62,9 @@ class JobExecution:
         # A picture that another model drew under the same name is drawn again: one job's pictures have one model.
         self._kept = {image.index: image for image in stored if image.drawn_by(card.tokenizer, card.weights)}
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
-        self._claimed_at = time.monotonic()
-        self._loaded_at: float | None = None
-        self._first_tokens_at: float | None = None
-        self._last_tokens_at: float | None = None
+        self._stages = Stages(claim.queued_seconds)
+        self._prompts = drawing.NO_PROMPTS
+        self._warnings: tuple[JobWarning, ...] = ()
 
     @property
     def unadmitted_cost(self) -> int:
@@ -91,10 +91,11 @@ class JobExecution:
         picture = self.pictures[image]
         if self._interrupted.done() or picture.drawn.done():  # the engine took a last step of it meanwhile
             return
-        self._last_tokens_at, metrics, model = time.monotonic(), self._context.metrics, self._context.card.name
-        if self._first_tokens_at is None:
-            self._first_tokens_at = self._last_tokens_at
-            metrics.time_to_first_token_seconds.labels(model).observe(self._since_acceptance(self._first_tokens_at))
+        stages, metrics, model = self._stages, self._context.metrics, self._context.card.name
+        stages.last_tokens = time.monotonic()
+        if stages.first_tokens is None:
+            stages.first_tokens = stages.last_tokens
+            metrics.time_to_first_token_seconds.labels(model).observe(stages.since_acceptance(stages.first_tokens))
         metrics.generation_tokens.labels(model).inc(len(output.tokens))
         picture.update(output)
 
@@ -129,9 +130,11 @@ class JobExecution:
         if spec.fork is not None:
             await self._check_parent(spec.fork.job)
         canvas = await self._files.canvas()
-        self._loaded_at = time.monotonic()
-        requests = drawing.requests(spec, context.card)
-        templates = drawing.fork_requests(spec, canvas, context.card, context.fork)
+        self._stages.loaded = time.monotonic()
+        if spec.prompt is not None:
+            await self._encode_prompts()
+        requests = drawing.requests(spec, context.card, self._prompts)
+        templates = drawing.fork_requests(spec, canvas, context.card, context.fork, self._prompts)
         generations = [drawing.generation(spec, canvas, template) for template in templates]
         steps = self._steps = context.card.steps or generations[0].steps
         self.pictures = [
@@ -168,6 +171,13 @@ class JobExecution:
             under_way.append(picture.start())
         return sorted([*self._kept.values(), *await asyncio.gather(*under_way)], key=attrgetter("index"))
 
+    async def _encode_prompts(self) -> None:
+        """Raises RequestError with the field at fault."""
+        context, client = self._context, self.claim.client
+        encoded = context.codec_thread.call("source", client, drawing.encode_prompts, self.spec, context.text_encoder)
+        self._prompts, self._warnings = await encoded
+        self._stages.encoded = time.monotonic()
+
     async def _check_parent(self, job_id: str) -> None:
         """A fork goes on from tokens of its parent. Raises BadUpload if another model of this name drew them."""
         parent = await retry_transient("reading a fork's parent", partial(self._context.queue.job, job_id))
@@ -178,30 +188,29 @@ class JobExecution:
 
     async def _succeed(self, images: list[StoredImage]) -> None:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()
-        loaded, last_tokens = self._loaded_at or now, self._last_tokens_at or now
-        made = max([last_tokens, *(picture.made_at for picture in self.pictures)])
-        timings = {  # all but the second add up to the time from acceptance to now
-            "queue_seconds": self.claim.queued_seconds,
-            "first_tokens_seconds": self._since_acceptance(self._first_tokens_at or now),
-            "load_seconds": loaded - self._claimed_at,
-            "draw_seconds": last_tokens - loaded,
-            "decode_seconds": made - last_tokens,
-            "store_seconds": now - made,
-        }
+        timings = self._stages.of_success(max(picture.made_at for picture in self.pictures), now)
         tokens_drawn = sum(picture.tokens_drawn for picture in self.pictures)
         usage = {
             "steps": self._steps,
             "tokens_drawn": tokens_drawn,
             "tokens_known": spec.fixed_cells.size * len(images) - tokens_drawn,
         }
+        if spec.prompt is not None:
+            usage["tokens_text"] = self._prompts.rows
         result = JobResult(
-            images=tuple(images), tokenizer=card.tokenizer, weights=card.weights, timings=timings, usage=usage
+            images=tuple(images),
+            tokenizer=card.tokenizer,
+            weights=card.weights,
+            timings=timings,
+            usage=usage,
+            warnings=self._warnings,
         )
-        event = events.completed(images, timings, usage)
+        event = events.completed(images, timings, usage, self._warnings)
         keep = [*(image.blob for image in images), *fork_blobs(spec).values()]
         if await self._finish("succeeded", "completed", event, result=result.model_dump(), keep=keep):
             metrics.images.labels(card.name).inc(len(images))
-            metrics.e2e_request_latency_seconds.labels(card.name, self.spec.task).observe(self._since_acceptance(now))
+            latency = self._stages.since_acceptance(now)
+            metrics.e2e_request_latency_seconds.labels(card.name, self.spec.task).observe(latency)
 
     async def _fail(self, error: BaseException) -> None:
         answer = events.error_of(error, self.claim.id)
@@ -270,26 +279,13 @@ class JobExecution:
         return True
 
     def _log_end(self, state: str, code: str, timings: dict[str, float] | None = None) -> None:
-        seconds = self._since_acceptance(time.monotonic())
-        logs.job_line(self.claim.id, state, code=code, seconds=seconds, timings=timings or self._timings())
+        seconds = self._stages.since_acceptance(time.monotonic())
+        logs.job_line(self.claim.id, state, code=code, seconds=seconds, timings=timings or self._stages.so_far())
 
     def _log_attempt(self, outcome: str) -> None:
-        seconds = self._since_acceptance(time.monotonic())
+        seconds = self._stages.since_acceptance(time.monotonic())
         told = f"job {self.claim.id}: attempt {self.claim.attempt} is {outcome} after {seconds:.3f} s"
-        logs.line("attempt", told, outcome=outcome, timings={"total_seconds": seconds, **self._timings()})
-
-    def _timings(self) -> dict[str, float]:
-        """Of the stages that an attempt without pictures has reached."""
-        timings = {"queue_seconds": self.claim.queued_seconds}
-        if self._loaded_at is not None:
-            timings["load_seconds"] = self._loaded_at - self._claimed_at
-        if self._loaded_at is not None and self._first_tokens_at is not None and self._last_tokens_at is not None:
-            timings["first_tokens_seconds"] = self._since_acceptance(self._first_tokens_at)
-            timings["draw_seconds"] = self._last_tokens_at - self._loaded_at
-        return timings
-
-    def _since_acceptance(self, moment: float) -> float:
-        return self.claim.queued_seconds + moment - self._claimed_at
+        logs.line("attempt", told, outcome=outcome, timings={"total_seconds": seconds, **self._stages.so_far()})
 
 
 async def wait_first(*futures: asyncio.Future[Any]) -> None:

@@ -23,9 +23,9 @@ from service.worker.engine_thread import EngineFailed, EngineReport, EngineThrea
 from service.worker.execution import Interruption, JobExecution
 from service.worker.picture import ModelContext
 from service.worker.publisher import Publisher
-from service.worker.report_box import ReportBox
 from service.worker.threads.codec_thread import CodecThread
 from service.worker.threads.large_pictures import LargePictures
+from service.worker.threads.report_box import ReportBox
 
 if TYPE_CHECKING:
     from engine.core.engine import Engine
@@ -82,6 +82,7 @@ class ModelWorker:
         self._context = ModelContext(
             card=engine.model,
             codec=engine.codec,
+            text_encoder=engine.text_encoder,
             engine=self._thread,
             fork=engine.fork,
             queue=queue,

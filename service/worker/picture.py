@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.card import ModelCard
     from engine.codec.codec import Codec
     from engine.request import Request, RequestOutput
+    from engine.text.encoder import TextEncoder
     from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class ModelContext:
 
     card: ModelCard
     codec: Codec
+    text_encoder: TextEncoder | None
     engine: EngineThread
     fork: Callable[[Request, Mapping[int, int], int, int], Request]
     queue: Queue

@@ -16,8 +16,8 @@ from typing import Any
 from service.jobs import Publication, Queue
 from service.jobs.messages import AttemptKey, PublishStatus, encode_event
 from service.worker.events import TokensEvent
-from service.worker.report_box import PACE_SECONDS
 from service.worker.retry import retry_transient
+from service.worker.threads.report_box import PACE_SECONDS
 
 
 @dataclass(slots=True)

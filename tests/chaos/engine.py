@@ -137,6 +137,7 @@ class ChaosEngine:
         )
         self.config = Config()
         self.codec = Codec()
+        self.text_encoder = None
         self._pages = PICTURES * self._pages_of(1)
         self._ids = count()
         self._books = _Books()

@@ -24,7 +24,7 @@ import httpx
 from service.jobs import Publication, Queue, QueueConfig, connect
 from service.jobs.messages import AttemptKey, encode_event
 from service.worker.events import TokensEvent
-from service.worker.report_box import PACE_SECONDS
+from service.worker.threads.report_box import PACE_SECONDS
 from tests.load.relay import STEPS, job, output, replica
 from tests.load.service import cpu_of
 

@@ -28,7 +28,7 @@ from service.jobs import BlobStore, Claim, Publication, Queue, WorkerCards, conn
 from service.jobs.catalogue import Catalogue
 from service.jobs.messages import encode_event
 from service.jobs.packing import pack_tokens
-from service.jobs.result import JobResult, StoredImage
+from service.jobs.result import JobResult, JobWarning, StoredImage
 from service.jobs.spec import SPEC_VERSION, JobSpec, decode
 from service.metrics import Metrics
 from service.server.app import create_app
@@ -152,8 +152,15 @@ class Api:
                 sequence += 1
         self.finish(claim, sequence, seeds, tokenizer)
 
-    def finish(self, claim: Claim, sequence: int, seeds: list[int], tokenizer: str = CARD.tokenizer) -> None:
-        result = result_of(claim, seeds, tokenizer)
+    def finish(
+        self,
+        claim: Claim,
+        sequence: int,
+        seeds: list[int],
+        tokenizer: str = CARD.tokenizer,
+        warnings: Sequence[JobWarning] = (),
+    ) -> None:
+        result = result_of(claim, seeds, tokenizer).model_copy(update={"warnings": tuple(warnings)})
         assert self.queue(lambda queue, _, blobs: succeed(claim, sequence, result, queue, blobs)) == "ok"
 
     def blob(self, name: str) -> bytes | None:
@@ -189,7 +196,7 @@ async def succeed(claim: Claim, sequence: int, result: JobResult, queue: Queue, 
     """Stores a picture of noise for each image, and ends the job."""
     for image in result.images:
         await blobs.put(image.blob, png(noise(image.height, image.width, seed=image.index)))
-    data = completed(result.images, result.timings, result.usage)
+    data = completed(result.images, result.timings, result.usage, result.warnings)
     return await queue.finish(
         claim.id, claim.attempt, sequence, state="succeeded", event="completed", data=data, result=result.model_dump()
     )

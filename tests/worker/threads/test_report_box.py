@@ -10,9 +10,9 @@ import pytest
 
 from engine.core.engine import EngineStats
 from engine.request import RequestOutput
-from service.worker import report_box
 from service.worker.engine_thread import EngineReport, ImageKey
-from service.worker.report_box import ReportBox
+from service.worker.threads import report_box
+from service.worker.threads.report_box import ReportBox
 
 pytestmark = pytest.mark.anyio
 
