@@ -159,7 +159,8 @@ def _effort(spec: JobSpec) -> int:
 def _about(spec: JobSpec) -> dict[str, object]:
     """For the list of the client's jobs, which reads no specs."""
     height, width = spec.size
-    return {"task": spec.task, "class_name": spec.class_name, "n": spec.n, "width": width, "height": height}
+    shown = {"class_name": spec.class_name} if spec.prompt is None else {"prompt": spec.prompt}
+    return {"task": spec.task, **shown, "n": spec.n, "width": width, "height": height}
 
 
 def check_priority(client: Client, priority: Priority) -> None:

@@ -18,6 +18,9 @@ from service.errors import Problem
 MAX_FIELDS = 40
 """There are some twenty text fields."""
 
+AS_TEXT = frozenset({"model", "class", "prompt", "negative_prompt"})
+"""Fields that are no numbers, whatever they look like."""
+
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 """As Python's clients write the values of a form, generated ones among them."""
 
@@ -57,7 +60,7 @@ async def read_form(
 
 def typed(name: str, text: str) -> Any:
     """A form knows only text: numbers are read as JSON has them, order as numbers with commas."""
-    if name in ("model", "class"):
+    if name in AS_TEXT:
         return text
     if name == "order" and not text.startswith("["):
         text = f"[{text}]"

@@ -142,6 +142,8 @@ def status_without_picture(job: Job, problem: Problem) -> int:
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
+MOST_OF_A_PROMPT = 60
+"""Characters of a picture's file name."""
 
 
 async def picture_response(services: Services, request: Request, job: Job, index: int, format: Format) -> Response:
@@ -166,7 +168,8 @@ async def picture_response(services: Services, request: Request, job: Job, index
 
 
 def _file_name(spec: JobSpec, seed: int, format: Format) -> str:
-    parts = (spec.model, spec.class_name or spec.task, str(seed))
+    prompt = _UNSAFE.sub("_", spec.prompt or "")[:MOST_OF_A_PROMPT].strip("_")
+    parts = (spec.model, spec.class_name or prompt or spec.task, str(seed))
     return "-".join(_UNSAFE.sub("_", part) for part in parts) + "." + {"jpeg": "jpg"}.get(format, format)
 
 

@@ -151,6 +151,7 @@ def job_object(job: Job, root: str) -> JobObject:
         urls=_urls(own),
         timings=_timings(job, result),
         usage=result.usage if result else {},
+        warnings=list(result.warnings) if result else [],
         webhook=_webhook(job),
     )
 
@@ -170,6 +171,7 @@ def listed_job(job: ListedJob, root: str) -> ListedJobObject:
         expires_at=_moment(job.expires_at),
         model=job.model,
         class_name=about.get("class_name"),
+        prompt=about.get("prompt"),
         n=about.get("n"),
         width=about.get("width"),
         height=about.get("height"),
@@ -203,6 +205,8 @@ def _resolved(spec: JobSpec) -> ResolvedRequest:
         {
             "model": spec.model,
             "class": spec.class_label,
+            "prompt": spec.prompt,
+            "negative_prompt": spec.negative_prompt,
             "n": spec.n,
             "seed": spec.seeds[0],
             **spec.sampling.model_dump(mode="json"),

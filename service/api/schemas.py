@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.api import sse
 from service.api.problems import described
+from service.jobs.result import JobWarning
 from service.tasks.expand import Method
 from service.tasks.fields import ShownSeed, Source
 from service.tasks.pictures.images import MEDIA_TYPES, Format
@@ -28,6 +29,8 @@ class ResolvedRequest(BaseModel):
 
     model: str
     class_: int | None = Field(alias="class")
+    prompt: str | None = Field(None, exclude_if=_absent)
+    negative_prompt: str | None = Field(None, exclude_if=_absent)
     n: int
     seed: ShownSeed
     steps: int | None
@@ -138,6 +141,7 @@ class JobObject(BaseModel):
     urls: JobUrls
     timings: dict[str, float] = Field(description="Seconds of each stage that is over, in the last attempt")
     usage: dict[str, int]
+    warnings: list[JobWarning] = Field(description="What was done otherwise than the request says, once it is known")
     webhook: JobWebhook | None = Field(None, exclude_if=_absent)
 
 
@@ -155,6 +159,7 @@ class ListedJobObject(BaseModel):
     expires_at: datetime | None
     model: str
     class_name: str | None
+    prompt: str | None = Field(None, exclude_if=_absent)
     n: int | None = Field(description="How many pictures")
     width: int | None
     height: int | None
@@ -196,6 +201,9 @@ class ModelObject(ListedModel):
     """A model that a live worker serves."""
 
     family: str
+    conditioning: Literal["class", "text"] = Field(
+        description="What a request says to draw: a `class`, or a `prompt` in words"
+    )
     description: str
     licence: str
     tasks: list[str]

@@ -92,7 +92,8 @@ def common_fields(wanted: ImagesRequest, spec: JobSpec) -> dict[str, Any]:
 
 
 def usage(result: JobResult, spec: JobSpec) -> dict[str, Any]:
-    text, known, drawn = int(spec.class_label is not None), result.usage["tokens_known"], result.usage["tokens_drawn"]
+    known, drawn = result.usage["tokens_known"], result.usage["tokens_drawn"]
+    text = result.usage.get("tokens_text", int(spec.class_label is not None))
     return {
         "input_tokens": text + known,
         "input_tokens_details": {"text_tokens": text, "image_tokens": known},
@@ -102,6 +103,11 @@ def usage(result: JobResult, spec: JobSpec) -> dict[str, Any]:
     }
 
 
+def warnings(result: JobResult) -> dict[str, Any]:
+    """Their field, if there are any."""
+    return {"warnings": [warning.model_dump() for warning in result.warnings]} if result.warnings else {}
+
+
 def created(job: Job) -> int:
     return int(job.finished_at or time.time())
 
@@ -109,7 +115,7 @@ def created(job: Job) -> int:
 def _document(job: Job, result: JobResult, wanted: ImagesRequest) -> dict[str, Any]:
     """All but the pictures."""
     spec = read_spec(job)
-    return {"created": created(job), **common_fields(wanted, spec), "usage": usage(result, spec)}
+    return {"created": created(job), **common_fields(wanted, spec), "usage": usage(result, spec), **warnings(result)}
 
 
 async def _with_urls(submission: Submission, job: Job, result: JobResult, wanted: ImagesRequest) -> dict[str, Any]:

@@ -89,7 +89,7 @@ async def generations(
     submission: ImagesSubmissionDep,
     wanted: Annotated[ImageGenerationRequest, Depends(json_fields(ImageGenerationRequest))],
 ) -> Response:
-    """Draw pictures of a class, as OpenAI's images API does."""
+    """Draw pictures of a class or a prompt, as OpenAI's images API does."""
     return await _answer(submission, wanted, GENERATION)
 
 

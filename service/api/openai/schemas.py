@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.jobs.result import JobWarning
+from service.jobs.spec import MAX_PROMPT
 from service.tasks.expand import ExpandRequest
 from service.tasks.fields import MAX_IMAGES, ShownSeed
 from service.tasks.inpaint import InpaintFields
@@ -21,7 +23,6 @@ REFUSED = {
     "frame_count": "animations are not drawn; leave it out",
     "frame_duration_ms": "animations are not drawn; leave it out",
     "markup": "the models can't read markup; send a mask, whose transparent part is drawn again",
-    "negative_prompt": "the models draw one class, and avoid none; leave it out",
     "class": "send the class as prompt",
     "format": "send output_format",
     "previews": "send partial_images, with stream=true",
@@ -50,7 +51,10 @@ class ImagesRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     prompt: str = Field(
-        min_length=1, max_length=32_000, description="The class to draw: its name, a synonym, its WordNet id or label"
+        min_length=1,
+        max_length=32_000,
+        description="What to draw. Models of classes take the name of a class, a synonym, its WordNet id or label; "
+        f"models whose conditioning is text take any words, up to {MAX_PROMPT} characters",
     )
     model: str | None = Field(
         None, max_length=200, description="The model's name; needed where the server has several models"
@@ -86,7 +90,7 @@ class ImagesRequest(BaseModel):
 
 
 class ImageGenerationRequest(ImagesRequest):
-    """Draw pictures of a class, in OpenAI's terms."""
+    """Draw pictures of a class or a prompt, in OpenAI's terms."""
 
     model_config = ConfigDict(json_schema_extra=lambda schema: _with_extras(ExpandRequest, schema))
 
@@ -127,8 +131,8 @@ class TokenDetails(BaseModel):
 
 
 class ImagesUsage(BaseModel):
-    """Tokens of all pictures. Input: the class, which counts as one token of text, and the tokens that an edit keeps.
-    Output: the tokens that were drawn."""
+    """Tokens of all pictures. Input: the prompt, where a class counts as one token of text, and the tokens that an edit
+    keeps. Output: the tokens that were drawn."""
 
     input_tokens: int
     input_tokens_details: TokenDetails
@@ -147,6 +151,9 @@ class ImagesResponse(BaseModel):
     size: str = Field(description="WIDTHxHEIGHT")
     usage: ImagesUsage
     data: list[GeneratedImage]
+    warnings: list[JobWarning] | None = Field(
+        None, description="What was done otherwise than the request says; left out if nothing was"
+    )
     safety_identifier: str | None = Field(None, description="That of the request; left out if it has none")
 
 

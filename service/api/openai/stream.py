@@ -16,7 +16,7 @@ import anyio.to_thread
 from service.api.job_access import find_picture, read_spec
 from service.api.openai.errors import error_body
 from service.api.openai.partial import half_drawn, shown
-from service.api.openai.responses import common_fields, created, succeeded, usage
+from service.api.openai.responses import common_fields, created, succeeded, usage, warnings
 from service.api.openai.schemas import ImagesRequest
 from service.api.openai.translation import Face
 from service.api.sse import EventStreamResponse, encode
@@ -101,6 +101,7 @@ class ImageStreamResponse(EventStreamResponse):
             await self._send_partial(await self._in_thread(self._half_drawn, png))
         fields = {"created_at": created(job), **self._common, "usage": usage(result, self._spec), "seed": image.seed}
         del fields["usage"]["output_tokens_details"]  # a response has them, an event has not
+        fields |= warnings(result)
         await self._send("completed", await self._in_thread(self._file, png), fields)
 
     async def _send_partial(self, b64_json: str) -> None:

@@ -75,6 +75,7 @@ def _model(served: ServedModel, request: Request) -> ModelObject:
         id=card.name,
         created=int(served.since),
         family=card.family,
+        conditioning=card.conditioning,
         description=card.description,
         licence=card.licence,
         tasks=list(card.tasks),

@@ -31,6 +31,7 @@ _GENERATE = json_content(
     {
         "by name": {"class": "mushroom", "seed": 7},
         "fast": {"class": 3, "steps": 16, "n": 4},
+        "by prompt, with a model that takes text": {"prompt": "a purple mug on a green floor"},
         "without a class": {"class": None},
     },
 )
@@ -81,7 +82,7 @@ _VARY = _described(
 async def generate(
     submission: SubmissionDep, fields: Annotated[GenerateRequest, Depends(json_fields(GenerateRequest))]
 ) -> Response:
-    """Draw n pictures of a class."""
+    """Draw n pictures of a class, or of a prompt with a model that takes text."""
     return await submission.answer(await _submitted(submission, TASKS["generate"], Body.of(fields)))
 
 
@@ -89,7 +90,7 @@ async def generate(
 async def expand(
     submission: SubmissionDep, fields: Annotated[ExpandRequest, Depends(json_fields(ExpandRequest))]
 ) -> Response:
-    """Draw n pictures of a class on a grid larger than the model was trained on, up to 4 times its tokens."""
+    """Draw n pictures on a grid larger than the model was trained on, up to 4 times its tokens."""
     return await submission.answer(await _submitted(submission, TASKS["expand"], Body.of(fields)))
 
 
@@ -97,8 +98,8 @@ async def expand(
 async def inpaint(submission: SubmissionDep) -> Response:
     """Redraw the part of a picture that a mask selects; pixels outside the mask keep their values.
 
-    With another class than the picture's, this edits. The model redraws every token that the mask touches. The result
-    takes only the pixels inside the mask from it.
+    With another class or prompt than the picture's, this edits. The model redraws every token that the mask touches.
+    The result takes only the pixels inside the mask from it.
     """
     return await _run_on_picture(submission, TASKS["inpaint"])
 

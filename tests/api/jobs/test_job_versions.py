@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from engine.card import ModelCard
 from service.jobs import NewJob
 from service.jobs.spec import SPEC_VERSION
 from tests.support.api import CAPACITY, CARD, Api
@@ -59,6 +61,15 @@ def test_a_result_that_this_version_does_not_read_is_a_409(api: Api) -> None:
     ):
         response = api.client.request(method, path, json=sent)
         assert (response.status_code, response.json()["code"]) == (409, "invalid_payload"), (method, path)
+
+
+def test_cards_pass_between_versions() -> None:
+    """Servers of earlier versions refuse fields that they don't know; this one passes over those of later versions."""
+    told = json.loads(json.dumps(CARD.to_json()))
+    assert not {"conditioning", "condition_rows"} & told.keys()
+    assert ModelCard.from_json(told | {"of_a_later_version": 1}) == CARD
+    text = replace(CARD, conditioning="text", condition_rows=120, classes=())
+    assert ModelCard.from_json(json.loads(json.dumps(text.to_json()))) == text
 
 
 def test_jobs_are_accepted_only_while_a_worker_reads_them(api: Api) -> None:
