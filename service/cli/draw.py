@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.editing.windows import generate_windowed
 from service.errors import Problem
+from service.jobs.result import JobWarning
 from service.jobs.spec import JobSpec
 from service.settings import Settings
 from service.tasks import drawing
@@ -41,8 +42,10 @@ def draw(arguments: Namespace, settings: Settings) -> int:
         facts, uploads = facts_and_files(files["image"], files.get("mask"), mask_mode, limits, engine.model)
     spec = task.plan(with_seed(arguments.fields), facts, engine.model)
     began = time.monotonic()
-    pictures = _draw(engine, spec, uploads)
+    pictures, warnings = _draw(engine, spec, uploads)
     print(f"drawn in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    for warning in warnings:
+        print(f"arpg: warning: {warning.message}", file=sys.stderr)
     _save(arguments.output, pictures, spec.seeds)
     return 0
 
@@ -55,16 +58,20 @@ def _engine(settings: Settings, task: Task) -> Engine:
     return engine
 
 
-def _draw(engine: Engine, spec: JobSpec, uploads: dict[str, bytes]) -> list[FinishedPicture]:
+def _draw(
+    engine: Engine, spec: JobSpec, uploads: dict[str, bytes]
+) -> tuple[list[FinishedPicture], tuple[JobWarning, ...]]:
     inputs = open_inputs(dict(uploads))
     canvas = load_canvas(spec, inputs, engine.codec)
-    requests = drawing.requests(spec, engine.model)
+    prompts, warnings = drawing.encode_prompts(spec, engine.text_encoder)
+    requests = drawing.requests(spec, engine.model, prompts)
     generations = [drawing.generation(spec, canvas, request) for request in requests]
     generate_windowed(engine, generations)
-    return [
+    pictures = [
         drawing.finish(spec, request, tokens, engine.codec.decode(tokens), inputs=inputs, card=engine.model)
         for request, tokens in zip(requests, (generation.tokens for generation in generations), strict=True)
     ]
+    return pictures, warnings
 
 
 def _save(output: Path, pictures: list[FinishedPicture], seeds: tuple[int, ...]) -> None:

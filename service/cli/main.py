@@ -27,6 +27,7 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
   arpg serve                                       the page at http://127.0.0.1:8000
   arpg serve --model demo --model path/to/folder   with two models
   arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
+  arpg generate --model TEXT_MODEL --prompt "a mug on a green floor"
   arpg inpaint photo.jpg mask.png --class tree -o edited.png
   arpg outpaint photo.jpg --left 64 --right 64 -o wide.png
   arpg expand house --width 512 --height 128 --method windowed -o panorama.png

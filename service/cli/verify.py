@@ -17,7 +17,7 @@ from engine.editing.outpainting import LARGEST
 from engine.models.model_index import known_folders
 from engine.request import EMPTY, RequestError
 from service.cli import composites
-from service.jobs.spec import ClassCondition, ForkOrigin, JobSpec, NoCondition, Output
+from service.jobs.spec import ClassCondition, Condition, ForkOrigin, JobSpec, NoCondition, Output, TextCondition
 from service.settings import Settings
 from service.tasks import drawing
 from service.tasks.pictures import recipe
@@ -108,11 +108,10 @@ def _spec(told: Recipe, card: ModelCard) -> JobSpec:
         raise RecipeError("its recipe tells of a fork of a picture in windows")
     if any(row + window_shape[0] > rows or col + window_shape[1] > cols for row, col in told.windows):
         raise RecipeError("its recipe has a window that reaches beyond the canvas")
-    label, name = told.class_label, told.class_name or ""
     return JobSpec(
         task=told.task,
         model=told.model,
-        condition=NoCondition() if label is None else ClassCondition(label=label, name=name),
+        condition=_condition(told),
         seeds=(told.seed,),
         sampling=told.sampling,
         grid=grid,
@@ -125,9 +124,18 @@ def _spec(told: Recipe, card: ModelCard) -> JobSpec:
     )
 
 
+def _condition(told: Recipe) -> Condition:
+    if told.prompt is not None:
+        return TextCondition(prompt=told.prompt, negative_prompt=told.negative_prompt)
+    if told.class_label is not None:
+        return ClassCondition(label=told.class_label, name=told.class_name or "")
+    return NoCondition()
+
+
 def _draw(engine: Engine, spec: JobSpec, canvas: np.ndarray, end: int | None = None) -> tuple[np.ndarray, list[Step]]:
     """end: the step after which it stops; None: the last one."""
-    [template] = drawing.fork_requests(spec, canvas, engine.model, engine.fork)
+    prompts, _ = drawing.encode_prompts(spec, engine.text_encoder)
+    [template] = drawing.fork_requests(spec, canvas, engine.model, engine.fork, prompts)
     generation, steps = drawing.generation(spec, canvas, template), []
     while (request := generation.next_request()) is not None:
         id = engine.add(request)
@@ -163,6 +171,8 @@ def _engine(told: Recipe, models: list[str] | None, settings: Settings) -> Engin
 def _described(told: Recipe) -> str:
     rows, cols = told.tokens.shape
     thing = "no class" if told.class_label is None else f"class {told.class_label} {told.class_name or ''}".strip()
+    if told.prompt is not None:
+        thing = f'prompt "{told.prompt}"' + (f', not "{told.negative_prompt}"' if told.negative_prompt else "")
     given = f", {told.known.sum()} of them given" if told.known.any() else ""
     return f"{told.task}, {thing}, seed {told.seed}, {rows}×{cols} tokens{given}"
 

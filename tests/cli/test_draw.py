@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from PIL import Image
 
 from service.cli.main import main
 from service.tasks.pictures import recipe
+from service.tasks.pictures.images import encode
+from tests.cli.verifying import pixels_of
 from tests.support.api import noise, png
+from tests.support.tiny import random_folder
 
 PICTURE = noise(20, 26)  # 2.5 pixels a token: 8×10 tokens
 
@@ -114,3 +118,51 @@ def test_what_cannot_be_drawn_is_said_in_a_line(
     said = capfd.readouterr().err
     assert (ended, says in said) == (status, True), said
     assert "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes text: twelve tokens of it."""
+    folder = tmp_path_factory.mktemp("words")
+    return random_folder(folder, family="llamagen-t2i", name="words", grid=(4, 4), text_encoder=True)
+
+
+def test_a_prompt_is_drawn_and_verified_without_a_server(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, model = tmp_path / "mug.png", ["--model", str(words), "--device", "cpu"]
+    prompt = ["--prompt", "a purple mug on a green floor next to one orange cone and a cat", "--negative-prompt", "sky"]
+    assert main(["generate", *prompt, *model, "--seed", "3", "-o", str(out)]) == 0
+    assert "arpg: warning: the prompt is too long; the model does not read its end: “" in capsys.readouterr().err
+    told = recipe.read(recipe.text_of(out.read_bytes()))
+    assert [told.prompt, told.negative_prompt] == [prompt[1], prompt[3]]
+    assert main(["verify", str(out), *model]) == 0
+    assert f'generate, prompt "{prompt[1]}", not "sky", seed 3' in capsys.readouterr().out
+    # Another text is another picture.
+    other = encode(pixels_of(out.read_bytes()), "png", text={recipe.KEYWORD: told_otherwise(out.read_bytes())})
+    out.write_bytes(other)
+    assert main(["verify", str(out), *model]) == 1
+
+
+def told_otherwise(file: bytes) -> str:
+    return json.dumps(json.loads(recipe.text_of(file) or "") | {"prompt": "a red ball"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["mushroom"], 1, "class: words has no classes; send prompt"),
+        (["--negative-prompt", "x"], 1, "negative_prompt: guidance leads from it to the prompt"),
+        (["--prompt", " "], 2, "argument --prompt: must not be empty"),
+        (["--prompt", "\udce4"], 2, "argument --prompt: "),
+        (["--prompt", "房子"], 1, "prompt: nothing is left of it"),
+    ],
+)
+def test_a_text_that_is_no_prompt_is_refused_by_its_option(
+    words: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, said: str
+) -> None:
+    try:
+        ended = main(["generate", *arguments, "--model", str(words), "--device", "cpu"])
+    except SystemExit as exit:
+        ended = int(exit.code or 0)
+    assert (ended, said in capsys.readouterr().err) == (status, True)
