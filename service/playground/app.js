@@ -79,6 +79,7 @@ async function edit(picture) {
 async function draw() {
   request.complain(null);
   busy(true);
+  warn([]);
   say("Sending…");
   let job;
   try {
@@ -96,7 +97,7 @@ async function draw() {
 }
 
 function about(job, task, picture) {
-  const shown = { name: job.class_name, model, grid: model.grid, edit: edits().length ? edit : null };
+  const shown = { name: job.class_name ?? job.request.prompt, model, grid: model.grid, edit: edits().length ? edit : null };
   if (task === "fork") {
     const shared = (picture.history ?? []).filter(({ step }) => step <= job.fork.step);
     return { ...shown, model: picture.model, grid: picture.grid, shared };
@@ -118,10 +119,11 @@ const handlers = {
     $("progress").value = drawing.pictures.reduce((sum, each) => sum + each.done, 0) / drawing.pictures.length;
     say(`Step ${event.step} of ${event.steps}: ${event.n_done} of ${event.n_total} tokens.`);
   },
-  completed: ({ images, usage }) => {
+  completed: ({ images, usage, warnings = [] }) => {
     const { job, task, began, pictures } = drawing;
     images.forEach((image, index) => pictures[index].show(image, { job, usage }));
     finish(began === null ? "Done." : `Done in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
+    warn(warnings);
     if (task === "inpaint") showMask(job);
   },
   failed: ({ error }) => {
@@ -179,6 +181,13 @@ function busy(yes) {
 
 function say(status) {
   $("status").textContent = status;
+}
+
+// Shows what was done otherwise than the request says.
+function warn(warnings) {
+  const sentence = ({ message }) => `${message[0].toUpperCase()}${message.slice(1)}.`;
+  $("warnings").textContent = warnings.map(sentence).join(" ");
+  $("warnings").hidden = !warnings.length;
 }
 
 // ---- input ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ export function frames(n, about) {
   return pictures;
 }
 
-// name: of the class. under: { url, width, height, padding } of the picture that the task starts from. shared: a fork's
+// name: of the class, or the prompt. under: { url, width, height, padding } of the picture that the task starts from. shared: a fork's
 // part of its parent's history. edit: called with a finished picture when the user presses Edit; null: no such button.
 function frame(index, { name, model, grid, under = null, shared = [], edit }) {
   const figure = document.createElement("figure");
@@ -50,7 +50,7 @@ function frame(index, { name, model, grid, under = null, shared = [], edit }) {
   function show({ url, seed }, { job, usage }) {
     picture.finished = true;
     const image = new Image();
-    image.alt = `${name ?? "picture without a class"}, seed ${seed}`;
+    image.alt = `${name ?? "picture of anything"}, seed ${seed}`;
     image.onload = () => {
       box.append(image);
       canvas.setAttribute("aria-hidden", "true");
@@ -65,7 +65,7 @@ function frame(index, { name, model, grid, under = null, shared = [], edit }) {
     const file = new URL(url, document.baseURI);
     file.searchParams.set("format", "png");
     const save = Object.assign(document.createElement("a"), { href: file, textContent: "PNG" });
-    save.download = `${model.id}-${name ?? "none"}-${seed}.png`;
+    save.download = `${model.id}-${(name ?? "none").replace(/[^\p{L}\p{N}]+/gu, "_").slice(0, 60)}-${seed}.png`;
     const links = Object.assign(document.createElement("span"), { className: "links" });
     if (edit) {
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Edit", className: "link" });

@@ -35,20 +35,29 @@ export function offer(model) {
 export function arrange(model) {
   const chosen = task();
   for (const field of $("form").querySelectorAll(".field, .pair")) {
-    const [tasks, setting] = [field.dataset.tasks, field.dataset.setting];
+    const { tasks, setting, conditioning } = field.dataset;
     if (field.contains($("models"))) continue; // offerModels decides
-    field.hidden = Boolean((tasks && !tasks.split(" ").includes(chosen)) || (setting && !model.settings.includes(setting)));
+    field.hidden = Boolean(
+      (tasks && !tasks.split(" ").includes(chosen)) ||
+        (setting && !model.settings.includes(setting)) ||
+        (conditioning && conditioning !== model.conditioning),
+    );
   }
   $("draw").textContent = TASKS[chosen];
 }
+
+// Whether the request says what to draw. Without that there is nothing to guide.
+const says = () => ["class", "prompt"].some((name) => !$(name).closest("[hidden]") && $(name).value.trim() !== "");
 
 const number = ({ value }) => (value.trim() === "" ? undefined : Number(value));
 const READ = {
   model: ({ value }) => ($("models").length > 1 ? value : undefined),
   class: ({ value }) => value.trim() || null,
+  prompt: ({ value }) => value.trim() || null,
+  negative_prompt: ({ value }) => value.trim() || undefined,
   n: number,
   steps: ({ value }) => 2 ** Number(value),
-  guidance_scale: (control) => ($("class").value.trim() === "" ? undefined : number(control)),
+  guidance_scale: (control) => (says() ? number(control) : undefined),
   seed: ({ value }) => value.trim().replace(/^(-?)0+(?=\d)/, "$1") || undefined, // text: see write
   feather: number,
   seamless: ({ checked }) => checked,
