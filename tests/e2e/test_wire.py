@@ -16,6 +16,7 @@ not compared, because decoders round differently; the digest in a recipe is reco
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ import pytest
 
 from tests.support.api import Api, half_mask, noise, png
 from tests.support.serve import serving
-from tests.support.tiny import GOLDEN, GOLDEN_TOKENIZER, golden_transformer, write_folder
+from tests.support.tiny import (
+    GOLDEN,
+    GOLDEN_TOKENIZER,
+    golden_folder,
+    golden_transformer,
+    random_t5,
+    write_folder,
+)
 from tests.support.wire import Case, Json, Wire, compare
 
 PICTURE = png(noise(30, 26, seed=1))
@@ -37,7 +45,8 @@ DRAW = {"model": "golden", "class": 4, "seed": 7, "steps": 6, "temperature": 1.0
 
 
 def folders(root: Path) -> list[Path]:
-    """A model of each family. The grid is 8×8, so that more tokens can be known than a prefill takes at once."""
+    """A model of each family, and one that takes text. The grid is 8×8, so that more tokens can be known than a prefill
+    takes at once."""
     made = []
     for family, weights, regions in (
         ("arpg", "arpg_tiny", None),
@@ -57,11 +66,24 @@ def folders(root: Path) -> list[Path]:
         (folder / f"{family}.safetensors").symlink_to(GOLDEN / f"{weights}.weights.safetensors")
         (folder / "vq.safetensors").symlink_to(GOLDEN / "vq_tiny.weights.safetensors")
         made.append(folder)
-    return made
+    return [*made, _text_folder(root / "text")]
+
+
+def _text_folder(folder: Path) -> Path:
+    """LlamaGen with text, and a text encoder with random weights."""
+    golden_folder(folder, "llamagen_t2i_tiny")
+    description = json.loads((folder / "model.json").read_text())
+    encoder = random_t5(folder, width=description["text"]["width"])
+    (folder / "model.json").write_text(json.dumps(description | {"name": "golden-text", "text_encoder": encoder}))
+    return folder
 
 
 def as_json(route: str, **fields: Any) -> Case:
     return lambda _: (f"/v1/{route}", {"json": DRAW | fields})
+
+
+def as_text(**fields: Any) -> Case:
+    return lambda _: ("/v1/generate", {"json": {"model": "golden-text", "seed": 7} | fields})
 
 
 def as_form(route: str, files: dict[str, bytes], **fields: Any) -> Case:
@@ -104,6 +126,9 @@ CASES: dict[str, Case] = {
     ),
     "generate-llamagen": lambda _: ("/v1/generate", {"json": {"model": "golden-llamagen", "class": 1, "seed": 7}}),
     "generate-par": lambda _: ("/v1/generate", {"json": {"model": "golden-par", "class": 1, "seed": 7}}),
+    "generate-text": as_text(prompt="a purple mug on a green floor", negative_prompt="grey sky", n=2),
+    "generate-text-warnings": as_text(prompt="a naïve ball 球 in the house with red and blue floor next to two trees"),
+    "generate-text-no-prompt": as_text(),
     "expand": as_json("expand", **{"class": 3, "width": 40, "height": 40, "method": "interpolate"}),
     "expand-windowed": as_json("expand", **{"class": 3, "width": 56, "height": 36, "method": "windowed", "n": 2}),
     "inpaint": as_form("inpaint", {"image": PICTURE, "mask": MASK}, **{"class": 4, "n": 2, "feather": 2}),
@@ -115,6 +140,7 @@ CASES: dict[str, Case] = {
     "fork": fork(lambda wire: wire.id_of("generate"), step=3, n=2, image_index=1, seed=21),
     "fork-of-fork": fork(lambda wire: wire.id_of("fork"), step=4, seed=22),
     "fork-inpaint": fork(lambda wire: wire.id_of("inpaint"), step=2, seed=23),
+    "fork-text": fork(lambda wire: wire.id_of("generate-text"), step=30, image_index=1, seed=25),
     "fork-running": fork(lambda wire: wire.id_of_running("long"), step=2, seed=24),
 }
 HELPERS: dict[str, Case] = {"long": as_json("generate", **{"class": 3, "steps": 64})}
@@ -131,6 +157,13 @@ REFUSALS: dict[str, Callable[[Wire], httpx.Response]] = {
     ),
     "task not supported": lambda wire: wire.client.post(
         "/v1/vary", json={"model": "golden-llamagen", "image": base64_of(SMALL)}
+    ),
+    "class of a model that takes text": lambda wire: wire.client.post(
+        "/v1/generate", json={"model": "golden-text", "class": 1}
+    ),
+    "prompt of a model of classes": lambda wire: wire.client.post("/v1/generate", json=DRAW | {"prompt": "a mug"}),
+    "negative prompt alone": lambda wire: wire.client.post(
+        "/v1/generate", json={"model": "golden-text", "negative_prompt": "fog"}
     ),
     "unknown model": lambda wire: wire.client.post("/v1/generate", json={"model": "nobody"}),
     "model needed": lambda wire: wire.client.post("/v1/generate", json={"class": 1}),
