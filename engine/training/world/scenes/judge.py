@@ -134,11 +134,14 @@ def train_scene_classifier(
 
 
 def scene_loss(logits: SceneLogits, sample: Sample) -> Tensor:
-    """The mean over cells that have a truth, plus that over pictures."""
+    """Means over the cells that have a truth, plus those over pictures. Nine cells of ten show no thing, so the class
+    of the others has a term of its own."""
     device = logits.things.device
     things, hues, whole = (t.to(device) for t in (sample.things, sample.hues, sample.whole))
     known = whole != IGNORED
-    loss = F.cross_entropy(logits.things.float(), things, label_smoothing=0.02)
+    names = things.masked_fill(things == NOTHING, IGNORED)
+    loss = F.cross_entropy(logits.things.float(), things)
+    loss = loss + F.cross_entropy(logits.things[:, :NOTHING].float(), names, ignore_index=IGNORED, label_smoothing=0.02)
     loss = loss + 0.5 * F.cross_entropy(logits.hues.float(), hues, ignore_index=IGNORED)
     loss = loss + F.binary_cross_entropy_with_logits(logits.whole.float()[known], whole[known].float())
     floor, sky = sample.floors.to(device), sample.skies.to(device)
