@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Iterable, Iterator
+from multiprocessing import Pipe
 
 import httpx
 import pytest
@@ -15,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.metrics import Metrics, exposition, negotiated, serve_metrics
 from service.metrics.series import FAILURES, OUTCOMES
 from service.metrics.worker_series import WorkerSeries
+from service.server import worker_main
+from service.settings import Settings
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -73,6 +79,26 @@ def test_counts_never_fall_when_a_worker_is_silent_or_replaced(course: list[str]
         assert told.get(("arpg_requests_total", "demo", "generate", "succeeded"), 0) == answered
         assert told.get(("arpg_step_seconds_bucket", "+Inf", "demo"), 0) == answered
         assert ("arpg_kv_pages_used", "demo") not in told
+
+
+def test_a_worker_answers_no_scrape_before_it_has_all_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer in between once told of a version without a name."""
+    ours, theirs = Pipe()
+    ours.send((Settings(_env_file=None), "redis://nowhere"))
+    happened: list[str] = []
+
+    def make(registry: CollectorRegistry) -> Metrics:
+        time.sleep(0.05)  # a thread that is there already would answer now
+        happened.append("made")
+        return Metrics(registry)
+
+    monkeypatch.setattr(worker_main, "Metrics", make)
+    monkeypatch.setattr(worker_main, "_answer", lambda pipe, registry: happened.append("answers"))
+    monkeypatch.setattr(worker_main, "set_up_logging", lambda settings: None)
+    monkeypatch.setattr(worker_main, "run_worker", lambda *_, **__: 0)
+    monkeypatch.setattr(sys, "argv", ["worker_main", str(os.dup(theirs.fileno()))])
+    assert worker_main.main() == 0
+    assert happened[0] == "made"
 
 
 def numbers(*processes: Iterable[Metric]) -> dict[tuple[str, ...], float]:
