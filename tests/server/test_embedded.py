@@ -30,11 +30,12 @@ from tests.support.processes import REPOSITORY
 from tests.support.waiting import eventually
 
 OWNER = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from service.server.embedded import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]), parent_death=sys.argv[2])
-signal.signal(signal.SIGINT, lambda *_: print("drained", flush=True))
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"drained\\n"))
+# not print: the signal may come while the line below is still being written
 print(server.start(), server.pid, flush=True)
 while True:
     time.sleep(0.05)
