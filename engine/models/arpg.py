@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.attention.kv_cache import KVShape
+from engine.models.captions import CaptionEmbedding
 from engine.models.layers import FeedForward, RMSNorm, feed_forward_size, rotary_table
 from engine.models.network import Model
 from engine.ops.functions import rotate
-from engine.request import RopeScaling
+from engine.request import RopeScaling, TextSizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,24 +171,55 @@ class ARPG(Model):
         ids (B, L): row-major tokens. classes (B,): labels, num_classes for the null class. orders (B, L): for each
         sample a permutation of the grid positions. logits[:, i] predicts ids at orders[:, i].
         """
-        config = self.config
+        condition = self.embeddings(self.config.class_id(0) + classes[:, None])
+        return self._teacher_forced(ids, condition, orders, grid)
+
+    def _teacher_forced(self, ids: Tensor, condition: Tensor, orders: Tensor, grid: tuple[int, int]) -> Tensor:
+        """condition (B, n, dim): the rows in front of the tokens."""
+        rows = condition.shape[1]
         table = self.rotary(grid).to(ids.device)
-        condition = config.vocab_size + 1 + classes[:, None]
-        content = torch.cat([condition, ids.gather(1, orders)[:, :-1]], dim=1)
-        content_rotary = table[F.pad(orders[:, :-1] + 1, (1, 0))]
+        content_rotary = table[F.pad(orders[:, :-1] + 1, (rows, 0))]
         query_rotary = table[orders + 1]
 
-        x = self.embeddings(content)
+        x = torch.cat([condition, self.embeddings(ids.gather(1, orders)[:, :-1])], dim=1)
         for self_layer in self.layers.self_dec:
             x = self_layer.after(x, _causal(*self_layer.qkv(x, content_rotary)))
         k, v = self.layers.shared(x, content_rotary)
-        x = self.embeddings(torch.full_like(ids, config.mask_id))
+        x = self.embeddings(torch.full_like(ids, self.config.mask_id))
         for layer in self.layers.cross_dec:
             x = layer.after(x, _causal(layer.q(x, query_rotary), k, v))
         return self._logits(x)
 
 
+class TextARPG(ARPG):
+    """ARPG with a text in place of the class, as LlamaGen takes it: a text's features, through two matrices, are the
+    first rows. It has no classes; behind the image tokens and [MASK] the embedding ids are those of TextRows.
+
+    The rows of a text are at no position. Where the published ARPG gives its one condition row zero queries and keys,
+    these rows keep theirs: otherwise every token would attend to all words alike.
+    """
+
+    def __init__(self, config: ARPGConfig, text: TextSizes) -> None:
+        super().__init__(config)
+        self.text = text
+        self.cls_embedding = CaptionEmbedding(text, config.dim)
+        self.embeddings = nn.Embedding(config.mask_id + 1, config.dim)
+
+    def rotary(
+        self, grid: tuple[int, int], trained: tuple[int, int] | None = None, rope_scaling: RopeScaling = "extrapolate"
+    ) -> Tensor:
+        table = super().rotary(grid, trained, rope_scaling)
+        table[0, :, 0] = 1  # cos; sin stays 0
+        return table
+
+    def teacher_forced(self, ids: Tensor, features: Tensor, orders: Tensor, grid: tuple[int, int]) -> Tensor:
+        """As for ARPG, with a text's features (B, n, width) in place of the class."""
+        return self._teacher_forced(ids, self.cls_embedding(features), orders, grid)
+
+
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention over (B, L, heads, head_dim)."""
+    """Attention over (B, rows, heads, head_dim), in which the last query sees all keys, and each one before it one key
+    fewer."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)

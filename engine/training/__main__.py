@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from engine.training.batches import TransformerRecipe
 from engine.training.classifier import ClassifierRecipe, train_classifier
 from engine.training.codes import encode_split, load_codes
 from engine.training.demos import CLASSIFIER, DEMO, DEMOS, WEIGHTS
-from engine.training.export import export_tokenizer, export_transformer, load_tokenizer, palette
+from engine.training.export import TOKENIZER, export_tokenizer, export_transformer, load_tokenizer, palette
 from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
@@ -55,13 +56,15 @@ def vq(options: argparse.Namespace) -> None:
 
 
 def encode(options: argparse.Namespace) -> None:
-    """Does nothing if the codes are newer than the tokenizer and complete."""
+    """Token maps by the tokenizer in training or, if none is, by that of --model. Does nothing if the codes are newer
+    than the tokenizer and complete."""
     pictures, _ = load_split(options.runs / "world", "train")
-    tokenizer = load_tokenizer(_averaged(options.runs / "vq.pt"), DEMO_TOKENIZER)
-    path = options.runs / "codes.npy"
-    newer = path.exists() and path.stat().st_mtime > (options.runs / "vq.pt").stat().st_mtime
+    trained, path = options.runs / "vq.pt", options.runs / "codes.npy"
+    weights = trained if trained.exists() else (options.model or DEMO) / TOKENIZER
+    newer = path.exists() and path.stat().st_mtime > weights.stat().st_mtime
     if newer and len(load_codes(path)) == 2 * len(pictures):
         return
+    tokenizer = load_tokenizer(_averaged(trained) if trained.exists() else load_file(weights), DEMO_TOKENIZER)
     arguments = (tokenizer, pictures, path, pick_device(options.device))
     run_team(encode_split, _processes(options), *arguments)
 
