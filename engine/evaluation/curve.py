@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from engine.models import registry
 from engine.models.arpg import ARPG
 from engine.training.batches import TransformerRecipe, draw_batch
-from engine.training.forward import rotation_table, training_logits
+from engine.training.forward import AnyOrder
 
 LOSS_STEPS = 8
 
 
 def kept_weights(runs: Path) -> list[tuple[int, Path]]:
     """Steps and files of the stored weights, in order."""
-    found = [(int(path.stem.split("-")[1]), path) for path in runs.glob("arpg-*.safetensors")]
+    found = [(int(path.stem.split("-")[1]), path) for path in runs.glob("arpg-[0-9]*.safetensors")]
     if not found:
         raise FileNotFoundError(f"no weights were kept in {runs}: run `arpg train arpg`")
     return sorted(found)
@@ -47,12 +47,12 @@ def held_out_loss(model: Path, codes: Tensor) -> float:
     loaded = registry.load(model, device=torch.device("cpu"), dtype=torch.float32)
     network, classes = loaded.network, len(loaded.card.classes)
     assert isinstance(network, ARPG)
-    rotation = rotation_table(network, loaded.card.grid)
+    objective = AnyOrder(network, loaded.card.grid)
     first_cell = json.loads((model / "model.json").read_text()).get("first_cell")
     recipe = TransformerRecipe(class_dropout=0.0, first_cell=first_cell)
     losses = []
     for step in range(LOSS_STEPS):
         batch = draw_batch(codes, classes, recipe, step)
-        logits = training_logits(network, batch.ids, batch.classes, batch.orders, rotation)
-        losses.append(F.cross_entropy(logits.flatten(0, 1), batch.ids.gather(1, batch.orders).flatten()))
+        logits, wanted = objective(network, batch.ids, batch.conditions, batch.orders)
+        losses.append(F.cross_entropy(logits.flatten(0, 1), wanted.flatten()))
     return torch.stack(losses).mean().item()

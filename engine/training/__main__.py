@@ -1,6 +1,6 @@
 """`arpg train`: trains the demo models from nothing, one command for each stage: render, classifier, vq, encode, arpg,
-export; then llamagen, par-4x and par-16x on the same tokens. Scenes: panoramas, scene-classifier, scene-codes; then
-arpg --scenes.
+export; then llamagen, par-4x and par-16x on the same tokens. Prompts and scenes: panoramas, scene-classifier,
+scene-codes; then arpg-t2i, which begins with the weights in --model, and export arpg-t2i.
 
 Each stage stores its state under --runs and resumes from it. `arpg evaluate` measures the result.
 """
@@ -15,17 +15,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from engine.training.batches import TransformerRecipe
+from engine.training.batches import ClassBatches, TransformerRecipe
 from engine.training.classifier import ClassifierRecipe, train_classifier
 from engine.training.codes import encode_split, load_codes
 from engine.training.demos import CLASSIFIER, DEMO, DEMOS, WEIGHTS
 from engine.training.export import TOKENIZER, export_tokenizer, export_transformer, load_tokenizer, palette
 from engine.training.loop import load_checkpoint, pick_device
 from engine.training.parallel import run_team
+from engine.training.prompts.batches import CaptionBatches, load_crops, load_singles
+from engine.training.prompts.folder import export_prompted, weights_to_begin_with
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
-from engine.training.transformer import train_transformer
+from engine.training.transformer import Batches, train_transformer
 from engine.training.world.renders import load_split, render_split
-from engine.training.world.scenes.codes import CLASSES, SceneCodes, encode_panoramas
+from engine.training.world.scenes.codes import encode_panoramas
 from engine.training.world.scenes.judge import SCENE_CLASSIFIER, JudgeRecipe, train_scene_classifier
 from engine.training.world.scenes.shards import Panoramas, render_panoramas
 
@@ -70,27 +72,32 @@ def encode(options: argparse.Namespace) -> None:
 
 
 def transformer(options: argparse.Namespace) -> None:
-    """The stages arpg, llamagen, par-4x and par-16x."""
-    demo = DEMOS[options.stage]
+    """The stages of the transformers."""
+    demo, model = DEMOS[options.stage], options.model or WEIGHTS / DEMOS[options.stage]["name"]
     recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile)
-    if demo["family"] == "arpg":
+    if "first_cell" in demo:
         recipe = replace(recipe, first_cell=demo["first_cell"], regions=REGIONS, grid=tuple(demo["grid"]))
     else:
         recipe = replace(recipe, openings=0)  # a fixed order has the same first tokens in every batch
-    if getattr(options, "scenes", False):
-        demo = demo | {"transformer": demo["transformer"] | {"num_classes": CLASSES}}
-        codes = SceneCodes.load(options.runs, options.model or DEMO, "train").by_class()
-        checkpoint = options.runs / f"{options.stage}-scenes.pt"
+    batches: Batches
+    first_weights = None
+    if "encoder" in demo:
+        sources = (load_singles(options.runs), load_crops(options.runs, DEMO))
+        batches = CaptionBatches(sources, recipe, demo["text"]["rows"])
+        first_weights = weights_to_begin_with(model, DEMO, demo)
     else:
-        codes, checkpoint = load_codes(options.runs / "codes.npy"), options.runs / f"{options.stage}.pt"
-    arguments = (codes, demo, recipe, checkpoint, pick_device(options.device))
-    run_team(train_transformer, _processes(options), *arguments)
+        batches = ClassBatches(load_codes(options.runs / "codes.npy"), demo["transformer"]["num_classes"], recipe)
+    arguments = (batches, demo, recipe, options.runs / f"{options.stage}.pt", pick_device(options.device))
+    run_team(train_transformer, _processes(options), *arguments, first_weights)
 
 
 def export(options: argparse.Namespace) -> None:
     """The ARPG's folder holds the tokenizer and the palette; the other models refer to it."""
     demo = DEMOS[options.demo]
     folder = options.model or WEIGHTS / demo["name"]
+    if "encoder" in demo:
+        export_prompted(folder, demo, _averaged(options.runs / f"{options.demo}.pt"), DEMO_TOKENIZER)
+        return
     export_transformer(folder, demo, _averaged(options.runs / f"{options.demo}.pt"), DEMO_TOKENIZER)
     if options.demo == "arpg":
         pictures, _ = load_split(options.runs / "world", "train", limit=4096)
@@ -166,12 +173,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training.add_argument(
             "--compile", action="store_true", help="compile first: a minute or two, then each step is a third faster"
         )
-        if demo["family"] == "arpg":
-            training.add_argument(
-                "--scenes",
-                action="store_true",
-                help="on crops of panoramas, one more class for those without a thing",
-            )
     stages.add_parser("panoramas", help="draw the world's panoramas").add_argument(
         "--count", type=int, default=4096, help="panoramas for training; as many held out at most (%(default)s)"
     )

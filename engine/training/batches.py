@@ -33,11 +33,12 @@ class TransformerRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Row-major ids (B, L), class labels (B,) with num_classes for dropped ones, orders (B, L or fewer). given (B,):
-    how many tokens at the start of an order are given and have no loss."""
+    """Row-major ids (B, L), orders (B, L or fewer). conditions: class labels (B,) with num_classes for dropped ones, or
+    captions (B, n) as PromptedARPG takes them. given (B,): how many tokens at the start of an order are given and have
+    no loss."""
 
     ids: Tensor
-    classes: Tensor
+    conditions: Tensor
     orders: Tensor
     given: Tensor
 
@@ -58,6 +59,17 @@ def draw_openings(codes: Tensor, num_classes: int, recipe: TransformerRecipe, st
     return replace(batch, orders=batch.orders[:, : recipe.opening])
 
 
+class ClassBatches:
+    """The batch and the openings of each step, as train_transformer takes them."""
+
+    def __init__(self, codes: Tensor, num_classes: int, recipe: TransformerRecipe) -> None:
+        self._arguments = (codes, num_classes, recipe)
+
+    def __call__(self, step: int) -> tuple[Batch, Batch | None]:
+        openings = draw_openings(*self._arguments, step) if self._arguments[2].openings else None
+        return draw_batch(*self._arguments, step), openings
+
+
 def _batch(
     codes: Tensor, num_classes: int, recipe: TransformerRecipe, size: int, seed: int, step: int, regions: float = 0.0
 ) -> Batch:
@@ -71,6 +83,13 @@ def _batch(
     generator = step_generator(seed, step)
     classes = torch.arange(num_classes).repeat_interleave(size)
     dropped = torch.rand(classes.shape, generator=generator) < recipe.class_dropout
+    return order_batch(ids, classes.masked_fill(dropped, num_classes), recipe, generator, regions)
+
+
+def order_batch(
+    ids: Tensor, conditions: Tensor, recipe: TransformerRecipe, generator: torch.Generator, regions: float
+) -> Batch:
+    """A batch of these pictures in random orders."""
     keys = torch.rand(ids.shape, generator=generator)
     hidden = torch.ones(ids.shape, dtype=torch.bool)
     if regions:
@@ -80,7 +99,7 @@ def _batch(
         keys[:, recipe.first_cell] = -1
     # Given tokens come first; within each part the first cell comes first, as in plans.
     orders = (keys + 3 * hidden).argsort(dim=1)
-    return Batch(ids, classes.masked_fill(dropped, num_classes), orders, (~hidden).sum(1))
+    return Batch(ids, conditions, orders, (~hidden).sum(1))
 
 
 def _regions(count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -13,7 +13,16 @@ CLASSIFIER = "judge.safetensors"
 WORLD = "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself"
 _GRID = [16, 16]
 _SMALL = {"dim": 128, "n_layer": 7, "n_head": 2, "multiple_of": 64, "vocab_size": 512, "num_classes": 16}
+_LARGER = {"dim": 192, "n_layer": 8, "n_head": 3, "multiple_of": 64, "vocab_size": 512}
+_MIDDLE = 136
 _GUIDED = {"guidance_scale": 1.5, "temperature": 0.8}
+_ANY_ORDER = {
+    "steps": 64,
+    "schedule": "cosine",  # its first steps draw one token each
+    "guidance_schedule": "constant",
+    "content_attention": "blockwise",
+    **_GUIDED,
+}
 
 DEMOS: dict[str, dict[str, Any]] = {
     "arpg": {
@@ -21,15 +30,20 @@ DEMOS: dict[str, dict[str, Any]] = {
         "family": "arpg",
         "grid": _GRID,
         "description": f"{WORLD}.",
-        "transformer": _SMALL | {"dim": 192, "n_layer": 8, "n_head": 3},
-        "first_cell": 136,  # the middle
-        "defaults": {
-            "steps": 64,
-            "schedule": "cosine",  # its first steps draw one token each
-            "guidance_schedule": "constant",
-            "content_attention": "blockwise",
-            **_GUIDED,
-        },
+        "transformer": _LARGER | {"num_classes": 16},
+        "first_cell": _MIDDLE,
+        "defaults": _ANY_ORDER,
+    },
+    "arpg-t2i": {
+        "name": "demo-text",
+        "family": "arpg-t2i",
+        "grid": _GRID,
+        "description": f"{WORLD}; takes prompts, and draws none to several things.",
+        "transformer": _LARGER,
+        "text": {"rows": 24, "width": 128},
+        "encoder": {"d_kv": 32, "d_ff": 256, "num_layers": 3, "num_heads": 4},
+        "first_cell": _MIDDLE,
+        "defaults": _ANY_ORDER,
     },
     "llamagen": {
         "name": "demo-llamagen",

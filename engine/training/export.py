@@ -40,19 +40,23 @@ def palette(codes: Tensor, pictures: Tensor, config: VQConfig) -> np.ndarray:
 
 def export_transformer(folder: Path, demo: dict[str, Any], weights: dict[str, Tensor], tokenizer: VQConfig) -> None:
     """Write the weights (float16) and the model.json of one of DEMOS. The tokenizer stays in the ARPG's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = f"{demo['family']}.safetensors"
-    save_half(weights, folder / file)
-    shared = "" if demo["family"] == "arpg" else "../demo/"
     classes = [{"label": n, "name": thing.name, "synonyms": list(thing.synonyms)} for n, thing in enumerate(THINGS)]
-    description = demo | {
+    write_folder(folder, demo | {"classes": classes}, weights, tokenizer)
+
+
+def write_folder(folder: Path, description: dict[str, Any], weights: dict[str, Tensor], tokenizer: VQConfig) -> None:
+    """Write the weights (float16) and a model.json that names them, the tokenizer and the palette."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = f"{description['family']}.safetensors"
+    save_half(weights, folder / file)
+    shared = "" if description["family"] == "arpg" else "../demo/"
+    entries = {
         "licence": "Apache-2.0",
         "weights": file,
         "tokenizer": {"weights": f"{shared}{TOKENIZER}"} | asdict(tokenizer),
         "palette": f"{shared}{PALETTE}",
-        "classes": classes,
     }
-    (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    (folder / "model.json").write_text(json.dumps(description | entries, indent=1) + "\n")
 
 
 def export_tokenizer(folder: Path, weights: dict[str, Tensor], patches: np.ndarray) -> None:

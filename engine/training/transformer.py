@@ -16,9 +16,8 @@ from tqdm import tqdm
 from engine.models.arpg import ARPG
 from engine.models.families import FAMILIES
 from engine.models.llamagen import LlamaGen
-from engine.models.network import Model
 from engine.request import Request
-from engine.training.batches import Batch, TransformerRecipe, draw_batch, draw_openings
+from engine.training.batches import Batch, TransformerRecipe
 from engine.training.fixed_order import FixedOrder
 from engine.training.forward import AnyOrder
 from engine.training.loop import (
@@ -30,10 +29,17 @@ from engine.training.loop import (
 )
 from engine.training.optimizer import MatrixOptimizer
 from engine.training.parallel import ALONE, Team
+from engine.training.prompts.network import AnyOrderOfText, PromptedARPG
 
 Objective = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A network, ids, classes, orders (see Batch) → logits float32 (B, L, vocab_size) and the tokens that they predict."""
+"""A network, ids, conditions, orders (see Batch) → logits float32 (B, L, vocab_size), and the tokens that they predict.
+"""
 
+Batches = Callable[[int], tuple[Batch, Batch | None]]
+"""Of a step: the batch, and openings where the recipe has some."""
+
+HIDDEN_PARTS = {"layers", "block", "cap_proj"}
+"""Modules whose matrices map hidden states to hidden states."""
 LAST_MATRICES = ("proj.weight", "w2.weight", "head.weight", "wo.weight", "output.weight")
 
 
@@ -42,7 +48,7 @@ class TransformerTrainer:
 
     def __init__(
         self,
-        network: Model,
+        network: nn.Module,
         objective: Objective,
         recipe: TransformerRecipe,
         device: torch.device,
@@ -54,7 +60,7 @@ class TransformerTrainer:
         self._working = copy.deepcopy(self.model).bfloat16() if recipe.bfloat16 else self.model
         self.optimizer = MatrixOptimizer(
             self.model,
-            lambda name, p: p.dim() == 2 and name.startswith("layers."),
+            lambda name, p: p.dim() == 2 and _is_hidden(name.split(".")),
             matrix_rate=recipe.matrix_rate,
             rate=recipe.rate,
             weight_decay=recipe.weight_decay,
@@ -63,8 +69,8 @@ class TransformerTrainer:
         self._objective = objective
         self._loss = torch.compile(self._total_loss, dynamic=False) if recipe.compile else self._total_loss
 
-    def _total_loss(self, ids: Tensor, classes: Tensor, orders: Tensor, given: Tensor) -> Tensor:
-        logits, wanted = self._objective(self._working, ids, classes, orders)
+    def _total_loss(self, ids: Tensor, conditions: Tensor, orders: Tensor, given: Tensor) -> Tensor:
+        logits, wanted = self._objective(self._working, ids, conditions, orders)
         learnt = torch.arange(wanted.shape[1], device=given.device) >= given[:, None]
         return (F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none") * learnt).sum()
 
@@ -90,7 +96,7 @@ class TransformerTrainer:
         return loss.detach()
 
     def _backward(self, batch: Batch, tokens: float) -> Tensor:
-        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.classes, batch.orders, batch.given))
+        share = (self.team.share(t).to(self.device) for t in (batch.ids, batch.conditions, batch.orders, batch.given))
         loss = self._loss(*share) / tokens
         loss.backward()
         return loss
@@ -113,7 +119,21 @@ class TransformerTrainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averaged.values = state["averaged"]
-        self._refresh()
+        self._working.load_state_dict(state["model"])
+
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Take these weights, of which some may be missing. Raises ValueError when one does not fit."""
+        own = self.model.state_dict()
+        for name, value in weights.items():
+            if name not in own or own[name].shape != value.shape:
+                raise ValueError(f"{name} {tuple(value.shape)} is no weight of this network: other sizes?")
+        self.model.load_state_dict(own | {name: value.to(own[name]) for name, value in weights.items()})
+        self._working.load_state_dict(self.model.state_dict())
+        self.averaged = AveragedWeights(self.model, self.recipe.average)
+
+
+def _is_hidden(parts: list[str]) -> bool:
+    return not HIDDEN_PARTS.isdisjoint(parts) and "relative_attention_bias" not in parts
 
 
 def _initialise(model: nn.Module, seed: int) -> None:
@@ -129,9 +149,12 @@ def _initialise(model: nn.Module, seed: int) -> None:
             nn.init.zeros_(weight)
 
 
-def new_network(demo: dict[str, Any]) -> tuple[Model, Objective]:
+def new_network(demo: dict[str, Any]) -> tuple[nn.Module, Objective]:
     """The network that a model.json describes, and its objective."""
     rows, cols = demo["grid"]
+    if "encoder" in demo:
+        prompted = PromptedARPG(demo)
+        return prompted, AnyOrderOfText(prompted, (rows, cols))
     architecture = FAMILIES[demo["family"]](demo, (rows, cols))
     network = architecture.network
     if isinstance(network, ARPG):
@@ -142,15 +165,17 @@ def new_network(demo: dict[str, Any]) -> tuple[Model, Objective]:
 
 def train_transformer(
     team: Team,
-    codes: Tensor,
+    batches: Batches,
     demo: dict[str, Any],
     recipe: TransformerRecipe,
     checkpoint: Path,
     device: torch.device,
+    first_weights: dict[str, Tensor] | None = None,
     save_every: int = 50,
     keep_every: int = 1000,
 ) -> None:
-    """Train to `recipe.steps` on codes (pictures, L), resuming from the checkpoint.
+    """Train to `recipe.steps`, resuming from the checkpoint. Without a checkpoint: from `first_weights`, of which some
+    may be missing, or from random ones.
 
     Every `keep_every` steps the averaged weights are stored beside it as <checkpoint>-<step>.safetensors.
     """
@@ -158,14 +183,14 @@ def train_transformer(
     state = load_checkpoint(checkpoint, device)
     if state is not None:
         trainer.restore(state)
-    first, classes = team.rank == 0, demo["transformer"]["num_classes"]
+    elif first_weights is not None:
+        trainer.begin_with(first_weights)
+    first = team.rank == 0
     steps = range(trainer.done, recipe.steps)
     bar = tqdm(steps, initial=trainer.done, total=recipe.steps, desc=demo["name"], disable=not first)
     recent = None
     for step in bar:
-        batch = draw_batch(codes, classes, recipe, step)
-        openings = draw_openings(codes, classes, recipe, step) if recipe.openings else None
-        loss = trainer.step(batch, openings).item()
+        loss = trainer.step(*batches(step)).item()
         recent = loss if recent is None else 0.95 * recent + 0.05 * loss
         bar.set_postfix(loss=f"{loss:.3f}", recent=f"{recent:.3f}", refresh=False)
         if first and (trainer.done % save_every == 0 or trainer.done == recipe.steps):

@@ -9,7 +9,7 @@ import torch
 
 from engine.models.arpg import ARPG
 from engine.training.batches import TransformerRecipe, draw_batch, draw_openings
-from engine.training.forward import rotation_table, training_logits
+from engine.training.forward import AnyOrder
 from engine.training.loop import shuffled_batch
 from engine.training.transformer import TransformerTrainer, new_network
 from tests.support.training import CPU, GRID, TINY, codes
@@ -23,8 +23,8 @@ def test_batches_are_balanced_and_classes_dropped_at_the_stated_rate() -> None:
         batch = draw_batch(source, 16, recipe, step)
         labels = batch.ids[:, 0]
         assert torch.bincount(labels, minlength=16).tolist() == [4] * 16
-        kept = batch.classes < 16
-        assert torch.equal(batch.classes[kept], labels[kept])
+        kept = batch.conditions < 16
+        assert torch.equal(batch.conditions[kept], labels[kept])
         assert torch.equal(batch.orders.sort(dim=1).values, torch.arange(16).expand(64, -1))
         dropped += int((~kept).sum())
     assert dropped / (50 * 64) == pytest.approx(recipe.class_dropout, abs=0.02)  # 3.8 standard deviations
@@ -67,8 +67,7 @@ def test_what_is_given_is_not_learnt() -> None:
     assert isinstance(trainer.model, ARPG)
     torch.nn.init.normal_(trainer.model.get_parameter("head.weight"), std=0.1)
     batch = draw_batch(codes(64), 16, recipe, 0)
-    logits = training_logits(trainer.model, batch.ids, batch.classes, batch.orders, rotation_table(trainer.model, GRID))
-    wanted = batch.ids.gather(1, batch.orders)
+    logits, wanted = AnyOrder(trainer.model, GRID)(trainer.model, batch.ids, batch.conditions, batch.orders)
     losses = -logits.log_softmax(-1).gather(-1, wanted[..., None]).squeeze(-1)
     learnt = torch.arange(wanted.shape[1]) >= batch.given[:, None]
     assert 0 < learnt.sum() < learnt.numel()
@@ -95,8 +94,7 @@ def test_a_token_of_an_opening_weighs_as_much_as_any_other() -> None:
     batch, openings = (draw(codes(64), 16, recipe, 0) for draw in (draw_batch, draw_openings))
     total = torch.zeros(())
     for part in (batch, openings):
-        logits = training_logits(reference, part.ids, part.classes, part.orders, rotation_table(reference, GRID))
-        wanted = part.ids.gather(1, part.orders)
+        logits, wanted = AnyOrder(reference, GRID)(reference, part.ids, part.conditions, part.orders)
         total = total - logits.log_softmax(-1).gather(-1, wanted[..., None]).sum()
     (total / batch.orders.numel()).backward()
     torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)

@@ -20,7 +20,7 @@ from engine.training.world.scenes.captions import (
     unknown_words,
     vocabulary,
 )
-from engine.training.world.scenes.truth import ENOUGH, NOTHING, PIXELS, SeenThing, Truth
+from engine.training.world.scenes.truth import ENOUGH, PIXELS, SeenThing, Truth
 from engine.training.world.shapes import THINGS
 
 NOUNS = {name: label for label, thing in enumerate(THINGS) for name in (thing.name, *thing.synonyms)}
@@ -131,14 +131,12 @@ def test_the_class_name_alone_is_a_frequent_caption() -> None:
 def test_a_class_name_alone_names_a_whole_thing() -> None:
     cut = replace(pair(), things=(thing(8, 0, 50, 0.8),))
     assert not {caption(cut, (seed,)) for seed in range(500)} & {"mushroom", "toadstool"}
-    assert cut.label == NOTHING
 
 
 def test_only_what_is_visible_enough_is_named() -> None:
     half = replace(pair(), things=(thing(8, 0, 50, ENOUGH - 0.01),))
     texts = {caption(half, (seed,)) for seed in range(200)}
     assert not any(NAMED.search(text) or "empty" in text or "nothing" in text for text in texts)
-    assert half.label == NOTHING
     small = replace(thing(8, 0, 50), pixels=PIXELS - 1)
     assert not small.named
     assert replace(small, pixels=PIXELS).named

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.training.batches import TransformerRecipe, draw_batch
 from engine.training.demos import DEMO
 from engine.training.tokenizer import DEMO_TOKENIZER
 from engine.training.world.renders import save_array, shard_path
 from engine.training.world.scenes import codes as scene_codes
 from engine.training.world.scenes import shards
-from engine.training.world.scenes.codes import CLASSES, SceneCodes, codes_folder, encode_panoramas
+from engine.training.world.scenes.codes import SceneCodes, codes_folder, encode_panoramas
 from engine.training.world.scenes.panorama import panorama
 from engine.training.world.scenes.shards import CROPS, SHARD, Panoramas, crop_left, render_panoramas, save_shard
 from engine.training.world.scenes.strips import Strip
@@ -128,29 +127,8 @@ def test_each_row_has_the_tokens_and_the_truth_of_its_crop(runs: Path, monkeypat
         assert found.codes[half + row].tolist() == [place, left + SIZE - 1]  # the mirror image
         assert found.truths[row] == stored.truth(place, left)
         assert found.truths[half + row] == found.truths[row].mirrored()
-    assert found.labels.tolist() == [truth.label for truth in found.truths]
-    assert found.captions([3, 4]) == found.captions([3, 4])
-    assert found.captions(range(60)) != found.captions(range(60), draw=1)
     with pytest.raises(FileNotFoundError, match="arpg train scene-codes"):
         SceneCodes.load(runs, DEMO, "validation")
-
-
-def test_codes_by_class_are_what_the_trainer_takes() -> None:
-    """Row i has class i % CLASSES; rarer classes are repeated."""
-    rows = [label for label in range(CLASSES) for _ in range(1 + label % 3)]
-
-    class Labelled(SceneCodes):
-        @property
-        def labels(self) -> torch.Tensor:
-            return torch.tensor(rows)
-
-    found = Labelled("train", torch.tensor(rows)[:, None].repeat(1, 4).short(), ()).by_class()
-    assert found[:, 0].tolist() == [*range(CLASSES)] * 3
-    batch = draw_batch(found, CLASSES, TransformerRecipe(per_class=1, class_dropout=0.0, grid=(2, 2)), 0)
-    assert (batch.ids[:, 0] == batch.classes).all()
-    rows[:] = [0] * len(rows)
-    with pytest.raises(ValueError, match="render more panoramas"):
-        Labelled("train", torch.zeros(len(rows), 4), ()).by_class()
 
 
 def test_another_tokenizer_has_other_codes(tmp_path: Path) -> None:

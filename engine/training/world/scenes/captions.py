@@ -19,7 +19,8 @@ FLOOR_NAMES = (("sandy", "beige", "sand"), ("green",), ("grey", "gray"), ("brown
 """Of each floor: the name, and other words for it."""
 SKY_NAMES = (("blue",), ("orange", "pink", "sunset"), ("teal", "turquoise"))
 
-NAME_ALONE = 0.3  # share of the captions of a crop with a whole main thing that are its class name alone
+NAME_ALONE = 0.3
+"""Share of the captions of a picture with a whole main thing that are its class name alone."""
 SYNONYMS = 0.15
 OTHER_NAMES = 0.2  # of floors and skies
 APART = 12
@@ -29,7 +30,15 @@ THING = (("{a} {hue} {noun}", 5), ("{hue} {noun}", 3), ("{a} {noun}", 2), ("{nou
 DISTANT = ("{thing} far away", "{thing} in the distance", "a small {hue} {noun}", "{thing} in the background")
 CLOSE = ("{thing} close by", "a large {hue} {noun}", "a big {hue} {noun}", "{thing} in the foreground")
 DEPTH = 0.12  # share of the things whose distance is named
-FRAMES = ("{subject}", "a picture of {subject}", "a render of {subject}", "there is {subject}", "here is {subject}")
+FRAMES = (
+    "{subject}",
+    "a picture of {subject}",
+    "an image of {subject}",
+    "a photo of {subject}",
+    "a render of {subject}",
+    "there is {subject}",
+    "here is {subject}",
+)
 FRAMED = 0.08
 PAIR = (
     ("{one} left of {two}", 3),
@@ -82,7 +91,7 @@ GROUND = (
 WORD = re.compile(r"[a-z]+")
 
 
-def caption(truth: Truth, seed: Sequence[int]) -> str:
+def caption(truth: Truth, seed: Sequence[int], name_alone: float = NAME_ALONE) -> str:
     """One caption; another seed gives another one."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(seed))))
     things = truth.named
@@ -91,7 +100,7 @@ def caption(truth: Truth, seed: Sequence[int]) -> str:
         return _place(rng, text, truth) + _light(rng, truth)
     main = truth.main
     assert main is not None
-    if main.visible >= WHOLE and rng.random() < NAME_ALONE:
+    if main.visible >= WHOLE and rng.random() < name_alone:
         return _noun(rng, main)
     if len(things) == 1 or rng.random() < 0.3:
         subject = _aside(rng, _thing(rng, main), main, truth)

@@ -1,12 +1,10 @@
-"""Token maps of the panoramas' crops and of their mirror images, with their truth: what transformers train on.
-
-Text-conditional training takes `codes` and `captions`; class-conditional training takes `by_class`.
-"""
+"""Token maps of the panoramas' crops and of their mirror images, with their truth: what the transformer that takes
+prompts trains on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +17,8 @@ from engine.codec.vq import VQConfig
 from engine.training.codes import encode_pictures
 from engine.training.export import TOKENIZER, load_tokenizer
 from engine.training.world.renders import fill, save_array, shard_path
-from engine.training.world.scenes.captions import caption
 from engine.training.world.scenes.shards import CROPS, Panoramas, as_tensor, shards
-from engine.training.world.scenes.truth import NOTHING, Truth
-
-CLASSES = NOTHING + 1
-"""The things, and crops without a main thing."""
+from engine.training.world.scenes.truth import Truth
 
 
 def codes_folder(runs: Path, model: Path) -> Path:
@@ -74,29 +68,6 @@ class SceneCodes:
             raise FileNotFoundError(f"no codes of split {split!r} in {folder}: run `arpg train scene-codes`")
         codes = [torch.from_numpy(np.load(shard_path(folder, split, shard))) for shard in there]
         return cls(split, torch.cat(codes), tuple(t for s in there for t in _shard_truths(rendered, split, s)))
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 (n,): the main thing's class, or NOTHING."""
-        return torch.tensor([truth.label for truth in self.truths])
-
-    def captions(self, rows: Iterable[int], draw: int = 0) -> list[str]:
-        """A caption for each row; another `draw`, such as the epoch, gives other captions."""
-        return [caption(self.truths[row], (row, draw)) for row in rows]
-
-    def by_class(self) -> Tensor:
-        """codes (m, rows · cols) in which row i has the class i % CLASSES, as `batches.draw_batch` takes them.
-
-        Rarer classes are repeated until each has as many rows as the most frequent one.
-        """
-        labels = self.labels
-        members = [torch.nonzero(labels == label).squeeze(1) for label in range(CLASSES)]
-        missing = [label for label, rows in enumerate(members) if not len(rows)]
-        if missing:
-            raise ValueError(f"no crop of the classes {missing}: render more panoramas")
-        each = max(len(rows) for rows in members)
-        filled = torch.stack([rows.repeat(-(-each // len(rows)))[:each] for rows in members], dim=1)
-        return self.codes[filled.flatten()]
 
 
 def _shard_truths(rendered: Path, split: str, shard: int) -> Sequence[Truth]:

@@ -10,13 +10,13 @@ from engine.training.world.scenes.panorama import Panorama
 from engine.training.world.shapes import THINGS
 
 NOTHING = len(THINGS)
-"""The class label of a crop without a main thing."""
+"""In place of a class label where there is no thing."""
 ENOUGH = 0.7
 """A thing is named if so much of its silhouette is visible in the crop …"""
 PIXELS = 120
 """… and so many of its pixels."""
 WHOLE = 0.9
-"""A class label, or a class name alone as a caption, needs so much: a prompt for a thing asks for a whole one."""
+"""A class name alone as a caption needs so much: a prompt for a thing asks for a whole one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,6 @@ class Truth:
     def main(self) -> SeenThing | None:
         """The named thing with the most visible pixels."""
         return max(self.named, key=lambda one: one.pixels, default=None)
-
-    @property
-    def label(self) -> int:
-        """The class for class-conditional training: that of the main thing if it is whole enough; else NOTHING."""
-        main = self.main
-        return main.label if main is not None and main.visible >= WHOLE else NOTHING
 
     def mirrored(self) -> Truth:
         """The truth of the mirror image."""

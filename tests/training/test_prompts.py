@@ -1,0 +1,203 @@
+"""Training on captions: what an encoder and a transformer compute together, and what they are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from engine.models.arpg import ARPG
+from engine.models.text_encoders import load_text_encoder
+from engine.text.t5 import T5Encoder
+from engine.training.batches import TransformerRecipe
+from engine.training.demos import DEMO, DEMOS
+from engine.training.loop import load_checkpoint, save_checkpoint
+from engine.training.prompts.batches import OPENINGS, WHOLE, CaptionBatches, Captioned, single_truth
+from engine.training.prompts.folder import ENCODER, export_prompted, weights_to_begin_with
+from engine.training.prompts.network import AnyOrderOfText, PromptedARPG, encoder_config
+from engine.training.prompts.vocabulary import END_ID, PAD_ID, UNKNOWN_ID, caption_tokenizer, padded
+from engine.training.transformer import TransformerTrainer, new_network
+from engine.training.world.scenes.captions import vocabulary
+from engine.training.world.world import scene, silhouettes
+from tests.support.training import CPU, GRID, SIZES, TINY_VQ, assert_same
+
+ROWS = 24
+TINY_TEXT = {
+    "name": "tiny-text",
+    "family": "arpg-t2i",
+    "grid": list(GRID),
+    "transformer": {name: size for name, size in SIZES.items() if name != "num_classes"},
+    "text": {"rows": ROWS, "width": 16},
+    "encoder": {"d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+}
+RECIPE = TransformerRecipe(steps=40, opening=3, warm_up=2, grid=GRID)
+"""The truth decides the tokens: two for each thing, striped."""
+TRUTHS = tuple(single_truth("train", index) for index in range(64))
+CODES = torch.tensor([[truth.things[0].label, truth.things[0].label + 8] * 8 for truth in TRUTHS]).short()
+SOURCE = Captioned(CODES, TRUTHS, name_alone=0.5)
+
+
+def random_network(seed: int = 1) -> PromptedARPG:
+    network = PromptedARPG(TINY_TEXT)
+    torch.manual_seed(seed)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return network
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    captions=st.lists(st.lists(st.integers(3, 100), max_size=ROWS - 1), min_size=1, max_size=4),
+    length=st.integers(1, 16),
+    seed=st.integers(0, 99),
+)
+def test_padding_changes_nothing(captions: list[list[int]], length: int, seed: int) -> None:
+    """The logits of each caption are those of the plain network with this caption alone, without padding."""
+    network = random_network()
+    torch.manual_seed(seed)
+    ids, orders = torch.randint(0, 24, (len(captions), 16)), torch.rand(len(captions), 16).argsort(1)
+    conditions = padded([[*caption, END_ID] for caption in captions], ROWS)
+    with torch.inference_mode():
+        objective = AnyOrderOfText(network, GRID)
+        found, wanted = objective(network, ids, conditions, orders[:, :length])
+        for row, caption in enumerate(captions):
+            features = network.text_encoder(torch.tensor([[*caption, END_ID]]))
+            [expected] = network.transformer.teacher_forced(ids[row, None], features, orders[row, None], GRID)
+            assert (found[row] - expected[:length]).abs().max() <= 1e-4 * expected.abs().max()
+    assert torch.equal(wanted, ids.gather(1, orders[:, :length]))
+
+
+def test_a_dropped_caption_has_the_last_unconditional_rows() -> None:
+    network = random_network()
+    caption = padded([[5, 6, END_ID]], ROWS)
+    own, whole = torch.where(caption != PAD_ID, ~caption, caption), ~caption
+    rows, padding = network.condition(torch.cat([own, whole]))
+    null = network.transformer.cls_embedding(network.transformer.cls_embedding.uncond_embedding)
+    assert padding.sum(1).tolist() == [ROWS - 3, 0]
+    assert torch.allclose(rows[0, -3:], null[-3:])
+    assert torch.allclose(rows[1], null)
+
+
+def test_the_tokenizer_knows_the_words_of_captions_and_no_others() -> None:
+    tokenizer = caption_tokenizer()
+    for word in vocabulary():
+        assert UNKNOWN_ID not in tokenizer.encode(word).ids
+    assert tokenizer.encode("A red mug, left of a Tree.").tokens == [
+        "a",
+        "red",
+        "mug",
+        ",",
+        "left",
+        "of",
+        "a",
+        "tree",
+        "</s>",
+    ]
+    assert tokenizer.encode("a shiny mug").ids[1] == UNKNOWN_ID
+
+
+def test_half_of_a_batch_comes_from_each_source() -> None:
+    other = replace(SOURCE, codes=CODES + 100)
+    batches = CaptionBatches((SOURCE, other), RECIPE, ROWS)
+    whole, openings = batches(3)
+    assert whole.orders.shape == (WHOLE, 16)
+    assert openings.orders.shape == (OPENINGS, 3)
+    for batch in (whole, openings):
+        assert (batch.ids[:, 0] >= 100).float().mean() == 0.5
+    assert_same(batches(3)[0].conditions, whole.conditions)
+    assert not torch.equal(batches(4)[0].conditions, whole.conditions)
+
+
+def test_captions_are_dropped_at_the_stated_rate() -> None:
+    batches = CaptionBatches((SOURCE, SOURCE), RECIPE, ROWS)
+    conditions = torch.cat([part.conditions for step in range(20) for part in batches(step)])
+    dropped = conditions[:, -1] < 0
+    assert dropped.float().mean() == pytest.approx(RECIPE.class_dropout, abs=0.03)
+    everywhere = (conditions[dropped] < 0).all(1)
+    assert everywhere.float().mean() == pytest.approx(0.5, abs=0.15)
+    assert (conditions[~dropped] >= 0).all()
+    assert (torch.where(conditions < 0, ~conditions, conditions)[:, -1] == END_ID).all()
+    assert (conditions == UNKNOWN_ID).any(1).float().mean() == pytest.approx(0.05, abs=0.03)
+
+
+def test_a_caption_that_is_too_long_is_drawn_again() -> None:
+    batches = CaptionBatches((SOURCE, SOURCE), replace(RECIPE, class_dropout=0.0), 4)
+    for step in range(3):
+        assert (batches(step)[0].conditions[:, -1] == END_ID).all()
+
+
+def test_the_truth_of_a_single_picture_is_what_it_shows() -> None:
+    masks = silhouettes([scene("train", index) for index in range(16)])
+    for mask, truth in zip(masks, TRUTHS, strict=False):
+        [thing] = truth.things
+        columns = np.flatnonzero(mask.any(0))
+        assert thing.middle == pytest.approx((columns[0] + columns[-1] + 1) / 2, abs=9)
+        assert 0.4 < mask.sum() / thing.pixels < 2.5
+        assert thing.named
+
+
+def test_steps_teach_the_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WHOLE", "OPENINGS"):
+        monkeypatch.setattr(f"engine.training.prompts.batches.{name}", 16)
+    recipe = replace(RECIPE, bfloat16=False, steps=120)
+    batches = CaptionBatches((SOURCE, SOURCE), recipe, ROWS)
+    trainer = TransformerTrainer(*new_network(TINY_TEXT), recipe, CPU)
+    losses = [trainer.step(*batches(step)).item() for step in range(120)]
+    assert losses[0] == pytest.approx(np.log(24), rel=0.01)
+    assert np.mean(losses[-5:]) < 0.65 * losses[0]
+
+
+def test_a_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
+    batches = CaptionBatches((SOURCE, SOURCE), RECIPE, ROWS)
+    whole, first, second = (TransformerTrainer(*new_network(TINY_TEXT), RECIPE, CPU) for _ in range(3))
+    for trainer, steps in ((whole, 4), (first, 2)):
+        for step in range(steps):
+            trainer.step(*batches(step))
+    save_checkpoint(tmp_path / "run.pt", first.state())
+    state = load_checkpoint(tmp_path / "run.pt", CPU)
+    assert state is not None
+    second.restore(state)
+    for step in (2, 3):
+        second.step(*batches(step))
+    assert_same(second.state(), whole.state())
+
+
+def test_training_goes_on_from_the_folder_that_it_wrote(tmp_path: Path) -> None:
+    network = random_network()
+    export_prompted(tmp_path, TINY_TEXT, network.state_dict(), TINY_VQ)
+    encoder = load_text_encoder(tmp_path, ENCODER, device=CPU, dtype=torch.float32)
+    assert encoder.read("a shiny red mug").unknown == ("shiny",)
+    trainer = TransformerTrainer(*new_network(TINY_TEXT), RECIPE, CPU)
+    trainer.begin_with(weights_to_begin_with(tmp_path, DEMO, TINY_TEXT))
+    expected = {name: value.half().float() for name, value in network.state_dict().items()}
+    assert_same(trainer.model.state_dict(), expected)
+    assert_same(trainer.averaged.values, expected)
+    ids = encoder.read("a red mug").ids
+    written = T5Encoder(encoder_config(TINY_TEXT))
+    written.load_state_dict({name: v.float() for name, v in load_file(tmp_path / ENCODER["weights"]).items()})
+    features = encoder.encode("a red mug").rows
+    assert np.allclose(features, written(torch.tensor([ids]))[0].detach(), atol=1e-5)
+
+
+def test_the_first_training_begins_with_the_class_demo(tmp_path: Path) -> None:
+    demo = DEMOS["arpg-t2i"]
+    trainer = TransformerTrainer(*new_network(demo), RECIPE, CPU)
+    trainer.begin_with(weights_to_begin_with(tmp_path, DEMO, demo))
+    shipped = load_file(DEMO / "arpg.safetensors")
+    own = trainer.model.state_dict()
+    kept = [name for name in shipped if name != "embeddings.weight"]
+    assert len(kept) > 60
+    for name in kept:
+        assert torch.equal(own[f"transformer.{name}"], shipped[name].float())
+    tokens = own["transformer.embeddings.weight"]
+    assert torch.equal(tokens, shipped["embeddings.weight"][: len(tokens)].float())
+    with pytest.raises(ValueError, match="other sizes"):
+        TransformerTrainer(*new_network(TINY_TEXT), RECIPE, CPU).begin_with({"transformer.norm.weight": torch.ones(3)})
+    assert isinstance(trainer.model, PromptedARPG)
+    assert isinstance(trainer.model.transformer, ARPG)
