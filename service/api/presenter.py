@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from service.api.job_access import (
     status_without_picture,
     until_finished,
 )
+from service.api.merged_watch import JobEvent, MergedWatch
 from service.api.negotiation import EVENTS, FORMATS, ResponsePreference
 from service.api.schemas import (
     Fork,
@@ -35,9 +36,9 @@ from service.api.schemas import (
     ResolvedRequest,
     Task,
 )
-from service.api.sse import EventStreamResponse, encode
+from service.api.sse import EventStreamResponse, encode, ended_early
 from service.errors import Problem, draining
-from service.jobs import FINAL_STATES, Event, Job, ListedJob, cancelled
+from service.jobs import FINAL_STATES, Event, Gone, Job, ListedJob, WatchEnded, cancelled
 from service.jobs.messages import encode_event
 from service.jobs.result import JobResult
 from service.jobs.spec import JobSpec, OutpaintCompose
@@ -99,7 +100,7 @@ def event_stream(
     after: str | None,
     headers: dict[str, str] | None = None,
     abandoned: Callable[[], Awaitable[object]] | None = None,
-) -> EventStreamResponse:
+) -> EventStreamResponse[Event]:
     settings = services.settings
     return EventStreamResponse(
         services.hub.follow(id, after),
@@ -110,6 +111,29 @@ def event_stream(
         streams=services.metrics.http_streams,
         abandoned=abandoned,
     )
+
+
+def merged_event_stream(
+    services: Services, after: Mapping[str, str | None], gone: Mapping[str, Gone], root: str
+) -> EventStreamResponse[JobEvent]:
+    """after: of each job, the event that the client saw last. gone: jobs that can't be followed, and why."""
+    settings = services.settings
+    return EventStreamResponse(
+        MergedWatch({id: services.hub.follow(id, last) for id, last in after.items()}, gone),
+        partial(_merged_frame, root=root),
+        heartbeat=settings.heartbeat,
+        life=settings.stream_life,
+        streams=services.metrics.http_streams,
+    )
+
+
+def _merged_frame(each: JobEvent, root: str) -> bytes:
+    """As in the job's own stream, with the job's id in front of the event's. An event without an id names the job."""
+    if isinstance(each.event, WatchEnded):
+        return ended_early(each.event, job=each.job_id)
+    frame = event_frame(each.event, each.job_id, root)
+    head, _, id = frame.rpartition(b"id: ")
+    return b"%bid: %b@%b" % (head, each.job_id.encode(), id)
 
 
 def root_of(request: Request) -> str:
@@ -165,6 +189,7 @@ def listed_job(job: ListedJob, root: str) -> ListedJobObject:
         task=about.get("task"),
         status=job.state,
         position=job.position,
+        eta_seconds=None if job.eta_seconds is None else round(job.eta_seconds, 3),
         created_at=_moment(job.created_at) or datetime.now(UTC),
         started_at=_moment(job.started_at),
         finished_at=_moment(job.finished_at),

@@ -153,6 +153,7 @@ class ListedJobObject(BaseModel):
     task: Task | None
     status: Status
     position: int | None = Field(description="Jobs ahead of it; null when it is not queued")
+    eta_seconds: float | None = Field(description="Until it ends, as in the job; null: unknown, or it has ended")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -173,6 +174,25 @@ class JobList(BaseModel):
 
     jobs: list[ListedJobObject]
     next_cursor: str | None = Field(description="`?cursor=` of the next page; null: this is the last page")
+
+
+class ModelLoad(BaseModel):
+    """What a model's workers do now, all together."""
+
+    model: str
+    workers: int
+    queued: int = Field(description="Jobs that wait for a worker")
+    running: int = Field(description="Jobs that workers draw")
+    pictures: int = Field(description="Pictures of these jobs that are drawn now")
+    tokens_per_second: float = Field(description="Drawn in the last two seconds")
+    kv_pages: int = Field(description="Pages of the KV caches")
+    kv_pages_used: int
+
+
+class Load(BaseModel):
+    """What the service does now. Workers report it each second."""
+
+    models: list[ModelLoad]
 
 
 class WebhookSecret(BaseModel):

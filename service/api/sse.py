@@ -15,15 +15,15 @@ import types
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
 
 from fastapi.responses import StreamingResponse
 from prometheus_client import Gauge
 from starlette.types import Message, Receive, Scope, Send
 
-from service.jobs import Event, Gone, HubClosed, Lagged, WatchEnded
+from service.jobs import Gone, HubClosed, Lagged, WatchEnded
 from service.jobs.messages import encode_event
-from service.jobs.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,26 @@ _ENDINGS: dict[type[WatchEnded], tuple[int, str]] = {
     HubClosed: (503, "shutting_down"),
 }
 
-Render = Callable[[Event], bytes]
+T = TypeVar("T")
+
+
+class EventSource(Protocol[T]):
+    """Where a stream's events come from: a Watch, or several as one."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    async def next(self, seconds: float | None = None, push: Callable[[list[T]], bool] | None = None) -> list[T]: ...
+
+    async def close(self) -> None: ...
+
 
 TAKING_SECONDS = 30.0
 """After its maximum age a slow client gets so much longer to read the rest."""
 
 
-class EventStreamResponse(StreamingResponse):
-    """Relays the events of a job until it ends. Caches must not store it, and proxies must not buffer it.
+class EventStreamResponse(StreamingResponse, Generic[T]):
+    """Relays the events of a job, or of several, until they end. Caches must not store it, nor proxies buffer it.
 
     An exception becomes an `error` event without id, so the client may resume after the last event that it has.
     """
@@ -54,8 +66,8 @@ class EventStreamResponse(StreamingResponse):
 
     def __init__(
         self,
-        watch: Watch,
-        render: Render,
+        watch: EventSource[T],
+        render: Callable[[T], bytes],
         headers: Mapping[str, str] | None = None,
         *,
         heartbeat: float,
@@ -98,12 +110,10 @@ class EventStreamResponse(StreamingResponse):
         try:
             await self._relay()
         except WatchEnded as ended:
-            await self._say_last(self._failure(*_ENDINGS.get(type(ended), (503, "ended")), str(ended)))
+            await self._say_last(ended_early(ended))
         except Exception:
             log.exception("an event stream failed")
-            await self._say_last(
-                self._failure(500, "internal_error", "the stream failed on our side; reconnect to go on")
-            )
+            await self._say_last(_failure(500, "internal_error", "the stream failed on our side; reconnect to go on"))
         finally:
             self._streams.dec()
             # Shielded, because everything awaited here is cancelled when the client has disconnected.
@@ -123,14 +133,14 @@ class EventStreamResponse(StreamingResponse):
             if now >= self._said_at + self._heartbeat and not self._watch.finished:
                 await self._body.send(self._pieces([self._beat()]))
 
-    async def _next(self, seconds: float) -> list[Event]:
+    async def _next(self, seconds: float) -> list[T]:
         return await self._watch.next(seconds, self._push)
 
-    def _push(self, events: list[Event]) -> bool:
+    def _push(self, events: list[T]) -> bool:
         """Called by the hub with each live event; this response's task sleeps on, unless its client reads slowly."""
         return self._body.push(self._pieces([self._render(event) for event in events]))
 
-    async def _say(self, events: list[Event]) -> None:
+    async def _say(self, events: list[T]) -> None:
         await self._body.send(self._pieces([self._render(event) for event in events]))
 
     def _beat(self) -> bytes:
@@ -138,11 +148,6 @@ class EventStreamResponse(StreamingResponse):
 
     def _reconnect(self) -> bytes:
         return encode("reconnect", encode_event({"reason": "stream_life", "seconds": self._life}))
-
-    def _failure(self, status: int, code: str, message: str) -> bytes:
-        """A problem, as in a response; its member `error` is as in the event of a failed job."""
-        problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
-        return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}}))
 
     async def _say_last(self, frame: bytes) -> None:
         self._ending = True
@@ -211,6 +216,18 @@ def _rest(steps: Generator[Any, Any, None], future: Any) -> Generator[Any, Any, 
             future = proceed()
         except StopIteration:
             return
+
+
+def ended_early(why: WatchEnded, job: str | None = None) -> bytes:
+    """The `error` event that tells why events end early. job: whose, where the stream has those of several jobs."""
+    status, code = _ENDINGS.get(type(why), (503, "ended"))
+    return _failure(status, code, str(why), {} if job is None else {"job": job})
+
+
+def _failure(status: int, code: str, message: str, about: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A problem, as in a response; its member `error` is as in the event of a failed job."""
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}, **about}))
 
 
 def encode(name: str, data: bytes, id: str | None = None) -> bytes:

@@ -95,6 +95,10 @@ class Catalogue:
         detail = "no worker serves this model at the moment; one may be starting, so try again later"
         return Problem(503, "no_worker", detail, headers={"Retry-After": str(self._retry_after)})
 
+    async def loads(self) -> dict[str, dict[str, float]]:
+        """Model → what its workers do now: `pictures`, `tokens_per_second`, `kv_pages`, `kv_pages_used`."""
+        return await self._cards.loads()
+
     async def palette(self, name: str) -> bytes | None:
         """uint8 (codes, 4, 4, 3), row-major."""
         return await self._cards.palette(name)

@@ -12,8 +12,7 @@ from redis.asyncio import Redis
 
 from service.jobs.lua import text
 from service.jobs.messages import Job, ModelLoad, QueueConfig, State, Webhook, WebhookState
-
-Fields = dict[str, str]
+from service.jobs.standing import Fields, Standing
 
 PAGE = 200
 """The list is read so many jobs at a time in search of those in one state."""
@@ -44,6 +43,7 @@ class ListedJob:
     finished_at: float | None
     expires_at: float | None
     position: int | None
+    eta_seconds: float | None  # as in Job
     error: dict[str, Any] | None
     about: dict[str, Any]
 
@@ -54,57 +54,6 @@ class JobPage:
 
     jobs: list[ListedJob]
     cursor: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where an unfinished job is, and how fast its line moves. Times in ms; None: unknown.
-
-    ready: jobs ahead of it in the ready set. candidates: the same among the poison candidates. gap: between two jobs
-    that are claimed while others wait. run: from a claim to the end, for each unit of effort. heard: since a worker
-    last claimed. now: on the server's clock.
-    """
-
-    ready: int | None
-    candidates: int | None
-    gap: float | None
-    run: float | None
-    heard: float | None
-    now: float
-
-    @property
-    def position(self) -> int | None:
-        return self.ready if self.ready is not None else self.candidates
-
-    def eta_seconds(self, job: Fields, lease_ms: int) -> float | None:
-        """Until the job ends, as far as its own steps tell, or else the last jobs of its line. None: unknown, or later
-        than they tell."""
-        if self.heard is None or self.heard > lease_ms:
-            return None  # no worker claims
-        left = drawing_left(job, self.now) if job["state"] == "running" else None
-        if left is None and self.run is not None and "effort" in job:
-            left = self.run * int(job["effort"])
-            if job["state"] == "running":
-                left -= self.now - int(job["started_at"])
-            elif self.ready is None or self.gap is None:
-                return None
-            else:
-                left += self.gap * (self.ready + 1)
-        return left / 1000 if left is not None and left >= 0 else None
-
-
-def drawing_left(job: Fields, now: float) -> float | None:
-    """Milliseconds until the last token of a running job, if each picture goes on as fast as until now. None: a picture
-    has not drawn two steps yet."""
-    left: list[float] = []
-    for name, value in job.items():
-        if name.startswith("progress:"):
-            attempt, first, first_at, step, at, steps = map(int, value.split())
-            if attempt == int(job["attempt"]) and (step > first or step == steps):
-                pace = (at - first_at) / max(1, step - first)
-                left.append(pace * (steps - step) - (now - at))
-    pictures = json.loads(job.get("about", "{}")).get("n", 1)
-    return max(left) if len(left) >= pictures else None
 
 
 class QueueReader:
@@ -177,8 +126,10 @@ class QueueReader:
             held = {name: text(value) for name, value in zip(LISTED, row, strict=True) if value is not None}
             if "state" in held and held["state"] == (state or held["state"]):
                 jobs[job_id] = held
-        queued = {job_id: held for job_id, held in jobs.items() if held["state"] == "queued"}
-        positions = dict(zip(queued, await self._standings(queued), strict=True))
+        unfinished = {job_id: held for job_id, held in jobs.items() if held["state"] in ("queued", "running")}
+        await self._add_progress(unfinished)
+        standings = dict(zip(unfinished, await self._standings(unfinished), strict=True))
+        lease_ms = self.config.lease_ms
         return [
             ListedJob(
                 id=job_id,
@@ -188,12 +139,30 @@ class QueueReader:
                 started_at=_seconds(held, "started_at"),
                 finished_at=_seconds(held, "finished_at"),
                 expires_at=_seconds(held, "expires_at"),
-                position=positions[job_id].position if job_id in positions else None,
+                position=standings[job_id].position if held["state"] == "queued" else None,
+                eta_seconds=standings[job_id].eta_seconds(held, lease_ms) if job_id in standings else None,
                 error=json.loads(held["error"]) if "error" in held else None,
                 about=json.loads(held.get("about", "{}")),
             )
             for job_id, held in jobs.items()
         ]
+
+    async def _add_progress(self, jobs: dict[str, Fields]) -> None:
+        """Adds what an estimate needs to know of each job."""
+        wanted = {
+            job_id: [
+                "attempt",
+                "effort",
+                *(f"progress:{k}" for k in range(json.loads(held.get("about", "{}")).get("n", 1))),
+            ]
+            for job_id, held in jobs.items()
+        }
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for job_id, names in wanted.items():
+                pipe.hmget(self._key(f"job:{job_id}"), names)
+            rows = await pipe.execute()
+        for (job_id, names), row in zip(wanted.items(), rows, strict=True):
+            jobs[job_id] |= {name: text(value) for name, value in zip(names, row, strict=True) if value is not None}
 
     async def _standings(self, jobs: dict[str, Fields]) -> list[Standing]:
         if not jobs:

@@ -16,6 +16,8 @@ from service.jobs.lua import dump, load_script, text
 from service.jobs.messages import QueueConfig
 from service.jobs.spec import SPEC_VERSION
 
+LOAD_SECONDS = 5.0
+
 
 class WorkerCards:
     def __init__(self, redis: Redis, config: QueueConfig, ttl_seconds: float = 15.0) -> None:
@@ -26,6 +28,9 @@ class WorkerCards:
 
     def _card(self, worker: str) -> str:
         return f"{self._prefix}card:{worker}"
+
+    def _load(self, worker: str) -> str:
+        return f"{self._prefix}load:{worker}"
 
     def _palette(self, model: str) -> str:
         return f"{self._prefix}palette:{model}"
@@ -52,6 +57,22 @@ class WorkerCards:
             # If such a worker is alive after all, its next heartbeat adds its name again.
             await self.redis.srem(f"{self._prefix}workers", *gone)
         return [json.loads(card) for card in held if card is not None]
+
+    async def put_load(self, worker: str, load: dict[str, dict[str, float]]) -> None:
+        """What the worker does now, by model. It counts for LOAD_SECONDS."""
+        await self.redis.set(self._load(worker), dump(load), px=round(LOAD_SECONDS * 1000))
+
+    async def loads(self) -> dict[str, dict[str, float]]:
+        """Model → what its live workers do now, added up."""
+        workers = [text(name) for name in await self.redis.smembers(f"{self._prefix}workers")]
+        held = await self.redis.mget([self._load(worker) for worker in workers]) if workers else []
+        loads: dict[str, dict[str, float]] = {}
+        for load in held:
+            for model, amounts in json.loads(load or "{}").items():
+                known = loads.setdefault(model, {})
+                for what, amount in amounts.items():
+                    known[what] = known.get(what, 0) + amount
+        return loads
 
     async def models(self) -> dict[str, dict[str, Any]]:
         """Model name → `{"card", "workers": how many serve it, "capacity": the largest of each kind, "since": when the

@@ -21,10 +21,12 @@ from service.api import problems
 from service.api.openai import routes as openai_routes
 from service.api.presenter import webhook_body
 from service.api.routes import (
+    events,
     forks,
     health,
     job_list,
     jobs,
+    load,
     models,
     prometheus,
     sessions,
@@ -139,7 +141,20 @@ def create_app(
     )
     app.metrics, app.settings = metrics, settings
     problems.install(app, retry_after=settings.retry_after, max_body_bytes=settings.max_body_bytes)
-    for topic in (tasks, forks, job_list, jobs, webhooks, models, openai_routes, sessions, health, prometheus):
+    for topic in (
+        tasks,
+        forks,
+        job_list,
+        jobs,
+        events,
+        webhooks,
+        models,
+        load,
+        openai_routes,
+        sessions,
+        health,
+        prometheus,
+    ):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)

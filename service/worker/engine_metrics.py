@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
 
 
+RATE_SECONDS = 2.0
+"""The tokens of so long a time make a rate."""
+
 _STATM = Path("/proc/self/statm")
 
 
@@ -24,6 +29,7 @@ class EngineMetrics:
     def __init__(self, metrics: Metrics, engine: Engine) -> None:
         self._metrics = metrics
         self._before: EngineStats | None = None
+        self._drawn: deque[tuple[float, int]] = deque()  # when, and how many tokens
         card = engine.model
         self._model = model = card.name
         about = {"family": card.family, "weights": card.weights, "tokenizer": card.tokenizer}
@@ -50,6 +56,9 @@ class EngineMetrics:
 
     def take(self, report: EngineReport) -> None:
         stats, metrics, model = report.stats, self._metrics, self._model
+        if drawn := sum(len(output.tokens) for _, output in report.updates):
+            self._drawn.append((time.monotonic(), drawn))
+            self._forget_old()
         if stats is None:
             return
         if report.step_seconds is not None and stats.rows_last_step:
@@ -70,6 +79,21 @@ class EngineMetrics:
         metrics.kv_cache_usage.labels(model).set(stats.pages_used / stats.pages_total)
         for cap in get_args(Limit):
             metrics.step_limit.labels(model, cap).set(stats.limit == cap)
+
+    def load(self) -> dict[str, float]:
+        """What the engine does now; workers' loads can be added up."""
+        self._forget_old()
+        stats = self._before
+        return {
+            "pictures": 0 if stats is None else stats.running,
+            "tokens_per_second": sum(count for _, count in self._drawn) / RATE_SECONDS,
+            "kv_pages": 0 if stats is None else stats.pages_total,
+            "kv_pages_used": 0 if stats is None else stats.pages_used,
+        }
+
+    def _forget_old(self) -> None:
+        while self._drawn and self._drawn[0][0] < time.monotonic() - RATE_SECONDS:
+            self._drawn.popleft()
 
     def engine_gone(self) -> None:
         """Nothing of it runs, waits or holds pages, and there is no cache."""

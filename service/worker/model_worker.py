@@ -99,6 +99,9 @@ class ModelWorker:
         capacity = {"cache_tokens": engine.tokens_total, "page_size": engine.config.page_size}
         return {"card": engine.model.to_json(), "capacity": capacity}
 
+    def load(self) -> dict[str, float]:
+        return self._engine_metrics.load()
+
     def start(self, cores: Callable[[], int]) -> None:
         self.began = time.monotonic()
         self._thread.start(cores)

@@ -40,6 +40,9 @@ RESTART_SECONDS, LONGEST_PAUSE = 1.0, 60.0
 """A failed engine is loaded again after the first of these, and after twice as long each time it fails again."""
 
 
+LOAD_PAUSE = 1.0  # seconds between two reports of what the engines do
+
+
 class WorkerFailed(Exception):
     """The engines stopped working: this process should be replaced."""
 
@@ -103,6 +106,7 @@ class Worker:
         stopping = asyncio.create_task(stop.wait(), name="stop")
         publishing = asyncio.create_task(self._publisher.run(), name="publisher")
         showing = asyncio.create_task(self._show_card(), name="card")
+        reporting = asyncio.create_task(self._show_load(), name="load")
         painting = asyncio.create_task(self._make_palettes(), name="palettes")
         for model in self._models:
             self._begin(model)
@@ -121,7 +125,7 @@ class Worker:
                 # Jobs that are known to have failed can still be reported.
                 await self._drain(REPORT_SECONDS)
             await self._hand_back(self._models)
-            await cancelled(stopping, *self._claiming, publishing, showing, painting)
+            await cancelled(stopping, *self._claiming, publishing, showing, reporting, painting)
             self._palette_thread.close()
             for model in self._models:
                 model.close()
@@ -222,6 +226,13 @@ class Worker:
                 log.warning("showing the card: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._card_changed.wait(), self._cards.ttl_ms / 1000 / 4)
+
+    async def _show_load(self) -> None:
+        while True:
+            load = {model.model: model.load() for model in self._models if not model.has_failed}
+            with contextlib.suppress(RedisError, OSError):  # the next one comes soon
+                await self._cards.put_load(self.name, load)
+            await asyncio.sleep(LOAD_PAUSE)
 
     async def _make_palettes(self) -> None:
         """In the background: palettes may take minutes, and no picture needs them."""

@@ -11,6 +11,7 @@ import pytest
 
 from engine.card import SETTINGS, Defaults, class_labels
 from engine.models.model_index import shared_classes
+from service.jobs import BlobStore, Queue, WorkerCards
 from service.settings import Settings
 from tests.support.api import CARD, Api, noise, png, running_api, spec_of
 
@@ -70,6 +71,24 @@ def test_each_model_says_what_it_is_and_what_it_takes(several: Api) -> None:
         assert several.client.get(model["urls"]["palette"]).json()["codes"] == 8
     assert [model["classes"] for model in models.values()] == [8, 3, 3]
     assert several.client.get("/readyz").json()["models"] == list(models)
+
+
+def test_the_load_of_each_model_adds_up_its_workers_and_the_queue(several: Api) -> None:
+    busy = {"pictures": 2, "tokens_per_second": 100.0, "kv_pages": 8, "kv_pages_used": 5}
+
+    async def report(_: Queue, cards: WorkerCards, __: BlobStore) -> None:
+        for worker in ("hand-1", "hand-2"):
+            await cards.put_load(worker, {"hand": busy})
+
+    several.generate(model="hand")
+    several.generate(model="hand")
+    several.claim()
+    several.queue(report)
+    load = several.client.get("/v1/load").json()["models"]
+    assert [model["model"] for model in load] == ["hand", "hand-raster", "hand-regions"]
+    told = {"pictures": 4, "tokens_per_second": 200.0, "kv_pages": 16, "kv_pages_used": 10}
+    assert load[0] == {"model": "hand", "workers": 1, "queued": 1, "running": 1} | told
+    assert load[1] == {"model": "hand-raster", "workers": 1, "queued": 0, "running": 0} | dict.fromkeys(told, 0)
 
 
 def test_a_request_goes_to_the_model_that_it_names(several: Api) -> None:

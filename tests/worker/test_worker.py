@@ -20,6 +20,7 @@ from service.jobs.result import StoredImage
 from service.jobs.spec import encode
 from service.tasks.planning import image_seeds
 from tests.support.queue import stored_job
+from tests.support.waiting import soon
 from tests.support.worker import CONFIG, Service, alone, job, pixels, png, serving
 
 
@@ -64,6 +65,25 @@ async def test_a_picture_from_submission_to_png(service: Service, folder: Path, 
     assert np.array_equal(np.asarray(picture), engine.codec.decode(expected))
     recipe = json.loads(picture.text["arpg"])  # type: ignore[attr-defined]
     assert {"model": "random", "class_label": 1, "seed": 5, "steps": 8, "schedule": "arccos"}.items() <= recipe.items()
+
+
+@pytest.mark.anyio
+async def test_a_worker_reports_what_its_engine_does(service: Service, engine: Engine, slowly: None) -> None:
+    await service.submit("a", steps=64)
+
+    async def draws() -> bool:
+        load = (await service.cards.loads()).get("random", {})
+        return load.get("pictures") == 1 and load["tokens_per_second"] > 0 and load["kv_pages_used"] > 0
+
+    assert await soon(draws)
+    assert (await service.cards.loads())["random"]["kv_pages"] == engine.stats().pages_total
+    await service.result("a")
+
+    async def rests() -> bool:
+        load = (await service.cards.loads())["random"]
+        return not (load["pictures"] or load["tokens_per_second"] or load["kv_pages_used"])
+
+    assert await soon(rests)
 
 
 @pytest.mark.anyio

@@ -72,7 +72,7 @@ async def events(
     """Follow the events of a job, from its beginning or after the given id, until it ends."""
     job = await find_head(services, client, id)
     after = sse.last_event_id(last_event_id, last_event_id_query)
-    if job.state in FINAL_STATES and not await _more(services, id, after):
+    if job.state in FINAL_STATES and not await more_events(services, id, after):
         return Response(status_code=204)
     return event_stream(services, id, root_of(request), after=after)
 
@@ -111,7 +111,7 @@ async def image(
     return await picture_response(services, request, job, index, format)
 
 
-async def _more(services: Services, id: str, after: str | None) -> bool:
+async def more_events(services: Services, id: str, after: str | None) -> bool:
     """Whether a job that has ended has events that this client did not see. Asked before the response starts."""
     try:
         return (await services.hub.newest(id)).position != parse_event_id(after)
