@@ -9,6 +9,9 @@ from torch import Tensor
 
 from engine.training.loop import shuffled_batch, step_generator
 
+SPANS, AT_BORDER = 1 / 3, 1 / 2
+"""Of the rectangles of `_regions`: the share that spans the grid in a direction, and the share at a border."""
+
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
@@ -103,11 +106,15 @@ def order_batch(
 
 
 def _regions(count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """bool (count, positions): inside of random rectangles, or outside of them."""
+    """bool (count, positions): inside of random rectangles, or outside of them. Many are as the windows of an
+    outpainting are, in which one side is given."""
     inside = torch.ones(count, *grid, dtype=torch.bool)
     for dim, side in enumerate(grid, start=1):
+        spans, at_border, place = torch.rand(3, count, 1, generator=generator).unbind()
         length = torch.randint(side // 4, side + 1, (count, 1), generator=generator)
-        start = (torch.rand(count, 1, generator=generator) * (side - length + 1)).long()
+        length = torch.where(spans < SPANS, side, length)
+        start = (place * (side - length + 1)).long()
+        start = torch.where(at_border < AT_BORDER, torch.where(place < 0.5, 0, side - length), start)
         places = torch.arange(side)
         within = (places >= start) & (places < start + length)
         inside &= within.unsqueeze(3 - dim)
