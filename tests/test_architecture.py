@@ -37,6 +37,7 @@ MORE_ENTRIES = {
     "service/worker": 15,  # a file for each part of a job's way through a worker
     "tests": 20,  # a folder for each package that is tested
     "service": 15,  # its packages, and the modules that all of them share
+    "service/api": 15,  # a file for each stage of a request and of its answer
     "service/jobs": 15,  # a file for each part of the contract between API and workers
     "service/server": 15,  # a file for each part of the API's process, and for the processes that it starts
     "tests/api": 20,  # a file for each route or rule of the API
