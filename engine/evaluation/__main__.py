@@ -18,6 +18,7 @@ from PIL import Image
 
 from engine.core.engine import Engine
 from engine.evaluation import tasks
+from engine.evaluation.asking import asking_for
 from engine.evaluation.curve import held_out_loss, kept_weights, model_with
 from engine.evaluation.figures import contact_sheet, moments, plot_curve, plot_quality, plot_sweep
 from engine.evaluation.quality import Reference, check_copying, measure, measure_tokenizer
@@ -141,7 +142,7 @@ def strip(options: argparse.Namespace) -> None:
     engine = Engine.load(options.model, device=options.device)
     chosen = asdict(engine.model.defaults)
     labels = {thing.name: label for label, thing in enumerate(THINGS)}
-    requests = [Request(class_label=labels[name], seed=options.seed, **chosen) for name in options.names]
+    requests = [Request(**asking_for(engine, labels[name]), seed=options.seed, **chosen) for name in options.names]
     frames = [frame for request in requests for frame in moments(engine, request, options.moments)]
     names = [f"step {chosen['steps'] * (i + 1) // options.moments}" for i in range(options.moments)]
     _save(contact_sheet(frames, options.moments, names), options.out)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from engine.core.engine import Engine
 from engine.editing.windows import WindowedGeneration, generate_windowed, windows_over
 from engine.evaluation.samples import AT_ONCE, DECODE, drawing_model
-from engine.request import EMPTY, Request
+from engine.request import EMPTY, Request, TextFeatures
 
 
 class CachedGenerator:
@@ -85,6 +85,8 @@ _STORED_NAMES = {
 
 def _plain(value: Any) -> Any:
     """A request with all its fields as JSON data, under the names in the hashes of stored token maps."""
+    if isinstance(value, TextFeatures):
+        return value.digest
     if is_dataclass(value) and not isinstance(value, type):
         return {_STORED_NAMES.get(f.name, f.name): _plain(getattr(value, f.name)) for f in fields(value)}
     return sorted(value.items()) if isinstance(value, Mapping) else value

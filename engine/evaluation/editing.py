@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.editing.masks import composite, fixed_cells, fixed_tokens
+from engine.evaluation.asking import asking_for
 from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.masks import bounding_boxes, masks, outlines
 from engine.evaluation.metrics import frechet
@@ -108,7 +109,7 @@ def complete(
     fixed = [fixed_cells(mask, generator.engine.model.grid) for mask in hidden]
     requests = [
         Request(
-            class_label=None if labels is None else int(labels[i]),
+            **asking_for(generator.engine, None if labels is None else labels[i]),
             seed=i,
             fixed_tokens=fixed_tokens(renders.tokens[i], fixed[i]),
             task="inpaint",

@@ -12,6 +12,7 @@ import torch
 
 from engine.editing.masks import fit
 from engine.editing.windows import windows_over
+from engine.evaluation.asking import asking_for
 from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.editing import Renders, window_areas, window_seams
 from engine.evaluation.metrics import frechet
@@ -107,7 +108,8 @@ def agreement(
     inside = [[expanded.tokens[:, w.row : w.row + rows, w.col : w.col + cols] for w in pair] for pair in pairs]
     neighbours = np.array([(a == b).mean((1, 2)) for a, b in inside])
     twice = enumerate([*labels, *labels])
-    samples = generator.draw([Request(class_label=int(label), seed=seed, **settings) for seed, label in twice])
+    asked = [(seed, asking_for(generator.engine, label)) for seed, label in twice]
+    samples = generator.draw([Request(**each, seed=seed, **settings) for seed, each in asked])
     independent = (samples[: len(labels)] == samples[len(labels) :]).mean((1, 2))
     return Agreement(float(neighbours.mean()), float(independent.mean()), float(independent.std()))
 
@@ -118,7 +120,10 @@ def _draw(
     """Token maps; and, if they were drawn in windows, the fixed cells of each canvas, bool (rows, cols)."""
     at_once = {"grid": grid, "rope_scaling": method} if method in get_args(RopeScaling) else {}
     fixed = {"task": "outpaint" if method == OUTPAINTED else "expand", **at_once, **settings}
-    requests = [Request(class_label=int(label), seed=seed, **fixed) for seed, label in enumerate(renders.labels)]
+    # A text model outpaints without a prompt: a name would ask for another thing in each window.
+    silent = method == OUTPAINTED and generator.engine.text_encoder is not None
+    asked = [asking_for(generator.engine, None if silent else label) for label in renders.labels]
+    requests = [Request(**each, seed=seed, **fixed) for seed, each in enumerate(asked)]
     if at_once:
         return generator.draw(requests), None
     canvases = np.full((len(requests), *grid), EMPTY, np.int32)

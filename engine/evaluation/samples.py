@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.core.engine import Engine
+from engine.evaluation.asking import asking_for
 from engine.request import Request
 from engine.training.world.shapes import THINGS
 
@@ -70,7 +71,11 @@ def reconstruct(engine: Engine, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _draw(engine: Engine, path: Path, each: int, chosen: Mapping[str, Any]) -> None:
-    requests = [Request(class_label=label, seed=seed, **chosen) for label in range(len(THINGS)) for seed in range(each)]
+    requests = [
+        Request(**asking_for(engine, label), seed=seed, **chosen)
+        for label in range(len(THINGS))
+        for seed in range(each)
+    ]
     alone = [_seconds(engine, [request])[1] for request in requests[:ALONE_ROUNDS]]
     maps, together, before = [], 0.0, engine.stats().rows_total
     for start in tqdm(range(0, len(requests), AT_ONCE), desc="draw", unit=f"×{AT_ONCE}"):
@@ -95,9 +100,11 @@ def _seconds(engine: Engine, requests: list[Request]) -> tuple[list[np.ndarray],
 
 
 def drawing_model(model: Path) -> tuple[str, int | None]:
-    """The parts of a model folder on which the drawn tokens depend: the digest of its weights, and its first cell."""
+    """The parts of a model folder on which the drawn tokens depend: the digest of its weights, those of its text
+    encoder too, and its first cell."""
     description = json.loads((model / "model.json").read_text())
-    weights = hashlib.sha256((model / description["weights"]).read_bytes()).hexdigest()
+    files = [description["weights"], *description.get("text_encoder", {}).values()]
+    weights = hashlib.sha256(b"".join((model / file).read_bytes() for file in files)).hexdigest()
     return weights, description.get("first_cell")
 
 

@@ -27,8 +27,8 @@ from engine.training.prompts.folder import export_prompted, weights_to_begin_wit
 from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tokenizer
 from engine.training.transformer import Batches, train_transformer
 from engine.training.world.renders import load_split, render_split
+from engine.training.world.scenes.classifier import SCENE_CLASSIFIER, SceneClassifierRecipe, train_scene_classifier
 from engine.training.world.scenes.codes import encode_panoramas
-from engine.training.world.scenes.judge import SCENE_CLASSIFIER, JudgeRecipe, train_scene_classifier
 from engine.training.world.scenes.shards import Panoramas, render_panoramas
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
@@ -122,7 +122,7 @@ def scene_classifier(options: argparse.Namespace) -> None:
     """Does nothing if there is a trained classifier."""
     path = (options.model or DEMO) / SCENE_CLASSIFIER
     if not path.exists():
-        recipe = replace(JudgeRecipe(), steps=options.steps)
+        recipe = replace(SceneClassifierRecipe(), steps=options.steps)
         scenes = Panoramas.load(options.runs / "panoramas", "train", limit=recipe.panoramas)
         checkpoint = options.runs / "scene-classifier.pt"
         train_scene_classifier(scenes, recipe, checkpoint, path, pick_device(options.device))
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     stages.add_parser("scene-codes", help="cache the token maps of the panoramas' crops")
     judging = stages.add_parser("scene-classifier", help="train the classifier of scenes, on training panoramas only")
-    judging.add_argument("--steps", type=int, default=JudgeRecipe().steps, help=STEPS)
+    judging.add_argument("--steps", type=int, default=SceneClassifierRecipe().steps, help=STEPS)
     exporting = stages.add_parser("export", help="write the model folder")
     exporting.add_argument("demo", nargs="?", choices=DEMOS, default="arpg", help="which demo model (arpg)")
     options = parser.parse_args(arguments)

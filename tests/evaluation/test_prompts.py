@@ -18,7 +18,12 @@ from engine.evaluation.scenes.scoring import asked_by, judge, score
 from engine.evaluation.scenes.seeing import Found, Seen, read
 from engine.training.loop import save_half
 from engine.training.world.scenes.captions import unknown_words
-from engine.training.world.scenes.judge import SCENE_CLASSIFIER, SceneClassifier, SceneLogits, load_scene_classifier
+from engine.training.world.scenes.classifier import (
+    SCENE_CLASSIFIER,
+    SceneClassifier,
+    SceneLogits,
+    load_scene_classifier,
+)
 from engine.training.world.scenes.truth import NOTHING, SeenThing, Truth
 from engine.training.world.shapes import THINGS
 
@@ -117,7 +122,8 @@ def test_scores_are_shares_of_what_was_asked() -> None:
     assert (found_scores["thing"].prompts, found_scores["thing"].right) == (2, 0.5)
     assert found_scores["thing"].parts["things"] == 0.5
     assert found_scores["thing"].parts["floor"] is None
-    assert (found_scores["place"].parts["floor"], found_scores["place"].parts["sky"]) == (0.0, 1.0)
+    assert [found_scores["place"].parts[part] for part in ("floor", "sky", "place")] == [0.0, 1.0, 0.0]
+    assert found_scores["thing"].parts["place"] is None
     assert found_scores["place"].right == 0.0
 
 
@@ -179,11 +185,11 @@ def test_the_commands_write_prompts_and_score_pictures(
     np.save(pictures, np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8))
     places = ["--runs", str(tmp_path), "--model", str(tmp_path)]
     assert main([*places, "prompts", "--count", "5", "--out", listed]) == 0
-    assert main([*places, "score", listed, pictures]) == 0
+    assert main([*places, "score", "--prompts", listed, "--pictures", pictures]) == 0
     assert "| left and right | 1 |" in capsys.readouterr().out
     main([*places, "prompts", "--count", "4", "--out", listed])
     with pytest.raises(SystemExit, match=r"4 prompts and .* 5 pictures"):
-        main([*places, "score", listed, pictures])
+        main([*places, "score", "--prompts", listed, "--pictures", pictures])
 
 
 def test_a_classifier_that_was_not_trained_is_named(tmp_path: Path) -> None:

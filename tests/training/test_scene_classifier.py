@@ -9,8 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.training.world.scenes import judge
-from engine.training.world.scenes.judge import JudgeRecipe, SceneLogits, scene_loss, train_scene_classifier
+from engine.training.world.scenes import classifier as scene_classifier
+from engine.training.world.scenes.classifier import (
+    SceneClassifierRecipe,
+    SceneLogits,
+    scene_loss,
+    train_scene_classifier,
+)
 from engine.training.world.scenes.panorama import panorama
 from engine.training.world.scenes.pasting import IGNORED, Sample
 from engine.training.world.scenes.shards import Panoramas
@@ -25,7 +30,7 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(
 ) -> None:
     strip = render_strip(panorama("train", 0), 32)
     scenes = Panoramas("train", 0, strip.picture[None], strip.owners[None], np.pad(strip.areas, (0, 6))[None])
-    recipe = JudgeRecipe(steps=2, batch=2, warm_up=1)
+    recipe = SceneClassifierRecipe(steps=2, batch=2, warm_up=1)
 
     def train(name: str) -> dict[str, torch.Tensor]:
         path = tmp_path / f"{name}.safetensors"
@@ -33,7 +38,7 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(
         return dict(load_file(path))
 
     whole = train("whole")
-    draw = judge.draw_sample
+    draw = scene_classifier.draw_sample
     drawn = []
 
     def interrupted(panoramas: Panoramas, count: int, seed: int, step: int) -> Sample:
@@ -42,7 +47,7 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(
             raise InterruptedError
         return draw(panoramas, count, seed, step)
 
-    monkeypatch.setattr(judge, "draw_sample", interrupted)
+    monkeypatch.setattr(scene_classifier, "draw_sample", interrupted)
     with pytest.raises(InterruptedError):
         train("resumed")
     resumed = train("resumed")

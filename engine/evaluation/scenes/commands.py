@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,27 +20,29 @@ from engine.evaluation.expanding import OUTPAINTED, crops, expand
 from engine.evaluation.figures import contact_sheet
 from engine.evaluation.metrics import frechet
 from engine.evaluation.samples import reconstruct
+from engine.evaluation.scenes.drawing import TWENTY, draw_prompts
 from engine.evaluation.scenes.fragments import Fragments, count_fragments
-from engine.evaluation.scenes.held_out import crops_of, judge_classifier, pasted_crops
+from engine.evaluation.scenes.held_out import crops_of, pasted_crops, score_classifier
 from engine.evaluation.scenes.prompts import CATEGORIES, PROMPTS, Prompt, prompts
 from engine.evaluation.scenes.scoring import PARTS, Score, score
 from engine.evaluation.scenes.seeing import see
-from engine.evaluation.scenes.sheets import boxes_drawn, panorama_sheet
+from engine.evaluation.scenes.sheets import boxes_drawn, captioned_sheet, panorama_sheet
 from engine.training.classifier import Classifier, classify, load_classifier
 from engine.training.demos import CLASSIFIER, DEMO
 from engine.training.world.renders import load_split
-from engine.training.world.scenes.judge import SCENE_CLASSIFIER, SceneClassifier, load_scene_classifier
+from engine.training.world.scenes.classifier import SCENE_CLASSIFIER, SceneClassifier, load_scene_classifier
 from engine.training.world.scenes.shards import Panoramas
 
 CANVAS = (16, 64)
 """Tokens of a panorama."""
+SWEPT: dict[str, Callable[[str], float]] = {"steps": int, "guidance_scale": float, "temperature": float}
 
 
 def scene_classifier(options: argparse.Namespace) -> None:
     """The scene classifier against the renderer's truth, on panoramas that it has not seen."""
     classifier = _load(options)
     held_out = Panoramas.load(options.runs / "panoramas", "test", options.count)
-    _print_scores(judge_classifier(classifier, held_out))
+    print_scores(score_classifier(classifier, held_out))
     whole = count_fragments(classifier, held_out.pictures)
     print(f"\nfragments are found in {whole.share:.3f} of {len(held_out)} panoramas, which have none;")
     pictures, truth = pasted_crops(held_out)
@@ -81,14 +85,31 @@ def prompt_list(options: argparse.Namespace) -> None:
 
 def prompt_scores(options: argparse.Namespace) -> None:
     """Score pictures against the prompts that they were drawn for."""
-    asked = [Prompt.from_json(json.loads(line)) for line in options.prompts.read_text().splitlines()]
-    pictures = np.load(options.pictures)
-    if len(asked) != len(pictures):
-        raise SystemExit(
-            f"{options.prompts} has {len(asked)} prompts and {options.pictures} {len(pictures)} pictures: "
-            "give one picture for each prompt, in the same order"
-        )
-    _print_scores(score(asked, see(_load(options), pictures)))
+    classifier = _load(options)
+    if options.pictures is not None:
+        asked = [Prompt.from_json(json.loads(line)) for line in options.prompts.read_text().splitlines()]
+        pictures = np.load(options.pictures)
+        if len(asked) != len(pictures):
+            raise SystemExit(
+                f"{options.prompts} has {len(asked)} prompts and {options.pictures} {len(pictures)} pictures: "
+                "give one picture for each prompt, in the same order"
+            )
+        print_scores(score(asked, see(classifier, pictures)))
+        return
+    asked, generator = prompts(options.count, options.seed), _generator(options)
+    for settings in combinations(options):
+        pictures = draw_prompts(generator, [one.text for one in asked], generator.settings(**settings))
+        print(f"\n{', '.join(f'{name} {value}' for name, value in settings.items()) or 'default settings'}\n")
+        print_scores(score(asked, see(classifier, pictures)))
+
+
+def prompt_sheet(options: argparse.Namespace) -> None:
+    """Pictures above their prompts."""
+    asked = options.prompts or list(TWENTY)
+    generator = _generator(options)
+    pictures = draw_prompts(generator, asked, generator.settings(), options.seed)
+    captions = asked if options.captions else [""] * len(asked)
+    _save(captioned_sheet(list(zip(pictures, captions, strict=True)), options.columns), options.out)
 
 
 def panoramas(options: argparse.Namespace) -> None:
@@ -97,7 +118,7 @@ def panoramas(options: argparse.Namespace) -> None:
     test, validation = (
         Panoramas.load(options.runs / "panoramas", split, options.count).pictures for split in ("test", "validation")
     )
-    generator = CachedGenerator(options.model, options.runs / "samples", options.device)
+    generator = _generator(options)
     rows = {"rendered": validation, "rendered, reconstructed": generator.decode(generator.encode(test))}
     if options.pictures is not None:
         rows[options.pictures.name] = np.load(options.pictures)
@@ -137,11 +158,21 @@ def _save(image: Image.Image, path: Path) -> None:
     print(path)
 
 
-def _print_scores(scores: Mapping[str, Score]) -> None:
+def print_scores(scores: Mapping[str, Score]) -> None:
     print(f"| category | prompts | {' | '.join(PARTS)} | all right |\n|{'---|' * (len(PARTS) + 3)}")
     for category, one in scores.items():
         parts = " | ".join("-" if share is None else f"{share:.3f}" for share in one.parts.values())
         print(f"| {category} | {one.prompts} | {parts} | {one.right:.3f} |")
+
+
+def combinations(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All combinations of the given values; a setting that is not given keeps the model's default."""
+    given = {name: getattr(options, name) for name in SWEPT if getattr(options, name)}
+    return [dict(zip(given, values, strict=True)) for values in product(*given.values())]
+
+
+def _generator(options: argparse.Namespace) -> CachedGenerator:
+    return CachedGenerator(options.model, options.runs / "samples", options.device)
 
 
 def _own_classifier(options: argparse.Namespace) -> Classifier:
@@ -160,6 +191,7 @@ COMMANDS = {
     "scene-sheet": scene_sheet,
     "prompts": prompt_list,
     "score": prompt_scores,
+    "prompt-sheet": prompt_sheet,
     "panoramas": panoramas,
 }
 
@@ -179,8 +211,19 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("--seed", type=int, default=0, help="another seed, other prompts (0)")
     listing.add_argument("--out", type=Path, default=Path("runs/prompts.jsonl"), help="the file to write (%(default)s)")
     scoring = commands.add_parser("score", help="pictures against the prompts that they were drawn for")
-    scoring.add_argument("prompts", type=Path, help="the list that `prompts` wrote")
-    scoring.add_argument("pictures", type=Path, help="an .npy file, uint8 (prompts, height, width, 3)")
+    scoring.add_argument("--count", type=int, default=PROMPTS, help="how many to draw and score (%(default)s)")
+    scoring.add_argument("--seed", type=int, default=0, help="another seed, other prompts (0)")
+    for name, kind in SWEPT.items():
+        flag = f"--{name.replace('_', '-')}"
+        scoring.add_argument(flag, type=kind, nargs="+", help="values to compare; default: the model's")
+    scoring.add_argument("--prompts", type=Path, help="with --pictures: the list that `prompts` wrote")
+    scoring.add_argument("--pictures", type=Path, help="score these instead: an .npy file, uint8 (n, height, width, 3)")
+    shown = commands.add_parser("prompt-sheet", help="pictures of prompts, to look at")
+    shown.add_argument("prompts", nargs="*", help=f"default: {len(TWENTY)} of the demo's world")
+    shown.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count on (0)")
+    shown.add_argument("--columns", type=int, default=5, help="pictures in a row (%(default)s)")
+    shown.add_argument("--no-captions", dest="captions", action="store_false", help="without the prompts")
+    shown.add_argument("--out", type=Path, default=Path("runs/prompts.webp"), help="the file to write (%(default)s)")
     wide = commands.add_parser("panoramas", help="outpainted panoramas beside rendered ones")
     wide.add_argument("--count", type=int, default=64, help="test renders to outpaint (%(default)s)")
     wide.add_argument("--pictures", type=Path, help="an .npy file of panoramas to measure instead")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.evaluation.scenes.seeing import NAMED, Found, see
-from engine.training.world.scenes.judge import SceneClassifier
+from engine.training.world.scenes.classifier import SceneClassifier
 
 WHOLE = 0.5
 

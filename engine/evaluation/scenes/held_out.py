@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.evaluation.scenes.prompts import CATEGORIES
 from engine.evaluation.scenes.scoring import Score, asked_by, score
 from engine.evaluation.scenes.seeing import see
-from engine.training.world.scenes.judge import SceneClassifier
+from engine.training.world.scenes.classifier import SceneClassifier
 from engine.training.world.scenes.pasting import draw_region, paste
 from engine.training.world.scenes.shards import CROPS, Panoramas, as_tensor
 
@@ -21,7 +21,7 @@ def crops_of(panoramas: Panoramas, count: int) -> Tensor:
     return as_tensor([panoramas.crop(place, panoramas.left(place, number)) for place, number in places])
 
 
-def judge_classifier(classifier: SceneClassifier, panoramas: Panoramas) -> dict[str, Score]:
+def score_classifier(classifier: SceneClassifier, panoramas: Panoramas) -> dict[str, Score]:
     """Crops as if each had been drawn for a prompt that fits it, in every category."""
     lefts = [(place, panoramas.left(place, number)) for place in range(len(panoramas)) for number in range(CROPS)]
     seen = see(classifier, np.stack([panoramas.crop(place, left) for place, left in lefts]))

@@ -26,6 +26,12 @@ class Verdict:
     order: bool | None
 
     @property
+    def place(self) -> bool | None:
+        """Floor and sky."""
+        asked = [value for value in (self.floor, self.sky) if value is not None]
+        return all(asked) if asked else None
+
+    @property
     def right(self) -> bool:
         """All that the prompt asks for."""
         return all(getattr(self, name) is not False for name in ("things", "both", "floor", "sky", "order"))
@@ -102,7 +108,7 @@ class Score:
     right: float
 
 
-PARTS = ("things", "colours", "both", "floor", "sky", "order")
+PARTS = ("things", "colours", "both", "floor", "sky", "place", "order")
 
 
 def score(asked: Sequence[Prompt], seen: Sequence[Seen]) -> dict[str, Score]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from engine.training.world.scenes.judge import STRIDE, SceneClassifier, SceneLogits, scene_logits
+from engine.training.world.scenes.classifier import STRIDE, SceneClassifier, SceneLogits, scene_logits
 from engine.training.world.scenes.pasting import CELL
 from engine.training.world.scenes.truth import NOTHING
 

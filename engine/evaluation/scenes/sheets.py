@@ -36,6 +36,23 @@ def panorama_sheet(split: str, first: int, count: int, crops: int) -> Image.Imag
     return sheet
 
 
+def captioned_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int) -> Image.Image:
+    """Pictures uint8 (H, W, 3), each above its caption; without the captions where all are empty."""
+    height, width = pictures[0][0].shape[:2]
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    texts = [_wrapped(text, measure, width) for _, text in pictures]
+    below = max(LINE * (text.count("\n") + 1) if text else 0 for text in texts)
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + below + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, ((picture, _), text) in enumerate(zip(pictures, texts, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = GAP + column * (width + GAP), GAP + row * (height + below + GAP)
+        sheet.paste(Image.fromarray(picture), (left, top))
+        draw.multiline_text((left, top + height), text, "black", font_size=FONT, spacing=1)
+    return sheet
+
+
 def _captioned(split: str, index: int, strip: Strip, crops: int) -> list[tuple[np.ndarray, str]]:
     found = []
     for number in range(crops):

@@ -33,7 +33,7 @@ WIDTHS = (24, 48, 80, 112, 112)
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeRecipe:
+class SceneClassifierRecipe:
     panoramas: int = 2048
     steps: int = 1500
     batch: int = 32
@@ -98,7 +98,7 @@ def load_scene_classifier(path: Path, device: torch.device) -> SceneClassifier:
 
 def train_scene_classifier(
     panoramas: Panoramas,
-    recipe: JudgeRecipe,
+    recipe: SceneClassifierRecipe,
     checkpoint: Path,
     path: Path,
     device: torch.device,
@@ -148,7 +148,7 @@ def scene_loss(logits: SceneLogits, sample: Sample) -> Tensor:
     return loss + 0.3 * (F.cross_entropy(logits.floor.float(), floor) + F.cross_entropy(logits.sky.float(), sky))
 
 
-def _varied(images: Tensor, recipe: JudgeRecipe, step: int) -> Tensor:
+def _varied(images: Tensor, recipe: SceneClassifierRecipe, step: int) -> Tensor:
     """Blur and noise, so that the classifier does not depend on single pixels."""
     generator = step_generator(recipe.seed, step)
     soft = torch.rand(len(images), generator=generator) < 0.5
