@@ -15,7 +15,7 @@ from tests.conftest import LONGEST_FIRST
 from tests.support.processes import REPOSITORY
 
 # A package of service/ imports only from itself and from what stands to its right.
-ORDER = ("cli", "bench", "server", "api", "services", "tasks", "auth", "settings", "jobs")
+ORDER = ("cli", "client", "bench", "server", "api", "services", "tasks", "auth", "settings", "jobs")
 BELOW_ALL = ("errors", "logs", "metrics")
 """Every package may import these; they import nothing of the project but each other."""
 WORKER_RUNS_IN = ("cli", "server")
@@ -35,8 +35,8 @@ NOT_COUNTED = ("engine/weights", "service/playground", "tests/golden")
 
 MORE_ENTRIES = {
     "service/worker": 15,  # a file for each part of a job's way through a worker
-    "tests": 20,  # a folder for each package that is tested
-    "service": 15,  # its packages, and the modules that all of them share
+    "tests": 21,  # a folder for each package that is tested
+    "service": 16,  # its packages, and the modules that all of them share
     "service/api": 15,  # a file for each stage of a request and of its answer
     "service/jobs": 15,  # a file for each part of the contract between API and workers
     "service/server": 15,  # a file for each part of the API's process, and for the processes that it starts
@@ -112,6 +112,16 @@ def test_the_engine_knows_nothing_of_the_service_and_neither_knows_the_tests() -
         if package(dotted)[0] in forbidden
     ]
     assert known == []
+
+
+def test_the_client_imports_nothing_else_of_the_project() -> None:
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {dotted}"
+        for path in python_files("service/client")
+        for dotted in imported(path)
+        if package(dotted)[0] == "engine" or (package(dotted)[0] == "service" and package(dotted)[1] != "client")
+    ]
+    assert found == []
 
 
 def test_a_package_of_the_engine_imports_only_what_stands_below_it() -> None:
