@@ -82,8 +82,8 @@ def transformer(options: argparse.Namespace) -> None:
     batches: Batches
     first_weights = None
     if "encoder" in demo:
-        sources = (load_singles(options.runs), load_crops(options.runs, DEMO))
-        batches = CaptionBatches(sources, recipe, demo["text"]["rows"])
+        singles, crops = load_singles(options.runs), load_crops(options.runs, DEMO)
+        batches = CaptionBatches(singles, crops, recipe, demo["text"]["rows"])
         first_weights = weights_to_begin_with(model, DEMO, demo)
     else:
         batches = ClassBatches(load_codes(options.runs / "codes.npy"), demo["transformer"]["num_classes"], recipe)

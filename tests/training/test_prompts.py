@@ -18,7 +18,7 @@ from engine.text.t5 import T5Encoder
 from engine.training.batches import TransformerRecipe
 from engine.training.demos import DEMO, DEMOS
 from engine.training.loop import load_checkpoint, save_checkpoint
-from engine.training.prompts.batches import OPENINGS, WHOLE, CaptionBatches, Captioned, single_truth
+from engine.training.prompts.batches import OPENINGS, SINGLES, WHOLE, CaptionBatches, Captioned, single_truth
 from engine.training.prompts.folder import ENCODER, export_prompted, weights_to_begin_with
 from engine.training.prompts.network import AnyOrderOfText, PromptedARPG, encoder_config
 from engine.training.prompts.vocabulary import END_ID, PAD_ID, UNKNOWN_ID, caption_tokenizer, padded
@@ -102,20 +102,20 @@ def test_the_tokenizer_knows_the_words_of_captions_and_no_others() -> None:
     assert tokenizer.encode("a shiny mug").ids[1] == UNKNOWN_ID
 
 
-def test_half_of_a_batch_comes_from_each_source() -> None:
+def test_each_source_has_its_share_of_a_batch() -> None:
     other = replace(SOURCE, codes=CODES + 100)
-    batches = CaptionBatches((SOURCE, other), RECIPE, ROWS)
+    batches = CaptionBatches(SOURCE, other, RECIPE, ROWS)
     whole, openings = batches(3)
     assert whole.orders.shape == (WHOLE, 16)
     assert openings.orders.shape == (OPENINGS, 3)
     for batch in (whole, openings):
-        assert (batch.ids[:, 0] >= 100).float().mean() == 0.5
+        assert (batch.ids[:, 0] < 100).float().mean() == SINGLES
     assert_same(batches(3)[0].conditions, whole.conditions)
     assert not torch.equal(batches(4)[0].conditions, whole.conditions)
 
 
 def test_captions_are_dropped_at_the_stated_rate() -> None:
-    batches = CaptionBatches((SOURCE, SOURCE), RECIPE, ROWS)
+    batches = CaptionBatches(SOURCE, SOURCE, RECIPE, ROWS)
     conditions = torch.cat([part.conditions for step in range(20) for part in batches(step)])
     dropped = conditions[:, -1] < 0
     assert dropped.float().mean() == pytest.approx(RECIPE.class_dropout, abs=0.03)
@@ -127,7 +127,7 @@ def test_captions_are_dropped_at_the_stated_rate() -> None:
 
 
 def test_a_caption_that_is_too_long_is_drawn_again() -> None:
-    batches = CaptionBatches((SOURCE, SOURCE), replace(RECIPE, class_dropout=0.0), 4)
+    batches = CaptionBatches(SOURCE, SOURCE, replace(RECIPE, class_dropout=0.0), 4)
     for step in range(3):
         assert (batches(step)[0].conditions[:, -1] == END_ID).all()
 
@@ -146,7 +146,7 @@ def test_steps_teach_the_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WHOLE", "OPENINGS"):
         monkeypatch.setattr(f"engine.training.prompts.batches.{name}", 16)
     recipe = replace(RECIPE, bfloat16=False, steps=120)
-    batches = CaptionBatches((SOURCE, SOURCE), recipe, ROWS)
+    batches = CaptionBatches(SOURCE, SOURCE, recipe, ROWS)
     trainer = TransformerTrainer(*new_network(TINY_TEXT), recipe, CPU)
     losses = [trainer.step(*batches(step)).item() for step in range(120)]
     assert losses[0] == pytest.approx(np.log(24), rel=0.01)
@@ -154,7 +154,7 @@ def test_steps_teach_the_captions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
-    batches = CaptionBatches((SOURCE, SOURCE), RECIPE, ROWS)
+    batches = CaptionBatches(SOURCE, SOURCE, RECIPE, ROWS)
     whole, first, second = (TransformerTrainer(*new_network(TINY_TEXT), RECIPE, CPU) for _ in range(3))
     for trainer, steps in ((whole, 4), (first, 2)):
         for step in range(steps):

@@ -1,4 +1,4 @@
-"""Batches of captioned pictures: half of them the world's single pictures, half crops of panoramas."""
+"""Batches of captioned pictures: the world's single pictures, and crops of panoramas."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from engine.training.world.world import scene
 
 WHOLE, OPENINGS = 32, 96
 """Pictures of a step, and others of which only the first tokens count."""
+SINGLES = 0.25
+"""Share of the single pictures. A crop is harder: it shows none to several things, anywhere."""
 STRANGE = 0.05
 """Share of the captions with a word that is not in the vocabulary."""
 ALL_ROWS = 0.5
@@ -61,8 +63,9 @@ def single_truth(split: str, index: int, size: int = 128) -> Truth:
 class CaptionBatches:
     """Batch and openings of each step. rows: of a caption, at most."""
 
-    def __init__(self, sources: tuple[Captioned, ...], recipe: TransformerRecipe, rows: int) -> None:
-        self._sources, self._recipe, self._rows = sources, recipe, rows
+    def __init__(self, singles: Captioned, crops: Captioned, recipe: TransformerRecipe, rows: int) -> None:
+        self._sources = ((singles, SINGLES), (crops, 1 - SINGLES))
+        self._recipe, self._rows = recipe, rows
         self._tokenizer = caption_tokenizer()
 
     def __call__(self, step: int) -> tuple[Batch, Batch]:
@@ -72,10 +75,10 @@ class CaptionBatches:
         return whole, replace(openings, orders=openings.orders[:, : recipe.opening])
 
     def _draw(self, count: int, seed: int, step: int, regions: float) -> Batch:
-        each = count // len(self._sources)
         ids, captions = [], []
-        for number, source in enumerate(self._sources):
-            members = shuffled_batch(each, len(source.codes), seed * len(self._sources) + number, step)
+        for number, (source, share) in enumerate(self._sources):
+            own = seed * len(self._sources) + number
+            members = shuffled_batch(round(share * count), len(source.codes), own, step)
             ids.append(source.codes[members].long())
             captions += [self._caption(source, row, seed, step) for row in members.tolist()]
         generator = step_generator(seed, step)
