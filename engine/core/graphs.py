@@ -37,9 +37,8 @@ def runner_on(place: torch.device, card: ModelCard, plain: Runner, *, max_rows: 
     """The runner for a device: with graphs on a GPU."""
     if place.type == "cpu":
         return plain
-    rows, cols = card.grid
-    device = CudaDevice(place)
-    runner = GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, cells=rows * cols)
+    device, branch_rows = CudaDevice(place), card.cached_rows(4 * card.positions)
+    runner = GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, branch_rows=branch_rows)
     if runner.watch_logits is None:
         runner.capture_all(filtered=card.defaults.top_k > 0 or card.defaults.top_p < 1)
     return runner
@@ -50,20 +49,20 @@ class GraphRunner(Runner):
     the first. A step that is larger than the largest graph, or wider than its block tables, is computed without graphs,
     with the same single copy.
 
-    max_running: sequences of a step. cells: those of the model's own grid; graphs serve grids of up to four times as
-    many.
+    max_running: sequences of a step. branch_rows: rows of KV cache that a branch may have; those of grids of up to
+    four times as many cells as the model's own.
     """
 
     overlap = 1
 
-    def __init__(self, plain: Runner, *, device: Device, max_rows: int, max_running: int, cells: int) -> None:
+    def __init__(self, plain: Runner, *, device: Device, max_rows: int, max_running: int, branch_rows: int) -> None:
         super().__init__(
             plain.forward_pass, plain.operations, plain.cache, plain.rotary, watch_logits=plain.watch_logits
         )
         self._device = device
         self._ladder = [rows for rows in LADDER if rows <= max_rows] or [max_rows]
         most, page_size = self._ladder[-1], self.cache.page_size
-        width = -(-4 * cells // page_size) + 1
+        width = -(-branch_rows // page_size) + 1
         self._layout = StepLayout(StepSizes(most, most, most, 2 * max_running, width, COPIES))
         with device.working():
             self._hosts = deque(self._host_step(self._layout) for _ in range(IN_FLIGHT))

@@ -3,8 +3,6 @@ requests lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,21 +45,18 @@ class TextRows:
     table (ids, dim): a captured graph reads it at its address, so texts are written into it.
     """
 
-    def __init__(
-        self, tokens: nn.Embedding, sizes: TextSizes, places: int, null: Tensor, embed: Callable[[Tensor], Tensor]
-    ) -> None:
-        """tokens: their table becomes a part of this one. null (sizes.rows, sizes.width): the features that stand for
-        no text. embed: features (rows, width) → embeddings (rows, dim)."""
-        vectors = tokens.weight.detach()
+    def __init__(self, tokens: nn.Embedding, captions: CaptionEmbedding, places: int) -> None:
+        """tokens: their table becomes a part of this one."""
+        vectors, null = tokens.weight.detach(), captions.uncond_embedding
+        self.sizes = TextSizes(*null.shape)
         self.null_id = tokens.num_embeddings
-        self.first_id = self.null_id + sizes.rows
+        self.first_id = self.null_id + self.sizes.rows
         self.places = places
-        self.sizes = sizes
-        self._embed = embed
-        self.table = vectors.new_zeros(self.first_id + places * sizes.rows, vectors.shape[1])
+        self._embed = captions
+        self.table = vectors.new_zeros(self.first_id + places * self.sizes.rows, vectors.shape[1])
         self.table[: self.null_id] = vectors
         tokens.weight = nn.Parameter(self.table[: self.null_id], requires_grad=False)
-        self.table[self.null_id : self.first_id] = embed(null)
+        self.table[self.null_id : self.first_id] = captions(null)
 
     @torch.inference_mode()
     def write(self, first: int, text: TextFeatures) -> None:

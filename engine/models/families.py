@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.card import SETTINGS
-from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig
+from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig, TextARPG
 from engine.models.llamagen import LLAMAGEN_SIZES, LlamaGen, LlamaGenConfig, TextLlamaGen
 from engine.models.network import Model
 from engine.models.par import PAR
@@ -20,6 +20,8 @@ from engine.plans.rows import MAX_CONDITION_ROWS
 from engine.plans.text import text_conditions
 from engine.request import Request, TextSizes
 
+ANY_ORDER_TASKS = ("generate", "inpaint", "vary", "outpaint", "expand", "fork")
+FIXED_ORDER_TASKS = ("generate", "fork")
 FIXED_ORDER_SETTINGS = ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
 
 
@@ -42,30 +44,67 @@ Builder = Callable[[dict[str, Any], tuple[int, int]], Architecture]
 
 
 def _arpg(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
-    sizes = data["transformer"]
-    config = ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
-    first = None if "first_cell" not in data else divmod(data["first_cell"], grid[1])
+    config = _arpg_config(data["transformer"])
+    first_cell = _first_cell(data, grid)
 
     def plan(request: Request) -> Plan:
-        rows, cols = drawn = request.grid or grid
-        return plan_arpg(
-            request,
-            grid=drawn,
-            mask_id=config.mask_id,
-            class_id=config.class_id(request.class_label or 0),
-            null_id=config.null_id,
-            # On a larger grid: at the same relative height and width.
-            first_cell=None if first is None else first[0] * rows // grid[0] * cols + first[1] * cols // grid[1],
-        )
+        drawn = request.grid or grid
+        branches = conditions(request, config.class_id(request.class_label or 0), config.null_id)
+        return plan_arpg(request, grid=drawn, mask_id=config.mask_id, conditions=branches, first_cell=first_cell(drawn))
 
     return Architecture(
         network=ARPG(config),
         plan=plan,
         num_classes=config.num_classes,
-        tasks=("generate", "inpaint", "vary", "outpaint", "expand", "fork"),
+        tasks=ANY_ORDER_TASKS,
         settings=SETTINGS,
         steps=None,
     )
+
+
+def _arpg_t2i(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
+    text = _text(data)
+    config = _arpg_config(data["transformer"])
+    first_cell = _first_cell(data, grid)
+
+    def plan(request: Request) -> Plan:
+        drawn = request.grid or grid
+        # The unconditional rows come behind the image tokens and [MASK]: see TextRows.
+        branches = text_conditions(request, null_id=config.mask_id + 1, null_rows=text.rows)
+        return plan_arpg(request, grid=drawn, mask_id=config.mask_id, conditions=branches, first_cell=first_cell(drawn))
+
+    return Architecture(
+        network=TextARPG(replace(config, num_classes=0), text),
+        plan=plan,
+        num_classes=0,
+        tasks=ANY_ORDER_TASKS,
+        settings=SETTINGS,
+        steps=None,
+        text=text,
+    )
+
+
+def _arpg_config(sizes: dict[str, Any] | str) -> ARPGConfig:
+    return ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
+
+
+def _first_cell(data: dict[str, Any], grid: tuple[int, int]) -> Callable[[tuple[int, int]], int | None]:
+    """The cell that a model draws first, of a grid; on a larger one at the same relative height and width."""
+    if "first_cell" not in data:
+        return lambda drawn: None
+    row, col = divmod(data["first_cell"], grid[1])
+    return lambda drawn: row * drawn[0] // grid[0] * drawn[1] + col * drawn[1] // grid[1]
+
+
+def _text(data: dict[str, Any]) -> TextSizes:
+    """The texts that a model takes in place of classes. Raises ValueError."""
+    sizes = data["transformer"]
+    if isinstance(sizes, dict) and "num_classes" in sizes:
+        raise ValueError("transformer: this family has no num_classes; leave it out")
+    text = TextSizes(**data.get("text", {}))
+    if not (1 <= text.rows <= MAX_CONDITION_ROWS and text.width >= 1):
+        raise ValueError(f"text: needs 1 to {MAX_CONDITION_ROWS} rows, of a width of at least 1, got {text}")
+    return text
 
 
 def _llamagen_config(sizes: dict[str, Any] | str) -> LlamaGenConfig:
@@ -84,20 +123,15 @@ def _llamagen(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
         network=LlamaGen(config),
         plan=plan,
         num_classes=config.num_classes,
-        tasks=("generate", "fork"),
+        tasks=FIXED_ORDER_TASKS,
         settings=FIXED_ORDER_SETTINGS,
         steps=positions,
     )
 
 
 def _llamagen_t2i(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
-    sizes = data["transformer"]
-    if isinstance(sizes, dict) and "num_classes" in sizes:
-        raise ValueError("transformer: this family has no num_classes; leave it out")
-    config = _llamagen_config(sizes)
-    text = TextSizes(**data.get("text", {}))
-    if not (1 <= text.rows <= MAX_CONDITION_ROWS and text.width >= 1):
-        raise ValueError(f"text: needs 1 to {MAX_CONDITION_ROWS} rows, of a width of at least 1, got {text}")
+    text = _text(data)
+    config = _llamagen_config(data["transformer"])
     positions = grid[0] * grid[1]
 
     def plan(request: Request) -> Plan:
@@ -109,7 +143,7 @@ def _llamagen_t2i(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
         network=TextLlamaGen(replace(config, num_classes=0), text),
         plan=plan,
         num_classes=0,
-        tasks=("generate", "fork"),
+        tasks=FIXED_ORDER_TASKS,
         settings=FIXED_ORDER_SETTINGS,
         steps=positions,
         text=text,
@@ -134,7 +168,7 @@ def _par(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
         network=PAR(config, regions),
         plan=plan,
         num_classes=config.num_classes,
-        tasks=("generate", "fork"),
+        tasks=FIXED_ORDER_TASKS,
         settings=FIXED_ORDER_SETTINGS,
         steps=regions + len(groups) - 1,
     )
@@ -142,6 +176,7 @@ def _par(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
 
 FAMILIES: dict[str, Builder] = {
     "arpg": _arpg,
+    "arpg-t2i": _arpg_t2i,
     "llamagen": _llamagen,
     "llamagen-t2i": _llamagen_t2i,
     "par": _par,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.attention.batch import Rows
 from engine.attention.kv_cache import KVCache
-from engine.models.arpg import ARPG
+from engine.models.arpg import ARPG, TextARPG
 from engine.models.arpg import Layer as ARPGLayer
 from engine.models.captions import TextRows
 from engine.models.layers import join_embeddings, merge
@@ -46,6 +46,8 @@ class ForwardPass(ABC):
 
 def forward_pass(network: Model, operations: Operations, *, texts: int = 2) -> ForwardPass:
     """texts: how many texts find a place at once, of models that take texts."""
+    if isinstance(network, TextARPG):
+        return TextARPGForward(network, operations, texts)
     if isinstance(network, ARPG):
         return ARPGForward(network, operations)
     if isinstance(network, TextLlamaGen):
@@ -61,11 +63,11 @@ class ARPGForward(ForwardPass):
 
     draws_from_queries = True
 
-    def __init__(self, network: ARPG, operations: Operations) -> None:
+    def __init__(self, network: ARPG, operations: Operations, embeddings: Tensor | None = None) -> None:
         layers = network.layers
         self._shared_norm = layers.norm.weight
         self.network = network
-        self.embeddings = network.embeddings.weight
+        self.embeddings = network.embeddings.weight if embeddings is None else embeddings
         self.norm, self.head = network.norm.weight, operations.matrix(network.head.weight)
         self._operations = operations
         self._content = [
@@ -95,6 +97,14 @@ class ARPGForward(ForwardPass):
         return x
 
 
+class TextARPGForward(ARPGForward):
+    """Differs in the embeddings alone."""
+
+    def __init__(self, network: TextARPG, operations: Operations, texts: int) -> None:
+        self.texts = TextRows(network.embeddings, network.cls_embedding, texts)
+        super().__init__(network, operations, self.texts.table)
+
+
 class LlamaGenForward(ForwardPass):
     """All rows are cached. PAR is a LlamaGen with more embeddings."""
 
@@ -119,10 +129,7 @@ class TextLlamaGenForward(LlamaGenForward):
     """Differs in the embeddings alone."""
 
     def __init__(self, network: TextLlamaGen, operations: Operations, texts: int) -> None:
-        embedding = network.cls_embedding
-        self.texts = TextRows(
-            network.tok_embeddings, network.text, texts, null=embedding.uncond_embedding, embed=embedding
-        )
+        self.texts = TextRows(network.tok_embeddings, network.cls_embedding, texts)
         super().__init__(network, operations, self.texts.table)
 
 

@@ -6,7 +6,7 @@ package) and a forward pass (engine.models).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -71,6 +71,11 @@ class Condition:
     rows: int = 1
 
 
+def longest(conditions: Iterable[Condition]) -> int:
+    """The rows of the longest condition."""
+    return max(one.rows for one in conditions)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Rows of one forward pass, the same for each branch (but see Plan.absent), cached rows first. A step is never
@@ -113,8 +118,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "drawing_steps", self.replayed + sum(1 for step in self.steps if step.targets))
-        longest = max(one.rows for one in self.conditions)
-        object.__setattr__(self, "absent", tuple(longest - one.rows for one in self.conditions))
+        most = longest(self.conditions)
+        object.__setattr__(self, "absent", tuple(most - one.rows for one in self.conditions))
 
     @property
     def branches(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.plans.guidance_schedule import is_guided
-from engine.plans.rows import Condition, Row, Step, condition_at
+from engine.plans.rows import Condition, Row, Step, condition_at, longest
 from engine.request import Request, TextFeatures
 
 TEXT_ROWS = 64
@@ -37,5 +37,5 @@ def condition_steps(conditions: tuple[Condition, ...]) -> tuple[list[Step], Row]
     """The steps that write all condition rows but the last, each of which sees the rows before it and itself; and the
     last one, without a target. It decides a token, in a step of its own: pictures of one prompt share the rows before
     it."""
-    *rows, last = (Row(condition_at(index), 0, index + 1, True) for index in range(max(one.rows for one in conditions)))
+    *rows, last = (Row(condition_at(index), 0, index + 1, True) for index in range(longest(conditions)))
     return [Step(tuple(rows[start : start + TEXT_ROWS])) for start in range(0, len(rows), TEXT_ROWS)], last

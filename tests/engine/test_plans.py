@@ -13,7 +13,7 @@ from engine.checks import check_request
 from engine.noise import image_seed, permutation, uniform
 from engine.plans import CONDITION, Condition, Plan, cell_of, token_at
 from engine.plans.arpg import PREFILL_ROWS, plan_arpg
-from engine.plans.guidance_schedule import guidance_scales
+from engine.plans.guidance_schedule import conditions, guidance_scales
 from engine.plans.schedule import step_counts
 from engine.request import Request, RequestError, TextFeatures, Window
 
@@ -89,7 +89,7 @@ def requests(draw: st.DrawFn) -> tuple[int, Request]:
 
 
 def planned(positions: int, request: Request) -> Plan:
-    return plan_arpg(request, grid=(1, positions), mask_id=1000, class_id=1001, null_id=1002)
+    return plan_arpg(request, grid=(1, positions), mask_id=1000, conditions=conditions(request, 1001, 1002))
 
 
 @given(requests())
@@ -156,8 +156,8 @@ def test_rows_of_known_tokens_depend_on_no_seed_and_come_in_bounded_pieces(case:
 @given(requests(), st.integers(0, 199))
 def test_a_first_cell_comes_first_among_the_known_or_the_drawn(case: tuple[int, Request], cell: int) -> None:
     positions, request = case
-    ids = {"mask_id": 1000, "class_id": 1001, "null_id": 1002}
-    plan = plan_arpg(request, grid=(1, positions), **ids, first_cell=cell)
+    branches = conditions(request, 1001, 1002)
+    plan = plan_arpg(request, grid=(1, positions), mask_id=1000, conditions=branches, first_cell=cell)
     drawn = [target for step in plan.steps for target in step.targets]
     known = [cell_of(row.source) for step in plan.steps for row in step.rows if row.cached][
         1 : 1 + len(request.fixed_tokens)
@@ -260,6 +260,6 @@ def test_known_tokens_see_the_earlier_ones_and_their_chunk(
     chosen: dict[str, Any], chunk: int, window: Window | None
 ) -> None:
     request = Request(fixed_tokens=dict.fromkeys(range(20), 0), window=window, **chosen)
-    plan = plan_arpg(request, grid=(1, 40), mask_id=1000, class_id=1001, null_id=1002)
+    plan = planned(40, request)
     rows = [row for step in plan.steps for row in step.rows if row.cached][:21]
     assert [row.visible for row in rows] == [1, *(1 + min(i // chunk * chunk + chunk, 20) for i in range(20))]

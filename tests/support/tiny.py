@@ -170,7 +170,7 @@ def random_folder(
     for parameter in network.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5, generator=generator)
-    head = network.get_parameter("head.weight" if family == "arpg" else "output.weight")
+    head = network.get_parameter("head.weight" if family.startswith("arpg") else "output.weight")
     torch.nn.init.normal_(head, std=1.5 * dim**-0.5, generator=generator)
     for buffer in network.buffers():
         torch.nn.init.normal_(buffer, generator=generator)

@@ -26,6 +26,7 @@ from engine.models.model_index import description
 from engine.noise import uniform
 from engine.plans import Plan
 from engine.plans.arpg import plan_arpg
+from engine.plans.guidance_schedule import conditions
 from engine.request import Request
 
 OF_ONE_REQUEST = frozenset({"class_label", "seed", "order"})
@@ -129,8 +130,7 @@ class StaticBatchLoop:
             request,
             grid=self.grid,
             mask_id=config.mask_id,
-            class_id=config.class_id(request.class_label or 0),
-            null_id=config.null_id,
+            conditions=conditions(request, config.class_id(request.class_label or 0), config.null_id),
             first_cell=self.first_cell,
         )
 

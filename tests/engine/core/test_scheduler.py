@@ -16,6 +16,7 @@ from engine.core.sequence import SequenceState
 from engine.core.text_places import TextPlaces
 from engine.plans import CONDITION, FIRST_TOKEN, Plan, cell_of
 from engine.plans.arpg import plan_arpg
+from engine.plans.guidance_schedule import conditions as class_conditions
 from engine.plans.llamagen import plan_llamagen
 from engine.plans.text import text_conditions
 from engine.request import EMPTY, Request
@@ -37,7 +38,7 @@ def go_on(sequence: SequenceState, tokens: list[int]) -> None:
 def drawing(number: int, request: Request) -> SequenceState:
     label = 100 + (request.class_label or 0)
     if request.prompt is None:
-        plan = plan_arpg(request, grid=GRID, mask_id=99, class_id=label, null_id=104)
+        plan = plan_arpg(request, grid=GRID, mask_id=99, conditions=class_conditions(request, label, 104))
     else:
         conditions = text_conditions(request, null_id=105, null_rows=TEXT_ROWS)
         plan = plan_llamagen(request, positions=POSITIONS, conditions=conditions)

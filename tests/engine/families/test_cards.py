@@ -11,6 +11,7 @@ import torch
 from engine import Engine, Request, RequestError
 from engine.card import SETTINGS, ModelCard
 from engine.models.families import FAMILIES
+from engine.request import RequestOutput
 from tests.support.tiny import random_folder, random_text
 
 TEXT_ROWS = 12
@@ -20,7 +21,7 @@ def model(folder: Path, family: str, **sizes: Any) -> Engine:
     return Engine.load(random_folder(folder / family, family=family, **sizes), device="cpu")
 
 
-@pytest.mark.parametrize(("family", "steps"), [("llamagen", 64), ("par", 19)])
+@pytest.mark.parametrize(("family", "steps"), [("llamagen", 64), ("llamagen-t2i", 64), ("par", 19)])
 def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, family: str, steps: int) -> None:
     engine = model(tmp_path, family)
     card = engine.model
@@ -28,21 +29,25 @@ def test_a_fixed_order_says_what_it_honours_and_refuses_another(tmp_path: Path, 
     assert card.tasks == ("generate", "fork")
     assert card.settings == ("guidance_scale", "guidance_interval", "temperature", "top_k", "top_p")
     assert ModelCard.from_json(card.to_json()) == card
-    with pytest.raises(RequestError) as known:
-        engine.add(Request(class_label=0, fixed_tokens={0: 1}))
-    with pytest.raises(RequestError) as order:
-        engine.add(Request(class_label=0, order=tuple(range(64))))
-    assert (known.value.field, order.value.field) == ("fixed_tokens", "order")
+    for field, request in (
+        ("fixed_tokens", Request(fixed_tokens={0: 1})),
+        ("order", Request(order=tuple(range(64)))),
+        ("grid", Request(grid=(16, 16))),
+    ):
+        with pytest.raises(RequestError, match=f"^{field}: .* in a fixed order"):
+            engine.add(request)
     assert engine.idle
-    engine.add(Request(class_label=0))
-    updates = [update for _ in range(steps) for update in engine.step()]
-    assert engine.idle
+    engine.add(Request())
+    updates: list[RequestOutput] = []
+    while not engine.idle:
+        updates += engine.step()
     assert [update.step for update in updates] == list(range(1, steps + 1))
     assert {update.steps for update in updates} == {steps}
 
 
-def test_any_order_honours_all_settings(tmp_path: Path) -> None:
-    card = model(tmp_path, "arpg").model
+@pytest.mark.parametrize("family", ["arpg", "arpg-t2i"])
+def test_any_order_honours_all_settings(tmp_path: Path, family: str) -> None:
+    card = model(tmp_path, family).model
     tasks = ("generate", "inpaint", "vary", "outpaint", "expand", "fork")
     assert (card.settings, card.steps, card.tasks) == (SETTINGS, None, tasks)
 

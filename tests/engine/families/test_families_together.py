@@ -16,7 +16,7 @@ from engine.models import registry
 from tests.support.tiny import random_folder, random_text
 
 Drawn = tuple[list[torch.Tensor], dict[int, int]]
-FAMILIES = ("arpg", "llamagen", "llamagen-t2i", "par")
+FAMILIES = ("arpg", "arpg-t2i", "llamagen", "llamagen-t2i", "par")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,10 @@ def various(rng: random.Random, family: str) -> Request:
         top_k=rng.choice([0, 0, 20]),
         top_p=rng.choice([1, 1, 0.9]),
     )
-    if family != "llamagen-t2i" or label is None:
+    if family.startswith("arpg") and rng.random() < 0.5:
+        fixed = {cell: rng.randrange(256) for cell in rng.sample(range(36), rng.choice([4, 20]))}
+        request = replace(request, fixed_tokens=fixed, prefill=rng.choice(["causal", "chunked", "block"]))
+    if not family.endswith("-t2i") or label is None:
         return request
     guided = request.guidance_scale != 1 and request.guidance_interval != 0
     negative = random_text(label, 12 - label) if guided and label % 2 else None
@@ -81,13 +84,13 @@ def drawn(
 @pytest.mark.parametrize("seed", range(2))
 def test_a_request_has_the_bits_of_its_solo_run(loaded: dict[str, registry.LoadedModel], seed: int) -> None:
     rng = random.Random(seed)
-    requests = [(family := FAMILIES[index % 4], various(rng, family)) for index in range(36)]
+    requests = [(family := FAMILIES[index % len(FAMILIES)], various(rng, family)) for index in range(45)]
     crowd, most = drawn(loaded, requests, rng, batch_invariant=True)
     assert most >= 8
     for request, (logits, tokens) in zip(requests, crowd, strict=True):
         [(solo_logits, solo_tokens)], _ = drawn(loaded, [request], rng, batch_invariant=True)
         assert tokens == solo_tokens
-        assert len(tokens) == 36
+        assert len(tokens) == 36 - len(request[1].fixed_tokens)
         assert len(logits) == len(solo_logits)
         assert all(torch.equal(ours, solo) for ours, solo in zip(logits, solo_logits, strict=True))
 

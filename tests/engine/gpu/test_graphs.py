@@ -50,8 +50,8 @@ def graphs_on(device: FakeDevice) -> Callable[..., Runner]:
         with torch.inference_mode():
             network = plain.forward_pass.network
             plain.forward_pass = forward_pass(network, plain.operations, texts=max(2, max_running))
-        cells = card.grid[0] * card.grid[1]
-        return GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, cells=cells)
+        rows = card.cached_rows(4 * card.positions)
+        return GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, branch_rows=rows)
 
     return runner_on
 
@@ -174,7 +174,7 @@ def test_kernels_copies_and_waits_of_a_step_of_arpg_l(requests: int) -> None:
     )
     with torch.inference_mode():
         plain = Runner(forward_pass(network, operations), operations, cache, rotary)
-        runner = GraphRunner(plain, device=device, max_rows=2048, max_running=256, cells=256)
+        runner = GraphRunner(plain, device=device, max_rows=2048, max_running=256, branch_rows=4 * 256)
     scheduler = Scheduler(PageAllocator(pages), page_size=16, max_rows=2048)
     for seed in range(requests):
         request = Request(class_label=seed, seed=seed, steps=64, top_k=50 * (seed % 2))
