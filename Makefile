@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse dashboards full-size demo-model demo-scenes demo-families imagenet-names \
+.PHONY: serve test test-other load chaos abuse dashboards full-size demo-model demo-scenes demo-text demo-families imagenet-names \
   lint types clean
 
 serve: $(VENV)/.serve
@@ -80,6 +80,20 @@ demo-scenes: $(VENV)/.test
 	$(TRAINING) scene-classifier
 	$(EVALUATING) scene-classifier
 	$(TRAINING) scene-codes
+
+# The demo model that takes prompts, and its text encoder, on single pictures and on crops of panoramas. Begins with the
+# weights that are there, so that it goes on from the shipped ones. Keeps its state in RUNS and resumes.
+TEXT := engine/weights/demo-text
+TEXT_EVALUATING = $(VENV)/bin/arpg evaluate --runs $(RUNS) --model $(TEXT) --figures $(TEXT)/figures
+demo-text: demo-scenes
+	$(TRAINING) render
+	$(TRAINING) encode
+	$(VENV)/bin/arpg train --runs $(RUNS) arpg-t2i --compile
+	$(VENV)/bin/arpg train --runs $(RUNS) export arpg-t2i
+	$(TEXT_EVALUATING) score
+	$(TEXT_EVALUATING) quality
+	$(TEXT_EVALUATING) prompt-sheet --out $(TEXT)/prompts.webp
+	$(TEXT_EVALUATING) panoramas --out $(TEXT)/panoramas.webp
 
 # Trains the other families on the same tokens.
 demo-families: $(VENV)/.test

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from engine import Engine, Request
+from engine.codec.vq import VQModel
+from engine.core.runner import StepLogits
 from engine.models.arpg import ARPG
 from engine.models.text_encoders import load_text_encoder
 from engine.text.t5 import T5Encoder
 from engine.training.batches import TransformerRecipe
 from engine.training.demos import DEMO, DEMOS
+from engine.training.export import export_tokenizer
 from engine.training.loop import load_checkpoint, save_checkpoint
 from engine.training.prompts.batches import OPENINGS, SINGLES, WHOLE, CaptionBatches, Captioned, single_truth
 from engine.training.prompts.folder import ENCODER, export_prompted, weights_to_begin_with
@@ -201,3 +205,28 @@ def test_the_first_training_begins_with_the_class_demo(tmp_path: Path) -> None:
         TransformerTrainer(*new_network(TINY_TEXT), RECIPE, CPU).begin_with({"transformer.norm.weight": torch.ones(3)})
     assert isinstance(trainer.model, PromptedARPG)
     assert isinstance(trainer.model.transformer, ARPG)
+
+
+@pytest.mark.parametrize("prompt", ["a red mug", None])
+def test_the_training_pass_gives_the_logits_of_drawing(prompt: str | None, tmp_path: Path) -> None:
+    network = random_network()
+    export_prompted(tmp_path / "model", TINY_TEXT, network.state_dict(), TINY_VQ)
+    export_tokenizer(tmp_path / "demo", VQModel(TINY_VQ).state_dict(), np.zeros((24, 4, 4, 3), np.uint8))
+    steps: list[StepLogits] = []
+    engine = Engine.load(tmp_path / "model", device="cpu", watch_logits=steps.append)
+    assert engine.text_encoder is not None
+    network.half().float()  # the folder's weights are float16
+    features = None if prompt is None else engine.text_encoder.encode(prompt)
+    request = Request(prompt=features, guidance_scale=2.0, steps=16, content_attention="causal")
+    [tokens] = engine.generate([request])
+    ids = torch.from_numpy(tokens).long().flatten()[None]
+    order = torch.tensor([[cell for step in steps for cell in step.targets]])
+    caption = padded([[END_ID] if prompt is None else caption_tokenizer().encode(prompt).ids], ROWS)
+    without = ~caption if prompt is None else torch.where(caption != PAD_ID, ~caption, caption)
+    branches = [without] if prompt is None else [caption, without]
+    objective = AnyOrderOfText(network, GRID)
+    for branch, condition in enumerate(branches):
+        logits, wanted = objective(network, ids, condition, order)
+        drawn = torch.cat([step.logits[branch] for step in steps])
+        assert (logits[0] - drawn).abs().max() <= 1e-4 * drawn.abs().max()
+        assert torch.equal(wanted[0], ids[0, order[0]])
