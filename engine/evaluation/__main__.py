@@ -2,7 +2,8 @@
 
 quality: the default settings against held-out renders.  sweep: settings against each other.  curve: what training
 improved.  sheet, strip: pictures to look at.  editing, prefill, expand: tasks beyond generating.  scene-classifier,
-scene-tokenizer, scene-sheet, prompts, score, panoramas: scenes, prompts, and what pictures show of them.
+scene-tokenizer, scene-sheet, prompts, score, panoramas: scenes, prompts, and what pictures show of them.  samples:
+pictures and figures as the papers have them (`arpg evaluate samples --help`).
 """
 
 from __future__ import annotations

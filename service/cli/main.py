@@ -41,6 +41,7 @@ WITHOUT_ENGINE = frozenset({"api", "keys"})
 
 LABORATORY = {
     "bench serve": "service.bench.__main__",
+    "evaluate samples": "service.cli.samples.command",
     "train": "engine.training.__main__",
     "evaluate": "engine.evaluation.__main__",
     "bench": "engine.bench.__main__",
@@ -52,10 +53,9 @@ LABORATORY = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:2] == ["bench", "serve"]:
-        return _laboratory("bench serve", given[2:])
-    if given[:1] and given[0] in LABORATORY:
-        return _laboratory(given[0], given[1:])
+    for words in (2, 1):  # `bench serve` before `bench`
+        if (command := " ".join(given[:words])) in LABORATORY:
+            return _laboratory(command, given[words:])
     parsed = _parser().parse_args(given)
     if parsed.command in drawing_commands.NAMES:
         parsed.fields = drawing_commands.checked(parsed)
@@ -192,7 +192,10 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
     commands.add_parser(
-        "evaluate", aliases=["judge"], help="measure a demo model; `arpg evaluate --help` says how", add_help=False
+        "evaluate",
+        aliases=["judge"],
+        help="measure a model; `arpg evaluate --help` and `arpg evaluate samples --help` say how",
+        add_help=False,
     )
     commands.add_parser(
         "bench", help="measure speed; `arpg bench --help` and `arpg bench serve --help` say how", add_help=False

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
             command.add_argument("class", nargs="?", default=SUPPRESS, help=CLASS)
         for field_name, field in task.fields.model_fields.items():
             if field_name not in NOT_OPTIONS | {"class_"}:
-                _add_option(command, field_name, field)
+                add_option(command, field_name, field)
         command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=OUTPUT)
 
 
@@ -54,14 +54,14 @@ def checked(parsed: Namespace) -> TaskFields:
         fields = schema.model_validate({name: value for name, value in vars(parsed).items() if name in names})
     except ValidationError as error:
         first = error.errors()[0]
-        parsed.refuse(f"argument {_flag(str(first['loc'][0]))}: {first['msg']}")
+        parsed.refuse(f"argument {flag(str(first['loc'][0]))}: {first['msg']}")
         raise
     if isinstance(fields, InpaintFields) and parsed.mask is None and fields.mask_mode != "alpha":
         parsed.refuse("a mask is needed, unless --mask-mode is alpha and the picture is transparent")
     return fields
 
 
-def _add_option(command: ArgumentParser, name: str, field: FieldInfo) -> None:
+def add_option(command: ArgumentParser, name: str, field: FieldInfo) -> None:
     """An option that is not given is absent from the namespace: the field's own default applies."""
     kind: Any = field.annotation
     if get_origin(kind) in (Union, UnionType):  # of a type and None
@@ -73,10 +73,10 @@ def _add_option(command: ArgumentParser, name: str, field: FieldInfo) -> None:
         how = {"choices": get_args(kind)}
     elif get_origin(kind) is list:
         how = {"type": int, "nargs": "+", "metavar": "POSITION"}
-    command.add_argument(_flag(name), required=field.is_required(), default=SUPPRESS, help=_help(field), **how)
+    command.add_argument(flag(name), required=field.is_required(), default=SUPPRESS, help=_help(field), **how)
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
