@@ -27,6 +27,10 @@ ALONG: tuple[tuple[Side, Side], ...] = (("up", "down"), ("left", "right"))
 REACH = 2
 """Tokens around the picture over which the seamless correction fades."""
 
+BEYOND = 32
+"""Pixels by which an original is continued before it is encoded. With 32, the demo's tokenizer gives 88 to 90 % of its
+border cells the codes that they have among real neighbours; without, 4 to 54 %."""
+
 LARGEST = 4
 """A canvas has at most LARGEST times the model's rows, its columns and its positions."""
 
@@ -87,6 +91,21 @@ class OutpaintGeometry:
         canvas = np.full(self.grid, EMPTY, dtype=np.int32)
         canvas[_inside(self.cells, self.margin)] = tokens
         return canvas
+
+    def continued(self, fitted: np.ndarray) -> np.ndarray:
+        """The resized original uint8 (*fitted, 3), with its outermost pixels repeated on the sides where the canvas
+        goes on: the tokens of its border then don't say that the picture ends there. Its own tokens: see own."""
+        (up, down), (left, right) = ((self._beyond(side) * self.stride for side in sides) for sides in ALONG)
+        return np.pad(fitted, ((up, down), (left, right), (0, 0)), mode="edge")
+
+    def own(self, tokens: np.ndarray) -> np.ndarray:
+        """The tokens (cells) of the original among those of `continued`."""
+        up, left = self._beyond("up"), self._beyond("left")
+        return tokens[up : up + self.cells[0], left : left + self.cells[1]]
+
+    def _beyond(self, side: Side) -> int:
+        """How many tokens `continued` adds on a side."""
+        return -(-BEYOND // self.stride) if self.margin[side] else 0
 
 
 def outpaint_geometry(

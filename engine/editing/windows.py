@@ -48,6 +48,32 @@ def windows_over(fixed_cells: np.ndarray, window_shape: tuple[int, int]) -> tupl
     return tuple(windows)
 
 
+def cells_of_windows(
+    fixed_cells: np.ndarray, windows: Iterable[Window], window_shape: tuple[int, int]
+) -> list[np.ndarray]:
+    """The cells that each window draws, bool of window_shape; the windows are drawn in their order.
+
+    A token at the border of a window says that the picture ends there: an encoder that has seen no pixels beyond a
+    border chooses other codes for it, and a model learns them. So a window also draws the cells again that lay at the
+    border of an earlier one, unless they lie at its own border too.
+    """
+    todo, at_border = ~fixed_cells, np.zeros_like(fixed_cells)
+    (rows, cols), (height, width) = fixed_cells.shape, window_shape
+    found = []
+    for window in windows:
+        place = slice(window.row, window.row + height), slice(window.col, window.col + width)
+        border = np.zeros(window_shape, bool)
+        border[0] |= window.row > 0
+        border[-1] |= window.row + height < rows
+        border[:, 0] |= window.col > 0
+        border[:, -1] |= window.col + width < cols
+        drawn = todo[place] | (at_border[place] & ~border)
+        at_border[place] = np.where(drawn, border, at_border[place])
+        todo[place] = False
+        found.append(drawn)
+    return found
+
+
 def _first(fixed_cells: np.ndarray, window_shape: tuple[int, int]) -> tuple[int, int]:
     inside = np.lib.stride_tricks.sliding_window_view(fixed_cells, window_shape).sum((-2, -1))
     best = np.argwhere(inside == inside.max())
@@ -77,20 +103,23 @@ class WindowedGeneration:
     """A picture drawn as a chain of requests, one for each window; each is drawn around the tokens that are there.
 
     tokens int32 (rows, cols): the canvas, EMPTY where a token is to be drawn. windows: windows of window_shape (rows,
-    cols) that together hold all EMPTY cells. The request of a window is the template with this window, its fixed
-    tokens, and its part of the template's order, which lists canvas positions. With one window that is the whole
-    canvas, the template's grid and order stay as they are, and the template may be a fork: the cells of its replayed
-    tokens are EMPTY in tokens and filled in self.tokens from the start.
+    cols) that together hold all EMPTY cells. total: how many tokens they draw; redrawn: how many of these are drawn a
+    second time (see cells_of_windows). The request of a window is the template with this window, its fixed tokens, and
+    its part of the template's order, which lists canvas positions. With one window that is the whole canvas, the
+    template's grid and order stay as they are, and the template may be a fork: the cells of its replayed tokens are
+    EMPTY in tokens and filled in self.tokens from the start.
     """
 
     def __init__(
         self, template: Request, tokens: np.ndarray, windows: Sequence[Window], window_shape: tuple[int, int]
     ) -> None:
         self.tokens = tokens.copy()
-        self.total = int((tokens == EMPTY).sum())
-        self.steps = sum(min(template.steps, empty) for empty in _empty_cells(tokens, windows, window_shape))
+        cells = cells_of_windows(tokens != EMPTY, windows, window_shape)
+        self.total = sum(int(drawn.sum()) for drawn in cells)
+        self.redrawn = self.total - int((tokens == EMPTY).sum())
+        self.steps = sum(min(template.steps, int(drawn.sum())) for drawn in cells)
         self._template = template
-        self._windows = list(windows)
+        self._windows = list(zip(windows, cells, strict=True))
         self._window_shape = window_shape
         self._window: Window | None = None
         self._steps_before = 0
@@ -104,11 +133,10 @@ class WindowedGeneration:
         self._steps_before += self._steps_here
         if not self._windows:
             return None
-        self._window = self._windows.pop(0)
+        self._window, drawn = self._windows.pop(0)
         inside, template = self._inside(self._window), self._template
-        cells = [int(cell) for cell in np.flatnonzero(inside != EMPTY)]
-        fixed = {cell: int(inside.flat[cell]) for cell in cells if cell not in template.replayed_tokens}
-        self._steps_here = min(template.steps, inside.size - len(fixed))
+        fixed = {int(cell): int(inside.flat[cell]) for cell in np.flatnonzero(~drawn)}
+        self._steps_here = min(template.steps, int(drawn.sum()))
         if self._window_shape == self.tokens.shape:
             return replace(template, fixed_tokens=fixed)
         order = None if template.order is None else self._part(template.order, fixed)
@@ -159,13 +187,3 @@ def generate_windowed(engine: Generator, generations: Iterable[WindowedGeneratio
                 running[output.id].update(output)
                 if output.finished:
                     start_next(running.pop(output.id))
-
-
-def _empty_cells(tokens: np.ndarray, windows: Sequence[Window], window_shape: tuple[int, int]) -> list[int]:
-    """How many cells each window has left to draw when the windows before it are drawn."""
-    empty, counts = tokens == EMPTY, []
-    for window in windows:
-        inside = empty[window.row : window.row + window_shape[0], window.col : window.col + window_shape[1]]
-        counts.append(int(inside.sum()))
-        inside[:] = False
-    return counts

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.editing.masks import composite, fixed_cells, fixed_tokens
+from engine.editing.windows import cells_of_windows
 from engine.evaluation.asking import asking_for
 from engine.evaluation.cached_generator import CachedGenerator
 from engine.evaluation.masks import bounding_boxes, masks, outlines
@@ -191,11 +192,13 @@ def across(mask: np.ndarray, picture: np.ndarray) -> float:
 
 
 def window_areas(windows: Sequence[Window], fixed_cells: np.ndarray, window_shape: tuple[int, int]) -> np.ndarray:
-    """int (rows, cols): the index of the window that draws each cell; -1 where the token is fixed."""
+    """int (rows, cols): the index of the last window that draws each cell; -1 where the token is fixed."""
     areas = np.full(fixed_cells.shape, -1)
-    for index, window in reversed(list(enumerate(windows))):
-        areas[window.row : window.row + window_shape[0], window.col : window.col + window_shape[1]] = index
-    areas[fixed_cells] = -1
+    for index, (window, drawn) in enumerate(
+        zip(windows, cells_of_windows(fixed_cells, windows, window_shape), strict=True)
+    ):
+        inside = areas[window.row : window.row + window_shape[0], window.col : window.col + window_shape[1]]
+        inside[drawn] = index
     return areas
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from engine.editing.masks import fit
+from engine.editing.outpainting import OutpaintGeometry, Padding, outpaint_geometry
 from engine.editing.windows import windows_over
 from engine.evaluation.asking import asking_for
 from engine.evaluation.cached_generator import CachedGenerator
@@ -128,10 +129,18 @@ def _draw(
         return generator.draw(requests), None
     canvases = np.full((len(requests), *grid), EMPTY, np.int32)
     if method == OUTPAINTED:
-        rows, cols = renders.tokens.shape[1:]
-        top, left = (grid[0] - rows) // 2, (grid[1] - cols) // 2
-        canvases[:, top : top + rows, left : left + cols] = renders.tokens
+        geometry = _centred(grid, generator, renders.size)
+        continued = np.stack([geometry.continued(picture) for picture in renders.pictures])
+        canvases = np.stack([geometry.canvas(geometry.own(tokens)) for tokens in generator.encode(continued)])
     return generator.generate_windowed(requests, canvases), canvases[0] != EMPTY
+
+
+def _centred(grid: Grid, generator: CachedGenerator, size: int) -> OutpaintGeometry:
+    """A picture of the model's size in the middle of a canvas."""
+    card = generator.engine.model
+    tall, wide = ((whole - own) * card.stride for whole, own in zip(grid, card.grid, strict=True))
+    asked = Padding(up=tall // 2, down=tall - tall // 2, left=wide // 2, right=wide - wide // 2)
+    return outpaint_geometry((size, size), asked, grid=card.grid, stride=card.stride)
 
 
 def _classify(classifier: Classifier, pictures: np.ndarray) -> Predictions:

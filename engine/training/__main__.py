@@ -28,7 +28,7 @@ from engine.training.tokenizer import DEMO_TOKENIZER, TokenizerRecipe, train_tok
 from engine.training.transformer import Batches, train_transformer
 from engine.training.world.renders import load_split, render_split
 from engine.training.world.scenes.classifier import SCENE_CLASSIFIER, SceneClassifierRecipe, train_scene_classifier
-from engine.training.world.scenes.codes import encode_panoramas
+from engine.training.world.scenes.codes import encode_panoramas, reconstructed
 from engine.training.world.scenes.shards import Panoramas, render_panoramas
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
@@ -123,9 +123,12 @@ def scene_classifier(options: argparse.Namespace) -> None:
     path = (options.model or DEMO) / SCENE_CLASSIFIER
     if not path.exists():
         recipe = replace(SceneClassifierRecipe(), steps=options.steps)
-        scenes = Panoramas.load(options.runs / "panoramas", "train", limit=recipe.panoramas)
-        checkpoint = options.runs / "scene-classifier.pt"
-        train_scene_classifier(scenes, recipe, checkpoint, path, pick_device(options.device))
+        device, model = pick_device(options.device), options.model or DEMO
+        folder = options.runs / "panoramas"
+        scenes = Panoramas.load(folder, "train", limit=recipe.panoramas)
+        some = Panoramas.load(folder, "train", limit=recipe.reconstructed)
+        sources = (scenes, reconstructed(options.runs, model, DEMO_TOKENIZER, some, device))
+        train_scene_classifier(sources, recipe, options.runs / "scene-classifier.pt", path, device)
 
 
 def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -13,7 +13,6 @@ from service.jobs.spec import Box, JobSpec, OutpaintCompose
 from service.tasks.fields import MAX_PIXELS, SEAMLESS, Pictured, TaskFields, Upload
 from service.tasks.layout import Layout
 from service.tasks.pictures.colours import from_srgb
-from service.tasks.pictures.inputs import tokens_on
 from service.tasks.planning import job_spec
 from service.tasks.task import Inputs, PictureFacts, Task
 
@@ -39,7 +38,7 @@ class OutpaintForm(OutpaintFields, Upload):
 
 
 def plan(fields: OutpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpec:
-    """Known tokens of another grid than the picture gets here are dropped: the worker encodes it again."""
+    """Known tokens are not used: those at the picture's border say that it ends there. The worker encodes it again."""
     asked = Padding(**{side: getattr(fields, side) for side in SIDES})
     try:
         geometry = outpaint_geometry(facts.size, asked, grid=card.grid, stride=card.stride)
@@ -52,7 +51,6 @@ def plan(fields: OutpaintFields, facts: PictureFacts, card: ModelCard) -> JobSpe
         card,
         Layout(fixed_cells=geometry.fixed_cells, size=geometry.size, window_shape=card.grid),
         picture_box=Box(row=geometry.margin.up, col=geometry.margin.left, rows=rows, cols=cols),
-        picture_tokens=tokens_on(facts.tokens, geometry.cells),
         compose=OutpaintCompose(geometry=geometry, seamless=fields.seamless),
     )
 

@@ -190,10 +190,11 @@ class JobExecution:
         spec, card, metrics, now = self.spec, self._context.card, self._context.metrics, time.monotonic()
         timings = self._stages.of_success(max(picture.made_at for picture in self.pictures), now)
         tokens_drawn = sum(picture.tokens_drawn for picture in self.pictures)
+        tokens_redrawn = sum(picture.tokens_redrawn for picture in self.pictures)
         usage = {
             "steps": self._steps,
             "tokens_drawn": tokens_drawn,
-            "tokens_known": spec.fixed_cells.size * len(images) - tokens_drawn,
+            "tokens_known": spec.fixed_cells.size * len(images) - (tokens_drawn - tokens_redrawn),
         }
         if spec.prompt is not None:
             usage["tokens_text"] = self._prompts.rows

@@ -84,6 +84,7 @@ class PictureExecution:
         self.stored = False
         self.made_at = float("-inf")
         self.tokens_drawn = 0
+        self.tokens_redrawn = generation.redrawn
         self.tasks: set[asyncio.Task[Any]] = set()  # the picture's file and its previews, while they are made
         self._key = key
         self._context = context
@@ -106,15 +107,15 @@ class PictureExecution:
         parent."""
         self.waiting, self.stored = False, True
         self.drawn.set_result(None)
-        self.tokens_drawn = len(cells) - replayed
+        self.tokens_drawn = self._generation.total - replayed
         self._publish(
             StepOutput(
                 step=self._steps,
                 steps=self._steps,
                 positions=tuple(cells),
                 tokens=tuple(stored.tokens().ravel()[list(cells)].tolist()),
-                n_done=len(cells),
-                n_total=len(cells),
+                n_done=self._generation.total,
+                n_total=self._generation.total,
             )
         )
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.engine import Engine, EngineConfig
-from engine.editing.windows import WindowedGeneration, windows_over
+from engine.editing.windows import WindowedGeneration, cells_of_windows, windows_over
 from engine.noise import uniform
 from engine.request import EMPTY, Request, Window
 from tests.support.tiny import random_folder
@@ -87,7 +87,7 @@ def painted(engine: Engine, template: Request, tokens: np.ndarray) -> tuple[Wind
                 now = generation.update(update)
                 steps.append(now.step)
                 done += len(now.positions)
-                assert (now.n_done, now.n_total, now.steps) == (done, int((~known).sum()), generation.steps)
+                assert (now.n_done, now.n_total, now.steps) == (done, generation.total, generation.steps)
                 assert [generation.tokens.flat[p] for p in now.positions] == list(now.tokens)
     assert steps == list(range(1, generation.steps + 1))
     assert now.finished
@@ -103,8 +103,30 @@ def test_a_wide_picture_is_drawn_around_what_is_known(engine: Engine) -> None:
     assert (generation.tokens[:, 8:16] == before[:, 8:16]).all()
     assert (generation.tokens != EMPTY).all()
     assert [request.window.col for request in requests if request.window] == [4, 12, 0]
-    # The second window starts from all that the first one drew.
-    assert set(requests[2].fixed_tokens) == {cell for cell in range(64) if cell % 8 >= 4}
+    # The last window starts from all that the first one drew, but for its border.
+    assert set(requests[2].fixed_tokens) == {cell for cell in range(64) if cell % 8 > 4}
+    assert generation.total == 12 * 8 + 8
+
+
+@given(canvases())
+def test_a_border_between_windows_is_drawn_again_from_within(known: np.ndarray) -> None:
+    """Each cell is drawn last by a window that has it inside, if there is one from then on; fixed cells never are."""
+    windows = windows_over(known, SIZE)
+    cells = cells_of_windows(known, windows, SIZE)
+    last, last_inside = np.full(known.shape, -1), np.full(known.shape, -1)
+    for number, (window, drawn) in enumerate(zip(windows, cells, strict=True)):
+        place = slice(window.row, window.row + 8), slice(window.col, window.col + 8)
+        assert not (drawn & known[place]).any()
+        last[place] = np.where(drawn, number, last[place])
+        for row, col in np.ndindex(SIZE):
+            cell = window.row + row, window.col + col
+            ends = [(row, 0, cell[0] == 0), (row, 7, cell[0] == known.shape[0] - 1)]
+            ends += [(col, 0, cell[1] == 0), (col, 7, cell[1] == known.shape[1] - 1)]
+            if all(at != end or canvas_ends for at, end, canvas_ends in ends) and last_inside[cell] < 0:
+                last_inside[cell] = number
+    there = ~known & (last_inside >= 0)
+    assert (last[there] == last_inside[there]).all()
+    assert (last[~known] >= 0).all()
 
 
 def test_one_window_of_the_models_grid_is_an_ordinary_picture(engine: Engine) -> None:

@@ -202,18 +202,23 @@ def test_an_inpainting_draws_every_token_that_its_mask_touches() -> None:
     assert inpaint.plan(fields, other, CARD).picture_tokens is None, "tokens of another grid are dropped"
 
 
-def test_an_outpainting_takes_tokens_of_the_grid_that_its_picture_gets() -> None:
+def test_an_outpainting_is_encoded_as_if_its_picture_went_on() -> None:
     fields = outpaint.OutpaintFields.model_validate({"seed": 1, "up": 9})
     wide = np.zeros((4, 6), dtype=np.int32)  # 50×70 pixels are 4×6 tokens here
-    spec = outpaint.plan(fields, PictureFacts(size=(50, 70), grid=CARD.grid, tokens=wide), CARD)
+    facts = PictureFacts(size=(50, 70), grid=CARD.grid, tokens=wide)
+    spec = outpaint.plan(fields, facts, CARD)
     assert isinstance(spec.compose, OutpaintCompose)
     assert (spec.grid, spec.window_shape, spec.windowed) == (spec.compose.geometry.grid, CARD.grid, True)
-    assert spec.picture_tokens is not None
-    assert np.array_equal(spec.picture_tokens, wide)
-    square = PictureFacts(size=(50, 70), grid=CARD.grid, tokens=np.zeros((4, 4), dtype=np.int32))
-    assert outpaint.plan(fields, square, CARD).picture_tokens is None
+    assert spec.picture_tokens is None
+    fitted = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    continued = spec.compose.geometry.continued(fitted)
+    assert continued.shape == (64, 48, 3), "nothing is added on the other sides"
+    assert (continued[:32] == fitted[0]).all()
+    assert np.array_equal(continued[32:], fitted)
+    cells = np.arange(8 * 6).reshape(8, 6)
+    assert np.array_equal(spec.compose.geometry.own(cells), cells[4:])
     with pytest.raises(Problem, match="left"):
-        outpaint.plan(fields.model_copy(update={"up": 0}), square, CARD)
+        outpaint.plan(fields.model_copy(update={"up": 0}), facts, CARD)
 
 
 def test_a_fork_keeps_the_decisions_of_its_parent() -> None:

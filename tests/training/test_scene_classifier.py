@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,14 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(
 
     def train(name: str) -> dict[str, torch.Tensor]:
         path = tmp_path / f"{name}.safetensors"
-        train_scene_classifier(scenes, recipe, tmp_path / f"{name}.pt", path, CPU, save_every=1)
+        train_scene_classifier([scenes], recipe, tmp_path / f"{name}.pt", path, CPU, save_every=1)
         return dict(load_file(path))
 
     whole = train("whole")
     draw = scene_classifier.draw_sample
     drawn = []
 
-    def interrupted(panoramas: Panoramas, count: int, seed: int, step: int) -> Sample:
+    def interrupted(panoramas: Sequence[Panoramas], count: int, seed: int, step: int) -> Sample:
         drawn.append(step)
         if drawn == [0, 1]:
             raise InterruptedError

@@ -155,7 +155,7 @@ def test_a_paste_says_what_it_cut() -> None:
 def test_training_crops_of_the_scene_classifier_repeat_and_mirror_with_their_truth(strips: dict[int, Strip]) -> None:
     index, strip = next(iter(strips.items()))
     world = Panoramas("test", index, strip.picture[None], strip.owners[None], strip.areas[None])
-    one, two = (draw_sample(world, 8, 0, 3) for _ in range(2))
+    one, two = (draw_sample([world], 8, 0, 3) for _ in range(2))
     assert (one.pictures == two.pictures).all()
     assert (one.things == two.things).all()
     assert one.things.shape == (8, SIZE // 8, SIZE // 8)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.editing.masks import fit, pixels_of
 from engine.request import EMPTY
-from service.jobs.spec import Box, InpaintCompose, JobSpec, Size
+from service.jobs.spec import Box, InpaintCompose, JobSpec, OutpaintCompose, Size
 from service.tasks.pictures.colours import to_srgb
 from service.tasks.task import Inputs
 
@@ -63,21 +63,26 @@ def must_encode(spec: JobSpec) -> bool:
 
 
 def fitted_image(spec: JobSpec, inputs: Inputs, stride: int) -> np.ndarray:
-    """The picture uint8 (H, W, 3) in the size and the colours in which it is encoded. Raises BadUpload."""
+    """The picture uint8 (H, W, 3) in the size and the colours in which it is encoded; where the canvas goes on beyond
+    it, it is continued. Raises BadUpload."""
     if inputs.image is None or spec.picture_box is None:
         raise BadUpload("upload_missing", "the uploaded picture is no longer stored")
-    fitted = fit(inputs.image, (spec.picture_box.rows * stride, spec.picture_box.cols * stride))
-    return to_srgb(fitted, inputs.profile)
+    fitted = to_srgb(
+        fit(inputs.image, (spec.picture_box.rows * stride, spec.picture_box.cols * stride)), inputs.profile
+    )
+    return spec.compose.geometry.continued(fitted) if isinstance(spec.compose, OutpaintCompose) else fitted
 
 
 def canvas_with(spec: JobSpec, encoded: np.ndarray | None) -> np.ndarray:
-    """As load_canvas. encoded: the picture's tokens, if they `must_encode`."""
+    """As load_canvas. encoded: the tokens of `fitted_image`, if they `must_encode`."""
     canvas, box = empty_canvas(spec), spec.picture_box
     if box is None:
         return canvas
-    canvas[box.row : box.row + box.rows, box.col : box.col + box.cols] = (
-        encoded if spec.picture_tokens is None else spec.picture_tokens
-    )
+    tokens = spec.picture_tokens
+    if tokens is None:
+        assert encoded is not None
+        tokens = spec.compose.geometry.own(encoded) if isinstance(spec.compose, OutpaintCompose) else encoded
+    canvas[box.row : box.row + box.rows, box.col : box.col + box.cols] = tokens
     canvas[~spec.fixed_cells] = EMPTY
     return canvas
 

@@ -1,13 +1,15 @@
 """The scene classifier of `arpg evaluate`: for each cell of 8×8 pixels, which thing is there, in which hue, and whether
 the thing is whole; for the picture, which floor and sky.
 
-It trains on crops of training panoramas, half of them pasted together from two crops of one panorama. There the
+It trains on crops of training panoramas, as rendered and as the tokenizer reconstructs them, because models draw what
+the tokenizer can show. Half of the crops are pasted together from two crops of one panorama. There the
 renderer's truth says which things the paste has cut. A thing that another one hides, or that the border of the picture
 cuts, counts as whole. The network is convolutional, so that it also reads panoramas.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,9 @@ WIDTHS = (24, 48, 80, 112, 112)
 @dataclass(frozen=True, slots=True)
 class SceneClassifierRecipe:
     panoramas: int = 2048
-    steps: int = 1500
+    reconstructed: int = 384
+    """So many of them are reconstructed, too."""
+    steps: int = 6000
     batch: int = 32
     peak: float = 3e-3
     warm_up: int = 60
@@ -97,7 +101,7 @@ def load_scene_classifier(path: Path, device: torch.device) -> SceneClassifier:
 
 
 def train_scene_classifier(
-    panoramas: Panoramas,
+    sources: Sequence[Panoramas],
     recipe: SceneClassifierRecipe,
     checkpoint: Path,
     path: Path,
@@ -118,7 +122,7 @@ def train_scene_classifier(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = recipe.peak * learning_rate(step, recipe.steps, recipe.warm_up, 0.02)
-        sample = draw_sample(panoramas, recipe.batch, recipe.seed, step)
+        sample = draw_sample(sources, recipe.batch, recipe.seed, step)
         images = _varied(to_signed(sample.pictures), recipe, step).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = classifier(images.contiguous(memory_format=torch.channels_last))

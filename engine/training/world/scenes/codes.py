@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from engine.codec.vq import VQConfig
 from engine.training.codes import encode_pictures
 from engine.training.export import TOKENIZER, load_tokenizer
-from engine.training.world.renders import fill, save_array, shard_path
+from engine.training.world.renders import fill, save_array, shard_path, to_bytes
 from engine.training.world.scenes.shards import CROPS, Panoramas, as_tensor, shards
 from engine.training.world.scenes.truth import Truth
+
+AT_ONCE = 8
+"""Panoramas that are reconstructed together."""
 
 
 def codes_folder(runs: Path, model: Path) -> Path:
@@ -38,6 +42,23 @@ def encode_panoramas(
         if not shard_path(folder, split, shard).exists()
     ]
     fill(_encode_shard, folder, jobs, workers, f"scene codes {split}")
+
+
+def reconstructed(runs: Path, model: Path, config: VQConfig, panoramas: Panoramas, device: torch.device) -> Panoramas:
+    """The panoramas as the model's tokenizer shows them. They are stored, and made once."""
+    path = codes_folder(runs, model) / f"reconstructed-{panoramas.split}-{len(panoramas)}.npy"
+    if not path.exists():
+        tokenizer = load_tokenizer(load_file(model / TOKENIZER), config).to(device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows, cols = (side // config.stride for side in panoramas.pictures.shape[1:3])
+        parts = []
+        for start in tqdm(range(0, len(panoramas), AT_ONCE), desc="reconstruct", unit=f"×{AT_ONCE}"):
+            pictures = as_tensor(list(panoramas.pictures[start : start + AT_ONCE]))
+            codes = encode_pictures(tokenizer, pictures, device).view(-1, rows, cols)
+            with torch.inference_mode():
+                parts.append(to_bytes(tokenizer.decode(codes.long().to(device))).permute(0, 2, 3, 1).cpu().numpy())
+        save_array(path, np.concatenate(parts))
+    return replace(panoramas, pictures=np.load(path))
 
 
 def _encode_shard(job: tuple[Path, Path, Path, VQConfig, str, int, torch.device]) -> None:

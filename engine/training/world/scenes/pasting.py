@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +70,10 @@ def paste(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.nda
     return Pasted(picture, owners, kept)
 
 
-def draw_sample(panoramas: Panoramas, count: int, seed: int, step: int) -> Sample:
-    """Crops of random panoramas, half of them pasted, mirrored at random."""
+def draw_sample(sources: Sequence[Panoramas], count: int, seed: int, step: int) -> Sample:
+    """Crops of random panoramas, each from a random source, half of them pasted, mirrored at random."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
-    rows = [_draw_one(panoramas, rng) for _ in range(count)]
+    rows = [_draw_one(sources[int(rng.integers(len(sources)))], rng) for _ in range(count)]
     pictures, cells, worlds = zip(*rows, strict=True)
     things, hues, whole = (torch.from_numpy(np.stack(part)).long() for part in zip(*cells, strict=True))
     floors, skies = (torch.tensor([getattr(w, name) for w in worlds]) for name in ("floor", "sky"))
