@@ -256,9 +256,7 @@ class Engine:
     def _sequence(self, request: Request) -> SequenceState:
         request = self._checked(request)
         sequence = SequenceState.begin(next(self._ids), request, self._plan(request), request.grid or self.model.grid)
-        need, there = sequence.pages(self.config.page_size), self._scheduler.pages.total
-        if need > there:
-            raise RequestError("model", f"needs {need} pages of the KV cache, which has {there} in all")
+        sequence.check_fits(self._scheduler.pages.total, self.config.page_size)
         return sequence
 
     def _checked(self, request: Request) -> Request:

@@ -12,7 +12,8 @@ import numpy as np
 from engine.core.program import Program, compile_program, sampling_settings
 from engine.noise import uniform
 from engine.plans import FIRST_TOKEN, NO_TARGET, Plan, Row, Step, cell_of
-from engine.request import EMPTY, Request, RopeScaling, TextFeatures
+from engine.plans.rows import longest
+from engine.request import EMPTY, Request, RequestError, RopeScaling, TextFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,20 @@ class SequenceState:
     def pages(self, page_size: int) -> int:
         """Pages that all its branches need from start to end."""
         return -(-self.plan.cached_rows // page_size) * self.plan.branches
+
+    def check_fits(self, pages: int, page_size: int) -> None:
+        """Raises RequestError when it needs more than `pages` pages; it names the longer text if a shorter one would
+        fit."""
+        if self.pages(page_size) <= pages:
+            return
+        need = f"needs {self.pages(page_size)} pages of the KV cache, which has {pages} in all"
+        texts = {"prompt": self.request.prompt, "negative_prompt": self.request.negative_prompt}
+        rows = {field: len(text.rows) for field, text in texts.items() if text is not None}
+        most = pages // self.plan.branches * page_size - (self.plan.cached_rows - longest(self.plan.conditions))
+        if not rows or most < 1:
+            raise RequestError("model", need)
+        field = max(rows, key=lambda name: rows[name])
+        raise RequestError(field, f"has {rows[field]} tokens, with which the picture {need}; at most {most} tokens fit")
 
     def program(self, page_size: int) -> Program:
         """The plan as arrays. Once the sequence has its pages."""

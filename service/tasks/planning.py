@@ -92,13 +92,18 @@ def cost(spec: JobSpec, card: ModelCard, capacity: dict[str, Any]) -> int:
     """KV tokens that the job may reserve, in whole pages: what it weighs in the queue. How many rows a prompt has, the
     worker's text encoder alone can tell: the job weighs as many as the model takes, and the engine may need fewer.
 
-    Raises Problem when one picture alone never fits the largest worker, whatever its prompt.
+    Raises Problem when one picture alone never fits the largest worker, however short its prompt. Of a prompt that is
+    too long for the worker's KV cache the engine says how many tokens fit.
     """
     page = int(capacity.get("page_size", 16))
     cells = spec.window_shape[0] * spec.window_shape[1]
-    least, most = (-(-rows // page) * page * spec.branches for rows in (cells, card.cached_rows(cells)))
+    most_rows = card.cached_rows(cells)
+    least_rows = most_rows if spec.prompt is None else most_rows - card.condition_rows + 1
+    least, most = (-(-rows // page) * page * spec.branches for rows in (least_rows, most_rows))
     room = capacity.get("cache_tokens")
     if room is not None and least > room:
-        message = f"a picture needs {least} tokens of KV cache, and the largest worker has {room}"
-        raise Problem.field("model" if spec.window_shape == card.grid else "width", message, "never_fits")
+        need = f"a picture needs {least} tokens of KV cache, and the largest worker has {room}"
+        if spec.window_shape == card.grid:
+            raise Problem.field("model", f"{need}; choose another model, or a guidance_scale of 1", "never_fits")
+        raise Problem.field("width", f"{need}; choose a smaller picture", "never_fits")
     return most * spec.n

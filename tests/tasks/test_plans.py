@@ -146,6 +146,15 @@ def test_a_prompt_weighs_as_much_as_it_may_and_is_refused_only_if_none_fits(
             cost(spec, card, {"page_size": 16, "cache_tokens": room})
 
 
+def test_without_a_prompt_a_picture_is_refused_if_its_unconditional_rows_do_not_fit() -> None:
+    """How many these are, the card says."""
+    card = replace(CARD, grid=(1, 16), conditioning="text", condition_rows=120, classes=())
+    spec = generate.plan(GenerateRequest.model_validate({"seed": 5}), None, card)
+    assert cost(spec, card, {"page_size": 16, "cache_tokens": 144}) == 144
+    with pytest.raises(Problem, match="model: a picture needs 144 tokens of KV cache, and the largest worker has 128"):
+        cost(spec, card, {"page_size": 16, "cache_tokens": 128})
+
+
 def drawn_blindly(drawn: WindowedGeneration) -> Iterator[Request]:
     """Its requests, as if every token were a 0."""
     while (request := drawn.next_request()) is not None:

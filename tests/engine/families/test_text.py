@@ -217,6 +217,26 @@ def test_the_card_says_that_it_takes_text_and_what_that_caches(folder: Path) -> 
     assert type(card).from_json(card.to_json()) == card
 
 
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("prompt", LONG),
+        ("negative_prompt", replace(SHORT, negative_prompt=LONG.prompt)),
+        ("prompt", replace(LONG, negative_prompt=SHORT.prompt)),
+    ],
+)
+def test_a_text_that_does_not_fit_the_cache_is_refused_with_the_length_that_does(
+    folder: Path, field: str, request_: Request
+) -> None:
+    engine = Engine.load(folder, device="cpu", config=EngineConfig(page_size=4, cache_tokens=48))
+    with pytest.raises(RequestError, match=f"^{field}: has 12 tokens, .* 14 pages .* has 12 in all; at most 9 tokens"):
+        engine.add(replace(request_, steps=16))
+    engine.generate([Request(prompt=random_text(5, 9), guidance_scale=3, steps=16)])
+    tiny = Engine.load(folder, device="cpu", config=EngineConfig(page_size=4, cache_tokens=16))
+    with pytest.raises(RequestError, match=r"^model: needs 14 pages"):
+        tiny.add(replace(request_, steps=16))
+
+
 def test_a_cpu_has_room_for_a_guided_picture_of_any_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "CPU_CACHE_BYTES", 1)
     engine = Engine.load(folder, device="cpu")
