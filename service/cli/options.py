@@ -20,7 +20,10 @@ NOT_OPTIONS = frozenset({"model", "priority", "previews", "format", "quality"})
 """Fields for a server. Here --model takes a path too, and the output's suffix says the format."""
 
 EPILOG = "An option that is left out and names no default takes the model's."
-CLASS = "label, name, synonym or WordNet id of the class; left out: draw without a class"
+CLASS = (
+    "label, name, synonym or WordNet id of the class; for a model that takes text, a name is its prompt; "
+    "left out: draw without a class"
+)
 OUTPUT = "where to write the picture: .png, .jpg or .webp; several get numbered names (default: picture.png)"
 FILES = {
     "image": "the picture: PNG, JPEG or WebP of any size",

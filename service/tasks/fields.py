@@ -68,7 +68,10 @@ class TaskFields(BaseModel):
         None, max_length=200, description="The model's name; needed where the server has several models"
     )
     class_: int | Annotated[str, Field(max_length=200)] | None = Field(
-        None, alias="class", description="A label, a name, a synonym or a WordNet id; null draws without a class"
+        None,
+        alias="class",
+        description="A label, a name, a synonym or a WordNet id; null draws without a class. "
+        "For a model that takes text, a name is its prompt",
     )
     # A prompt that is left out is not written: a request to a model of classes is the same request as ever, whose
     # idempotency key holds over an update of the service.

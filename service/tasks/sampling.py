@@ -47,18 +47,26 @@ def _class(fields: TaskFields, card: ModelCard) -> Condition:
 
 
 def _text(fields: TaskFields, card: ModelCard, values: Mapping[str, Any]) -> Condition:
-    if fields.class_ is not None:
-        message = f"{card.name} has no classes; send prompt, such as the name of a class"
-        raise Problem.field("class", message, "class_not_supported")
-    if fields.negative_prompt is not None and fields.prompt is None:
+    prompt = fields.prompt if fields.class_ is None else _named(fields.class_, fields.prompt, card)
+    if fields.negative_prompt is not None and prompt is None:
         message = "guidance leads from it to the prompt; give a prompt too, or leave this out"
         raise Problem.field("negative_prompt", message, "no_prompt")
     if fields.negative_prompt is not None and (values["guidance_scale"] == 1 or values["guidance_interval"] == 0):
         remedy = "send a guidance_scale other than 1 and no guidance_interval of 0, or leave this out"
         raise Problem.field("negative_prompt", f"it has no effect without guidance; {remedy}", "no_guidance")
-    if fields.prompt is None:
-        return NoCondition()
-    return TextCondition(prompt=fields.prompt, negative_prompt=fields.negative_prompt)
+    return NoCondition() if prompt is None else TextCondition(prompt=prompt, negative_prompt=fields.negative_prompt)
+
+
+def _named(wanted: int | str, prompt: str | None, card: ModelCard) -> str:
+    """The prompt of a class's name, for a model that takes text."""
+    if prompt is not None:
+        message = f"{card.name} draws what prompt says; leave class out, or write its name into the prompt"
+        raise Problem.field("class", message, "class_not_supported")
+    name = " ".join(str(wanted).replace("_", " ").split())
+    if not name or "\0" in name or _LABEL.fullmatch(name) or _WORDNET_ID.fullmatch(name):
+        message = f"{card.name} takes text and has no list of classes; send prompt, such as the name of the class"
+        raise Problem.field("class", message, "class_not_supported")
+    return name
 
 
 def find_class(wanted: int | str | None, classes: tuple[ClassLabel, ...]) -> ClassLabel | None:

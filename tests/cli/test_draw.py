@@ -13,7 +13,7 @@ from service.cli.main import main
 from service.tasks.pictures import recipe
 from service.tasks.pictures.images import encode
 from tests.cli.verifying import pixels_of
-from tests.support.api import noise, png
+from tests.support.api import half_mask, noise, png
 from tests.support.tiny import random_folder
 
 PICTURE = noise(20, 26)  # 2.5 pixels a token: 8×10 tokens
@@ -127,6 +127,13 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_folder(folder, family="llamagen-t2i", name="words", grid=(4, 4), text_encoder=True)
 
 
+@pytest.fixture(scope="module")
+def any_order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that edits, too."""
+    folder = tmp_path_factory.mktemp("any-order")
+    return random_folder(folder, family="arpg-t2i", name="any-order", grid=(8, 8), text_encoder=True)
+
+
 def test_a_prompt_is_drawn_and_verified_without_a_server(
     words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +151,38 @@ def test_a_prompt_is_drawn_and_verified_without_a_server(
     assert main(["verify", str(out), *model]) == 1
 
 
+def test_the_name_of_a_class_is_a_prompt(words: Path, tmp_path: Path) -> None:
+    common = ["--model", str(words), "--device", "cpu", "--seed", "3", "-o"]
+    by_name, by_prompt = tmp_path / "name.png", tmp_path / "prompt.png"
+    assert main(["generate", "orange_cone", *common, str(by_name)]) == 0
+    assert main(["generate", "--prompt", "orange cone", *common, str(by_prompt)]) == 0
+    assert recipe.read(recipe.text_of(by_name.read_bytes())).prompt == "orange cone"
+    assert by_name.read_bytes() == by_prompt.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--prompt", "a zürich mug"],
+        ["generate", "zürich"],
+        ["inpaint", "PICTURE", "MASK", "--prompt", "a zürich mug", "--negative-prompt", "sky"],
+        ["outpaint", "PICTURE", "--right", "6", "--class", "zürich"],
+        ["vary", "PICTURE", "--keep", "0.5", "--prompt", "zürich"],
+        ["expand", "zürich", "--width", "24", "--height", "16"],
+    ],
+)
+def test_every_command_draws_and_edits_by_prompt_and_names_unknown_words(
+    any_order: Path, picture: Path, tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask, out = tmp_path / "mask.png", tmp_path / "out.png"
+    mask.write_bytes(png(half_mask(20, 26)))
+    files = {"PICTURE": str(picture), "MASK": str(mask)}
+    run(any_order, out, *(files.get(argument, argument) for argument in command))
+    assert "arpg: warning: the model does not know some words of the prompt: “zürich”" in capsys.readouterr().err
+    assert "zürich" in (recipe.read(recipe.text_of(out.read_bytes())).prompt or "")
+    assert verified(any_order, out)
+
+
 def told_otherwise(file: bytes) -> str:
     return json.dumps(json.loads(recipe.text_of(file) or "") | {"prompt": "a red ball"})
 
@@ -151,7 +190,8 @@ def told_otherwise(file: bytes) -> str:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["mushroom"], 1, "class: words has no classes; send prompt"),
+        (["3"], 1, "class: words takes text and has no list of classes; send prompt"),
+        (["mushroom", "--prompt", "x"], 1, "class: words draws what prompt says; leave class out"),
         (["--negative-prompt", "x"], 1, "negative_prompt: guidance leads from it to the prompt"),
         (["--prompt", " "], 2, "argument --prompt: must not be empty"),
         (["--prompt", "\udce4"], 2, "argument --prompt: "),
