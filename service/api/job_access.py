@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -144,6 +145,8 @@ def status_without_picture(job: Job, problem: Problem) -> int:
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 MOST_OF_A_PROMPT = 60
 """Characters of a picture's file name."""
+MOST_OF_WARNINGS = 2048
+"""Bytes of a header; proxies take 4 or 8 KB for all headers together."""
 
 
 async def picture_response(services: Services, request: Request, job: Job, index: int, format: Format) -> Response:
@@ -163,8 +166,19 @@ async def picture_response(services: Services, request: Request, job: Job, index
             "Content-Disposition": f'inline; filename="{_file_name(spec, made.seed, format)}"',
             "X-Job-ID": job.id,
             "X-Seed": str(made.seed),
+            **_warnings_header(read_result(job)),
         },
     )
+
+
+def _warnings_header(result: JobResult | None) -> dict[str, str]:
+    """The job's warnings as JSON in ASCII; without their messages where these are too long for a header."""
+    if result is None or not result.warnings:
+        return {}
+    told = [warning.model_dump() for warning in result.warnings]
+    whole = json.dumps(told)
+    short = [{name: one[name] for name in ("field", "code")} for one in told]
+    return {"X-Warnings": whole if len(whole) <= MOST_OF_WARNINGS else json.dumps(short)}
 
 
 def _file_name(spec: JobSpec, seed: int, format: Format) -> str:

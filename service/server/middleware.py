@@ -192,6 +192,7 @@ def cors_middleware(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
             "Location",
             "X-Job-ID",
             "X-Seed",
+            "X-Warnings",
             "X-Request-ID",
             "Retry-After",
             "RateLimit",

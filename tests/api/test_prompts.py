@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,8 +112,12 @@ def test_without_a_prompt_a_picture_of_anything_is_drawn(api: Api) -> None:
 @pytest.mark.parametrize(
     ("model", "fields", "field", "code", "remedy"),
     [
-        ("words", {"class": "cone"}, "class", "class_not_supported", "send prompt, such as the name of a class"),
-        ("words", {"class": 3, "prompt": SHORT}, "class", "class_not_supported", "send prompt"),
+        ("words", {"class": 3}, "class", "class_not_supported", "send prompt, such as the name of the class"),
+        ("words", {"class": "3"}, "class", "class_not_supported", "send prompt"),
+        ("words", {"class": "n01440764"}, "class", "class_not_supported", "send prompt"),
+        ("words", {"class": " _ "}, "class", "class_not_supported", "send prompt"),
+        ("words", {"class": "a\0b"}, "class", "class_not_supported", "send prompt"),
+        ("words", {"class": "cone", "prompt": SHORT}, "class", "class_not_supported", "leave class out"),
         ("hand", {"prompt": "cone"}, "prompt", "prompt_not_supported", "one of those under /v1/models/hand/classes"),
         ("hand", {"class": 3, "negative_prompt": "x"}, "negative_prompt", "prompt_not_supported", "leave it out"),
         ("words", {"negative_prompt": "x"}, "negative_prompt", "no_prompt", "give a prompt too, or leave this out"),
@@ -139,6 +144,19 @@ def test_what_a_model_does_not_take_is_refused_by_name(
     [error] = response.json()["errors"]
     assert (response.status_code, error["field"], error["code"]) == (422, field, code)
     assert remedy in error["message"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_name_of_a_class_is_the_prompt_of_a_model_that_takes_text(api: Api, task: str) -> None:
+    names = {"class": " sports_car ", "negative_prompt": "fog"}
+    sent = {
+        name: value | {"model": "words", **names} if name in ("json", "data") else value
+        for name, value in TASKS[task].items()
+    }
+    job = accepted(api.client.post(f"/v1/{task}", **sent))
+    shown = {name: job["request"][name] for name in ("class", "prompt", "negative_prompt")}
+    assert shown == {"class": None, "prompt": "sports car", "negative_prompt": "fog"}
+    assert spec_of(api.claim("words")).condition == TextCondition(prompt="sports car", negative_prompt="fog")
 
 
 def test_half_a_character_is_no_text(api: Api) -> None:
@@ -188,6 +206,19 @@ def test_warnings_are_told_by_the_job_and_by_its_last_event(api: Api) -> None:
     assert job["warnings"] == last["data"]["warnings"] == [LONG.model_dump()]
     quiet, _ = drawn(api, generate(api, prompt=SHORT))
     assert quiet["warnings"] == []
+
+
+def test_a_picture_alone_tells_its_warnings_in_a_header(api: Api) -> None:
+    """They are short enough for a proxy, and in ASCII."""
+    strange = JobWarning(field="prompt", code="unknown_words", message="the model does not know “zug”")
+    job, _ = drawn(api, generate(api, prompt=SHORT), LONG, strange)
+    [told] = api.client.get(job["images"][0]["url"]).headers.get_list("x-warnings")
+    assert json.loads(told) == [LONG.model_dump(), strange.model_dump()]
+    job, _ = drawn(api, generate(api, prompt=SHORT), strange.model_copy(update={"message": "“x” " * 500}))
+    [told] = api.client.get(job["images"][0]["url"]).headers.get_list("x-warnings")
+    assert json.loads(told) == [{"field": "prompt", "code": "unknown_words"}]
+    job, _ = drawn(api, generate(api, prompt=SHORT))
+    assert "x-warnings" not in api.client.get(job["images"][0]["url"]).headers
 
 
 def test_the_models_say_what_they_take(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from service.settings import Settings
 from service.tasks.pictures import recipe
 from service.worker.engine_loading import load_engine
 from service.worker.engine_thread import EngineThread
-from tests.support.api import running_api
+from tests.support.api import half_mask, noise, png, running_api
 from tests.support.tiny import random_folder
 from tests.support.worker import Service, serving
 
@@ -39,12 +40,13 @@ def load(folder: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of the models `classes` and `words`."""
+    """Of the models `classes`, `words` and `edits`."""
     root = tmp_path_factory.mktemp("models")
     text: dict[str, Any] = {"family": "llamagen-t2i", "text_encoder": True}
     return [
         random_folder(root / "classes", name="classes", grid=(4, 4)),
         random_folder(root / "words", name="words", grid=(4, 4), **text),
+        random_folder(root / "edits", name="edits", grid=(4, 4), **text | {"family": "arpg-t2i"}),
     ]
 
 
@@ -94,7 +96,7 @@ async def front(redis_url: str, folders: list[Path]) -> AsyncIterator[Front]:
     async with serving(redis_url, *map(load, folders), grace=10) as service:
         settings = Settings(redis_url=redis_url, _env_file=None)
         with running_api(settings) as api:
-            await asyncio.to_thread(api.wait_for_models, lambda served: served == {"classes", "words"})
+            await asyncio.to_thread(api.wait_for_models, lambda served: served == {"classes", "words", "edits"})
             yield Front(api.client, service)
 
 
@@ -160,6 +162,72 @@ async def test_what_is_not_read_of_a_prompt_is_a_warning(front: Front) -> None:
     assert warnings[1]["message"].endswith(": “房子”")
     assert warnings[2]["message"].endswith(": “naïve”")
     assert (await front.job(job))["warnings"] == warnings
+
+
+PICTURE = base64.b64encode(png(noise(8, 8))).decode()
+MASK = base64.b64encode(png(half_mask(8, 8))).decode()
+EDITS: dict[str, dict[str, Any]] = {
+    "generate": {},
+    "inpaint": {"image": PICTURE, "mask": MASK},
+    "outpaint": {"image": PICTURE, "right": 4},
+    "vary": {"image": PICTURE, "keep": 0.5},
+    "expand": {"width": 12, "height": 8},
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("task", EDITS)
+async def test_every_task_is_drawn_by_prompt_and_so_is_its_fork(front: Front, folders: list[Path], task: str) -> None:
+    """As a picture's recipe says, alone. A word that the encoder does not know is a warning in each."""
+    asked: dict[str, Any] = {
+        "model": "edits",
+        "prompt": "a red naïve cube",
+        "negative_prompt": FOG,
+        "seed": 3,
+        "steps": 4,
+    }
+    asked |= {"n": 2, "temperature": 2}
+    job = await front.ask(f"/v1/{task}", **asked, **EDITS[task])
+    jobs = [job]
+    if task != "outpaint":  # a canvas in windows can't be forked
+        await front.result(job)
+        jobs.append(await front.ask(f"/v1/jobs/{job}/fork", step=2, seed=8))
+    alone = load(folders[2])
+    seen = set()
+    for each in jobs:
+        result = await front.result(each)
+        told = recipe.read(recipe.text_of(await front.picture(each)))
+        assert (told.prompt, told.negative_prompt) == (asked["prompt"], FOG)
+        tokens = result.images[0].tokens()
+        assert np.array_equal(redraw(alone, told)[0], tokens)
+        seen.add(tokens.tobytes())
+        [warning] = (await front.end(each)).json()["warnings"]
+        assert (warning["field"], warning["code"]) == ("prompt", "unknown_words")
+        assert warning["message"].endswith(": “naïve”")
+        assert (await front.job(each))["warnings"] == [warning]
+    assert len(seen) == len(jobs)
+    other = await front.ask(f"/v1/{task}", **asked | {"prompt": "a red ball"}, **EDITS[task])
+    assert (await front.result(other)).images[0].tokens().tobytes() not in seen, "the prompt decides"
+
+
+@pytest.mark.anyio
+async def test_a_prompt_that_does_not_fit_the_cache_is_told_by_its_field(redis_url: str, folders: list[Path]) -> None:
+    """How long it is only the worker's encoder knows; the answer says how long it may be."""
+    config = EngineConfig(page_size=4, cache_tokens=48, check_every_step=True)
+    async with serving(redis_url, Engine.load(folders[1], device="cpu", config=config), grace=10) as service:
+        with running_api(Settings(redis_url=redis_url, _env_file=None)) as api:
+            await asyncio.to_thread(api.wait_for_models, lambda served: served == {"words"})
+            front = Front(api.client, service)
+            short = await front.ask("/v1/generate", prompt="a red ball")
+            long = await front.ask("/v1/generate", prompt=LONG)
+            away = await front.ask("/v1/generate", prompt="a red ball", negative_prompt=LONG)
+            await front.result(short)
+            for job, field in ((long, "prompt"), (away, "negative_prompt")):
+                await front.end(job)
+                error = (await front.job(job))["error"]
+                need = "needs 14 pages of the KV cache, which has 12 in all"
+                says = f"{field}: has 12 tokens, with which the picture {need}; at most 9 tokens fit"
+                assert error == {"code": "invalid_request", "message": says}
 
 
 @pytest.mark.anyio
