@@ -22,12 +22,13 @@ from engine.training.batches import TransformerRecipe
 from engine.training.demos import DEMO, DEMOS
 from engine.training.export import export_tokenizer
 from engine.training.loop import load_checkpoint, save_checkpoint
-from engine.training.prompts.batches import OPENINGS, SINGLES, WHOLE, CaptionBatches, Captioned, single_truth
+from engine.training.prompts.batches import OPENINGS, PAIRS, SINGLES, WHOLE, CaptionBatches, Captioned, single_truth
 from engine.training.prompts.folder import ENCODER, export_prompted, weights_to_begin_with
 from engine.training.prompts.network import AnyOrderOfText, PromptedARPG, encoder_config
 from engine.training.prompts.vocabulary import END_ID, PAD_ID, UNKNOWN_ID, caption_tokenizer, padded
 from engine.training.transformer import TransformerTrainer, new_network
 from engine.training.world.scenes.captions import vocabulary
+from engine.training.world.scenes.truth import Truth
 from engine.training.world.world import scene, silhouettes
 from tests.support.training import CPU, GRID, SIZES, TINY_VQ, assert_same
 
@@ -41,10 +42,19 @@ TINY_TEXT = {
     "encoder": {"d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
 }
 RECIPE = TransformerRecipe(steps=40, opening=3, warm_up=2, grid=GRID)
-"""The truth decides the tokens: two for each thing, striped."""
+# The truth decides the tokens: two for each thing, striped.
 TRUTHS = tuple(single_truth("train", index) for index in range(64))
 CODES = torch.tensor([[truth.things[0].label, truth.things[0].label + 8] * 8 for truth in TRUTHS]).short()
 SOURCE = Captioned(CODES, TRUTHS, name_alone=0.5)
+
+
+def beside_itself(truth: Truth) -> Truth:
+    [thing] = truth.things
+    left, top, right, bottom = thing.box
+    return replace(truth, things=(thing, replace(thing, box=(left + 40, top, right + 40, bottom))))
+
+
+CROPS = replace(SOURCE, truths=tuple(map(beside_itself, TRUTHS)))
 
 
 def random_network(seed: int = 1) -> PromptedARPG:
@@ -107,19 +117,23 @@ def test_the_tokenizer_knows_the_words_of_captions_and_no_others() -> None:
 
 
 def test_each_source_has_its_share_of_a_batch() -> None:
-    other = replace(SOURCE, codes=CODES + 100)
-    batches = CaptionBatches(SOURCE, other, RECIPE, ROWS)
+    """Crops whose label is even show two things."""
+    two = tuple(truth if truth.things[0].label % 2 else beside_itself(truth) for truth in TRUTHS)
+    batches = CaptionBatches(SOURCE, Captioned(CODES + 100, two, 0.0), RECIPE, ROWS)
     whole, openings = batches(3)
     assert whole.orders.shape == (WHOLE, 16)
     assert openings.orders.shape == (OPENINGS, 3)
-    for batch in (whole, openings):
-        assert (batch.ids[:, 0] < 100).float().mean() == SINGLES
+    firsts = torch.cat([batches(step)[1].ids[:, 0] for step in range(30)])
+    assert (firsts < 100).float().mean() == SINGLES
+    shown = torch.arange(0, 16, 2) + 100
+    others = 1 - SINGLES - PAIRS
+    assert torch.isin(firsts, shown).float().mean() == pytest.approx(PAIRS + others / 2, abs=0.05)
     assert_same(batches(3)[0].conditions, whole.conditions)
     assert not torch.equal(batches(4)[0].conditions, whole.conditions)
 
 
 def test_captions_are_dropped_at_the_stated_rate() -> None:
-    batches = CaptionBatches(SOURCE, SOURCE, RECIPE, ROWS)
+    batches = CaptionBatches(SOURCE, CROPS, RECIPE, ROWS)
     conditions = torch.cat([part.conditions for step in range(20) for part in batches(step)])
     dropped = conditions[:, -1] < 0
     assert dropped.float().mean() == pytest.approx(RECIPE.class_dropout, abs=0.03)
@@ -131,7 +145,7 @@ def test_captions_are_dropped_at_the_stated_rate() -> None:
 
 
 def test_a_caption_that_is_too_long_is_drawn_again() -> None:
-    batches = CaptionBatches(SOURCE, SOURCE, replace(RECIPE, class_dropout=0.0), 4)
+    batches = CaptionBatches(SOURCE, CROPS, replace(RECIPE, class_dropout=0.0), 4)
     for step in range(3):
         assert (batches(step)[0].conditions[:, -1] == END_ID).all()
 
@@ -150,7 +164,7 @@ def test_steps_teach_the_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WHOLE", "OPENINGS"):
         monkeypatch.setattr(f"engine.training.prompts.batches.{name}", 16)
     recipe = replace(RECIPE, bfloat16=False, steps=120)
-    batches = CaptionBatches(SOURCE, SOURCE, recipe, ROWS)
+    batches = CaptionBatches(SOURCE, CROPS, recipe, ROWS)
     trainer = TransformerTrainer(*new_network(TINY_TEXT), recipe, CPU)
     losses = [trainer.step(*batches(step)).item() for step in range(120)]
     assert losses[0] == pytest.approx(np.log(24), rel=0.01)
@@ -158,7 +172,7 @@ def test_steps_teach_the_captions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_cut_in_two_is_the_run_in_one_piece(tmp_path: Path) -> None:
-    batches = CaptionBatches(SOURCE, SOURCE, RECIPE, ROWS)
+    batches = CaptionBatches(SOURCE, CROPS, RECIPE, ROWS)
     whole, first, second = (TransformerTrainer(*new_network(TINY_TEXT), RECIPE, CPU) for _ in range(3))
     for trainer, steps in ((whole, 4), (first, 2)):
         for step in range(steps):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from engine.training.world.world import scene
 
 WHOLE, OPENINGS = 32, 96
 """Pictures of a step, and others of which only the first tokens count."""
-SINGLES = 0.25
-"""Share of the single pictures. A crop is harder: it shows none to several things, anywhere."""
+SINGLES, PAIRS = 0.25, 0.4
+"""Shares of the single pictures, and of crops in which several things are named; the others are any crops. Two things
+in the colours and places that the caption says are the hardest to learn."""
 STRANGE = 0.05
 """Share of the captions with a word that is not in the vocabulary."""
 ALL_ROWS = 0.5
@@ -37,6 +39,11 @@ class Captioned:
     codes: Tensor
     truths: tuple[Truth, ...]
     name_alone: float
+
+    def with_several(self) -> Captioned:
+        """Those in which several things are named."""
+        rows = [row for row, truth in enumerate(self.truths) if len(truth.named) > 1]
+        return replace(self, codes=self.codes[rows], truths=tuple(self.truths[row] for row in rows))
 
 
 def load_singles(runs: Path) -> Captioned:
@@ -64,7 +71,8 @@ class CaptionBatches:
     """Batch and openings of each step. rows: of a caption, at most."""
 
     def __init__(self, singles: Captioned, crops: Captioned, recipe: TransformerRecipe, rows: int) -> None:
-        self._sources = ((singles, SINGLES), (crops, 1 - SINGLES))
+        self._sources = (singles, crops, crops.with_several())
+        self._shares = (SINGLES, 1 - SINGLES - PAIRS, PAIRS)
         self._recipe, self._rows = recipe, rows
         self._tokenizer = caption_tokenizer()
 
@@ -76,9 +84,10 @@ class CaptionBatches:
 
     def _draw(self, count: int, seed: int, step: int, regions: float) -> Batch:
         ids, captions = [], []
-        for number, (source, share) in enumerate(self._sources):
+        ends = [round(share * count) for share in accumulate(self._shares, initial=0.0)]
+        for number, (source, (start, end)) in enumerate(zip(self._sources, pairwise(ends), strict=True)):
             own = seed * len(self._sources) + number
-            members = shuffled_batch(round(share * count), len(source.codes), own, step)
+            members = shuffled_batch(end - start, len(source.codes), own, step)
             ids.append(source.codes[members].long())
             captions += [self._caption(source, row, seed, step) for row in members.tolist()]
         generator = step_generator(seed, step)
