@@ -20,7 +20,7 @@ from service.cli.parser import parser
 from service.errors import did_you_mean
 from service.settings import Settings, set_up_logging
 
-WITHOUT_ENGINE = frozenset({"api", "keys"})
+WITHOUT_ENGINE = frozenset({"api", "keys", "doctor"})
 """The commands that an installation without torch has; with --server, the drawing commands too."""
 
 LABORATORY = {
@@ -100,6 +100,10 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
         return verifying.verify(parsed, settings)
     if parsed.command in drawing_commands.NAMES:
         return _draw(parsed, settings)
+    if parsed.command == "doctor":
+        from service.cli.doctor import doctor
+
+        return doctor(parsed, settings)
     if parsed.command == "keys":
         return key_commands.run(parsed, settings)
     from service.server import run as serving
@@ -167,6 +171,6 @@ def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
         "log_format",
     )
     chosen = {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
-    if parsed.command in drawing_commands.NAMES and "ARPG_LOG_LEVEL" not in os.environ:
+    if parsed.command in (*drawing_commands.NAMES, "doctor") and "ARPG_LOG_LEVEL" not in os.environ:
         chosen["log_level"] = "warning"  # these say themselves what they do
     return chosen

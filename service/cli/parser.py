@@ -15,6 +15,7 @@ EPILOG = """
 Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
 (service/settings.py lists them); HOST and PORT work without the prefix.
 
+  arpg doctor                                      what is wrong here, and what cures it
   arpg keys add ann                                a key for ann; from then on every request needs one
   arpg models                                      what can be loaded by name
   arpg serve                                       the page at http://127.0.0.1:8000
@@ -50,13 +51,20 @@ def parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     worker.add_argument(
         "--metrics-port", type=int, help="the port of /metrics; default: 9100 (ARPG_METRICS_PORT); 0 takes a free one"
     )
-    for command in (serve, api):
+    doctor = commands.add_parser(
+        "doctor",
+        help="look for what would keep `arpg serve` from running, and say what cures it",
+        description="Checks torch, the GPU, Redis, the port, the disk, the caches and the models' checkpoints with the "
+        "settings of `arpg serve`. The exit status: 0 all is well; 1 something is wrong.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print what was found as JSON")
+    for command in (serve, api, doctor):
         command.add_argument("--host", help="the address to listen on; default: 127.0.0.1 (HOST)")
         command.add_argument("--port", type=int, help="the port to listen on; default: 8000 (PORT); 0 takes a free one")
-    for command in (serve, api, worker):
+    for command in (serve, api, worker, doctor):
         command.add_argument("--redis-url", help="the Redis to use: redis://, rediss:// or unix:// (ARPG_REDIS_URL)")
         command.add_argument("--data-dir", type=Path, help="where `arpg serve` keeps its queue (./var)")
-    for command in (serve, worker):
+    for command in (serve, worker, doctor):
         _add_model(command, "; given again, one more")
 
     key_commands.add(commands)
