@@ -260,6 +260,7 @@ def test_the_description_names_every_route_once(api: Api) -> None:
     description = api.client.get("/openapi.json").json()
     assert set(description["paths"]) == {
         "/v1/generate", "/v1/expand", "/v1/inpaint", "/v1/outpaint", "/v1/vary", "/v1/jobs/{id}", "/v1/jobs/{id}/fork",
+        "/v1/events", "/v1/load",
         "/v1/jobs/{id}/links", "/v1/session", "/v1/jobs/{id}/events", "/v1/jobs/{id}/images/{index}",
         "/v1/models", "/v1/models/{model}", "/v1/models/{model}/classes", "/v1/models/{model}/palette",
         "/healthz", "/readyz", "/v1/jobs", "/v1/webhooks/secret", "/v1/images/generations", "/v1/images/edits",
