@@ -1,220 +1,255 @@
 // The page: draws and edits pictures through the public API, and paints each token as it arrives. No build step.
 
-import { api, askForKey } from "./api.js";
-import * as base from "./base.js";
-import { follow } from "./follow.js";
-import * as catalogue from "./models.js";
-import { frames } from "./pictures.js";
-import * as request from "./request.js";
+import * as source from "./editor/source.js";
+import { receive } from "./editor/files.js";
+import * as classSearch from "./form/class_search.js";
+import { LANGUAGES } from "./form/examples.js";
+import * as form from "./form/form.js";
+import * as catalogue from "./form/models.js";
+import * as permalink from "./form/permalink.js";
+import * as request from "./form/request.js";
+import * as history from "./jobs/history.js";
+import * as load from "./jobs/load.js";
+import * as store from "./jobs/store.js";
+import * as viewer from "./jobs/viewer.js";
+import { post } from "./server/api.js";
+import { askForKey } from "./server/key.js";
+import * as stream from "./server/stream.js";
+import { copy } from "./ui/copy.js";
+import { $ } from "./ui/dom.js";
+import { announce, complain, tell } from "./ui/toasts.js";
+import { wordsOf } from "./ui/words.js";
 
-const $ = (id) => document.getElementById(id);
+let models = []; // the model objects of /v1/models
+let model = null; // the one that is chosen
+let sending = false;
 
-let model = null; // the model object of /v1/models, with its palette
-let drawing = null; // the job being drawn: { job, task, stop, began, grid, pictures }
-
-// ---- models --------------------------------------------------------------------------------------------------
+// ---- models ---------------------------------------------------------------------------------------------------
 
 async function start() {
   try {
-    const models = await catalogue.models();
-    catalogue.offerModels(models);
-    $("models").onchange = () => choose(models[$("models").selectedIndex]);
-    await choose(models[0]);
+    models = await catalogue.models();
   } catch (error) {
-    $("model").textContent = error.status === 401 ? "This server needs a key." : error.message;
+    $("model").textContent = error.status === 401 ? "This server needs a key." : wordsOf(error);
+    return;
   }
+  catalogue.offer(models);
+  await choose(models[0]);
+  await restore();
+  drawLinked(permalink.asked());
+  load.watch();
+  store.watch();
 }
 
 async function choose(found) {
-  request.complain(null);
   $("draw").disabled = true;
-  const wanted = () => $("models").value === found.id; // still the chosen model
+  $("models").value = found.id;
   try {
-    const [classes] = await Promise.all([catalogue.classesOf(found), catalogue.holdPalette(found, wanted)]);
-    if (!wanted()) return; // the user has chosen another model meanwhile
+    const classes = found.conditioning === "class" ? await catalogue.classesOf(found) : [];
+    if ($("models").value !== found.id) return; // the user has chosen another model meanwhile
     model = found;
     catalogue.describe(model);
-    catalogue.offerClasses(classes);
-    request.offer(model);
+    classSearch.offer(classes);
+    form.offer(model);
     $("draw").disabled = false;
     arrange();
   } catch (error) {
-    request.complain(error);
+    complain(error);
   }
 }
-
-const edits = () => request.NEEDS_PICTURE.filter((task) => model.tasks.includes(task));
 
 function arrange() {
   if (!model) return;
-  request.arrange(model);
-  const chosen = request.task();
-  $("bench").classList.toggle("editing", request.NEEDS_PICTURE.includes(chosen));
-  base.show(chosen, chosen === "fork" ? "Press Edit under a picture that was drawn here." : "Press Edit under a picture, drop or paste a picture file, or");
-  request.describe();
-  if (!drawing && !document.querySelector("figure img:not(.under)")) {
-    frames(Number($("n").value), { model, grid: model.grid });
+  form.arrange(model);
+  source.show(form.task(), model);
+  exemplify();
+}
+
+// ---- jobs -----------------------------------------------------------------------------------------------------
+
+// The jobs that the server still knows; a job under way is shown, or else the last one.
+async function restore() {
+  try {
+    await store.load();
+  } catch (error) {
+    return complain(error);
+  }
+  const [first] = [...store.unfinished(), ...store.all().filter(({ status }) => status === "succeeded")];
+  if (first && !opened) open(first);
+}
+
+let opened = null; // the last job that the user asked for
+
+async function open(job) {
+  opened = job;
+  try {
+    await job.whole();
+  } catch (error) {
+    return complain(error);
+  }
+  const own = models.find(({ id }) => id === job.told.model);
+  if (job.told.fork && !job.shared) await share(job);
+  if (opened !== job) return; // the user has chosen another one meanwhile
+  const tasks = own?.tasks ?? [];
+  const can = {
+    edit: form.NEEDS_PICTURE.some((task) => tasks.includes(task)),
+    fork: tasks.includes("fork") && !windowed(job),
+    link: permalink.linked(job),
+  };
+  viewer.show(job, { grid: own?.grid ?? [16, 16], can });
+  history.mark(job);
+}
+
+// What is drawn in windows can't be forked.
+const windowed = ({ told }) => told.task === "expand" && told.request.method === "windowed";
+
+// The steps that a fork shares with its parent, in the parent's order.
+async function share(job) {
+  const { fork } = job.told;
+  try {
+    const parent = await store.find(fork.job);
+    await parent.whole();
+    const events = new Promise((resolve) => parent.addEventListener("pictures", resolve, { once: true }));
+    parent.follow();
+    if (parent.over && !parent.pictures[fork.image].history.length) await events;
+    if (parent.pictures[fork.image].history.length) job.shared = upTo(parent.pictures[fork.image], fork.step);
+  } catch {
+    // The parent has expired: its steps come as one.
   }
 }
 
-// ---- the picture to edit -------------------------------------------------------------------------------------
+const upTo = ({ history }, last) => history.filter(({ step }) => step <= last);
 
-async function edit(picture) {
-  const can = edits().filter((task) => picture.job || task !== "fork");
-  if (!can.length) return request.complain(new Error(`The model ${model.id} can't edit pictures.`));
-  request.complain(null);
+async function draw() {
+  if (sending || $("draw").disabled) return;
+  sending = true;
+  form.settle();
   try {
-    await base.take(picture);
+    const picture = form.NEEDS_PICTURE.includes(form.task()) ? source.current() : null;
+    const asked = await request.send(await request.compose(model));
+    await shown(store.add(asked, { before: picture && { url: picture.url }, mine: true }));
   } catch (error) {
-    return request.complain(error);
+    form.complain(error);
   }
-  if (!can.includes(request.task())) $("form").elements.task.value = can[0];
+  sending = false;
+}
+
+// Draws what a link asks for.
+async function drawLinked(fields) {
+  if (fields === null) return;
+  const named = models.find(({ id }) => id === fields.model);
+  if (!named) return complain(new Error(`This server has no model ${fields.model}, which the link names. Choose another one.`));
+  if (named !== model) await choose(named);
+  fill(fields.task, fields);
+  await draw();
+}
+
+function fill(task, fields) {
+  if (task in form.TASKS) form.choose(task);
+  arrange();
+  form.fill(fields);
+  exemplify();
+}
+
+async function shown(job) {
+  announce(`${job.name ?? "Anything"}: sent.`);
+  await open(job);
+  $("viewer").scrollIntoView({ block: "nearest" });
+}
+
+async function fork(picture) {
+  const { job, index, timeline } = picture;
+  const last = job.steps ?? job.usage?.steps;
+  if (!timeline.step || timeline.step >= last) {
+    return complain(new Error("Move the slider under the picture to the step from which to fork, then press Fork."));
+  }
+  const { n, seed, priority } = form.fields();
+  const asked = { step: timeline.step, image_index: index, n, ...(seed && { seed }), ...(priority && { priority }) };
+  try {
+    const told = await post(`v1/jobs/${encodeURIComponent(job.id)}/fork`, asked);
+    await shown(store.add(told, { shared: upTo(picture.drawn, told.fork.step), mine: true }));
+  } catch (error) {
+    complain(error);
+  }
+}
+
+async function edit({ job, index, drawn, image, grid }) {
+  await begin({ url: drawn.url, name: image.alt, job: job.id, image: index, model: job.told.model, grid });
+}
+
+// Takes a picture to the editor.
+async function begin(picture) {
+  const can = form.NEEDS_PICTURE.filter((task) => model.tasks.includes(task));
+  if (!can.length) return complain(new Error(`The model ${model.id} can't edit pictures. Choose another model.`));
+  try {
+    await source.take(picture);
+  } catch (error) {
+    return complain(error);
+  }
+  form.settle();
+  if (!can.includes(form.task())) form.choose(can[0]);
   arrange();
   $("base").scrollIntoView({ block: "nearest" });
   $("base").focus({ preventScroll: true });
 }
 
-// ---- drawing -------------------------------------------------------------------------------------------------
-
-async function draw() {
-  request.complain(null);
-  busy(true);
-  warn([]);
-  say("Sending…");
-  let job;
-  try {
-    job = await request.send(model);
-  } catch (error) {
-    busy(false);
-    say("");
-    request.complain(error);
-    return;
-  }
-  const [task, picture] = [request.task(), base.current()];
-  drawing = { job, task, began: null, grid: null, pictures: frames(job.request.n, about(job, task, picture)) };
-  drawing.stop = follow(job, handlers);
-  $("pictures").scrollIntoView({ block: "nearest" });
+async function link({ job, drawn }) {
+  const copied = await copy(permalink.linkTo(job, drawn.seed));
+  copied ? tell("The link is copied. It draws this picture again.") : complain(new Error("This browser does not let the page copy."));
 }
 
-function about(job, task, picture) {
-  const shown = { name: job.class_name ?? job.request.prompt, model, grid: model.grid, edit: edits().length ? edit : null };
-  if (task === "fork") {
-    const shared = (picture.history ?? []).filter(({ step }) => step <= job.fork.step);
-    return { ...shown, model: picture.model, grid: picture.grid, shared };
-  }
-  if (!request.NEEDS_PICTURE.includes(task)) return shown;
-  return { ...shown, under: { url: picture.url, width: picture.width, height: picture.height, padding: job.padding ?? {} } };
+async function reuse() {
+  const { told } = viewer.current();
+  const own = models.find(({ id }) => id === told.model);
+  if (own && own !== model) await choose(own);
+  fill(told.task, told.request);
 }
 
-const handlers = {
-  queued: ({ position }) => say(position ? `Waiting: ${position} ${position === 1 ? "job" : "jobs"} ahead.` : "Waiting for a worker…"),
-  started: ({ attempt, grid, kept = [] }) => {
-    drawing.began ??= performance.now();
-    drawing.pictures.forEach((picture, index) => kept.includes(index) || picture.clear(grid));
-    $("progress").hidden = false;
-    say(attempt > 1 ? "The worker failed; drawing again." : "Drawing…");
-  },
-  tokens: (event) => {
-    drawing.pictures[event.image_index].take(event);
-    $("progress").value = drawing.pictures.reduce((sum, each) => sum + each.done, 0) / drawing.pictures.length;
-    say(`Step ${event.step} of ${event.steps}: ${event.n_done} of ${event.n_total} tokens.`);
-  },
-  completed: ({ images, usage, warnings = [] }) => {
-    const { job, task, began, pictures } = drawing;
-    images.forEach((image, index) => pictures[index].show(image, { job, usage }));
-    finish(began === null ? "Done." : `Done in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
-    warn(warnings);
-    if (task === "inpaint") showMask(job);
-  },
-  failed: ({ error }) => {
-    finish("");
-    request.complain(error);
-  },
-  canceled: () => finish("Cancelled."),
-  error: ({ error }) => say(`${error.message}; trying again…`),
-  lost: () => say("The connection was lost; trying again…"),
-  gone: (error) => {
-    finish("");
-    request.complain(error);
-  },
-};
+// ---- examples -------------------------------------------------------------------------------------------------
 
-// Outlines the tokens that the mask selected, over the picture that it was painted on.
-async function showMask({ urls }) {
-  const picture = base.current();
-  try {
-    const { mask_tokens } = await api(urls.self);
-    if (!mask_tokens || base.current() !== picture || request.task() !== "inpaint" || drawing) return;
-    base.showDrawn(mask_tokens);
-    const cells = mask_tokens.flat();
-    $("status").textContent += ` ${cells.filter(Boolean).length} of ${cells.length} tokens were redrawn.`;
-  } catch {
-    // The picture itself is there; only the outline is missing.
-  }
+async function exemplify() {
+  if (!$("examples").open || !model) return;
+  $("example").textContent = LANGUAGES[$("language").value](await request.compose(model, { drafted: true }));
 }
 
-function finish(status) {
-  drawing.stop();
-  drawing = null;
-  busy(false);
-  say(status);
-}
+// ---- input ----------------------------------------------------------------------------------------------------
 
-async function cancel() {
-  if (!drawing) return;
-  say("Cancelling…");
-  try {
-    await api(drawing.job.urls.cancel, { method: "DELETE" });
-  } catch (error) {
-    request.complain(error);
-  }
-}
+viewer.begin({ edit, fork, link });
+history.begin(open);
+receive(document.querySelectorAll("input.source"), begin, complain);
 
-function busy(yes) {
-  $("draw").disabled = yes;
-  $("models").disabled = yes; // the pictures being drawn need this model's palette
-  $("cancel").hidden = !yes;
-  $("stage").setAttribute("aria-busy", String(yes));
-  if (!yes) $("progress").hidden = true;
-  $("progress").value = 0;
-}
-
-function say(status) {
-  $("status").textContent = status;
-}
-
-// Shows what was done otherwise than the request says.
-function warn(warnings) {
-  const sentence = ({ message }) => `${message[0].toUpperCase()}${message.slice(1)}.`;
-  $("warnings").textContent = warnings.map(sentence).join(" ");
-  $("warnings").hidden = !warnings.length;
-}
-
-// ---- input ---------------------------------------------------------------------------------------------------
-
+$("models").addEventListener("change", () => choose(models[$("models").selectedIndex]));
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (model && !drawing && !$("draw").disabled) draw();
+  if (model) draw();
 });
 $("form").addEventListener("input", () => {
-  base.arrange();
-  request.describe();
+  source.arrange();
+  exemplify();
 });
 $("form").addEventListener("change", ({ target }) => {
-  if (target.name === "task") request.complain(null);
-  if (["task", "n"].includes(target.name)) arrange();
+  if (target.name !== "task") return exemplify();
+  form.settle();
+  arrange();
 });
-$("cancel").addEventListener("click", cancel);
+for (const name of ["pointerup", "keyup"]) $("base").addEventListener(name, exemplify);
+$("examples").addEventListener("toggle", exemplify);
+$("language").addEventListener("change", exemplify);
+$("copy-example").addEventListener("click", async () => {
+  if (await copy($("example").textContent)) tell("Copied.");
+});
 $("dice").addEventListener("click", () => {
   $("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
-  request.describe();
+  exemplify();
 });
+$("reuse").addEventListener("click", reuse);
 $("give-key").addEventListener("click", async () => {
-  if ((await askForKey()) && !drawing) start();
+  if (!(await askForKey())) return;
+  model ? stream.retry() : start();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("key-dialog").open) cancel();
+  if (event.key === "Escape" && !$("key-dialog").open) viewer.escape();
 });
-base.receive(edit, request.complain);
+window.addEventListener("hashchange", () => model && drawLinked(permalink.asked()));
 
 start();

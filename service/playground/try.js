@@ -1,7 +1,7 @@
 // A form for a route: sends the request from this page, shows the response, and the curl command that does the same.
 // Paths are relative to the page, which a proxy may serve under a prefix.
 
-import { pretty } from "./api.js";
+import { pretty } from "./server/api.js";
 import { make } from "./elements.js";
 
 const LONGEST_LINE = 400; // of a response that is shown: previews are thousands of letters of base64

@@ -1,4 +1,5 @@
-"""Folders of random models: one that draws in any order, and one of a fixed order. A browser for the playground."""
+"""Folders of random models: one that draws in any order, and one of a fixed order. For the playground, a browser and a
+server."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.playground import chromium
+from service.settings import Settings
+from tests.support.api import Api, running_api
+from tests.support.playground import chromium, open_page, tab_of
 from tests.support.tiny import random_folder
 
 QUIET = (
@@ -46,12 +49,29 @@ def problems() -> list[str]:
 def tab(browser: Browser, problems: list[str]) -> Iterator[Page]:
     """An empty tab with a profile of its own."""
 
-    def note(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            problems.append(f"{message.text} {message.location['url']}")
-
-    with browser.new_context(viewport={"width": 1180, "height": 820}) as context:
-        tab = context.new_page()
-        tab.on("console", note)
-        tab.on("pageerror", lambda error: problems.append(str(error)))
+    with tab_of(browser, problems) as tab:
         yield tab
+
+
+@pytest.fixture(scope="module")
+def page_server(request: pytest.FixtureRequest, redis_socket: Path) -> Iterator[Api]:
+    """A server whose jobs are those of one module, with a worker that its tests drive."""
+    settings = Settings(
+        redis_url=f"unix://{redis_socket}", namespace=request.module.__name__.rpartition(".")[2], _env_file=None
+    )
+    with running_api(settings) as api:
+        api.show_card()
+        yield api
+
+
+@pytest.fixture
+def own_api(page_server: Api) -> Iterator[Api]:
+    yield page_server
+    page_server.empty()
+
+
+@pytest.fixture
+def own_page(tab: Page, own_api: Api) -> Page:
+    """The page of this server, ready to draw."""
+    open_page(tab, own_api.url)
+    return tab

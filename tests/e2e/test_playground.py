@@ -15,7 +15,18 @@ from engine.card import ClassLabel, Defaults
 from service.server.app import create_app
 from service.settings import Settings
 from tests.support.api import CARD, Api, running_api, spec_of
-from tests.support.playground import READY, STATUS, choose, chromium, lose_the_stream, open_page, submit, until
+from tests.support.playground import (
+    DRAWN,
+    READY,
+    STATUS,
+    TOASTS,
+    choose,
+    chromium,
+    draw,
+    open_page,
+    submit,
+    until,
+)
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -33,12 +44,11 @@ def page(tab: Page, api: Api) -> Page:
 
 
 def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, problems: list[str]) -> None:
-    assert page.evaluate("[...document.getElementById('class').options].map(o => o.value)")[:2] == ["sphere", "cube"]
     assert page.evaluate("document.getElementById('models').closest('.field').hidden")
     choose(page, n="1", seed="009223372036854775807", **{"class": "cube"})
-    assert '"seed":9223372036854775807,' in page.evaluate("document.getElementById('curl').textContent")
-    submit(page)
+    draw(page)
     until(page, f"{STATUS}.startsWith('Waiting')")
+    assert page.evaluate(READY), "further pictures can be drawn meanwhile"
     claim = api.claim()
     assert (spec_of(claim).class_label, spec_of(claim).seeds[0]) == (1, 2**63 - 1)
 
@@ -51,16 +61,16 @@ def test_tokens_fill_in_and_give_way_to_the_picture(page: Page, api: Api, proble
     assert page.evaluate(PAINTED) == [32, 96, 97, 98, 16, 16]
 
     api.finish(claim, 3, [*spec_of(claim).seeds])
-    until(page, "document.querySelector('figure img.there')")
-    assert page.evaluate("document.querySelector('figure img').naturalWidth") == 32
-    assert page.evaluate("document.querySelector('figcaption').textContent") == "seed 9223372036854775807EditPNG"
-    assert page.evaluate(f"{STATUS}.startsWith('Done in')")
+    until(page, DRAWN)
+    assert page.evaluate("document.querySelector('figure img.there, figure img').naturalWidth") == 32
+    assert page.evaluate("document.querySelector('figcaption .seed').textContent") == "seed 9223372036854775807"
+    assert page.evaluate(STATUS) == "Done in 0.2 s."
     assert problems == []
 
 
 def test_a_new_attempt_starts_from_an_empty_canvas(page: Page, api: Api) -> None:
     choose(page, n="1")
-    submit(page)
+    draw(page)
     until(page, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     token = {"image_index": 0, "step": 1, "steps": 4, "positions": [0], "tokens": [1], "n_done": 1, "n_total": 16}
@@ -84,14 +94,14 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         CARD, name="raster", family="llamagen", grid=(2, 4), tasks=("generate",), settings=fixed, steps=8,
         classes=CARD.classes[1:4], defaults=Defaults(guidance_scale=1.75),
     )  # fmt: skip
-    kinds = tuple(ClassLabel(i, f"kind {i}", (f"sort {i}",), f"n{i:08}") for i in range(98))
-    kinds += (ClassLabel(98, "twin"), ClassLabel(99, "Twin"))
+    kinds = tuple(ClassLabel(i, f"kind {i}", (f"sort {i}",), f"n{i:08}") for i in range(998))
+    kinds += (ClassLabel(998, "twin"), ClassLabel(999, "Twin"))
     many = replace(raster, name="many", classes=kinds, tasks=("generate", "vary"))
     visible = (
         "[...document.querySelectorAll('{}')].filter(f => f.checkVisibility()).map(f => f.innerText.split('\\n')[0])"
     )
-    shown, tasks = visible.format("#form .field"), visible.format("#tasks label")
-    classes = "[...document.getElementById('class').options].map(o => o.value)"
+    shown, tasks = visible.format("#form .field > label"), visible.format("#tasks label")
+    options = "[...document.querySelectorAll('#class-list li')].map(o => o.innerText)"
 
     def switch(name: str) -> None:
         choose(tab, models=name)
@@ -109,75 +119,59 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
             "raster",
         ]
         assert tab.evaluate(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
-        assert len(tab.evaluate(classes)) == 9
-        assert tab.evaluate(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Fork", "Expand"]
+        assert tab.evaluate(tasks) == ["Draw", "Inpaint", "Outpaint", "Vary", "Expand"]
+        # All ten settings, with the model's own values as hints.
+        tab.click("#more summary")
+        more = tab.evaluate(shown)[6:]
+        assert more[:8] == [
+            "Temperature", "Top k", "Top p", "Schedule", "Guidance schedule", "Guidance until", "Attention", "Order",
+        ]  # fmt: skip
+        assert tab.evaluate("document.getElementById('top_p').placeholder") == "1"
+
         switch("many")
-        assert tab.evaluate("document.getElementById('class').tagName") == "INPUT"
-        offered = tab.evaluate("[...document.getElementById('classes').options].map(o => [o.value, o.label])")
-        assert offered[7] == ["kind 7", "sort 7, n00000007"]
-        assert offered[98:] == [["98", "twin"], ["99", "Twin"]], "a name that two classes share would be refused"
+        tab.click("#class")
+        tab.fill("#class", "sort 77")  # a synonym
+        assert tab.evaluate(options)[:2] == ["kind 77 sort 77, n00000077", "kind 770 sort 770, n00000770"]
+        tab.fill("#class", "n00000123")
+        tab.keyboard.press("ArrowDown")
+        tab.keyboard.press("Enter")
+        assert tab.evaluate("document.getElementById('class').value") == "kind 123"
+        tab.fill("#class", "twin")
+        assert tab.evaluate(options) == ["twin class 998", "Twin class 999"]
+        tab.keyboard.press("ArrowUp")
+        tab.keyboard.press("Enter")
+        assert tab.evaluate("document.getElementById('class').value") == "999", "the name would be refused"
+        assert tab.evaluate("document.getElementById('class-list').hidden")
         assert tab.evaluate(tasks) == ["Draw", "Vary"]
+
         switch("raster")
-        assert tab.evaluate(shown) == ["Model", "Class", "Guidance", "Seed", "Pictures"]
+        assert tab.evaluate(shown)[:5] == ["Model", "Class", "Guidance", "Seed", "Pictures"]
+        assert tab.evaluate(shown)[5:9] == ["Temperature", "Top k", "Top p", "Guidance until"]
         assert tab.evaluate(tasks) == []  # it can only draw
-        assert tab.evaluate(classes) == ["cube", "torus", "cone", ""]
         assert tab.evaluate("document.getElementById('guidance_scale').value") == "1.75"
-        choose(tab, n="1", **{"class": "cube"})
-        submit(tab)
+        choose(tab, n="1", top_k="3", **{"class": "cube"})
+        draw(tab)
         until(tab, f"{STATUS}.startsWith('Waiting')")
-        assert tab.evaluate("document.getElementById('models').disabled") is True
         claim = api.claim("raster")
         spec = spec_of(claim)
-        asked = [spec.class_label, spec.sampling.steps, spec.sampling.guidance_scale]
-        assert asked == [1, None, 1.75]
+        asked = [spec.class_label, spec.sampling.steps, spec.sampling.guidance_scale, spec.sampling.top_k]
+        assert asked == [1, None, 1.75, 3]
+        switch("hand")  # while the job of the other model is drawn
         started = {"attempt": 1, "images": 1, "grid": [2, 4], "steps": 8, "known": 0}
         api.publish(claim, 1, "started", started)
         until(tab, "(c => c.width === 16 && c.height === 8)(document.querySelector('#pictures canvas'))")
         api.finish(claim, 2, [*spec_of(claim).seeds])
-        until(tab, "document.querySelector('figure img.there')")
-        switch("hand")
-        assert tab.evaluate(shown) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
+        until(tab, DRAWN)
         assert tab.evaluate("document.getElementById('class').value") == "cube"  # both have it
         assert problems == []
 
 
-def test_escape_cancels_the_job(page: Page, api: Api) -> None:
-    submit(page)
+def test_escape_cancels_the_job_that_is_shown(page: Page, api: Api) -> None:
+    draw(page)
     until(page, f"{STATUS}.startsWith('Waiting')")
     page.keyboard.press("Escape")
     until(page, f"{STATUS} === 'Cancelled.'")
-    assert page.evaluate("document.getElementById('draw').disabled") is False
     assert api.queue(lambda q, _, __: q.depth("hand")) == 0
-
-
-def forget(api: Api, *keys: str) -> None:
-    names = [api.settings.queue_config.prefix + key for key in keys]
-    assert api.queue(lambda q, _, __: q.redis.delete(*names)) == len(keys)
-
-
-def test_a_stream_that_is_refused_for_good_still_ends_with_the_picture(page: Page, api: Api) -> None:
-    choose(page, n="1", seed="7")
-    submit(page)
-    until(page, f"{STATUS}.startsWith('Waiting')")
-    claim = api.claim()
-    lose_the_stream(page, api)
-    api.finish(claim, 1, [*spec_of(claim).seeds])
-    forget(api, f"events:{claim.id}")
-    until(page, "document.querySelector('figure img.there')")
-    assert page.evaluate(STATUS) == "Done."
-    assert page.evaluate("document.getElementById('draw').disabled") is False
-
-
-def test_a_job_that_is_gone_is_an_error_and_the_page_can_draw_again(page: Page, api: Api) -> None:
-    submit(page)
-    until(page, f"{STATUS}.startsWith('Waiting')")
-    lose_the_stream(page, api)
-    claim = api.claim()
-    forget(api, f"job:{claim.id}", f"events:{claim.id}")
-    until(page, "!document.getElementById('problem').hidden")
-    assert page.evaluate("document.getElementById('problem').textContent") == "there is no job with this id"
-    assert page.evaluate("document.getElementById('draw').disabled") is False
-    assert page.evaluate("document.getElementById('cancel').hidden") is True
 
 
 def test_the_page_works_under_the_path_that_a_proxy_strips(
@@ -204,35 +198,38 @@ def test_the_page_works_under_the_path_that_a_proxy_strips(
         api.show_card()
         tab.goto(f"{api.url}/art/?from=elsewhere#top")
         until(tab, READY)
-        assert tab.evaluate("document.getElementById('curl').textContent").endswith(f" {api.url}/art/v1/generate")
+        tab.click("#examples summary")
+        until(tab, "document.getElementById('example').textContent")
+        assert tab.evaluate("document.getElementById('example').textContent").endswith(f" {api.url}/art/v1/generate")
         choose(tab, n="1")
-        submit(tab)
+        draw(tab)
         until(tab, f"{STATUS}.startsWith('Waiting')")
         api.draw(api.claim())
-        until(tab, "document.querySelector('figure img.there')")
+        until(tab, DRAWN)
         assert tab.evaluate("new URL(document.querySelector('figcaption a').href).pathname").startswith("/art/v1/jobs/")
         tab.goto(f"{api.url}/art/docs")
         until(tab, "document.querySelector('#docs details')")
         assert problems == []
 
 
-def test_an_error_is_said_at_the_field_that_is_wrong(page: Page) -> None:
-    choose(page, seed="tomorrow")
-    submit(page)
-    until(page, "document.querySelector('.field:has(#seed) .wrong')")
-    assert (
-        page.evaluate("document.querySelector('.field:has(#seed) .wrong').textContent")
-        == "input should be a valid integer"
-    )
-    assert page.evaluate("document.activeElement.id") == "seed"
-    choose(page, seed="-1")
-    submit(page)
-    until(page, "document.querySelector('.field:has(#seed) .wrong')?.textContent.endsWith('null for random')")
+def test_an_error_is_said_in_the_page_s_words_at_the_field_that_is_wrong(page: Page) -> None:
+    wrong = "document.querySelector('.field:has(#seed) .wrong')"
+    for seed in ("tomorrow", "-1"):
+        choose(page, seed=seed)
+        page.evaluate(f"{wrong}?.remove()")
+        submit(page)
+        until(page, wrong)
+        assert page.evaluate(f"{wrong}.textContent") == (
+            "A seed is a whole number from 0 to 9,223,372,036,854,775,807. Leave it empty for a random one."
+        )
+        assert page.evaluate("document.activeElement.id") == "seed"
     assert page.evaluate("[...document.querySelectorAll('main [aria-invalid=true]')].map(e => e.id)") == ["seed"]
-    assert page.evaluate("document.getElementById('problem').hidden")
-    choose(page, seed="7", n="1")
+    choose(page, seed="7", n="1", top_p="3")  # a field that is out of sight
     submit(page)
-    until(page, f"{STATUS}.startsWith('Waiting')")
+    until(page, "document.querySelector('.field:has(#top_p) .wrong')?.checkVisibility()")
+    assert page.evaluate(TOASTS) == []
+    choose(page, top_p="")
+    draw(page)
     assert page.evaluate("document.querySelectorAll('main :is(.wrong, [aria-invalid=true])').length") == 0
 
 
@@ -278,7 +275,7 @@ def test_it_is_readable_in_both_schemes(tab: Page, api: Api, dark: bool, tmp_pat
         for what in (
             "getComputedStyle(document.body).color",
             "getComputedStyle(document.body).backgroundColor",
-            "getComputedStyle(document.getElementById('status')).color",
+            "getComputedStyle(document.getElementById('model')).color",
         )
     )
     for text in (ink, quiet):

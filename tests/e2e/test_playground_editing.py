@@ -15,7 +15,21 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from tests.support.api import Api, frames, noise, png, spec_of
-from tests.support.playground import DRAWN, READY, STATUS, choose, chromium, drag, open_page, submit, task, until
+from tests.support.playground import (
+    DRAWN,
+    READY,
+    STATUS,
+    TOASTS,
+    act,
+    choose,
+    chromium,
+    drag,
+    draw,
+    open_page,
+    submit,
+    task,
+    until,
+)
 from tests.support.serve import serving
 from tests.support.tiny import random_folder
 
@@ -41,10 +55,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 def page(tab: Page, served: httpx.Client) -> Page:
     """With a picture drawn, and chosen to be worked on."""
     open_page(tab, str(served.base_url))
-    choose(tab, n="1", seed="7", steps="3")
-    submit(tab)
+    choose(tab, n="1", seed="7", steps="8")
+    draw(tab)
     until(tab, DRAWN)
-    tab.evaluate("document.querySelector('figcaption button').click()")
+    act(tab, "Edit")
     until(tab, "!document.getElementById('mask').hidden && document.getElementById('mask').width === 16")
     return tab
 
@@ -71,6 +85,15 @@ def told(client: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
     return [e["data"] for e in events if e["event"] == "tokens" and e["data"]["image_index"] == 0]
 
 
+SELECTED = "document.getElementById('selected').textContent"
+# Cells of 16×16 pixels in which the outline has a line.
+OUTLINED = """(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const cells = new Set();
+  for (let k = 3; k < d.length; k += 4) if (d[k]) {
+    const pixel = (k - 3) / 4;
+    cells.add(Math.floor(pixel / c.width / 16) * 8 + Math.floor(pixel % c.width / 16)); }
+  return [...cells]; })(document.getElementById('over'))"""
+
+
 def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client, problems: list[str]) -> None:
     parent, [before] = finished(page, served)
     choose(page, size="20")
@@ -87,8 +110,14 @@ def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client, pro
     mask = np.array(page.evaluate(PAINTED), dtype=bool)
     assert (mask & ~stroke).any()
     assert not mask[:, 12:].any()
-    submit(page)
-    until(page, f"{STATUS}.endsWith('redrawn.')")
+    # Before it is drawn: which tokens that will be. Around them a line is drawn, and nowhere else.
+    snapped = mask.reshape(8, CELL, 8, CELL).any(axis=(1, 3))
+    until(page, f"{SELECTED} === '{snapped.sum()} of 64 tokens will be redrawn.'")
+    assert page.evaluate("document.getElementById('over').checkVisibility()")
+    outlined = page.evaluate(OUTLINED)
+    assert outlined
+    assert all(snapped.flat[cell] for cell in outlined)
+    draw(page)
     job, [after] = finished(page, served)
 
     assert job["task"] == "inpaint"
@@ -96,59 +125,81 @@ def test_only_what_the_mask_covers_changes(page: Page, served: httpx.Client, pro
     assert job["request"]["seamless"] is True  # as whoever says nothing has it
     assert np.array_equal(after[~mask], before[~mask])
     assert not np.array_equal(after[mask], before[mask])
-    snapped = mask.reshape(8, CELL, 8, CELL).any(axis=(1, 3))
     assert job["mask_tokens"] == snapped.astype(int).tolist()
-    assert page.evaluate(STATUS).endswith(f"{snapped.sum()} of 64 tokens were redrawn.")
-    # Around the cells that were redrawn a line is drawn, and nowhere else: 16 pixels a cell.
-    assert page.evaluate("document.getElementById('over').checkVisibility()")
-    lines = """(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const cells = new Set();
-      for (let k = 3; k < d.length; k += 4) if (d[k]) {
-        const pixel = (k - 3) / 4;
-        cells.add(Math.floor(pixel / c.width / 16) * 8 + Math.floor(pixel % c.width / 16)); }
-      return [...cells]; })(document.getElementById('over'))"""
-    outlined = page.evaluate(lines)
-    assert outlined
-    assert all(snapped.flat[cell] for cell in outlined)
+    # As long as the button is held, the picture is seen as it was.
+    seen = "getComputedStyle(document.querySelector('figure img.there')).opacity"
+    until(page, f"{seen} === '1'")
+    page.get_by_role("button", name="Hold to see picture 1 before the change").dispatch_event("pointerdown")
+    assert page.evaluate(seen) == "0"
+    assert page.evaluate("getComputedStyle(document.querySelector('figure img.under')).opacity") == "1"
+    page.get_by_role("button", name="Hold to see picture 1 before the change").dispatch_event("pointerup")
+    until(page, f"{seen} === '1'")
     assert complaints(problems) == []
 
 
-def test_a_fork_shares_the_steps_up_to_the_slider(page: Page, served: httpx.Client, problems: list[str]) -> None:
+def test_a_fork_shares_the_steps_up_to_the_one_that_is_shown(
+    page: Page, served: httpx.Client, problems: list[str]
+) -> None:
     parent, [before] = finished(page, served)
-    task(page, "fork")
-    choose(page, step="5", seed="8")
-    shared = [event for event in told(served, parent) if event["step"] <= 5]
+    choose(page, seed="8")
+    events = told(served, parent)
+    shared = events[: len(events) // 2]
     cells = {cell: token for event in shared for cell, token in zip(event["positions"], event["tokens"], strict=True)}
-    # The slider shows the picture as it was then: what came later is one plain colour.
-    later = """((c, b) => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const plain = [];
-      for (let cell = 0; cell < 64; cell++) { const seen = new Set();
-        for (let y = 0; y < 4; y++) for (let x = 0; x < 4; x++) {
-          const k = ((Math.floor(cell / 8) * 4 + y) * c.width + cell % 8 * 4 + x) * 4;
-          seen.add(d[k] << 16 | d[k + 1] << 8 | d[k + 2]); }
-        if (seen.size === 1 && seen.has(b)) plain.push(cell); }
-      return plain; })(document.getElementById('over'), 0xebe7de)"""
-    assert page.evaluate(later) == sorted(set(range(64)) - set(cells))
-    submit(page)
+    # The slider shows the picture as it was then: what came later is empty.
+    drawn = """(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const seen = [];
+      for (let cell = 0; cell < 64; cell++)
+        if (d[((Math.floor(cell / 8) * 4 * c.width) + cell % 8 * 4) * 4 + 3]) seen.push(cell);
+      return seen; })(document.querySelector('figure canvas'))"""
+    slider = "document.querySelector('.timeline input')"
+    assert page.evaluate(drawn) == [*range(64)]
+    page.locator(".timeline input").focus()
+    for _ in range(len(events) - len(shared)):
+        page.keyboard.press("ArrowLeft")
+    step = shared[-1]["step"]
+    assert page.evaluate(f"{slider}.getAttribute('aria-valuetext')") == f"step {step}"
+    assert page.evaluate(drawn) == sorted(cells)
+    # The pointer alone shows an earlier step, and leaves the chosen one.
+    box = page.locator(".timeline input").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 2, box["y"] + box["height"] / 2)
+    until(page, f"{drawn}.length === 0")
+    page.mouse.move(0, 0)
+    until(page, f"{drawn}.length === {len(cells)}")
+    act(page, "Fork")
+    until(page, "document.getElementById('job-details').textContent.startsWith('Fork of step')")
     job, [after] = finished(page, served)
-    assert job["fork"] == {"job": parent["id"], "image": 0, "step": 5}
+    assert job["fork"] == {"job": parent["id"], "image": 0, "step": step}
     forked = {cell: token for e in told(served, job) for cell, token in zip(e["positions"], e["tokens"], strict=True)}
     assert len(forked) == 64
     assert cells.items() <= forked.items()
     assert not np.array_equal(after, before)
-    # The fork of a fork may go further back: the page knows the steps that they share.
-    page.evaluate("document.querySelector('figcaption button').click()")
-    until(page, "document.getElementById('picture').alt.endsWith('seed 8')")  # it is taken, and the slider set
-    choose(page, step="3")
-    early = {cell for event in shared if event["step"] <= 3 for cell in event["positions"]}
-    assert page.evaluate(later) == sorted(set(range(64)) - early)
+    # The page knows the steps that the fork shares, also when it is opened again.
+    own = [event for event in told(served, job) if set(event["positions"]) - cells.keys()]
+    for _ in range(2):
+        until(page, f"{slider}.max === '{len(shared) + len(own)}'")
+        page.reload()
+        until(page, DRAWN)
     assert complaints(problems) == []
 
 
 def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client, problems: list[str]) -> None:
     _, [before] = finished(page, served)
     task(page, "outpaint")
-    choose(page, left="3", right="0", up="0", down="2")
+    choose(page, left="0", right="0", up="0", down="2")
+    # By the handle: it snaps to whole tokens of two pixels.
+    handle = page.locator("#left-handle")
+    box, width = handle.bounding_box(), page.evaluate("document.getElementById('picture').clientWidth")
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 - width * 3.2 / 16, box["y"])
+    page.mouse.up()
+    assert page.evaluate("document.getElementById('left').value") == "4"
+    handle.press("ArrowRight")
+    assert handle.get_attribute("aria-valuenow") == "2"
+    handle.press("ArrowLeft")
     page.evaluate("document.getElementById('seamless').click()")
-    submit(page)
+    draw(page)
     job, [wide] = finished(page, served)
     assert job["request"]["seamless"] is False
     assert job["padding"] == {"left": 4, "right": 0, "up": 0, "down": 2}
@@ -156,15 +207,13 @@ def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client
     assert np.array_equal(wide[:16, 4:], before)
     task(page, "vary")
     choose(page, keep="0.75", n="2")
-    submit(page)
-    until(page, "document.querySelectorAll('figure img.there').length === 2")
+    draw(page)
     job, made = finished(page, served)
     assert (job["request"]["keep"], len(made)) == (0.75, 2)
     assert sum(sum(row) for row in job["mask_tokens"]) == 16
     task(page, "expand")
     choose(page, width="24", height="16", n="1")
-    submit(page)
-    until(page, "document.querySelectorAll('figure').length === 1")
+    draw(page)
     job, [large] = finished(page, served)
     assert (job["task"], large.shape) == ("expand", (16, 24, 3))
     assert complaints(problems) == []
@@ -185,12 +234,11 @@ def bring(page: Page, how: str, kind: str, content: bytes) -> None:
 def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, problems: list[str]) -> None:
     open_page(tab, api.url)
     bring(tab, "drop", "text/plain", b"hello")
-    assert tab.evaluate("document.getElementById('problem').textContent") == "mine is not a PNG, JPEG or WebP picture."
+    assert tab.evaluate(TOASTS) == ["mine is not a PNG, JPEG or WebP picture. Choose one of these."]
     image = noise(20, 40)
     bring(tab, "paste", "image/png", png(image))
     until(tab, "document.getElementById('mask').checkVisibility() && document.getElementById('mask').width === 40")
     assert tab.evaluate("document.querySelector('[name=task]:checked').value") == "inpaint"
-    assert tab.evaluate("document.getElementById('problem').hidden")
     choose(tab, n="1", feather="3")
     submit(tab)
     until(tab, "document.querySelector('main .wrong')")
@@ -198,7 +246,7 @@ def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, pr
     assert tab.evaluate("document.activeElement.id") == "mask"
     tab.keyboard.press("Space")
     mask = np.array(tab.evaluate(PAINTED), dtype=np.uint8) * 255
-    submit(tab)
+    draw(tab)
     until(tab, f"{STATUS}.startsWith('Waiting')")
     assert tab.evaluate(WRONG) == {}
     claim = api.claim()
@@ -207,8 +255,14 @@ def test_a_picture_that_is_brought_is_sent_with_its_mask(tab: Page, api: Api, pr
     assert np.array_equal(sent[1], mask)
     assert mask.any()
     assert (spec_of(claim).task, spec_of(claim).request["feather"], spec_of(claim).n) == ("inpaint", 3, 1)
-    # What it starts from is seen from the beginning, at its place.
+    # What it starts from is seen from the beginning, at its place and in its own shape; and so is the result.
     assert tab.evaluate("document.querySelector('#pictures img.under').naturalWidth") == 40
+    shape = "(b => b.clientWidth / b.clientHeight)(document.querySelector('#pictures .canvas'))"
+    assert tab.evaluate(shape) == pytest.approx(2, rel=0.02)
+    api.draw(claim)
+    until(tab, DRAWN)
+    assert tab.evaluate(shape) == pytest.approx(2, rel=0.02)
+    assert tab.evaluate("document.querySelector('#pictures .canvas').clientWidth") >= 300, "no thumbnail"
     assert all("422" in complaint for complaint in complaints(problems))
 
 
@@ -227,7 +281,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(tab: Page, api: Api, dark: 
     until(tab, READY)
     bring(tab, "drop", "image/png", png(noise(20, 40)))
     until(tab, "document.getElementById('mask').checkVisibility()")
-    for name in ("inpaint", "outpaint", "vary", "fork", "expand", "generate"):
+    for name in ("inpaint", "outpaint", "vary", "expand", "generate"):
         task(tab, name)
         assert tab.evaluate("document.documentElement.scrollWidth") == 360, name
         tab.evaluate("scrollTo(0, document.body.scrollHeight)")

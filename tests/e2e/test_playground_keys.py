@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from service.auth import key_store, keys
 from service.settings import Settings
 from tests.support.api import Api, running_api, spec_of
-from tests.support.playground import DRAWN, READY, STATUS, choose, chromium, lose_the_stream, submit, until
+from tests.support.playground import DRAWN, READY, STATUS, choose, chromium, draw, lose_the_stream, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -55,7 +55,7 @@ def test_the_page_asks_for_a_key_and_goes_on_where_it_was(tab: Page, api: Api, t
     assert not tab.evaluate(ASKED)
 
     choose(tab, n="1", seed="7")
-    submit(tab)
+    draw(tab)
     until(tab, f"{STATUS}.startsWith('Waiting')")
     claim = api.claim()
     assert spec_of(claim).seeds[0] == 7
@@ -71,7 +71,7 @@ def test_the_page_asks_for_a_key_and_goes_on_where_it_was(tab: Page, api: Api, t
       .observe(status, {childList: true}); })(document.getElementById('status'))""")
     api.publish(claim, 3, "tokens", token | {"step": 2, "positions": [5], "n_done": 16})
     give(tab, text)
-    until(tab, f"{STATUS}.startsWith('Step 2 of 2')")
+    until(tab, f"{STATUS} === 'All tokens are drawn. Decoding the picture…'")
     assert "Drawing…" not in tab.evaluate("said")  # the stream's beginning is not told again
     painted = "(c => [...c.getContext('2d').getImageData(0, 0, 16, 16).data].filter((v, k) => k % 4 == 3 && v).length)"
     assert tab.evaluate(f"{painted}(document.querySelector('#pictures canvas'))") == 32

@@ -143,7 +143,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     [
         "service/jobs/lua/*.lua",
         "service/auth/*.lua",
-        "service/playground/*",
+        "service/playground/*.*",
+        "service/playground/*/*.js",
         "engine/weights/*/model.json",
         "engine/weights/demo/*.safetensors",
         "engine/weights/demo-*/*.safetensors",

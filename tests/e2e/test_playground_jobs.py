@@ -1,0 +1,190 @@
+"""The page follows several jobs, and those of earlier: history, links, the request in code, the live panel."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Request
+
+from service.jobs import BlobStore, Queue, WorkerCards
+from tests.support.api import Api, spec_of
+from tests.support.playground import (
+    DRAWN,
+    JOBS,
+    STATUS,
+    TOASTS,
+    act,
+    begin,
+    choose,
+    chromium,
+    draw,
+    until,
+)
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
+
+EXAMPLE = "document.getElementById('example').textContent"
+SHOWN = "document.querySelector('#pictures img.there')?.alt"
+PAGES = 7
+
+
+@pytest.fixture
+def api(own_api: Api) -> Api:
+    return own_api
+
+
+@pytest.fixture
+def page(own_page: Page) -> Page:
+    return own_page
+
+
+def test_two_jobs_at_once_and_each_can_be_shown_and_cancelled(page: Page, api: Api, problems: list[str]) -> None:
+    for name in ("cube", "torus"):
+        choose(page, n="1", **{"class": name})
+        draw(page)
+    until(page, f"{STATUS} === 'Waiting: 1 job ahead.'")
+    assert page.evaluate(f"{JOBS}.slice(0, 2)") == ["queued", "queued"]
+    assert page.evaluate("document.getElementById('under-way').textContent") == "2 jobs under way"
+    first, second = api.claim(), api.claim()
+    begin(api, second)
+    begin(api, first, step=2)
+    until(page, f"{JOBS}[0] === 'running' && {JOBS}[1] === 'running'")
+    until(page, f"{STATUS}.startsWith('Step 1 of 8')")
+    # The other one, whose tokens came meanwhile.
+    page.click("#jobs li:nth-child(2) button")
+    until(page, f"{STATUS}.startsWith('Step 2 of 8')")
+    assert page.evaluate("document.getElementById('job-title').textContent") == "cube"
+    page.click("#cancel")
+    until(page, f"{STATUS} === 'Cancelling…'")
+    api.queue(lambda q, _, __: q.finish(first.id, 1, 3, state="canceled", event="canceled", data={}))
+    until(page, f"{STATUS} === 'Cancelled.'")
+    api.finish(second, 3, [*spec_of(second).seeds])
+    until(page, f"{JOBS}[0] === 'succeeded'")
+    page.click("#jobs li:nth-child(1) button")
+    until(page, f"{DRAWN} && {SHOWN}?.startsWith('torus')")
+    assert problems == []
+
+
+def test_the_page_estimates_when_a_job_ends(page: Page, api: Api) -> None:
+    choose(page, n="1")
+    draw(page)
+    claim, step = api.claim(), 1
+    begin(api, claim, steps=256)
+    while not page.evaluate(f"/^Step .* of 256, about .* left.$/.test({STATUS})"):
+        step += 1
+        assert step < 256
+        token = {"image_index": 0, "step": step, "steps": 256, "positions": [1], "tokens": [1]}
+        api.publish(claim, 1 + step, "tokens", token | {"n_done": 2, "n_total": 16})
+        until(page, f"{STATUS}.startsWith('Step {step} of 256')")
+
+
+def test_a_reload_finds_the_job_under_way_and_the_history(page: Page, api: Api) -> None:
+    choose(page, n="2", seed="5", **{"class": "tree"})
+    draw(page)
+    api.draw(api.claim())
+    until(page, DRAWN)
+    choose(page, n="1", **{"class": "house"})
+    draw(page)
+    claim = api.claim()
+    begin(api, claim)
+    page.reload()
+    until(page, f"{STATUS}.startsWith('Step 1 of 8')")
+    assert page.evaluate("document.getElementById('job-title').textContent") == "house"
+    names = "[...document.querySelectorAll('.job .name')].slice(0, 2).map(n => n.textContent)"
+    assert page.evaluate(names) == ["house", "tree"]
+    until(page, "document.querySelector('#jobs li:nth-child(2) img')?.naturalWidth === 32")
+    page.click("#jobs li:nth-child(2) button")
+    until(page, f"{DRAWN} && document.querySelectorAll('#pictures img.there').length === 2")
+    until(page, "document.querySelector('.timeline input').max === '2'")  # its steps are there too
+    api.finish(claim, 3, [*spec_of(claim).seeds])
+
+
+def test_a_link_draws_the_same_picture_again(page: Page, api: Api) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    choose(page, n="2", seed="9223372036854775807", steps="6", temperature="0.5", **{"class": "cone"})
+    draw(page)
+    first = api.claim()
+    api.draw(first)
+    until(page, DRAWN)
+    act(page, "Copy a link")
+    until(page, f"{TOASTS}.length")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{api.url}/#task=generate&")
+    page.goto("about:blank")
+    page.goto(link)
+    until(page, f"{JOBS}[0] === 'queued'")
+    again = api.claim()
+    asked, before = spec_of(again), spec_of(first)
+    assert (asked.task, asked.condition, asked.sampling) == (before.task, before.condition, before.sampling)
+    assert asked.seeds == before.seeds[:1]
+    assert page.evaluate("location.hash") == "", "to reload the page does not draw again"
+    assert page.evaluate("document.getElementById('temperature').value") == "0.5"
+    api.finish(again, 1, [*spec_of(again).seeds])
+    until(page, f"{SHOWN} === 'cone, seed 9223372036854775807'")
+
+
+def test_the_examples_send_the_request_that_the_page_sends(page: Page, api: Api, tmp_path: Path) -> None:
+    choose(page, n="1", seed="77", steps="4", **{"class": "house"})
+    page.click("#examples summary")
+    sent: list[Request] = []
+    page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
+    draw(page)
+    specs = [spec_of(api.claim())]
+    asked = json.loads(sent[0].post_data or "")
+
+    def command(language: str) -> list[str]:
+        page.select_option("#language", language)
+        code = {"curl": "curl -f", "Python": "import httpx", "JavaScript": "const body"}[language]
+        until(page, f"{EXAMPLE}.startsWith('{code}')")
+        text = page.evaluate(EXAMPLE)
+        if language == "curl":
+            assert json.loads(re.findall(r"-d '(.*?)'", text)[0]) == asked
+            return ["sh", "-c", text]
+        (tmp_path / "example.mjs").write_text(text)
+        return ["node", "example.mjs"] if language == "JavaScript" else [sys.executable, "-c", text]
+
+    def drawn(language: str) -> None:
+        process = subprocess.Popen(command(language), cwd=tmp_path, stderr=subprocess.PIPE)
+        claim = None
+        while claim is None and process.poll() is None:
+            claims = api.queue(lambda q, _, __: q.claim("hand", "hand-1", budget=10**6, limit=1, alone=True))
+            claim = claims[0] if claims else None
+        assert claim is not None, process.stderr and process.stderr.read()
+        specs.append(spec_of(claim))
+        api.draw(claim)
+        assert process.wait(60) == 0, process.stderr and process.stderr.read()
+
+    for language in ("curl", "Python", "JavaScript"):
+        drawn(language)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert len({(spec.seeds, spec.sampling, spec.condition) for spec in specs}) == 1
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#copy-example")
+    until(page, f"{TOASTS}.includes('Copied.')")
+    assert page.evaluate("navigator.clipboard.readText()") == page.evaluate(EXAMPLE)
+
+
+def test_the_live_panel_tells_what_the_service_does(page: Page, api: Api) -> None:
+    busy = {"pictures": 2, "tokens_per_second": 1234.4, "kv_pages": 8, "kv_pages_used": 2}
+
+    async def report(_: Queue, cards: WorkerCards, __: BlobStore) -> None:
+        await cards.put_load("hand-1", {"hand": busy})
+
+    api.generate()
+    api.generate()
+    api.claim()
+
+    def reported() -> bool:
+        api.queue(report)
+        text = page.evaluate(
+            "['load-rate', 'load-jobs', 'load-pages'].map(id => document.getElementById(id).textContent)"
+        )
+        return bool(text == ["1,234", "1 + 1", "25 %"])
+
+    while not reported():
+        page.wait_for_timeout(100)
