@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse dashboards full-size demo-model demo-scenes demo-text demo-families imagenet-names \
+.PHONY: serve test test-other load chaos abuse dashboards screenshots full-size demo-model demo-scenes demo-text demo-families imagenet-names \
   lint types clean
 
 serve: $(VENV)/.serve
@@ -55,6 +55,10 @@ abuse: $(VENV)/.test
 DASHBOARDS ?=
 dashboards: $(VENV)/.test
 	$(VENV)/bin/python -m tests.deploy $(DASHBOARDS)
+
+# Draws with the demo model and takes the pictures of the playground in docs/playground. Needs Chromium.
+screenshots: $(VENV)/.test
+	$(VENV)/bin/python -m tests.e2e.screenshots
 
 # Trains from nothing into MODEL; keeps its state in RUNS and resumes. Takes hours on two cores, minutes on a GPU.
 MODEL ?= engine/weights/demo
