@@ -101,7 +101,7 @@ async function open(job) {
 }
 
 // What is drawn in windows can't be forked.
-const windowed = ({ told }) => told.task === "expand" && told.request.method === "windowed";
+const windowed = ({ told }) => told.task === "outpaint" || told.request.method === "windowed";
 
 // The steps that a fork shares with its parent, in the parent's order.
 async function share(job) {
