@@ -40,14 +40,14 @@ FRAMES = (
     "here is {subject}",
 )
 FRAMED = 0.08
+# Without "left" or "right" the things are listed from left to right, so that a prompt has one meaning to learn.
 PAIR = (
     ("{one} left of {two}", 3),
     ("{one} to the left of {two}", 2),
     ("{two} right of {one}", 3),
     ("{two} to the right of {one}", 2),
     ("{one} on the left and {two} on the right", 1),
-    ("{one} and {two}", 3),
-    ("{two} and {one}", 2),
+    ("{one} and {two}", 5),
     ("{one} next to {two}", 1),
     ("{one}, {two}", 0.5),
     ("{one} with {two}", 0.5),
