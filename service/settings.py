@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
     # What to serve.
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("demo",), min_length=1, description="Names of models or paths of model folders, separated by commas"
+        ("demo-text",), min_length=1, description="Names of models or paths of model folders, separated by commas"
     )
     dtype: Literal["float32", "bfloat16"] | None = Field(
         None, description="Precision of the network; unset: bfloat16 on a GPU, float32 on a CPU. Pictures differ"

@@ -13,7 +13,7 @@ from service.settings import Settings
 
 def test_models_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ARPG_MODELS", raising=False)
-    assert Settings(_env_file=None).models == ("demo",)
+    assert Settings(_env_file=None).models == ("demo-text",)
     monkeypatch.setenv("ARPG_MODELS", "demo, path/to/folder,")
     assert Settings(_env_file=None).models == ("demo", "path/to/folder")
     assert Settings(models=["a,b"], _env_file=None).models == ("a,b",)  # from the command line
