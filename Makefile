@@ -97,7 +97,7 @@ demo-text: demo-scenes
 	$(TEXT_EVALUATING) score
 	$(TEXT_EVALUATING) quality
 	$(TEXT_EVALUATING) prompt-sheet --out $(TEXT)/prompts.webp
-	$(TEXT_EVALUATING) panoramas --out $(TEXT)/panoramas.webp
+	$(TEXT_EVALUATING) panoramas --out $(TEXT)/panoramas.webp --sheet $(TEXT)/outpainted.webp
 
 # Trains the other families on the same tokens.
 demo-families: $(VENV)/.test

@@ -110,10 +110,12 @@ class EventStreamResponse(StreamingResponse, Generic[T]):
         try:
             await self._relay()
         except WatchEnded as ended:
-            await self._say_last(ended_early(ended))
+            await self._say_last(self._failure(*_ending(ended), str(ended)))
         except Exception:
             log.exception("an event stream failed")
-            await self._say_last(_failure(500, "internal_error", "the stream failed on our side; reconnect to go on"))
+            await self._say_last(
+                self._failure(500, "internal_error", "the stream failed on our side; reconnect to go on")
+            )
         finally:
             self._streams.dec()
             # Shielded, because everything awaited here is cancelled when the client has disconnected.
@@ -148,6 +150,9 @@ class EventStreamResponse(StreamingResponse, Generic[T]):
 
     def _reconnect(self) -> bytes:
         return encode("reconnect", encode_event({"reason": "stream_life", "seconds": self._life}))
+
+    def _failure(self, status: int, code: str, message: str) -> bytes:
+        return _error(status, code, message)
 
     async def _say_last(self, frame: bytes) -> None:
         self._ending = True
@@ -220,11 +225,15 @@ def _rest(steps: Generator[Any, Any, None], future: Any) -> Generator[Any, Any, 
 
 def ended_early(why: WatchEnded, job: str | None = None) -> bytes:
     """The `error` event that tells why events end early. job: whose, where the stream has those of several jobs."""
-    status, code = _ENDINGS.get(type(why), (503, "ended"))
-    return _failure(status, code, str(why), {} if job is None else {"job": job})
+    return _error(*_ending(why), str(why), {} if job is None else {"job": job})
 
 
-def _failure(status: int, code: str, message: str, about: Mapping[str, str] = MappingProxyType({})) -> bytes:
+def _ending(why: WatchEnded) -> tuple[int, str]:
+    """HTTP status and code."""
+    return _ENDINGS.get(type(why), (503, "ended"))
+
+
+def _error(status: int, code: str, message: str, about: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """A problem, as in a response; its member `error` is as in the event of a failed job."""
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
     return encode("error", encode_event(problem | {"code": code, "error": {"code": code, "message": message}, **about}))

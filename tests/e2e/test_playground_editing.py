@@ -55,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 def page(tab: Page, served: httpx.Client) -> Page:
     """With a picture drawn, and chosen to be worked on."""
     open_page(tab, str(served.base_url))
-    choose(tab, n="1", seed="7", steps="8")
+    choose(tab, n="1", seed="7", steps="64")
     draw(tab)
     until(tab, DRAWN)
     act(tab, "Edit")

@@ -40,14 +40,14 @@ def get_routes(api: Api, job: dict[str, Any]) -> dict[str, str]:
     return {
         path: path.replace("{id}", job["id"]).replace("{index}", "0").replace("{model}", "hand")
         for path in (*paths, *hidden)
-    }
+    } | {"/v1/events": f"/v1/events?job={job['id']}"}
 
 
 def test_every_get_route_answers_head_with_the_same_headers_and_no_body(api: Api) -> None:
     job = api.generate()
     api.draw(api.claim())
     routes = get_routes(api, job)
-    assert len(routes) == 15
+    assert len(routes) == 17
     for route, path in routes.items():
         expected = api.client.get(path)
         head = api.client.head(path)

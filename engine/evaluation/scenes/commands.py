@@ -135,6 +135,8 @@ def panoramas(options: argparse.Namespace) -> None:
     print(f"\nFréchet, 3 × rendered + reconstructed: {3 * distances[0] + distances[1]:.2f}")
     if options.out is not None:
         _save(_framed(pictures, found), options.out)
+    if options.sheet is not None:
+        _save(contact_sheet(list(pictures[: options.shown]), 2), options.sheet)
 
 
 def _crop_features(classifier: Classifier, pictures: np.ndarray) -> torch.Tensor:
@@ -228,3 +230,5 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     wide.add_argument("--count", type=int, default=64, help="test renders to outpaint (%(default)s)")
     wide.add_argument("--pictures", type=Path, help="an .npy file of panoramas to measure instead")
     wide.add_argument("--out", type=Path, help="write a sheet of them: things framed in white, fragments in red")
+    wide.add_argument("--sheet", type=Path, help="write a sheet of the first ones, without frames")
+    wide.add_argument("--shown", type=int, default=8, help="how many the sheet without frames shows (%(default)s)")

@@ -251,6 +251,7 @@ def test_a_fork_goes_on_only_from_what_the_model_of_now_drew(api: Api) -> None:
             assert fork(api, parent["id"], step=1).json()["code"] == "other_weights"
             assert api.queue(lambda q, _, __: q.release(parent["id"], 1)) == "ok"
     # Step 2 is the other model's.
+    assert eventually(lambda: "errors" in fork(api, parent["id"], step=2).json())  # attempt 2 has begun
     assert refusal(fork(api, parent["id"], step=2)) == (409, "step", "not_reached_yet")
     api.show_card()
     api.finish(claim, 3, [*spec_of(claim).seeds])

@@ -131,7 +131,7 @@ def test_another_number_of_heads_is_refused_where_the_file_can_tell(tmp_path: Pa
         ("par", {"regions": 8}, "regions: 8 equal regions"),
         ("par", {"regions": "4"}, "TypeError"),
         ("par", {"grid": [8, 9]}, "do not tile 8×9 cells"),
-        ("par", {"family": "rar"}, "family: 'rar' is none of arpg, llamagen, llamagen-t2i, par"),
+        ("par", {"family": "rar"}, "family: 'rar' is none of arpg, arpg-t2i, llamagen, llamagen-t2i, par"),
         ("llamagen", {"transformer": "XS"}, "KeyError: 'XS'"),
         ("llamagen", {"transformer": {"dim": 64, "n_layer": 2, "n_head": 3}}, "not a multiple of 4 · n_head 3"),
         ("llamagen", {"defaults": {"steps": 9, "top_k": 3}}, "defaults: this family has no steps"),

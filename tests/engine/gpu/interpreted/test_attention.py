@@ -128,9 +128,14 @@ def test_padding_of_nan_changes_no_bit_of_a_row() -> None:
 
 
 def test_a_row_depends_on_no_other_row() -> None:
+    """Bit by bit where it keeps its place in the tile. At another place numpy's BLAS, which multiplies in the
+    interpreter, may round otherwise on some CPUs."""
     made = scene(4, 48)
     together = made.attend()
     for row in (0, 9, 40, 57):
+        others = torch.arange(len(made.q)) != row
+        q = torch.where(others[:, None], 7 - 2 * made.q, made.q)
+        assert torch.equal(replace(made, q=q).attend()[row], together[row])
         branch = next(b for b, first, end in made.tiles.tolist() if first <= row < end)
-        alone = replace(made, tiles=torch.tensor([[branch, row, row + 1]], dtype=torch.int32))
-        assert torch.equal(alone.attend()[row], together[row])
+        alone = replace(made, tiles=torch.tensor([[branch, row, row + 1]], dtype=torch.int32)).attend()[row]
+        assert (alone - together[row]).abs().max() <= 1e-6 * together[row].abs().max()
