@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ from engine.training.transformer import Batches, train_transformer
 from engine.training.world.renders import load_split, render_split
 from engine.training.world.scenes.classifier import SCENE_CLASSIFIER, SceneClassifierRecipe, train_scene_classifier
 from engine.training.world.scenes.codes import encode_panoramas, reconstructed
+from engine.training.world.scenes.pasting import Singles
 from engine.training.world.scenes.shards import Panoramas, render_panoramas
+from engine.training.world.world import scene, silhouettes
 
 HELD_OUT = 1600  # pictures in each of the validation and the test split
 HELD_OUT_PANORAMAS = 256
@@ -125,10 +128,14 @@ def scene_classifier(options: argparse.Namespace) -> None:
         recipe = replace(SceneClassifierRecipe(), steps=options.steps)
         device, model = pick_device(options.device), options.model or DEMO
         folder = options.runs / "panoramas"
-        scenes = Panoramas.load(folder, "train", limit=recipe.panoramas)
+        show = partial(reconstructed, options.runs, model, DEMO_TOKENIZER, device=device)
+        wide = Panoramas.load(folder, "train", limit=recipe.panoramas)
         some = Panoramas.load(folder, "train", limit=recipe.reconstructed)
-        sources = (scenes, reconstructed(options.runs, model, DEMO_TOKENIZER, some, device))
-        train_scene_classifier(sources, recipe, options.runs / "scene-classifier.pt", path, device)
+        pictures = load_split(options.runs / "world", "train", limit=recipe.singles)[0].permute(0, 2, 3, 1).numpy()
+        masks = silhouettes([scene("train", index) for index in range(len(pictures))])
+        panoramas = (wide, replace(some, pictures=show(some.pictures, "panoramas")))
+        singles = (Singles("train", pictures, masks), Singles("train", show(pictures, "singles"), masks))
+        train_scene_classifier(panoramas, singles, recipe, options.runs / "scene-classifier.pt", path, device)
 
 
 def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:

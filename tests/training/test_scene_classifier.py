@@ -18,7 +18,7 @@ from engine.training.world.scenes.classifier import (
     train_scene_classifier,
 )
 from engine.training.world.scenes.panorama import panorama
-from engine.training.world.scenes.pasting import IGNORED, Sample
+from engine.training.world.scenes.pasting import IGNORED, Sample, Singles
 from engine.training.world.scenes.shards import Panoramas
 from engine.training.world.scenes.strips import render_strip
 from engine.training.world.scenes.truth import NOTHING
@@ -35,18 +35,20 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_weights(
 
     def train(name: str) -> dict[str, torch.Tensor]:
         path = tmp_path / f"{name}.safetensors"
-        train_scene_classifier([scenes], recipe, tmp_path / f"{name}.pt", path, CPU, save_every=1)
+        train_scene_classifier([scenes], [], recipe, tmp_path / f"{name}.pt", path, CPU, save_every=1)
         return dict(load_file(path))
 
     whole = train("whole")
     draw = scene_classifier.draw_sample
     drawn = []
 
-    def interrupted(panoramas: Sequence[Panoramas], count: int, seed: int, step: int) -> Sample:
+    def interrupted(
+        panoramas: Sequence[Panoramas], singles: Sequence[Singles], count: int, seed: int, step: int
+    ) -> Sample:
         drawn.append(step)
         if drawn == [0, 1]:
             raise InterruptedError
-        return draw(panoramas, count, seed, step)
+        return draw(panoramas, singles, count, seed, step)
 
     monkeypatch.setattr(scene_classifier, "draw_sample", interrupted)
     with pytest.raises(InterruptedError):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from engine.training.world.scenes.panorama import WIDTH, Panorama, Placed, panorama
-from engine.training.world.scenes.pasting import cell_truth, draw_sample, paste
+from engine.training.world.scenes.pasting import Singles, cell_truth, draw_sample, paste
 from engine.training.world.scenes.shards import Panoramas
 from engine.training.world.scenes.strips import Strip, render_strip
 from engine.training.world.scenes.truth import NOTHING, crop_truth
-from engine.training.world.world import SPLITS
+from engine.training.world.world import SPLITS, scene
 
 SIZE = 32
 
@@ -144,19 +144,37 @@ def test_a_paste_says_what_it_cut() -> None:
     half = paste(first, second, region)
     assert half.fragments == 2
     assert all(share == pytest.approx(0.5, abs=0.05) for share in half.kept.values())
-    things, hues, whole = cell_truth(one, paste(first, second, np.zeros_like(region)))
+    things, hues, whole = cell_truth(one.things, paste(first, second, np.zeros_like(region)))
     assert things[4, 4] == 0
     assert hues[4, 4] == 0
     assert whole[4, 4] == 1
     assert things[0, 0] == NOTHING
-    assert set(np.unique(cell_truth(one, half)[2])) <= {-1, 0}
+    assert set(np.unique(cell_truth(one.things, half)[2])) <= {-1, 0}
 
 
 def test_training_crops_of_the_scene_classifier_repeat_and_mirror_with_their_truth(strips: dict[int, Strip]) -> None:
     index, strip = next(iter(strips.items()))
     world = Panoramas("test", index, strip.picture[None], strip.owners[None], strip.areas[None])
-    one, two = (draw_sample([world], 8, 0, 3) for _ in range(2))
+    one, two = (draw_sample([world], [], 8, 0, 3) for _ in range(2))
     assert (one.pictures == two.pictures).all()
     assert (one.things == two.things).all()
     assert one.things.shape == (8, SIZE // 8, SIZE // 8)
     assert ((one.things == NOTHING) == (one.hues == -1)).all()
+
+
+def test_single_pictures_of_the_scene_classifier_show_one_whole_thing() -> None:
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[8:24, 8:24] = True
+    singles = Singles("train", np.stack([picture] * 3), np.stack([mask] * 3))
+    strip = render_strip(panorama("train", 0), SIZE)
+    wide = Panoramas("train", 0, strip.picture[None], strip.owners[None], strip.areas[None])
+    found = draw_sample([wide], [singles], 64, 0, 0)
+    single = [row for row in range(64) if not found.pictures[row].any()]
+    assert 5 < len(single) < 28
+    for row in single:
+        shown = found.things[row] != NOTHING
+        assert shown.sum() == 4
+        label, hue = int(found.things[row][shown][0]), int(found.hues[row][shown][0])
+        assert (label, hue) in {(scene("train", index).label, scene("train", index).hue) for index in range(3)}
+        assert (found.whole[row][shown] == 1).all()

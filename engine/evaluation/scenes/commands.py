@@ -124,7 +124,9 @@ def panoramas(options: argparse.Namespace) -> None:
         rows[options.pictures.name] = np.load(options.pictures)
     else:
         renders = Renders.load(options.runs / "world", generator, own, options.count)
-        rows["**outpainted**"] = expand(CANVAS, OUTPAINTED, generator, renders, own, generator.settings()).pictures
+        chosen = {name: value for name in SWEPT if (value := getattr(options, name)) is not None}
+        settings = generator.settings(**chosen)
+        rows["**outpainted**"] = expand(CANVAS, OUTPAINTED, generator, renders, own, settings).pictures
     print("| pictures | with fragments | fragments each | things each | Fréchet of crops |\n|---|---|---|---|---|")
     reference, distances = _crop_features(own, test), []
     for name, pictures in rows.items():
@@ -228,6 +230,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     shown.add_argument("--out", type=Path, default=Path("runs/prompts.webp"), help="the file to write (%(default)s)")
     wide = commands.add_parser("panoramas", help="outpainted panoramas beside rendered ones")
     wide.add_argument("--count", type=int, default=64, help="test renders to outpaint (%(default)s)")
+    for name, kind in SWEPT.items():
+        wide.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the model's")
     wide.add_argument("--pictures", type=Path, help="an .npy file of panoramas to measure instead")
     wide.add_argument("--out", type=Path, help="write a sheet of them: things framed in white, fragments in red")
     wide.add_argument("--sheet", type=Path, help="write a sheet of the first ones, without frames")

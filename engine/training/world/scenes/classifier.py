@@ -1,10 +1,10 @@
 """The scene classifier of `arpg evaluate`: for each cell of 8×8 pixels, which thing is there, in which hue, and whether
 the thing is whole; for the picture, which floor and sky.
 
-It trains on crops of training panoramas, as rendered and as the tokenizer reconstructs them, because models draw what
-the tokenizer can show. Half of the crops are pasted together from two crops of one panorama. There the
-renderer's truth says which things the paste has cut. A thing that another one hides, or that the border of the picture
-cuts, counts as whole. The network is convolutional, so that it also reads panoramas.
+It trains on crops of training panoramas and on single pictures, as rendered and as the tokenizer reconstructs them,
+because models draw what the tokenizer can show. Half of the crops are pasted together from two crops of one panorama.
+There the renderer's truth says which things the paste has cut. A thing that another one hides, or that the border of
+the picture cuts, counts as whole. The network is convolutional, so that it also reads panoramas.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from engine.training.loop import learning_rate, load_checkpoint, save_checkpoint, save_half, step_generator
 from engine.training.world.renders import to_signed
 from engine.training.world.scenes.captions import HUE_NAMES
-from engine.training.world.scenes.pasting import IGNORED, Sample, draw_sample
+from engine.training.world.scenes.pasting import IGNORED, Sample, Singles, draw_sample
 from engine.training.world.scenes.shards import Panoramas
 from engine.training.world.scenes.truth import NOTHING
 from engine.training.world.tracing import FLOORS, HORIZONS
@@ -39,7 +39,8 @@ class SceneClassifierRecipe:
     panoramas: int = 2048
     reconstructed: int = 384
     """So many of them are reconstructed, too."""
-    steps: int = 6000
+    singles: int = 1024
+    steps: int = 8000
     batch: int = 32
     peak: float = 3e-3
     warm_up: int = 60
@@ -101,7 +102,8 @@ def load_scene_classifier(path: Path, device: torch.device) -> SceneClassifier:
 
 
 def train_scene_classifier(
-    sources: Sequence[Panoramas],
+    panoramas: Sequence[Panoramas],
+    singles: Sequence[Singles],
     recipe: SceneClassifierRecipe,
     checkpoint: Path,
     path: Path,
@@ -122,7 +124,7 @@ def train_scene_classifier(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = recipe.peak * learning_rate(step, recipe.steps, recipe.warm_up, 0.02)
-        sample = draw_sample(sources, recipe.batch, recipe.seed, step)
+        sample = draw_sample(panoramas, singles, recipe.batch, recipe.seed, step)
         images = _varied(to_signed(sample.pictures), recipe, step).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = classifier(images.contiguous(memory_format=torch.channels_last))

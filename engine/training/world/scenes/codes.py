@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from engine.training.world.scenes.shards import CROPS, Panoramas, as_tensor, sha
 from engine.training.world.scenes.truth import Truth
 
 AT_ONCE = 8
-"""Panoramas that are reconstructed together."""
+"""Pictures that are reconstructed together."""
 
 
 def codes_folder(runs: Path, model: Path) -> Path:
@@ -44,21 +44,24 @@ def encode_panoramas(
     fill(_encode_shard, folder, jobs, workers, f"scene codes {split}")
 
 
-def reconstructed(runs: Path, model: Path, config: VQConfig, panoramas: Panoramas, device: torch.device) -> Panoramas:
-    """The panoramas as the model's tokenizer shows them. They are stored, and made once."""
-    path = codes_folder(runs, model) / f"reconstructed-{panoramas.split}-{len(panoramas)}.npy"
+def reconstructed(
+    runs: Path, model: Path, config: VQConfig, pictures: np.ndarray, name: str, device: torch.device
+) -> np.ndarray:
+    """Pictures uint8 (n, H, W, 3) as the model's tokenizer shows them. They are stored by name, and made once."""
+    path = codes_folder(runs, model) / f"reconstructed-{name}-{len(pictures)}.npy"
     if not path.exists():
         tokenizer = load_tokenizer(load_file(model / TOKENIZER), config).to(device)
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows, cols = (side // config.stride for side in panoramas.pictures.shape[1:3])
+        rows, cols = (side // config.stride for side in pictures.shape[1:3])
         parts = []
-        for start in tqdm(range(0, len(panoramas), AT_ONCE), desc="reconstruct", unit=f"×{AT_ONCE}"):
-            pictures = as_tensor(list(panoramas.pictures[start : start + AT_ONCE]))
-            codes = encode_pictures(tokenizer, pictures, device).view(-1, rows, cols)
+        for start in tqdm(range(0, len(pictures), AT_ONCE), desc=f"reconstruct {name}", unit=f"×{AT_ONCE}"):
+            codes = encode_pictures(tokenizer, as_tensor(list(pictures[start : start + AT_ONCE])), device)
             with torch.inference_mode():
-                parts.append(to_bytes(tokenizer.decode(codes.long().to(device))).permute(0, 2, 3, 1).cpu().numpy())
+                shown = tokenizer.decode(codes.view(-1, rows, cols).long().to(device))
+            parts.append(to_bytes(shown).permute(0, 2, 3, 1).cpu().numpy())
         save_array(path, np.concatenate(parts))
-    return replace(panoramas, pictures=np.load(path))
+    found: np.ndarray = np.load(path)
+    return found
 
 
 def _encode_shard(job: tuple[Path, Path, Path, VQConfig, str, int, torch.device]) -> None:

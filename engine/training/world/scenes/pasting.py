@@ -1,4 +1,5 @@
-"""Crops with the truth of each cell, and crops pasted together from two, in which the paste has cut things."""
+"""Pictures with the truth of each cell: single ones, crops of panoramas, and crops pasted together from two, in which
+the paste has cut things."""
 
 from __future__ import annotations
 
@@ -9,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.training.world.scenes.panorama import Panorama
+from engine.training.world.scenes.panorama import Panorama, Placed
 from engine.training.world.scenes.shards import Panoramas, as_tensor
 from engine.training.world.scenes.truth import NOTHING
+from engine.training.world.world import Scene, scene
+
+Cells = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 CELL = 8
 COVERED = 0.25
@@ -21,6 +25,8 @@ PASTED = 0.5
 WHOLE, CUT = 0.95, 0.85
 """A thing is whole if the paste leaves so much of what the crop showed; a fragment if it leaves less than CUT."""
 IGNORED = -1
+SINGLES = 0.25
+"""Share of the single pictures in training, which show their thing larger than panoramas do."""
 OTHER = 100
 """Added to the owners of the second crop."""
 
@@ -70,25 +76,51 @@ def paste(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.nda
     return Pasted(picture, owners, kept)
 
 
-def draw_sample(sources: Sequence[Panoramas], count: int, seed: int, step: int) -> Sample:
-    """Crops of random panoramas, each from a random source, half of them pasted, mirrored at random."""
+@dataclass(frozen=True, slots=True)
+class Singles:
+    """The first single pictures of a split: uint8 (n, H, W, 3); masks bool (n, H, W): the pixels of the thing."""
+
+    split: str
+    pictures: np.ndarray
+    masks: np.ndarray
+
+
+def draw_sample(panoramas: Sequence[Panoramas], singles: Sequence[Singles], count: int, seed: int, step: int) -> Sample:
+    """Single pictures, and crops of random panoramas, half of them pasted; each from a random source of its kind, and
+    mirrored at random."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
-    rows = [_draw_one(sources[int(rng.integers(len(sources)))], rng) for _ in range(count)]
+    rows = []
+    for _ in range(count):
+        if singles and rng.random() < SINGLES:
+            rows.append(_mirrored(*_draw_single(singles[int(rng.integers(len(singles)))], rng), rng))
+        else:
+            rows.append(_mirrored(*_draw_crop(panoramas[int(rng.integers(len(panoramas)))], rng), rng))
     pictures, cells, worlds = zip(*rows, strict=True)
     things, hues, whole = (torch.from_numpy(np.stack(part)).long() for part in zip(*cells, strict=True))
     floors, skies = (torch.tensor([getattr(w, name) for w in worlds]) for name in ("floor", "sky"))
     return Sample(as_tensor(list(pictures)), things, hues, whole, floors, skies)
 
 
-def _draw_one(
-    panoramas: Panoramas, rng: np.random.Generator
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], Panorama]:
+def _draw_single(singles: Singles, rng: np.random.Generator) -> tuple[np.ndarray, Cells, Scene]:
+    place = int(rng.integers(len(singles.pictures)))
+    world = scene(singles.split, place)
+    whole = Pasted(singles.pictures[place], singles.masks[place].astype(np.uint8), {1: 1.0})
+    return whole.picture, cell_truth([world], whole), world
+
+
+def _draw_crop(panoramas: Panoramas, rng: np.random.Generator) -> tuple[np.ndarray, Cells, Panorama]:
     place, last = int(rng.integers(len(panoramas))), panoramas.pictures.shape[2] - panoramas.size
     lefts = rng.integers(last + 1, size=2)
     first, second = ((panoramas.crop(place, int(x)), panoramas.crop_owners(place, int(x))) for x in lefts)
     region = draw_region(panoramas.size, rng) if rng.random() < PASTED else np.zeros(first[1].shape, bool)
     pasted, world = paste(first, second, region), panoramas.world(place)
-    picture, cells = pasted.picture, cell_truth(world, pasted)
+    return pasted.picture, cell_truth(world.things, pasted), world
+
+
+def _mirrored(
+    picture: np.ndarray, cells: Cells, world: Panorama | Scene, rng: np.random.Generator
+) -> tuple[np.ndarray, Cells, Panorama | Scene]:
+    """The mirror image, or not."""
     if rng.random() < 0.5:
         picture, cells = picture[:, ::-1], (cells[0][:, ::-1], cells[1][:, ::-1], cells[2][:, ::-1])
     return picture, cells, world
@@ -106,8 +138,8 @@ def draw_region(size: int, rng: np.random.Generator) -> np.ndarray:
     return region
 
 
-def cell_truth(world: Panorama, pasted: Pasted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """things, hues and whole (h, w), as in Sample, of a crop or of a whole panorama."""
+def cell_truth(named: Sequence[Placed | Scene], pasted: Pasted) -> Cells:
+    """things, hues and whole (h, w), as in Sample, of a crop or of a whole panorama. named: the owners' things."""
     height, width = (side // CELL for side in pasted.owners.shape)
     blocks = pasted.owners.reshape(height, CELL, width, CELL)
     things, hues, whole = (np.full((height, width), start) for start in (NOTHING, IGNORED, IGNORED))
@@ -116,7 +148,7 @@ def cell_truth(world: Panorama, pasted: Pasted) -> tuple[np.ndarray, np.ndarray,
         covered = (blocks == owner).sum((1, 3))
         mine = covered >= most
         most = np.maximum(most, covered)
-        one = world.things[(owner - 1) % OTHER]
+        one = named[(owner - 1) % OTHER]
         things[mine], hues[mine] = one.label, one.hue
         whole[mine] = 1 if share > WHOLE else 0 if share < CUT else IGNORED
     return things, hues, whole
