@@ -127,7 +127,7 @@ def test_one_request_id_is_in_the_lines_of_all_processes(running: Running) -> No
     response = draw(running, "whole")
     assert (response.status_code, response.json()["status"]) == (200, "succeeded")
     job = response.json()
-    told = {"request_id": "whole", "job_id": job["id"], "model": "demo", "task": "generate", "client": "ann"}
+    told = {"request_id": "whole", "job_id": job["id"], "model": "demo-text", "task": "generate", "client": "ann"}
     request = running.one("request", request_id="whole")
     assert request.items() >= told.items()
     assert request.items() >= {"method": "POST", "route": "/v1/generate", "status": 200, "outcome": "answered"}.items()
@@ -145,7 +145,7 @@ def test_one_request_id_is_in_the_lines_of_all_processes(running: Running) -> No
 def test_a_refused_request_has_a_line_with_its_code(running: Running) -> None:
     assert draw(running, "no-class", **{"class": "unicorn"}).status_code == 422
     line = running.one("request", request_id="no-class")
-    wanted = {"outcome": "refused", "status": 422, "task": "generate", "model": "demo", "client": "ann"}
+    wanted = {"outcome": "refused", "status": 422, "task": "generate", "model": "demo-text", "client": "ann"}
     assert line.items() >= wanted.items()
     assert line["code"] == "unknown_class"
     assert "job_id" not in line
@@ -174,7 +174,7 @@ def test_cancelled_jobs_have_a_line_from_the_process_that_ends_them(running: Run
         running.client.delete(job["urls"]["cancel"], headers={"X-Request-ID": "stop"})
     for request_id, job, process in (("queued", queued, "api"), ("running", drawn, "worker")):
         line = running.one("job", request_id=request_id)
-        wanted = {"outcome": "canceled", "job_id": job["id"], "model": "demo", "task": "generate", "client": "ann"}
+        wanted = {"outcome": "canceled", "job_id": job["id"], "model": "demo-text", "task": "generate", "client": "ann"}
         assert line.items() >= wanted.items()
         assert line in running.lines(process)
         assert line["timings"]["total_seconds"] > 0
@@ -186,7 +186,7 @@ def test_a_job_that_nobody_begins_in_time_has_a_line(running: Running) -> None:
     headers = {"X-Request-ID": "late", "X-Start-Timeout": "1"}
     late = running.client.post("/v1/generate", json={"n": 10, "steps": 64}, headers=headers).json()
     line = running.one("job", request_id="late")
-    wanted = {"outcome": "expired", "code": "start_timeout", "job_id": late["id"], "model": "demo", "task": "generate"}
+    wanted = {"outcome": "expired", "code": "start_timeout", "job_id": late["id"], "model": "demo-text", "task": "generate"}
     assert line.items() >= wanted.items()
     assert line["timings"]["total_seconds"] >= 1
     for job in blocking:

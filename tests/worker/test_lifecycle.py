@@ -68,6 +68,7 @@ async def test_the_card_is_shown_and_withdrawn(redis_url: str, engine: Engine) -
 
 
 @pytest.mark.anyio
+@pytest.mark.usefixtures("slowly")
 async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str, engine: Engine) -> None:
     async with serving(redis_url, engine, grace=15) as service:
         await service.submit("a", steps=64, n=3)
@@ -84,6 +85,7 @@ async def test_a_stop_lets_running_jobs_finish_and_takes_no_more(redis_url: str,
 
 
 @pytest.mark.anyio
+@pytest.mark.usefixtures("slowly")
 async def test_a_stop_without_grace_hands_back_what_another_worker_finishes(
     redis_url: str, engine: Engine, folder: Path
 ) -> None:
