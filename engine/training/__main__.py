@@ -77,7 +77,7 @@ def encode(options: argparse.Namespace) -> None:
 def transformer(options: argparse.Namespace) -> None:
     """The stages of the transformers."""
     demo, model = DEMOS[options.stage], options.model or WEIGHTS / DEMOS[options.stage]["name"]
-    recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile)
+    recipe = replace(TransformerRecipe(), steps=options.steps, compile=options.compile, seed=options.seed)
     if "first_cell" in demo:
         recipe = replace(recipe, first_cell=demo["first_cell"], regions=REGIONS, grid=tuple(demo["grid"]))
     else:
@@ -180,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, demo in DEMOS.items():
         training = stages.add_parser(name, help=f"train the transformer of {demo['name']}")
         training.add_argument("--steps", type=int, default=TransformerRecipe().steps, help=STEPS)
+        training.add_argument(
+            "--seed", type=int, default=0, help="of the batches: take another where training goes on from weights (0)"
+        )
         training.add_argument(
             "--compile", action="store_true", help="compile first: a minute or two, then each step is a third faster"
         )

@@ -186,7 +186,13 @@ def test_a_job_that_nobody_begins_in_time_has_a_line(running: Running) -> None:
     headers = {"X-Request-ID": "late", "X-Start-Timeout": "1"}
     late = running.client.post("/v1/generate", json={"n": 10, "steps": 64}, headers=headers).json()
     line = running.one("job", request_id="late")
-    wanted = {"outcome": "expired", "code": "start_timeout", "job_id": late["id"], "model": "demo-text", "task": "generate"}
+    wanted = {
+        "outcome": "expired",
+        "code": "start_timeout",
+        "job_id": late["id"],
+        "model": "demo-text",
+        "task": "generate",
+    }
     assert line.items() >= wanted.items()
     assert line["timings"]["total_seconds"] >= 1
     for job in blocking:

@@ -22,7 +22,16 @@ from engine.training.batches import TransformerRecipe
 from engine.training.demos import DEMO, DEMOS
 from engine.training.export import export_tokenizer
 from engine.training.loop import load_checkpoint, save_checkpoint
-from engine.training.prompts.batches import OPENINGS, PAIRS, SINGLES, WHOLE, CaptionBatches, Captioned, single_truth
+from engine.training.prompts.batches import (
+    DROPPED,
+    OPENINGS,
+    PAIRS,
+    SINGLES,
+    WHOLE,
+    CaptionBatches,
+    Captioned,
+    single_truth,
+)
 from engine.training.prompts.folder import ENCODER, export_prompted, weights_to_begin_with
 from engine.training.prompts.network import AnyOrderOfText, PromptedARPG, encoder_config
 from engine.training.prompts.vocabulary import END_ID, PAD_ID, UNKNOWN_ID, caption_tokenizer, padded
@@ -136,7 +145,8 @@ def test_captions_are_dropped_at_the_stated_rate() -> None:
     batches = CaptionBatches(SOURCE, CROPS, RECIPE, ROWS)
     conditions = torch.cat([part.conditions for step in range(20) for part in batches(step)])
     dropped = conditions[:, -1] < 0
-    assert dropped.float().mean() == pytest.approx(RECIPE.class_dropout, abs=0.03)
+    rate = sum(share * rate for share, rate in zip((SINGLES, 1 - SINGLES - PAIRS, PAIRS), DROPPED, strict=True))
+    assert dropped.float().mean() == pytest.approx(rate, abs=0.03)
     everywhere = (conditions[dropped] < 0).all(1)
     assert everywhere.float().mean() == pytest.approx(0.5, abs=0.15)
     assert (conditions[~dropped] >= 0).all()
@@ -144,10 +154,19 @@ def test_captions_are_dropped_at_the_stated_rate() -> None:
     assert (conditions == UNKNOWN_ID).any(1).float().mean() == pytest.approx(0.05, abs=0.03)
 
 
+def test_mostly_captions_of_any_crops_are_dropped() -> None:
+    batches = CaptionBatches(SOURCE, replace(CROPS, codes=CODES + 100), RECIPE, ROWS)
+    openings = [batches(step)[1] for step in range(20)]
+    crops = torch.cat([batch.ids[:, 0] >= 100 for batch in openings])
+    dropped = torch.cat([batch.conditions[:, -1] < 0 for batch in openings])
+    assert dropped[~crops].float().mean() < 0.1 < 0.2 < dropped[crops].float().mean()
+
+
 def test_a_caption_that_is_too_long_is_drawn_again() -> None:
-    batches = CaptionBatches(SOURCE, CROPS, replace(RECIPE, class_dropout=0.0), 4)
+    batches = CaptionBatches(SOURCE, CROPS, RECIPE, 4)
     for step in range(3):
-        assert (batches(step)[0].conditions[:, -1] == END_ID).all()
+        conditions = batches(step)[0].conditions
+        assert (torch.where(conditions < 0, ~conditions, conditions)[:, -1] == END_ID).all()
 
 
 def test_the_truth_of_a_single_picture_is_what_it_shows() -> None:

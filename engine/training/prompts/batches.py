@@ -27,6 +27,9 @@ SINGLES, PAIRS = 0.25, 0.4
 in the colours and places that the caption says are the hardest to learn."""
 STRANGE = 0.05
 """Share of the captions with a word that is not in the vocabulary."""
+DROPPED = (0.05, 0.6, 0.05)
+"""Share of the captions of each kind that are dropped. Most are of any crops: these show what outpainting draws without
+a prompt."""
 ALL_ROWS = 0.5
 """Share of the dropped captions that have all unconditional rows, as a request without a prompt has; the others have as
 many as the caption, as the unconditional branch of a prompt has."""
@@ -83,17 +86,18 @@ class CaptionBatches:
         return whole, replace(openings, orders=openings.orders[:, : recipe.opening])
 
     def _draw(self, count: int, seed: int, step: int, regions: float) -> Batch:
-        ids, captions = [], []
+        ids, captions, rates = [], [], []
         ends = [round(share * count) for share in accumulate(self._shares, initial=0.0)]
-        for number, (source, (start, end)) in enumerate(zip(self._sources, pairwise(ends), strict=True)):
+        for number, (source, rate, (start, end)) in enumerate(zip(self._sources, DROPPED, pairwise(ends), strict=True)):
             own = seed * len(self._sources) + number
             members = shuffled_batch(end - start, len(source.codes), own, step)
             ids.append(source.codes[members].long())
             captions += [self._caption(source, row, seed, step) for row in members.tolist()]
+            rates += [rate] * len(members)
         generator = step_generator(seed, step)
         conditions = padded(captions, self._rows)
         draws = torch.rand(2, len(captions), generator=generator)
-        dropped = draws[0] < self._recipe.class_dropout
+        dropped = draws[0] < torch.tensor(rates)
         everywhere = (draws[1] < ALL_ROWS)[:, None] | (conditions != 0)
         conditions = torch.where(dropped[:, None] & everywhere, ~conditions, conditions)
         return order_batch(torch.cat(ids), conditions, self._recipe, generator, regions)
