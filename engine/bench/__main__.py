@@ -4,6 +4,7 @@ engine: images per second against the baseline, the time of a step by phase, mem
 requests, steps and grid, shared keys and values against a set for each layer, bfloat16 against float32, and arrivals.
 baseline: a static-batch loop that samples as ARPG's authors do.  host: what the host does for a step beside the device.
 batching: together and one by one.  flip-rate: what float rounding changes when requests share steps.
+serve: a whole service over HTTP, with options of its own: arpg bench serve --help.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Protocol
@@ -171,8 +171,13 @@ class WindowedGeneration:
         return self.tokens[window.row : window.row + rows, window.col : window.col + cols]
 
 
-def generate_windowed(engine: Generator, generations: Iterable[WindowedGeneration]) -> None:
-    """Draw all generations to the end, side by side. Outputs of the engine's other requests are dropped."""
+def generate_windowed(
+    engine: Generator,
+    generations: Iterable[WindowedGeneration],
+    watch: Callable[[WindowedGeneration, StepOutput], None] = lambda generation, step: None,
+) -> None:
+    """Draw all generations to the end, side by side. Outputs of the engine's other requests are dropped. watch: is
+    called with what each step drew, in canvas positions."""
     running: dict[int, WindowedGeneration] = {}
 
     def start_next(generation: WindowedGeneration) -> None:
@@ -184,6 +189,6 @@ def generate_windowed(engine: Generator, generations: Iterable[WindowedGeneratio
     while running:
         for output in engine.step():
             if output.id in running:
-                running[output.id].update(output)
+                watch(running[output.id], running[output.id].update(output))
                 if output.finished:
                     start_next(running.pop(output.id))

@@ -19,6 +19,9 @@ from engine.models.model_index import HUB, HubFile, on_disk, weights_of
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 10.0
+"""In which the hub must answer."""
+
 
 def weights_file(folder: Path, entry: Mapping[str, Any]) -> Path:
     """The file that entry["weights"] names. It is fetched if it is on the hub, and checked if entry has a "sha256".
@@ -56,14 +59,40 @@ def fetch(file: HubFile) -> Path:
         from huggingface_hub import hf_hub_download
     except ModuleNotFoundError as missing:
         raise CheckpointError(f"{file}: to fetch it, pip install 'arpg-serve[hub]' ({missing})") from missing
+    cached = on_disk(file)
+    if (reason := _unreachable()) is not None:
+        if cached is None:
+            raise CheckpointError(f"{file}: {_cannot_ask(reason)}")
+        log.warning("%s: taken from the cache: the hub can't be asked whether it is the newest (%s)", file, reason)
+        return cached
     try:
-        if on_disk(file) is None:
+        if cached is None:
             log.info("fetching %s", file)  # may take minutes; without a terminal there is no progress bar
         return Path(hf_hub_download(file.repository, file.path, revision=file.revision))
     # Everything: besides its own errors and a full disk, huggingface-hub raises those of its HTTP client, which
     # changes with the version.
     except Exception as error:
         raise CheckpointError(f"{file}: {_problem(error, file)}") from error
+
+
+def _unreachable() -> Exception | None:
+    """Why the hub does not answer; None: it does, or it is not to be asked. One request: without a network
+    huggingface-hub would repeat its own for half a minute."""
+    from huggingface_hub import constants, get_session, is_offline_mode
+
+    if is_offline_mode():
+        return None
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except Exception as error:  # of its HTTP client, which changes with the version
+        return error
+    return None
+
+
+def _cannot_ask(reason: BaseException) -> str:
+    from huggingface_hub import constants
+
+    return f"not in the cache, and {constants.ENDPOINT} can't be asked ({reason}): check network and HF_ENDPOINT"
 
 
 def _problem(error: Exception, file: HubFile) -> str:
@@ -82,9 +111,6 @@ def _problem(error: Exception, file: HubFile) -> str:
         case errors.LocalEntryNotFoundError() if is_offline_mode():
             return f"not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set: fetch it once without"
         case errors.LocalEntryNotFoundError():
-            reason = error.__cause__ or error
-            return (
-                f"not in the cache, and {constants.ENDPOINT} can't be asked ({reason}): check network and HF_ENDPOINT"
-            )
+            return _cannot_ask(error.__cause__ or error)
         case _:
             return f"the download failed: {type(error).__name__}: {error}"

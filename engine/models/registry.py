@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,13 @@ def find(name: str | Path) -> Path:
     """The folder of a model, given by name or as a path. Raises CheckpointError when there is no model.json."""
     folders = known_folders()
     folder = folders.get(str(name), Path(name))
-    if not (folder / "model.json").is_file():
-        names = ", ".join(folders)
-        raise CheckpointError(
-            f"{name}: neither a shipped model nor a public one ({names}) nor a folder with a model.json"
-        )
-    return folder
+    if (folder / "model.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise CheckpointError(f"{name}: the folder has no model.json, which describes a model (engine/README.md)")
+    near = get_close_matches(str(name).lower(), folders)
+    known = f"did you mean {' or '.join(near)}?" if near else f"known by name are {', '.join(folders)}"
+    raise CheckpointError(f"{name}: neither a model's name nor a folder with a model.json; {known}")
 
 
 def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:

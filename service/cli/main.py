@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,39 +16,22 @@ from pydantic import ValidationError
 from service import logs
 from service.cli import keys as key_commands
 from service.cli import options as drawing_commands
+from service.cli.parser import parser
+from service.errors import did_you_mean
 from service.settings import Settings, set_up_logging
 
-DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
-EPILOG = """
-Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
-(service/settings.py lists them); HOST and PORT work without the prefix.
-
-  arpg keys add ann                                a key for ann; from then on every request needs one
-  arpg models                                      what can be loaded by name
-  arpg serve                                       the page at http://127.0.0.1:8000
-  arpg serve --model demo --model path/to/folder   with two models
-  arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
-  arpg generate --model TEXT_MODEL --prompt "a mug on a green floor"
-  arpg inpaint photo.jpg mask.png --class tree -o edited.png
-  arpg outpaint photo.jpg --left 64 --right 64 -o wide.png
-  arpg expand house --width 512 --height 128 --method windowed -o panorama.png
-  arpg vary photo.jpg --keep 0.3 -n 4 -o again.png
-  arpg verify mushroom.png                         draws it again as it says, and compares
-"""
-
-WITHOUT_ENGINE = frozenset({"api", "keys"})
-"""The commands that an installation without torch has."""
-
+WITHOUT_ENGINE = frozenset({"api", "keys", "doctor"})
+"""The commands that an installation without torch has; with --server, the drawing commands too."""
 
 LABORATORY = {
-    "bench serve": "service.bench.__main__",
-    "evaluate samples": "service.cli.samples.command",
-    "train": "engine.training.__main__",
-    "evaluate": "engine.evaluation.__main__",
-    "bench": "engine.bench.__main__",
-    "judge": "engine.evaluation.__main__",  # the earlier name of evaluate
+    "bench serve": ("service.bench.__main__", "service"),
+    "evaluate samples": ("service.cli.samples.command", "train"),
+    "train": ("engine.training.__main__", "train"),
+    "evaluate": ("engine.evaluation.__main__", "train"),
+    "bench": ("engine.bench.__main__", "service"),
+    "judge": ("engine.evaluation.__main__", "train"),  # the earlier name of evaluate
 }
-"""The commands that parse their own arguments, and their modules; these need more packages than a service does."""
+"""The commands that parse their own arguments: their modules, and the extra that holds what these need."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for words in (2, 1):  # `bench serve` before `bench`
         if (command := " ".join(given[:words])) in LABORATORY:
             return _laboratory(command, given[words:])
-    parsed = _parser().parse_args(given)
-    if parsed.command in drawing_commands.NAMES:
-        parsed.fields = drawing_commands.checked(parsed)
+    parsed = _parsed(given)
     try:
         settings = Settings(**_chosen(parsed))
     except ValidationError as error:
@@ -72,22 +54,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except _expected() as error:
         logs.status(f"arpg: {error}", logging.ERROR)
+        if getattr(parsed, "json", False):
+            print(json.dumps({"error": _told(error)}, indent=1))
         return 1
 
 
+def _parsed(given: list[str]) -> argparse.Namespace:
+    top, commands = parser()
+    if given and not given[0].startswith("-") and given[0] not in commands:
+        near = list(dict.fromkeys(did_you_mean(given[0], commands)))
+        top.error(
+            f"there is no command {given[0]}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
+        )
+    parsed = top.parse_args(given)
+    if parsed.command in drawing_commands.NAMES:
+        parsed.fields = drawing_commands.checked(parsed)
+    return parsed
+
+
 def _laboratory(command: str, arguments: list[str]) -> int:
+    module_name, extra = LABORATORY[command]
     try:
-        module = importlib.import_module(LABORATORY[command])
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
-        print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[train]'", file=sys.stderr)
+        print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[{extra}]'", file=sys.stderr)
         return 1
     status: int = module.main(arguments)
     return status
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
-    if parsed.command not in WITHOUT_ENGINE and importlib.util.find_spec("torch") is None:
-        print(f"arpg {parsed.command} needs torch: pip install 'arpg-serve[service]'", file=sys.stderr)
+    draws_elsewhere = getattr(parsed, "server", None) is not None
+    if not draws_elsewhere and parsed.command not in WITHOUT_ENGINE and importlib.util.find_spec("torch") is None:
+        other = ", or --server to let a server draw" if parsed.command in drawing_commands.NAMES else ""
+        print(f"arpg {parsed.command} needs torch: pip install 'arpg-serve[service]'{other}", file=sys.stderr)
         return 1
     # Imported where they are needed: `arpg --help` must not wait for anything.
     if parsed.command == "models":
@@ -99,15 +99,32 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
 
         return verifying.verify(parsed, settings)
     if parsed.command in drawing_commands.NAMES:
-        from service.cli import draw as drawing
+        return _draw(parsed, settings)
+    if parsed.command == "doctor":
+        from service.cli.doctor import doctor
 
-        return drawing.draw(parsed, settings)
+        return doctor(parsed, settings)
     if parsed.command == "keys":
         return key_commands.run(parsed, settings)
     from service.server import run as serving
 
     commands = {"serve": serving.serve, "api": serving.api, "worker": serving.worker}
     return commands[parsed.command](settings)
+
+
+def _draw(parsed: argparse.Namespace, settings: Settings) -> int:
+    from service.cli import output
+
+    if parsed.server is not None:
+        from service.cli import remote
+
+        result = remote.draw(parsed)
+    else:
+        from service.cli import draw
+
+        result = draw.draw(parsed, settings)
+    output.save(parsed.output, result, as_json=parsed.json)
+    return 0
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -122,11 +139,20 @@ def _expected() -> tuple[type[Exception], ...]:
 
     expected: tuple[type[Exception], ...] = (
         RequestError, ImageError, Problem, CannotListen, ServerUnsuitable, ServerNotFound, ServerFailed,
-        DirectoryInUse, FileNotFoundError, NotADirectoryError, PermissionError, KeysError,
+        DirectoryInUse, OSError, KeysError,
     )  # fmt: skip
-    # Only a process that has loaded a model can fail at that.
-    checkpoint = sys.modules.get("engine.models.checkpoint")
-    return expected if checkpoint is None else (*expected, checkpoint.CheckpointError)
+    # Only a process that has loaded them can fail at these.
+    for module, name in (("engine.models.checkpoint", "CheckpointError"), ("service.cli.remote", "RemoteError")):
+        if module in sys.modules:
+            expected = (*expected, getattr(sys.modules[module], name))
+    return expected
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    """As the API tells it: code, field and message."""
+    places = [*(one.field for one in getattr(error, "errors", ())), getattr(error, "field", None)]
+    field = next((place for place in places if isinstance(place, str)), None)
+    return {"code": getattr(error, "code", None) or "error", "field": field, "message": str(error)}
 
 
 def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -144,68 +170,7 @@ def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:
         "log_level",
         "log_format",
     )
-    return {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "arpg", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    serve = commands.add_parser("serve", help="page, API and a worker, with a Valkey of its own")
-    api = commands.add_parser("api", help="the API alone, over ARPG_REDIS_URL or beside an `arpg serve`")
-    worker = commands.add_parser("worker", help="a worker alone, over ARPG_REDIS_URL or beside an `arpg serve`")
-    for command in (serve, api):
-        command.add_argument("--host", help="the address to listen on; default: 127.0.0.1 (HOST)")
-        command.add_argument("--port", type=int, help="the port to listen on; default: 8000 (PORT); 0 takes a free one")
-    for command in (serve, api, worker):
-        command.add_argument("--redis-url", help="the Redis to use: redis://, rediss:// or unix:// (ARPG_REDIS_URL)")
-        command.add_argument("--data-dir", type=Path, help="where `arpg serve` keeps its queue (./var)")
-        command.add_argument("--grace", type=float, help="seconds that running jobs get at shutdown (30)")
-        command.add_argument(
-            "--log-level", choices=("debug", "info", "warning", "error"), help="the least severe messages to log (info)"
-        )
-        command.add_argument("--log-format", choices=("text", "json"), help="json: one JSON object a line (text)")
-    worker.add_argument(
-        "--metrics-port", type=int, help="the port of /metrics; default: 9100 (ARPG_METRICS_PORT); 0 takes a free one"
-    )
-    for command in (serve, worker):
-        _add_model(command, "; given again, one more")
-
-    key_commands.add(commands)
-    drawing_commands.add(commands)
-    for name in drawing_commands.NAMES:
-        _add_model(commands.choices[name], "")
-
-    verify = commands.add_parser(
-        "verify",
-        help="draw a picture again from the recipe in it, and compare",
-        description="The exit status: 0 the same; 1 something differs; 2 that can't be said; 3 what was drawn is the "
-        "same, and the pixels of another picture around it are unchecked.",
-    )
-    verify.add_argument("picture", type=Path, help="a PNG that this service or `arpg` made")
-    _add_model(verify, "")
-
-    models = commands.add_parser("models", help="what can be loaded by name: shipped, public, in the cache")
-    models.add_argument("--json", action="store_true", help="print the list as JSON")
-
-    commands.add_parser("train", help="train a demo model; `arpg train --help` says how", add_help=False)
-    commands.add_parser(
-        "evaluate",
-        aliases=["judge"],
-        help="measure a model; `arpg evaluate --help` and `arpg evaluate samples --help` say how",
-        add_help=False,
-    )
-    commands.add_parser(
-        "bench", help="measure speed; `arpg bench --help` and `arpg bench serve --help` say how", add_help=False
-    )
-    return parser
-
-
-def _add_model(command: argparse.ArgumentParser, several: str) -> None:
-    model_help = f"a name that `arpg models` lists, or a model folder{several} (demo)"
-    command.add_argument("--model", action="append", dest="models", metavar="MODEL", help=model_help)
-    command.add_argument(
-        "--device", help="where the model runs: cpu, cuda, cuda:1 …; default: the GPU where there is one"
-    )
+    chosen = {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
+    if parsed.command in (*drawing_commands.NAMES, "doctor") and "ARPG_LOG_LEVEL" not in os.environ:
+        chosen["log_level"] = "warning"  # these say themselves what they do
+    return chosen

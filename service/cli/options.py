@@ -1,15 +1,18 @@
-"""The commands that draw without a server. Their options are the fields of the tasks' requests."""
+"""The commands that draw. Their options are the fields of the tasks' requests."""
 
 from __future__ import annotations
 
+import re
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
+from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from service.cli import output
 from service.tasks.fields import TaskFields
 from service.tasks.inpaint import InpaintFields
 from service.tasks.registry import TASKS
@@ -17,13 +20,14 @@ from service.tasks.registry import TASKS
 NAMES = tuple(TASKS)
 
 NOT_OPTIONS = frozenset({"model", "priority", "previews", "format", "quality"})
-"""Fields for a server. Here --model takes a path too, and the output's suffix says the format."""
+"""Fields that are no options of the same kind: --model takes a path too, and the output's extension says the format."""
 
 EPILOG = "An option that is left out and names no default takes the model's."
 CLASS = (
     "label, name, synonym or WordNet id of the class; for a model that takes text, a name is its prompt; "
     "left out: draw without a class"
 )
+SERVER = "let this server draw, such as http://127.0.0.1:8000; a key: ARPG_API_KEY. Left out: this process draws"
 OUTPUT = "where to write the picture: .png, .jpg or .webp; several get numbered names (default: picture.png)"
 FILES = {
     "image": "the picture: PNG, JPEG or WebP of any size",
@@ -35,8 +39,8 @@ def add(commands: Any) -> None:
     """commands: the subparsers."""
     for name, task in TASKS.items():
         summary = (task.request.__doc__ or name).partition(".")[0].lower()
-        command = commands.add_parser(name, help=f"{summary}, without a server", epilog=EPILOG)
-        command.set_defaults(refuse=command.error)
+        command = commands.add_parser(name, help=summary, epilog=EPILOG)
+        command.set_defaults(refuse=partial(_refuse, command))
         for file in task.files:
             command.add_argument(file, type=Path, nargs="?" if file == "mask" else None, help=FILES[file])
         if task.files:
@@ -47,10 +51,38 @@ def add(commands: Any) -> None:
             if field_name not in NOT_OPTIONS | {"class_"}:
                 add_option(command, field_name, field)
         command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=OUTPUT)
+        command.add_argument("--server", metavar="URL", help=SERVER)
+        command.add_argument("--json", action="store_true", help="print what was drawn, or the error, as JSON")
 
 
 def checked(parsed: Namespace) -> TaskFields:
-    """The fields that the API would accept; otherwise the command ends with status 2."""
+    """The fields that the API would accept. The command ends with status 2 if they, the output or the server can't be
+    used: nothing is drawn that can't be kept."""
+    fields = _fields(parsed)
+    try:
+        output.check(parsed.output, fields.n)
+    except output.OutputError as error:
+        parsed.refuse(f"argument -o/--output: {error}")
+    if parsed.server is not None:
+        _check_server(parsed)
+    return fields
+
+
+def _check_server(parsed: Namespace) -> None:
+    if not re.match("https?://.", parsed.server):
+        parsed.refuse("argument --server: must begin with http:// or https://, such as http://127.0.0.1:8000")
+    if parsed.device is not None:
+        parsed.refuse("argument --device: the server chooses it; leave it out with --server")
+    if len(parsed.models or ()) > 1:
+        parsed.refuse(f"argument --model: say which: {', '.join(parsed.models)}")
+
+
+def _refuse(command: ArgumentParser, message: str) -> NoReturn:
+    """In one line: the user knows the options, and one value is wrong."""
+    command.exit(2, f"{command.prog}: error: {message}\n")
+
+
+def _fields(parsed: Namespace) -> TaskFields:
     schema = TASKS[parsed.command].fields
     names = {field.alias or name for name, field in schema.model_fields.items() if name not in NOT_OPTIONS}
     try:

@@ -229,7 +229,7 @@ def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
         assert job["images"] == [image | {"url": f"/art{image['url']}"}]
         # A worker gets as far as its model.
         assert main(["worker", "--model", "nobody", "--metrics-port", "0", *folder]) == 1
-        assert "nobody: neither a shipped model" in caplog.text
+        assert "nobody: neither a model's name" in caplog.text
         # One is killed while OpenAI's client follows a picture; the client goes on at the other one.
         [worker] = worker_processes(server.process.pid)
         os.kill(worker, signal.SIGSTOP)
@@ -266,7 +266,7 @@ def test_a_model_that_is_not_there_ends_the_server_with_a_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--model", "nobody", "--data-dir", str(tmp_path / "var"), "--port", "0"]) == 1
-    assert "nobody: neither a shipped model" in capfd.readouterr().err
+    assert "nobody: neither a model's name" in capfd.readouterr().err
 
 
 def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_server(model: Path, tmp_path: Path) -> None:

@@ -117,9 +117,11 @@ def test_a_model_folder_that_does_not_fit_is_refused_by_name(tmp_path: Path, cha
         load(folder)
 
 
-def test_an_unknown_model_is_refused_with_the_shipped_ones() -> None:
-    with pytest.raises(CheckpointError, match="neither a shipped model"):
+def test_an_unknown_model_is_refused_with_the_names_that_are_known() -> None:
+    with pytest.raises(CheckpointError, match="neither a model's name"):
         registry.find("no-such-model")
+    with pytest.raises(CheckpointError, match=r"did you mean arpg-xl or arpg-xxl"):
+        registry.find("arpg-xll")
 
 
 @pytest.mark.parametrize(("size", "millions"), [("L", 319.845376), ("XL", 719.0), ("XXL", 1302.4)])
