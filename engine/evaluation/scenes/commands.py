@@ -22,7 +22,7 @@ from engine.evaluation.metrics import frechet
 from engine.evaluation.samples import reconstruct
 from engine.evaluation.scenes.drawing import TWENTY, draw_prompts
 from engine.evaluation.scenes.fragments import Fragments, count_fragments
-from engine.evaluation.scenes.held_out import crops_of, pasted_crops, score_classifier
+from engine.evaluation.scenes.held_out import crops_of, pasted_crops, score_crops, score_singles
 from engine.evaluation.scenes.prompts import CATEGORIES, PROMPTS, Prompt, prompts
 from engine.evaluation.scenes.scoring import PARTS, Score, score
 from engine.evaluation.scenes.seeing import see
@@ -39,10 +39,16 @@ SWEPT: dict[str, Callable[[str], float]] = {"steps": int, "guidance_scale": floa
 
 
 def scene_classifier(options: argparse.Namespace) -> None:
-    """The scene classifier against the renderer's truth, on panoramas that it has not seen."""
+    """The scene classifier against the renderer's truth, on pictures that it has not seen."""
     classifier = _load(options)
     held_out = Panoramas.load(options.runs / "panoramas", "test", options.count)
-    print_scores(score_classifier(classifier, held_out))
+    print("crops of panoramas\n")
+    print_scores(score_crops(classifier, held_out))
+    singles = load_split(options.runs / "world", "test", limit=options.singles)[0]
+    _, decoded = reconstruct(Engine.load(options.model, device=options.device), singles)
+    for name, shown in (("single things", singles), ("single things, reconstructed by the tokenizer", decoded)):
+        print(f"\n{name}\n")
+        print_scores(score_singles(classifier, "test", shown.permute(0, 2, 3, 1).contiguous().numpy()))
     whole = count_fragments(classifier, held_out.pictures)
     print(f"\nfragments are found in {whole.share:.3f} of {len(held_out)} panoramas, which have none;")
     pictures, truth = pasted_crops(held_out)
@@ -201,8 +207,9 @@ COMMANDS = {
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    checking = commands.add_parser("scene-classifier", help="the classifier of scenes, on held-out panoramas")
+    checking = commands.add_parser("scene-classifier", help="the classifier of scenes, on held-out pictures")
     checking.add_argument("--count", type=int, default=256, help="panoramas (%(default)s)")
+    checking.add_argument("--singles", type=int, default=1600, help="pictures of single things (%(default)s)")
     tokenizing = commands.add_parser("scene-tokenizer", help="the tokenizer on crops of panoramas")
     tokenizing.add_argument("--count", type=int, default=512, help="pictures of each kind (%(default)s)")
     sheets = commands.add_parser("scene-sheet", help="panoramas, and crops of them with captions, to look at")
