@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except _expected() as error:
-        logs.status(f"arpg: {error}", logging.ERROR)
+        logs.status(f"arpg: {_said(error)}", logging.ERROR)
         if getattr(parsed, "json", False):
             print(json.dumps({"error": _told(error)}, indent=1))
         return 1
@@ -66,7 +66,9 @@ def _parsed(given: list[str]) -> argparse.Namespace:
         top.error(
             f"there is no command {given[0]}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
         )
-    parsed = top.parse_args(given)
+    parsed, unknown = top.parse_known_args(given)
+    if unknown:
+        commands[parsed.command].refuse_unknown(unknown)
     if parsed.command in drawing_commands.NAMES:
         parsed.fields = drawing_commands.checked(parsed)
     return parsed
@@ -146,6 +148,13 @@ def _expected() -> tuple[type[Exception], ...]:
         if module in sys.modules:
             expected = (*expected, getattr(sys.modules[module], name))
     return expected
+
+
+def _said(error: Exception) -> str:
+    """With the argument: of all errors only that of a picture leaves it to a field of its own."""
+    from service.tasks.pictures.errors import ImageError
+
+    return f"{error.field}: {error}" if isinstance(error, ImageError) else str(error)
 
 
 def _told(error: Exception) -> dict[str, Any]:

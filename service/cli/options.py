@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -27,7 +27,8 @@ CLASS = (
     "label, name, synonym or WordNet id of the class; for a model that takes text, a name is its prompt; "
     "left out: draw without a class"
 )
-SERVER = "let this server draw, such as http://127.0.0.1:8000; a key: ARPG_API_KEY. Left out: this process draws"
+SERVER = "let this server draw, such as http://127.0.0.1:8000. Left out: this process draws"
+API_KEY = "the key that the server asks for; default: ARPG_API_KEY, which no list of processes shows"
 OUTPUT = "where to write the picture: .png, .jpg or .webp; several get numbered names (default: picture.png)"
 FILES = {
     "image": "the picture: PNG, JPEG or WebP of any size",
@@ -52,25 +53,51 @@ def add(commands: Any) -> None:
                 add_option(command, field_name, field)
         command.add_argument("-o", "--output", type=Path, default=Path("picture.png"), help=OUTPUT)
         command.add_argument("--server", metavar="URL", help=SERVER)
+        command.add_argument("--api-key", metavar="KEY", help=API_KEY)
         command.add_argument("--json", action="store_true", help="print what was drawn, or the error, as JSON")
 
 
 def checked(parsed: Namespace) -> TaskFields:
-    """The fields that the API would accept. The command ends with status 2 if they, the output or the server can't be
-    used: nothing is drawn that can't be kept."""
+    """The fields that the API would accept. The command ends with status 2 if they, a file or the server can't be used:
+    nothing is drawn that can't be kept."""
     fields = _fields(parsed)
     try:
         output.check(parsed.output, fields.n)
     except output.OutputError as error:
         parsed.refuse(f"argument -o/--output: {error}")
+    for name in TASKS[parsed.command].files:
+        if (path := getattr(parsed, name)) is not None and (problem := _unreadable(path)) is not None:
+            parsed.refuse(f"argument {name}: {problem}")
     if parsed.server is not None:
         _check_server(parsed)
+    elif parsed.api_key is not None:
+        parsed.refuse("argument --api-key: only a server asks for a key; name it with --server")
     return fields
 
 
+def _unreadable(path: Path) -> str | None:
+    """Why a file can't be read, and what to do. None: it can."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return f"there is no file {path}; correct the path"
+    except IsADirectoryError:
+        return f"{path} is a folder; name a file"
+    except OSError as error:
+        return f"{path} can't be read ({error.strerror}); change its permissions or name another file"
+    return None
+
+
 def _check_server(parsed: Namespace) -> None:
-    if not re.match("https?://.", parsed.server):
-        parsed.refuse("argument --server: must begin with http:// or https://, such as http://127.0.0.1:8000")
+    try:
+        url = urlsplit(parsed.server)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        parsed.refuse("argument --server: must be an address such as http://127.0.0.1:8000, with http:// or https://")
+    if parsed.api_key is not None and not (parsed.api_key.isascii() and parsed.api_key.isprintable()):
+        parsed.refuse("argument --api-key: a key has letters, digits and signs of ASCII alone; copy it again")
     if parsed.device is not None:
         parsed.refuse("argument --device: the server chooses it; leave it out with --server")
     if len(parsed.models or ()) > 1:

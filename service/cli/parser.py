@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NoReturn
 
 from service.cli import keys as key_commands
 from service.cli import options as drawing_commands
+from service.settings import Settings
 
 DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
 EPILOG = """
@@ -21,8 +23,8 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
   arpg serve                                       the page at http://127.0.0.1:8000
   arpg serve --model demo --model path/to/folder   with two models
   arpg generate mushroom --seed 7 -o mushroom.png  a picture without a server
-  arpg generate --model TEXT_MODEL --prompt "a mug on a green floor"
-  arpg inpaint photo.jpg mask.png --class tree -o edited.png
+  arpg generate --prompt "a mug on a green floor"  in words, where the model takes them
+  arpg inpaint photo.jpg mask.png --prompt "a green tree" -o edited.png
   arpg outpaint photo.jpg --left 64 --right 64 -o wide.png
   arpg expand house --width 512 --height 128 --method windowed -o panorama.png
   arpg vary photo.jpg --keep 0.3 -n 4 -o again.png
@@ -31,11 +33,29 @@ Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG
 """
 
 
-def parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
-    """The parser, and the names of the commands."""
-    top = argparse.ArgumentParser(
-        "arpg", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: argparse would print all options before it. Takes no abbreviated options: -n and
+    --n would be two."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False} | options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+    def refuse_unknown(self, words: list[str]) -> NoReturn:
+        """words: those that the parser did not take."""
+        option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+        if option is None:
+            self.error(f"unrecognized arguments: {' '.join(words)}; put words that belong together in quotes")
+        near = get_close_matches(option, self._option_string_actions)
+        remedy = f"; did you mean {' or '.join(near)}" if near else ""
+        self.error(f"unrecognized arguments: {' '.join(words)}{remedy}")
+
+
+def parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and those of the commands."""
+    top = Parser("arpg", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"arpg {_version()}", help="print the version")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -105,7 +125,8 @@ def _version() -> str:
 
 
 def _add_model(command: argparse.ArgumentParser, several: str) -> None:
-    model_help = f"a name that `arpg models` lists, or a model folder{several} (demo)"
+    default = ", ".join(Settings.model_fields["models"].default)
+    model_help = f"a name that `arpg models` lists, or a model folder{several} ({default})"
     command.add_argument("--model", action="append", dest="models", metavar="MODEL", help=model_help)
     command.add_argument(
         "--device", help="where the model runs: cpu, cuda, cuda:1 …; default: the GPU where there is one"

@@ -28,10 +28,10 @@ class RemoteError(Exception):
 def draw(arguments: Namespace) -> Result:
     """Raises RemoteError, OSError. An interrupt cancels the job."""
     try:
-        with Client(arguments.server) as client, Progress() as progress:
+        with Client(arguments.server, api_key=arguments.api_key) as client, Progress() as progress:
             return _draw(client, arguments, progress)
     except APIError as error:
-        remedy = "; set ARPG_API_KEY" if isinstance(error, UnauthorizedError) else ""
+        remedy = "; set ARPG_API_KEY or --api-key" if isinstance(error, UnauthorizedError) else ""
         raise RemoteError(f"{error.message}{remedy}", error.code, getattr(error, "field", None)) from error
 
 

@@ -104,7 +104,8 @@ def test_what_was_drawn_is_edited_by_its_own_tokens(model: Path, tmp_path: Path)
         (["expand", "--width", "33", "--height", "16"], 1, "width: must be whole tokens of 2 pixels; the nearest are"),
         (["expand", "--width", "32"], 2, "--height"),
         (["vary", "PICTURE", "--keep", "1"], 2, "argument --keep: Input should be less"),
-        (["vary", "nowhere.png"], 1, "nowhere.png"),
+        (["vary", "nowhere.png"], 2, "argument image: there is no file nowhere.png"),
+        (["vary", __file__], 1, "arpg: image: "),
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_a_line(

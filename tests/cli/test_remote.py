@@ -76,7 +76,7 @@ def test_what_the_server_refuses_is_said_in_one_line(
     for server, options, says in (
         (api.url, ["mushrom"], "class: the model has no such class; the nearest is mushroom"),
         (api.url, ["--model", "hadn"], "model: no such model; similar names: hand"),
-        (keyed.api.url, [], "; set ARPG_API_KEY"),
+        (keyed.api.url, [], "; set ARPG_API_KEY or --api-key"),
     ):
         assert main(["generate", *options, "--server", server, "-o", out]) == 1
         said = capsys.readouterr().err
@@ -87,10 +87,25 @@ def test_what_the_server_refuses_is_said_in_one_line(
     assert "no server answers at http://127.0.0.1:9" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_a_server_with_keys_draws_for_who_has_one(
+    keyed: Keyed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    key = keyed.texts["ann"]
+    monkeypatch.setenv("ARPG_API_KEY", "wrong" if given == "option" else key)
+    options = ["--api-key", key] if given == "option" else []
+    with meanwhile(lambda: draw_next(keyed.api)):
+        assert main(["generate", "--server", keyed.api.url, *options, "-o", str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--server", "localhost:8000"], "argument --server: must begin with http:// or https://"),
+        (["--server", "localhost:8000"], "argument --server: must be an address such as http://127.0.0.1:8000"),
+        (["--server", "http://h:port"], "argument --server: must be an address such as http://127.0.0.1:8000"),
+        (["--server", "http://h", "--api-key", "k\u2011y"], "argument --api-key: a key has letters, digits and signs"),
+        (["--api-key", "key"], "argument --api-key: only a server asks for a key; name it with --server"),
         (["--server", "http://h", "--device", "cpu"], "argument --device: the server chooses it"),
         (["--server", "http://h", "--model", "a", "--model", "b"], "argument --model: say which: a, b"),
     ],
