@@ -64,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("arpg bench serve", description=DESCRIPTION)
     parser.add_argument("--url", help="a service that runs already (a key: ARPG_BENCH_KEY); default: an own arpg serve")
     parser.add_argument("--model", default="demo", help="the model, for the service and for the engine alone")
-    parser.add_argument("--loop", choices=("closed", "open", "both"), default="both")
+    parser.add_argument(
+        "--loop",
+        choices=("closed", "open", "both"),
+        default="both",
+        help="closed: each client waits for its pictures; open: requests arrive at a rate (both)",
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16], help="closed loop: how many at once")
     parser.add_argument("--steps", type=int, default=64, help="closed loop: the steps of every picture")
     parser.add_argument("--pairs", type=int, default=5, help="closed loop: measured pairs, after one to warm up")

@@ -98,6 +98,8 @@ def test_a_model_of_a_fixed_order_without_a_server(
         (["generate", "--model", "a", "--model", "b"], 1, "arpg: model: say which: a, b"),
         (["generate", "--guidance-interval", "-1"], 2, "argument --guidance-interval: Input should be greater"),
         (["--help"], 0, "arpg serve"),
+        (["bench", "--help"], 0, "arpg bench serve --help"),
+        (["bench", "serve", "--help"], 0, "Open loop"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_a_line(
@@ -120,7 +122,7 @@ def test_the_command_says_what_is_wrong_in_a_line(
     assert len(said.err.splitlines()) == (status != 0)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["bench"], ["bench", "serve"]])
 def test_every_option_of_every_command_is_explained(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parsers: list[ArgumentParser] = []
 

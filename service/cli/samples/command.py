@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--side", type=_positive, help="pixels a side of the stored pictures (as the paper; as drawn)")
     parser.add_argument("--out", type=Path, help="the folder of the samples (runs/adm/NAME)")
     parser.add_argument("--server", metavar="URL", help="draw through this server, with all of its workers")
-    parser.add_argument("--key", help="its API key (ARPG_API_KEY)")
+    parser.add_argument("--api-key", "--key", dest="key", metavar="KEY", help="its API key (ARPG_API_KEY)")
     parser.add_argument("--at-once", type=_positive, default=16, help=f"jobs of {BATCH} pictures there (%(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
     parser.add_argument("--reference", type=Path, help="a reference batch, such as VIRTUAL_imagenet256_labeled.npz")
