@@ -1,4 +1,4 @@
-"""Draws with the demo model and takes the pictures of the playground that the documentation shows: make screenshots."""
+"""Draws by prompt with the demo model and takes the pictures of the playground that the documentation shows: make screenshots."""
 
 from __future__ import annotations
 
@@ -15,54 +15,74 @@ from tests.support.playground import DRAWN, STATUS, act, choose, chromium, drag,
 from tests.support.processes import REPOSITORY
 from tests.support.serve import serving
 
-DEMO = REPOSITORY / "engine" / "weights" / "demo"
+DEMO = REPOSITORY / "engine" / "weights" / "demo-text"
 SETTLED = "!document.querySelector('#pictures img:not(.under)') || " + (
     "[...document.querySelectorAll('#pictures img:not(.under)')].every(i => getComputedStyle(i).opacity === '1')"
 )
 MOST_BYTES = 200_000
 
 
-def begin(page: Page, name: str, n: int, seed: int) -> None:
-    choose(page, n=str(n), seed=str(seed), **{"class": name})
+def begin(page: Page, prompt: str, n: int, seed: int) -> None:
+    choose(page, n=str(n), seed=str(seed), prompt=prompt)
     draw(page)
 
 
 def drawing(page: Page) -> None:
     """Several jobs: one that is half drawn, and those before."""
-    for name, seed in (("house", 4), ("rocket", 11)):
-        begin(page, name, 1, seed)
+    for prompt, seed in (("a blue house under a sunset", 4), ("a yellow rocket", 11)):
+        begin(page, prompt, 1, seed)
         until(page, DRAWN)
-    begin(page, "mushroom", 4, 7)
+    begin(page, "a red mushroom on a green floor", 4, 7)
     until(page, f"/^Step 4[0-9] of/.test({STATUS})")
 
 
 def inpainting(page: Page) -> None:
     """A mask beside what came of it."""
-    begin(page, "mushroom", 1, 7)
+    masked(page)
+    begin(page, "a teal mushroom on a green floor", 4, 3)
+    until(page, f"{DRAWN} && ({SETTLED})")
+
+
+def masked(page: Page) -> None:
+    begin(page, "a red mushroom on a green floor", 1, 7)
     until(page, DRAWN)
     act(page, "Edit")
     until(page, "document.getElementById('mask').checkVisibility()")
-    drag(page, "#mask", (0.3, 0.35), (0.5, 0.3), (0.7, 0.35))
-    begin(page, "mushroom", 4, 3)
-    until(page, f"{DRAWN} && ({SETTLED})")
+    page.evaluate("document.getElementById('rectangle').click()")  # on a phone the hand is chosen first
+    drag(page, "#mask", (0.12, 0.18), (0.5, 0.4), (0.9, 0.62))
+    page.locator("#board").scroll_into_view_if_needed()
 
 
 def outpainting(page: Page) -> None:
-    begin(page, "house", 1, 4)
+    begin(page, "a yellow rocket", 1, 11)
     until(page, DRAWN)
     act(page, "Edit")
     task(page, "outpaint")
-    begin(page, "house", 1, 5)
+    begin(page, "a yellow rocket", 1, 5)
     until(page, f"{DRAWN} && ({SETTLED})")
+
+
+def forking(page: Page) -> None:
+    """Four pictures that share their first steps."""
+    begin(page, "a green tree", 1, 4)
+    until(page, DRAWN)
+    choose(page, n="4", seed="9")
+    back(page, 32)
+    act(page, "Fork")
+    until(page, f"document.getElementById('job-details').textContent.startsWith('Fork') && {DRAWN} && ({SETTLED})")
+
+
+def back(page: Page, steps: int) -> None:
+    page.locator(".timeline input").focus()
+    for _ in range(steps):
+        page.keyboard.press("ArrowLeft")
 
 
 def scrubbing(page: Page) -> None:
     """On a phone: a picture as it was after a part of its steps."""
-    begin(page, "rocket", 1, 4)
+    begin(page, "a yellow rocket", 1, 4)
     until(page, f"{DRAWN} && ({SETTLED})")
-    page.locator(".timeline input").focus()
-    for _ in range(12):
-        page.keyboard.press("ArrowLeft")
+    back(page, 12)
     page.locator("#job-bar").scroll_into_view_if_needed()
 
 
@@ -70,7 +90,9 @@ VIEWS: dict[str, tuple[Callable[[Page], None], int, int, bool]] = {
     "drawing": (drawing, 1440, 900, False),
     "inpainting": (inpainting, 1920, 1080, True),
     "outpainting": (outpainting, 1440, 900, True),
+    "forking": (forking, 1920, 1080, False),
     "phone": (scrubbing, 390, 844, False),
+    "phone-mask": (masked, 390, 844, True),
 }
 
 
