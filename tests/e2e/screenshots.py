@@ -1,4 +1,4 @@
-"""Draws by prompt with the demo model and takes the pictures of the playground that the documentation shows: make screenshots."""
+"""Draws with the demo model and takes the pictures of the playground that the documentation shows: make screenshots."""
 
 from __future__ import annotations
 
