@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse dashboards screenshots full-size demo-model demo-scenes demo-text demo-families imagenet-names \
+.PHONY: serve test test-other load chaos abuse dashboards screenshots animation full-size demo-model demo-scenes demo-text demo-families imagenet-names \
   lint types clean
 
 serve: $(VENV)/.serve
@@ -98,6 +98,12 @@ demo-text: demo-scenes
 	$(TEXT_EVALUATING) quality
 	$(TEXT_EVALUATING) prompt-sheet --out $(TEXT)/prompts.webp
 	$(TEXT_EVALUATING) panoramas --out $(TEXT)/panoramas.webp --sheet $(TEXT)/outpainted.webp
+
+# The animation at the top of the README: unselected samples, seeds 0 to 7.
+ANIMATED := "a red mushroom on a green floor" "a purple mug" "a blue house under a sunset" "a yellow star" \
+  "an orange rocket" "a green tree and a red chair" "a teal snowman far away" "a pink ring left of a blue cube"
+animation: $(VENV)/.test
+	$(TEXT_EVALUATING) animation $(ANIMATED) --out docs/decode.webp
 
 # Trains the other families on the same tokens.
 demo-families: $(VENV)/.test

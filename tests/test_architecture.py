@@ -45,7 +45,7 @@ MORE_ENTRIES = {
     "engine": 17,  # its packages, the modules that all of them share, and the measurements
     "tests/engine": 25,  # a file for each subject of the engine, whose packages hold 70 modules
     "tests/worker": 16,  # a file for each fault and each duty of the worker
-    "engine/evaluation": 15,  # a file for each question asked of a model, and what their answers share
+    "engine/evaluation": 16,  # a file for each question asked of a model, and what their answers share
     "engine/training": 16,  # a file for each stage of the training
 }
 

@@ -1,9 +1,9 @@
 """`arpg evaluate`: measures a demo model, one command for each question. Samples are kept under --runs and drawn once.
 
 quality: the default settings against held-out renders.  sweep: settings against each other.  curve: what training
-improved.  sheet, strip: pictures to look at.  editing, prefill, expand: tasks beyond generating.  scene-classifier,
-scene-tokenizer, scene-sheet, prompts, score, panoramas: scenes, prompts, and what pictures show of them.  samples:
-pictures and figures as the papers have them (`arpg evaluate samples --help`).
+improved.  sheet, strip, animation: pictures to look at.  editing, prefill, expand: tasks beyond generating.
+scene-classifier, scene-tokenizer, scene-sheet, prompts, score, panoramas: scenes, prompts, and what pictures show of
+them.  samples: pictures and figures as the papers have them (`arpg evaluate samples --help`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from engine.core.engine import Engine
-from engine.evaluation import tasks
+from engine.evaluation import animation, tasks
 from engine.evaluation.asking import asking_for
 from engine.evaluation.curve import held_out_loss, kept_weights, model_with
 from engine.evaluation.figures import contact_sheet, moments, plot_curve, plot_quality, plot_sweep
@@ -197,10 +197,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     strips.add_argument("--seed", type=int, default=0, help="the seed of every picture (0)")
     strips.add_argument("--moments", type=int, default=8, help="how many columns, evenly spaced in steps (8)")
     strips.add_argument("--out", type=Path, default=DEMO / "strip.png", help=OUT)
+    animation.add_commands(commands)
     tasks.add_commands(commands)
     scenes.add_commands(commands)
     options = parser.parse_args(arguments)
-    (COMMANDS | tasks.COMMANDS | scenes.COMMANDS)[options.command](options)
+    (COMMANDS | animation.COMMANDS | tasks.COMMANDS | scenes.COMMANDS)[options.command](options)
     return 0
 
 
