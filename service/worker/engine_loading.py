@@ -66,7 +66,7 @@ def load_engine(settings: Settings, model: str, *, before: int = 0, count: int =
     with cores.alone():
         engine = Engine.load(model, device=settings.device, config=config)
     if engine.model.conditioning == "text" and engine.text_encoder is None:
-        raise CheckpointError(f"{model}: model.json names no text_encoder, which reads the prompts (engine/README.md)")
+        raise CheckpointError(f"{model}: model.json names no text_encoder, which reads the prompts (docs/models.md)")
     return engine
 
 

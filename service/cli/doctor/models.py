@@ -76,4 +76,4 @@ def _to_fetch(subject: str, folder: Path, missing: list[HubFile]) -> Finding:
 def _cure(model: str) -> str:
     if model in known_folders():
         return "fetch it anew: delete the file that is named, or reinstall arpg-serve if it is a shipped one"
-    return "correct the file or the model.json that is named; engine/README.md says what a model folder holds"
+    return "correct the file or the model.json that is named; docs/models.md says what a model folder holds"
