@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from tests.docs.blocks import documents
 from tests.support.processes import REPOSITORY
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "engine/README.md", "service/README.md", "docs/runbooks.md")
 TEST = re.compile(r"(tests/[\w/]+\.py)((?:::\w+)*)")
 """A file of tests, or a test in it: `tests/jobs/test_queue.py::test_finish_ends_once`."""
 
@@ -25,7 +25,7 @@ def missing(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", documents())
 def test_every_test_that_a_document_names_exists(document: str) -> None:
     assert missing((REPOSITORY / document).read_text()) == []
 
@@ -40,7 +40,5 @@ def test_every_fault_is_held_to_a_test() -> None:
 
 
 def test_a_test_that_does_not_exist_is_found() -> None:
-    assert missing("`tests/test_docs.py::missing`, `tests/test_docs.py::TEST`, `tests/gone.py`") == [
-        "tests/test_docs.py::TEST",
-        "tests/gone.py",
-    ]
+    here = "tests/docs/test_named_tests.py"
+    assert missing(f"`{here}::missing`, `{here}::TEST`, `tests/gone.py`") == [f"{here}::TEST", "tests/gone.py"]
