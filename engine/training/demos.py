@@ -43,7 +43,7 @@ DEMOS: dict[str, dict[str, Any]] = {
         "text": {"rows": 24, "width": 128},
         "encoder": {"d_kv": 32, "d_ff": 256, "num_layers": 3, "num_heads": 4},
         "first_cell": _MIDDLE,
-        "defaults": _ANY_ORDER,
+        "defaults": _ANY_ORDER | {"guidance_scale": 3.0},  # two things by "and" need more than one does
     },
     "llamagen": {
         "name": "demo-llamagen",
