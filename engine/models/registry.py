@@ -53,7 +53,7 @@ def find(name: str | Path) -> Path:
     if (folder / "model.json").is_file():
         return folder
     if folder.is_dir():
-        raise CheckpointError(f"{name}: the folder has no model.json, which describes a model (engine/README.md)")
+        raise CheckpointError(f"{name}: the folder has no model.json, which describes a model (docs/models.md)")
     near = get_close_matches(str(name).lower(), folders)
     known = f"did you mean {' or '.join(near)}?" if near else f"known by name are {', '.join(folders)}"
     raise CheckpointError(f"{name}: neither a model's name nor a folder with a model.json; {known}")

@@ -161,4 +161,4 @@ def test_what_cannot_be_said_is_not_called_a_difference(
     assert "its model, random, goes by no name here; say where it is with --model" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nowhere.png")]) == 2
     assert main(["verify", str(path), "--model", str(tmp_path)]) == 2
-    assert "nor a folder with a model.json" in capsys.readouterr().err
+    assert "the folder has no model.json" in capsys.readouterr().err

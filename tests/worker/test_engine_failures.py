@@ -100,6 +100,7 @@ async def test_a_job_that_fails_with_nothing_beside_it_has_failed_at_once(
     assert (names[:2], names[-1]) == (["queued", "started"], "failed")
     assert names.count("started") == 1
     assert events[-1].json()["error"]["code"] == "out_of_memory"
+    assert await soon(lambda: engine.idle)  # the second picture is aborted
 
 
 class Held:
