@@ -35,7 +35,12 @@ from engine.training.world.scenes.shards import Panoramas
 
 CANVAS = (16, 64)
 """Tokens of a panorama."""
-SWEPT: dict[str, Callable[[str], float]] = {"steps": int, "guidance_scale": float, "temperature": float}
+SWEPT: dict[str, Callable[[str], float]] = {
+    "steps": int,
+    "guidance_scale": float,
+    "temperature": float,
+    "top_p": float,
+}
 
 
 def scene_classifier(options: argparse.Namespace) -> None:

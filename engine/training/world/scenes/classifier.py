@@ -37,7 +37,7 @@ WIDTHS = (24, 48, 80, 112, 112)
 @dataclass(frozen=True, slots=True)
 class SceneClassifierRecipe:
     panoramas: int = 2048
-    reconstructed: int = 384
+    reconstructed: int = 1536
     """So many of them are reconstructed, too."""
     singles: int = 1024
     steps: int = 8000
