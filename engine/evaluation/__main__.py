@@ -29,7 +29,7 @@ from engine.evaluation.sweep import point, sweep, table
 from engine.request import Request
 from engine.training.classifier import Classifier, load_classifier
 from engine.training.codes import load_codes
-from engine.training.demos import CLASSIFIER, DEMO
+from engine.training.demos import DEMO, classifier_of
 from engine.training.world.renders import load_split
 from engine.training.world.shapes import THINGS
 
@@ -160,8 +160,7 @@ def _share(reference: Reference) -> float:
 
 
 def _load_classifier(options: argparse.Namespace) -> Classifier:
-    own = options.model / CLASSIFIER
-    return load_classifier(own if own.exists() else DEMO / CLASSIFIER, torch.device("cpu"))
+    return load_classifier(classifier_of(options.model), torch.device("cpu"))
 
 
 COMMANDS = {"quality": quality, "sweep": compare, "curve": curve, "sheet": sheet, "strip": strip}

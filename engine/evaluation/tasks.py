@@ -29,7 +29,7 @@ from engine.evaluation.figures import contact_sheet
 from engine.evaluation.masks import MASKS, masks
 from engine.request import Prefill
 from engine.training.classifier import Classifier, load_classifier
-from engine.training.demos import CLASSIFIER
+from engine.training.demos import classifier_of
 from engine.training.world.shapes import THINGS
 
 FIGURES = ("recognised", "Fréchet", "seam", "hardness")
@@ -161,7 +161,7 @@ def _size(grid: Grid) -> str:
 
 def _load(options: argparse.Namespace) -> tuple[CachedGenerator, Classifier, Renders]:
     generator = CachedGenerator(options.model, options.runs / "samples", options.device)
-    classifier = load_classifier(options.model / CLASSIFIER, torch.device("cpu"))
+    classifier = load_classifier(classifier_of(options.model), torch.device("cpu"))
     return generator, classifier, Renders.load(options.runs / "world", generator, classifier, options.count)
 
 

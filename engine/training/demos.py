@@ -10,6 +10,13 @@ DEMO = WEIGHTS / "demo"
 CLASSIFIER = "judge.safetensors"
 """In the ARPG's folder; the other models are measured with it too."""
 
+
+def classifier_of(model: Path) -> Path:
+    """The weights of the classifier that a model is measured with: its own, else demo's."""
+    own = model / CLASSIFIER
+    return own if own.exists() else DEMO / CLASSIFIER
+
+
 WORLD = "Sixteen kinds of things on a floor under a sky, 128×128 pixels, drawn by the project itself"
 _GRID = [16, 16]
 _SMALL = {"dim": 128, "n_layer": 7, "n_head": 2, "multiple_of": 64, "vocab_size": 512, "num_classes": 16}

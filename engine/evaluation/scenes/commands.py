@@ -28,7 +28,7 @@ from engine.evaluation.scenes.scoring import PARTS, Score, score
 from engine.evaluation.scenes.seeing import see
 from engine.evaluation.scenes.sheets import boxes_drawn, captioned_sheet, panorama_sheet
 from engine.training.classifier import Classifier, classify, load_classifier
-from engine.training.demos import CLASSIFIER, DEMO
+from engine.training.demos import DEMO, classifier_of
 from engine.training.world.renders import load_split
 from engine.training.world.scenes.classifier import SCENE_CLASSIFIER, SceneClassifier, load_scene_classifier
 from engine.training.world.scenes.shards import Panoramas
@@ -191,8 +191,7 @@ def _generator(options: argparse.Namespace) -> CachedGenerator:
 
 
 def _own_classifier(options: argparse.Namespace) -> Classifier:
-    own: Path = options.model / CLASSIFIER
-    return load_classifier(own if own.exists() else DEMO / CLASSIFIER, torch.device("cpu"))
+    return load_classifier(classifier_of(options.model), torch.device("cpu"))
 
 
 def _load(options: argparse.Namespace) -> SceneClassifier:
