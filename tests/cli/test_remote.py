@@ -123,7 +123,15 @@ def started(api: Api, out: Path, stderr: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "service.cli", "generate", "--server", api.url, "-o", str(out)]
     environment = os.environ | {"COLORTERM": "truecolor", "TERM": "xterm-256color", "COLUMNS": "60", "LINES": "20"}
     environment.pop("NO_COLOR", None)
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )
 
 
 def test_an_interrupt_cancels_the_job(api: Api, tmp_path: Path) -> None:
