@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 SETTINGS = (
@@ -57,6 +58,7 @@ class Defaults:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """grid: token rows and columns. stride: pixels on a side of a token. tasks: the tasks that the model can do.
+    task_defaults: for a task whose defaults differ, those that do, by name.
     settings: the sampling fields that it supports. conditioning: what a request says to draw; a model that takes text
     has no classes. condition_rows: rows of KV cache that a condition takes at most. steps: forward steps of a picture;
     None: the request says.
@@ -72,6 +74,7 @@ class ModelCard:
     classes: tuple[ClassLabel, ...]
     tasks: tuple[str, ...]
     defaults: Defaults
+    task_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     settings: tuple[str, ...] = SETTINGS
     conditioning: Literal["class", "text"] = "class"
     condition_rows: int = 1
@@ -93,6 +96,9 @@ class ModelCard:
     def width(self) -> int:
         return self.grid[1] * self.stride
 
+    def defaults_of(self, task: str) -> Defaults:
+        return replace(self.defaults, **self.task_defaults.get(task, {}))
+
     def cached_rows(self, cells: int) -> int:
         """Rows of KV cache that a branch takes at most for a picture of so many cells; the last token is not cached."""
         return self.condition_rows + cells - 1
@@ -102,12 +108,14 @@ class ModelCard:
         data = asdict(replace(self, classes=())) | {"classes": [each.to_json() for each in self.classes]}
         if self.conditioning == "class":
             del data["conditioning"], data["condition_rows"]  # servers that know no other models refuse these
+        if not self.task_defaults:
+            del data["task_defaults"]  # likewise
         return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ModelCard:
         """Fields that only a newer version has are passed over."""
-        known = {field.name for field in fields(cls)}
+        known = {known.name for known in fields(cls)}
         rows, cols = data["grid"]
         return cls(
             **{name: value for name, value in data.items() if name in known}

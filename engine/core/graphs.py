@@ -40,7 +40,8 @@ def runner_on(place: torch.device, card: ModelCard, plain: Runner, *, max_rows: 
     device, branch_rows = CudaDevice(place), card.cached_rows(4 * card.positions)
     runner = GraphRunner(plain, device=device, max_rows=max_rows, max_running=max_running, branch_rows=branch_rows)
     if runner.watch_logits is None:
-        runner.capture_all(filtered=card.defaults.top_k > 0 or card.defaults.top_p < 1)
+        defaults = [card.defaults_of(task) for task in card.tasks]
+        runner.capture_all(filtered=any(each.top_k > 0 or each.top_p < 1 for each in defaults))
     return runner
 
 

@@ -69,9 +69,9 @@ class CachedGenerator:
         parts = (tokens[at : at + DECODE] for at in range(0, len(tokens), DECODE))
         return np.stack([picture for part in parts for picture in self.engine.codec.decode_many(list(part))])
 
-    def settings(self, **chosen: Any) -> dict[str, Any]:
-        """Sampling settings: the model's defaults, except for the chosen ones."""
-        return asdict(self.engine.model.defaults) | chosen
+    def settings(self, task: str = "generate", /, **chosen: Any) -> dict[str, Any]:
+        """Sampling settings: the model's defaults for the task, except for the chosen ones."""
+        return asdict(self.engine.model.defaults_of(task)) | chosen
 
 
 # Request fields whose names have changed since the first token maps were stored: file names are hashes of these keys.

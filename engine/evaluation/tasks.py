@@ -24,7 +24,7 @@ from engine.evaluation.editing import (
     exchanges,
     measure_edit,
 )
-from engine.evaluation.expanding import METHODS, Expanded, Grid, agreement, expand
+from engine.evaluation.expanding import METHODS, OUTPAINTED, Expanded, Grid, agreement, expand
 from engine.evaluation.figures import contact_sheet
 from engine.evaluation.masks import MASKS, masks
 from engine.request import Prefill
@@ -39,15 +39,14 @@ GUIDANCES = (("constant", True), ("linear", True), ("linear", False))
 def editing(options: argparse.Namespace) -> None:
     """Completions behind every kind of mask, and exchanged objects."""
     generator, classifier, renders = _load(options)
+    chosen = {name: value for name in ("steps", "guidance_scale") if (value := getattr(options, name)) is not None}
+    settings = generator.settings("inpaint", **chosen)
     sheets: dict[str, dict[str, np.ndarray]] = {}
     note = f"{options.count} test renders a row; the Fréchet distance is to the same renders, untouched"
     head = ("mask", "filled by", *FIGURES)
     with _table(options.figures / "editing.md", head, note) as table:
         for mask in options.masks:
-            found = {
-                edited.name: edited
-                for edited in completions(mask, generator, renders, classifier, generator.settings())
-            }
+            found = {edited.name: edited for edited in completions(mask, generator, renders, classifier, settings)}
             for edited in found.values():
                 table.row(mask, edited.name, *figures(edited))
             shown = {
@@ -57,7 +56,7 @@ def editing(options: argparse.Namespace) -> None:
     sheets["exchange"] = {"render": renders.pictures}
     note = f"{options.count} test renders a row; recognised: as the new class; Fréchet distance to the old renders"
     with _table(options.figures / "editing-exchange.md", ("mask", *FIGURES), note) as table:
-        for edited in exchanges(generator, renders, classifier, generator.settings()):
+        for edited in exchanges(generator, renders, classifier, settings):
             table.row(edited.name, *figures(edited))
             mask = {edited.name: renders.behind(edited.masks)} if "hard" not in edited.name else {}
             sheets["exchange"] |= mask | {f"by {edited.name}": edited.pictures}
@@ -76,7 +75,7 @@ def prefill(options: argparse.Namespace) -> None:
         for mask, way, guidance in product(options.masks, get_args(Prefill), GUIDANCES):
             schedule, counted = guidance
             scale = options.linear if schedule == "linear" else options.constant
-            settings = generator.settings(guidance_scale=scale, guidance_schedule=schedule)
+            settings = generator.settings("inpaint", guidance_scale=scale, guidance_schedule=schedule)
             settings |= {"prefill": way, "guide_fixed_tokens": counted}
             hidden = masks(mask, len(renders.labels), renders.size)
             drawn = complete(generator, renders, hidden, renders.labels.tolist(), settings)
@@ -95,7 +94,8 @@ def expanding(options: argparse.Namespace) -> None:
     head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "at each border")
     with _table(options.figures / "expand.md", head, note) as table:
         for grid, method in product(options.grids, options.methods):
-            one = found[grid][method] = expand(grid, method, generator, renders, classifier, generator.settings())
+            settings = generator.settings("outpaint" if method == OUTPAINTED else "expand")
+            one = found[grid][method] = expand(grid, method, generator, renders, classifier, settings)
             each = " ".join(f"{border:+.1f}" for border in one.borders)
             seam = (f"{one.borders.mean():+.2f}", each) if each else ("-", "-")
             table.row(_size(grid), method, f"{one.whole:.3f}", f"{one.crops:.3f}", f"{one.frechet:.2f}", *seam)
@@ -104,7 +104,8 @@ def expanding(options: argparse.Namespace) -> None:
     with _table(options.figures / "expand-agreement.md", compared, note) as table:
         for grid, method in product(options.grids, options.methods):
             if len(found[grid][method].windows) > 1:
-                share = agreement(found[grid][method], generator, renders.labels, generator.settings())
+                settings = generator.settings("outpaint" if method == OUTPAINTED else "expand")
+                share = agreement(found[grid][method], generator, renders.labels, settings)
                 independent = f"{share.independent:.4f} ± {share.deviation:.4f}"
                 table.row(_size(grid), method, f"{share.neighbours:.4f}", independent, f"{share.bound:.4f}")
     for grid, methods in found.items():
@@ -174,6 +175,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     edits.add_argument("--count", type=int, default=320, help="test renders")
     edits.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS), help="which masks; default: all")
+    edits.add_argument("--steps", type=int, help="default: the model's")
+    edits.add_argument("--guidance-scale", type=float, help="default: the model's")
     edits.add_argument("--examples", type=int, default=8, help="pictures a contact sheet shows")
     fills = commands.add_parser(
         "prefill", help="ways to write fixed tokens to the cache and to count them in the guidance"

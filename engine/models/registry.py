@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engine.card import ClassLabel, Defaults, ModelCard, class_labels
+from engine.card import SETTINGS, ClassLabel, Defaults, ModelCard, class_labels
 from engine.checks import check_request
 from engine.codec import palettes
 from engine.codec.vq import VQConfig, VQModel
@@ -77,7 +77,8 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
             codebook_size=tokenizer.config.codebook_size,
             classes=_classes(data.get("classes"), architecture),
             tasks=architecture.tasks,
-            defaults=_defaults(data.get("defaults", {}), architecture.settings),
+            defaults=_defaults("defaults", data.get("defaults", {}), architecture),
+            task_defaults=_task_defaults(data.get("task_defaults", {}), architecture),
             settings=architecture.settings,
             conditioning="class" if architecture.text is None else "text",
             condition_rows=1 if architecture.text is None else architecture.text.rows,
@@ -120,13 +121,14 @@ def _check(card: ModelCard, network: Model) -> None:
         raise ValueError(f"name: {card.name!r} may hold letters, digits, '_', '.' and '-' only")
     if network.vocab_size != card.codebook_size:
         raise ValueError(f"the transformer draws {network.vocab_size} codes, the tokenizer has {card.codebook_size}")
-    check_request(
-        Request(**asdict(card.defaults)),
-        grid=card.grid,
-        codebook_size=card.codebook_size,
-        num_classes=len(card.classes),
-        text=None if card.conditioning == "class" else TextSizes(),
-    )
+    for task in card.tasks:
+        check_request(
+            Request(**asdict(card.defaults_of(task))),
+            grid=card.grid,
+            codebook_size=card.codebook_size,
+            num_classes=len(card.classes),
+            text=None if card.conditioning == "class" else TextSizes(),
+        )
 
 
 def _check_heads(network: Model, state: dict[str, torch.Tensor], path: Path) -> None:
@@ -183,8 +185,18 @@ def _classes(data: list[dict[str, Any]] | str | None, architecture: Architecture
     return classes
 
 
-def _defaults(data: dict[str, Any], settings: tuple[str, ...]) -> Defaults:
-    defaults = Defaults(**data)
-    if idle := sorted(data.keys() - settings):
-        raise ValueError(f"defaults: this family has no {', '.join(idle)}")
-    return defaults
+def _defaults(field: str, data: dict[str, Any], architecture: Architecture) -> Defaults:
+    if idle := sorted(data.keys() & set(SETTINGS) - set(architecture.settings)):
+        raise ValueError(f"{field}: this family has no {', '.join(idle)}")
+    try:
+        return Defaults(**data)
+    except TypeError as error:
+        raise ValueError(f"{field}: {error}") from error
+
+
+def _task_defaults(data: dict[str, dict[str, Any]], architecture: Architecture) -> dict[str, dict[str, Any]]:
+    if strange := sorted(data.keys() - architecture.tasks):
+        raise ValueError(f"task_defaults: {', '.join(strange)}: this family does {', '.join(architecture.tasks)}")
+    for task, values in data.items():
+        _defaults(f"task_defaults.{task}", values, architecture)
+    return data

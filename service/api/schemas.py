@@ -235,6 +235,7 @@ class ModelObject(ListedModel):
     settings: list[str] = Field(description="The sampling fields that the model supports; others are rejected with 422")
     steps: int | None = Field(description="Forward steps of a picture; null: the request sets them")
     defaults: dict[str, Any]
+    task_defaults: dict[str, dict[str, Any]] = Field(description="By task, the defaults that differ from `defaults`")
     workers: int
     urls: dict[str, str]
 

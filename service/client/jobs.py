@@ -102,7 +102,8 @@ class Job:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A model that the server serves. conditioning: whether a request names a class or says a prompt. grid: rows and
-    columns of tokens. width, height: pixels. settings: the sampling fields that it takes."""
+    columns of tokens. width, height: pixels. settings: the sampling fields that it takes. task_defaults: by task, the
+    defaults that differ."""
 
     id: str
     family: str
@@ -118,6 +119,7 @@ class Model:
     settings: tuple[str, ...]
     steps: int | None
     defaults: Mapping[str, Any]
+    task_defaults: Mapping[str, Mapping[str, Any]]
     data: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -128,6 +130,7 @@ class Model:
             **{name: data[name] for name in (*same, "steps", "defaults")},
             tasks=tuple(data["tasks"]),
             settings=tuple(data["settings"]),
+            task_defaults=data.get("task_defaults", {}),  # servers before 0.2 send none
             grid=(rows, cols),
             data=data,
         )

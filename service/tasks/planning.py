@@ -56,7 +56,7 @@ def job_spec(
     request: dict[str, Any] | None = None,
 ) -> JobSpec:
     """request: the task's own fields, as shown; None: those that the client sent."""
-    values = sampling({name: getattr(fields, name) for name in SETTINGS}, card)
+    values = sampling({name: getattr(fields, name) for name in SETTINGS}, card, card.defaults_of(task))
     wanted = condition(fields, card, values)
     check_order(fields.order, np.flatnonzero(~layout.fixed_cells).tolist())
     if isinstance(wanted, NoCondition) and values["guidance_scale"] is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from engine.card import SETTINGS, ClassLabel, ModelCard
+from engine.card import SETTINGS, ClassLabel, Defaults, ModelCard
 from service.errors import NEAREST, FieldError, Problem, did_you_mean
 from service.jobs.spec import ClassCondition, Condition, NoCondition, TextCondition
 from service.tasks.fields import TaskFields
@@ -133,8 +133,8 @@ def _unknown_class(text: str, classes: tuple[ClassLabel, ...]) -> str:
     return f"the model has no such class; the {known} {last}"
 
 
-def sampling(given: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
-    """A value for every sampling field: the given one, else the model's default; None if it does not apply.
+def sampling(given: Mapping[str, Any], card: ModelCard, defaults: Defaults) -> dict[str, Any]:
+    """A value for every sampling field: the given one, else the default; None if it does not apply.
 
     Raises Problem with all the fields that are given and the model would not honour.
     """
@@ -146,7 +146,7 @@ def sampling(given: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(SETTINGS)
     for name in card.settings:
         value = given.get(name)
-        values[name] = getattr(card.defaults, name, None) if value is None else value
+        values[name] = getattr(defaults, name, None) if value is None else value
     return values
 
 

@@ -26,7 +26,7 @@ RASTER = replace(
     defaults=Defaults(guidance_scale=2.0),
     classes=CARD.classes[:3],
 )
-REGIONS = replace(RASTER, name="hand-regions", family="par", steps=7)
+REGIONS = replace(RASTER, name="hand-regions", family="par", steps=7, task_defaults={"generate": {"top_p": 0.5}})
 
 IMAGENET = replace(CARD, name="arpg-l", classes=class_labels(shared_classes("imagenet")))
 
@@ -65,6 +65,8 @@ def test_each_model_says_what_it_is_and_what_it_takes(several: Api) -> None:
     assert models["hand-raster"]["defaults"] == {
         "guidance_scale": 2.0, "guidance_interval": None, "temperature": 1.0, "top_k": 0, "top_p": 1.0
     }  # fmt: skip
+    assert models["hand-regions"]["task_defaults"] == {"generate": {"top_p": 0.5}}
+    assert models["hand"]["task_defaults"] == {}
     for model in models.values():
         assert several.client.get(model["urls"]["self"]).json() == model
         assert several.client.get(model["urls"]["classes"]).json()["total"] == model["classes"]

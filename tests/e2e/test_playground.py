@@ -111,7 +111,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
     with running_api(
         Settings(redis_url=f"unix://{redis_socket}", namespace="playground-several", _env_file=None)
     ) as api:
-        api.show_card(CARD, raster, many)
+        api.show_card(replace(CARD, task_defaults={"outpaint": {"steps": 12, "top_p": 0.6}}), raster, many)
         open_page(tab, api.url)
         assert tab.evaluate("[...document.getElementById('models').options].map(o => o.value)") == [
             "hand",
@@ -128,7 +128,19 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         ]  # fmt: skip
         assert tab.evaluate("document.getElementById('top_p').placeholder") == "1"
 
+        # Each task has its own defaults; a number that the user has set stays.
+        written = "['steps', 'guidance_scale'].map(name => document.getElementById(name).value)"
+        assert tab.evaluate(written) == ["8", "3"]
+        tab.check("[name=task][value=outpaint]", force=True)
+        assert tab.evaluate("document.getElementById('top_p').placeholder") == "0.6"
+        assert tab.evaluate(written) == ["12", "3"]
+        tab.fill("#steps", "5")
+        tab.check("[name=task][value=generate]", force=True)
+        assert tab.evaluate("document.getElementById('top_p').placeholder") == "1"
+        assert tab.evaluate(written) == ["5", "3"]
+
         switch("many")
+        assert tab.evaluate(written) == ["", "1.75"]
         tab.click("#class")
         tab.fill("#class", "sort 77")  # a synonym
         assert tab.evaluate(options)[:2] == ["kind 77 sort 77, n00000077", "kind 770 sort 770, n00000770"]

@@ -47,6 +47,17 @@ def refused(**fields: Any) -> tuple[str, str, str]:
     return error.field, error.code, error.message
 
 
+def test_a_task_has_its_own_defaults_and_the_request_has_the_last_word() -> None:
+    card = replace(CARD, task_defaults={"expand": {"steps": 12, "top_p": 0.5}})
+    fields = {"seed": 5, "width": 64, "height": 32}
+    own = expand.plan(ExpandRequest.model_validate(fields), None, card).sampling
+    assert (own.steps, own.top_p, own.guidance_scale) == (12, 0.5, 1.0)  # no class: nothing to guide
+    given = expand.plan(ExpandRequest.model_validate(fields | {"top_p": 0.9, "class": "cone"}), None, card).sampling
+    assert (given.steps, given.top_p, given.guidance_scale) == (12, 0.9, 3.0)
+    other = generate.plan(GenerateRequest.model_validate({"seed": 5}), None, card).sampling
+    assert (other.steps, other.top_p) == (8, 1.0)
+
+
 @given(width=st.integers(1, 200), height=st.integers(1, 200), method=METHODS)
 def test_an_expansion_has_the_size_that_was_asked_for_or_names_the_side_at_fault(
     width: int, height: int, method: str

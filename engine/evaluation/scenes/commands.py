@@ -136,7 +136,7 @@ def panoramas(options: argparse.Namespace) -> None:
     else:
         renders = Renders.load(options.runs / "world", generator, own, options.count)
         chosen = {name: value for name in SWEPT if (value := getattr(options, name)) is not None}
-        settings = generator.settings(**chosen)
+        settings = generator.settings("outpaint", **chosen)
         rows["**outpainted**"] = expand(CANVAS, OUTPAINTED, generator, renders, own, settings).pictures
     print("| pictures | with fragments | fragments each | things each | Fréchet of crops |\n|---|---|---|---|---|")
     reference, distances = _crop_features(own, test), []

@@ -85,7 +85,7 @@ def translated(wanted: ImagesRequest, face: Face, card: ModelCard) -> tuple[Task
         "quality": max(1, 100 if wanted.output_compression is None else wanted.output_compression),
     }
     if (divisor := STEPS_DIVISOR.get(wanted.tier)) is not None:
-        values["steps"] = max(1, _settable_steps(wanted, card) // divisor)
+        values["steps"] = max(1, _settable_steps(card, "inpaint" if face is EDIT else "generate") // divisor)
     size = sizes.parse(wanted.size)
     if face is EDIT:
         return _checked(TASKS["inpaint"], {"mask_mode": "alpha"} | values)
@@ -119,11 +119,11 @@ def _checked(task: Task, values: dict[str, Any]) -> tuple[Task, TaskFields]:
             raise from_validation(error.errors(include_url=False, include_input=False), place="body") from None
 
 
-def _settable_steps(wanted: ImagesRequest, card: ModelCard) -> int:
+def _settable_steps(card: ModelCard, task: str) -> int:
     if "steps" not in card.settings:
         own = "" if card.steps is None else f" of {card.steps} steps"
         raise _refusal("quality", f"{card.name} draws in a fixed order{own}; leave quality out, or send auto")
-    return card.defaults.steps
+    return card.defaults_of(task).steps
 
 
 def _refusal(field: str, message: str) -> Problem:

@@ -144,6 +144,7 @@ def _card(model: Model, weights: str = "", tokenizer: str = "") -> ModelCard:
         classes=tuple(ClassLabel(label, str(label)) for label in range(model.classes)),
         tasks=model.tasks,
         defaults=Defaults(**model.defaults),
+        task_defaults=model.task_defaults,
         settings=model.settings,
         conditioning=model.conditioning,
         steps=model.steps,

@@ -13,6 +13,9 @@ const NUMBERS = [
   "n", "steps", "guidance_interval", "temperature", "top_k", "top_p", "quality", "feather",
   "left", "right", "up", "down", "keep", "width", "height",
 ];
+const WRITTEN = ["steps", "guidance_scale"]; // the model's defaults stand in these, and are placeholders of those below
+const PLACEHELD = ["temperature", "top_k", "top_p", "guidance_interval"];
+const CHOSEN = ["schedule", "guidance_schedule", "content_attention"];
 const TEXTS = ["schedule", "guidance_schedule", "content_attention", "format", "priority", "method"];
 
 export const task = () => $("form").elements.task.value || "generate";
@@ -23,15 +26,8 @@ export function offer(model) {
   for (const input of $("form").elements.task) input.closest("label").hidden = !model.tasks.includes(input.value);
   $("tasks").hidden = model.tasks.filter((name) => name in TASKS).length < 2;
   if (!model.tasks.includes(task())) choose("generate");
-  for (const name of ["steps", "guidance_scale"]) if (model.settings.includes(name)) $(name).value = model.defaults[name];
-  for (const name of ["temperature", "top_k", "top_p", "guidance_interval"]) {
-    $(name).value = "";
-    $(name).placeholder = model.defaults[name] ?? "off";
-  }
-  for (const name of ["schedule", "guidance_schedule", "content_attention"]) {
-    $(name).value = "";
-    $(name).options[0].textContent = `the model's own: ${model.defaults[name] ?? "none"}`;
-  }
+  for (const name of [...WRITTEN, ...PLACEHELD, ...CHOSEN]) $(name).value = "";
+  for (const name of WRITTEN) delete $(name).dataset.own;
   for (const side of ["width", "height"]) {
     const stride = model[side] / model.grid[side === "height" ? 0 : 1];
     for (const control of [$(side), $(`${side}-dial`)]) Object.assign(control, { step: stride, min: model[side], max: 4 * model[side] });
@@ -42,6 +38,7 @@ export function offer(model) {
 }
 
 export function arrange(model) {
+  showDefaults({ ...model.defaults, ...model.task_defaults[task()] }, model.settings);
   for (const field of $("form").querySelectorAll("[data-tasks], [data-setting], [data-conditioning]")) {
     const { tasks, setting, conditioning } = field.dataset;
     field.hidden = Boolean(
@@ -51,6 +48,18 @@ export function arrange(model) {
     );
   }
   $("draw").textContent = TASKS[task()];
+}
+
+// The defaults of the task. A number that the user has changed stays.
+function showDefaults(defaults, settings) {
+  for (const name of WRITTEN.filter((each) => settings.includes(each))) {
+    const control = $(name);
+    if (control.value === (control.dataset.own ?? "")) control.value = defaults[name];
+    control.dataset.own = defaults[name];
+  }
+  for (const name of PLACEHELD) $(name).placeholder = defaults[name] ?? "off";
+  for (const name of CHOSEN) $(name).options[0].textContent = `the model's own: ${defaults[name] ?? "none"}`;
+  dials.follow();
 }
 
 // Whether the request says what to draw. Without that there is nothing to guide.

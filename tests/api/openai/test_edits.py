@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import openai
 import pytest
 from openai import OpenAI
 
+from service.api.openai.schemas import ImagesRequest
+from service.api.openai.translation import EDIT, GENERATION, translated
 from tests.api.openai.official import drawn, next_claim, pixels
-from tests.support.api import Api, noise, png, spec_of
+from tests.support.api import CARD, Api, noise, png, spec_of
 
 PICTURE = noise(32, 32, seed=4)
 
@@ -51,6 +54,12 @@ def test_the_transparent_part_of_the_mask_is_drawn_again(api: Api, client: OpenA
     assert response.data is not None
     assert len(response.data) == 2
     assert response.size == "32x32"
+
+
+def test_quality_takes_a_share_of_the_steps_of_inpainting() -> None:
+    card = replace(CARD, task_defaults={"inpaint": {"steps": 12}})
+    wanted = ImagesRequest(prompt="5", quality="medium")
+    assert [translated(wanted, face, card)[1].steps for face in (GENERATION, EDIT)] == [4, 6]
 
 
 def test_a_picture_may_be_its_own_mask_of_any_size(api: Api, client: OpenAI) -> None:

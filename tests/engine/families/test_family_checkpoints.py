@@ -135,6 +135,7 @@ def test_another_number_of_heads_is_refused_where_the_file_can_tell(tmp_path: Pa
         ("llamagen", {"transformer": "XS"}, "KeyError: 'XS'"),
         ("llamagen", {"transformer": {"dim": 64, "n_layer": 2, "n_head": 3}}, "not a multiple of 4 · n_head 3"),
         ("llamagen", {"defaults": {"steps": 9, "top_k": 3}}, "defaults: this family has no steps"),
+        ("llamagen", {"task_defaults": {"generate": {"steps": 9}}}, "task_defaults.generate: .* has no steps"),
         ("llamagen", {"defaults": {"guidance_interval": -2}}, "guidance_interval: must be between 0"),
         ("llamagen-t2i", {"text": {"rows": 0}}, "text: needs 1 to 1024 rows"),
         ("llamagen-t2i", {"text": {"width": "2048"}}, "TypeError"),
