@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, Request
 
@@ -102,6 +103,61 @@ def test_a_reload_finds_the_job_under_way_and_the_history(page: Page, api: Api) 
     until(page, f"{DRAWN} && document.querySelectorAll('#pictures img.there').length === 2")
     until(page, "document.querySelector('.timeline input').max === '2'")  # its steps are there too
     api.finish(claim, 3, [*spec_of(claim).seeds])
+
+
+def test_a_picture_is_enlarged_zoomed_and_moved(page: Page, api: Api, problems: list[str]) -> None:
+    choose(page, n="2", seed="5", **{"class": "tree"})
+    draw(page)
+    api.draw(api.claim())
+    until(page, f"{DRAWN} && document.querySelectorAll('#pictures img.there').length === 2")
+    shown = "[...document.querySelectorAll('#pictures figure')].map(f => f.checkVisibility())"
+    box = page.locator("#pictures figure:nth-child(2) .canvas")
+    small = box.bounding_box()
+
+    def scale() -> tuple[float, float, float]:
+        """How much the picture is zoomed, and how far it is moved."""
+        layer = "new DOMMatrix(getComputedStyle(document.querySelector('figure:nth-child(2) .layer')).transform)"
+        found = page.evaluate(f"(m => [m.a, m.e, m.f])({layer})")
+        return found[0], found[1], found[2]
+
+    assert scale() == (1, 0, 0)
+    assert not page.is_visible("#closer")
+    page.hover("#pictures figure:nth-child(2)")
+    page.click("[aria-label='Enlarge picture 2']")
+    assert page.evaluate(shown) == [False, True]
+    large = box.bounding_box()
+    assert large is not None
+    assert small is not None
+    assert large["width"] > 1.4 * small["width"]
+    assert large["width"] > 400, "an edited picture is looked at, not a thumbnail"
+
+    page.click("#closer")
+    assert scale() == pytest.approx((1.5, -large["width"] / 4, -large["height"] / 4), abs=1), "around the middle"
+    page.click("#further")
+    assert scale() == (1, 0, 0)
+    # By the wheel around the pointer: what is under it stays there.
+    x, y = 0.25 * large["width"], 0.75 * large["height"]
+    page.mouse.move(large["x"] + x, large["y"] + y)
+    page.mouse.wheel(0, -300)
+    until(page, "document.querySelector('figure:nth-child(2) .layer').style.transform !== ''")
+    zoomed, left, top = scale()
+    assert zoomed == pytest.approx(np.e, rel=0.01)
+    assert ((x - left) / zoomed, (y - top) / zoomed) == pytest.approx((x, y), abs=1)
+    page.mouse.down()
+    page.mouse.move(large["x"] + x + 30, large["y"] + y - 20)
+    page.mouse.up()
+    assert scale() == pytest.approx((zoomed, left + 30, top - 20), abs=1)
+    page.mouse.down()
+    page.mouse.move(large["x"] + large["width"] * 3, large["y"] + y, steps=5)
+    page.mouse.up()
+    assert scale()[1] == 0, "the picture covers its box"
+
+    page.click("#fit")
+    assert (page.evaluate(shown), scale()) == ([True, True], (1, 0, 0))
+    page.click("[aria-label='Enlarge picture 2']")
+    page.keyboard.press("Escape")
+    assert page.evaluate(shown) == [True, True]
+    assert problems == []
 
 
 def test_a_link_draws_the_same_picture_again(page: Page, api: Api) -> None:
