@@ -12,7 +12,7 @@ from PIL import Image
 
 from engine.editing.windows import generate_windowed
 from service.cli import output
-from service.cli.output import Drawn, Result, Warned
+from service.cli.output import Drawn, Result
 from service.cli.terminal.progress import Progress
 from service.errors import Problem
 from service.jobs.result import JobWarning
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from engine.core.engine import Engine
     from engine.editing.windows import WindowedGeneration
     from engine.request import StepOutput
-
-QUALITY = 90
 
 
 def draw(arguments: Namespace, settings: Settings) -> Result:
@@ -61,20 +59,24 @@ def draw(arguments: Namespace, settings: Settings) -> Result:
         seconds=seconds,
         pictures=[
             Drawn(
-                picture.png if format == "png" else transcode(picture.png, format, QUALITY),
+                picture.png if format == "png" else transcode(picture.png, format, arguments.fields.quality),
                 seed,
                 picture.width,
                 picture.height,
             )
             for picture, seed in zip(pictures, spec.seeds, strict=True)
         ],
-        warnings=[Warned(warning.field, warning.code, warning.message) for warning in warnings],
+        warnings=warnings,
     )
 
 
 def _engine(settings: Settings, task: Task) -> Engine:
     if len(settings.models) > 1:
-        raise Problem.field("model", f"say which: {', '.join(settings.models)}", "model_needed")
+        raise Problem.field(
+            "model",
+            f"this command uses one model; choose one with --model: {', '.join(settings.models)}",
+            "model_needed",
+        )
     engine = load_engine(settings, settings.models[0])
     check_task(task.name, engine.model)
     return engine

@@ -1,4 +1,4 @@
-"""`arpg keys`: make, show and take back."""
+"""`arpg keys`: add, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "keys",
         help="API keys: add, list, revoke",
-        description="As soon as there is a file of keys, every request needs one. Servers see a change at once.",
+        description="As soon as the file of keys exists, every request needs a key. Servers see a change at once.",
     )
     actions = command.add_subparsers(dest="action", required=True, metavar="action")
-    new = actions.add_parser("add", help="make a key, and print it: it is kept nowhere")
+    new = actions.add_parser("add", help="make a key and print it once; only its hash is stored")
     new.add_argument("name", help="the client: its jobs belong to this name, also with its next key")
     new.add_argument(
         "--scope",
@@ -39,8 +39,8 @@ def add(commands: Any) -> None:
         default="normal",
         help="the highest priority that its jobs may have (normal)",
     )
-    listing = actions.add_parser("list", help="the keys, without what is secret of them")
-    old = actions.add_parser("revoke", help="take a key back, its sessions and addresses too; open streams live out")
+    listing = actions.add_parser("list", help="the keys, without their secrets")
+    old = actions.add_parser("revoke", help="revoke a client's keys, sessions and signed addresses; open streams go on")
     old.add_argument("name", help="the client whose keys end")
     for action in (new, listing, old):
         action.add_argument(
@@ -55,7 +55,9 @@ def run(parsed: Namespace, settings: Settings) -> int:
         limits = {name: getattr(parsed, name) for name in ("weight", "quota", "rate", "priority")}
         text, key = keys.make(parsed.name, scopes=tuple(parsed.scopes or ("draw",)), **limits)
         key_store.add(path, key)
-        print(f"{key.name}, kept in {path} as its hash; the key is told only now:", file=sys.stderr)
+        print(
+            f"{key.name}: its hash is stored in {path}; this is the only time that the key is shown:", file=sys.stderr
+        )
         print(text)
     elif parsed.action == "revoke":
         key_store.revoke(path, parsed.name)

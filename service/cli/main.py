@@ -23,7 +23,7 @@ from service.settings import Settings, set_up_logging
 WITHOUT_ENGINE = frozenset({"api", "keys", "doctor"})
 """The commands that an installation without torch has; with --server, the drawing commands too."""
 
-LABORATORY = {
+OWN_PARSERS = {
     "bench serve": ("service.bench.__main__", "service"),
     "evaluate samples": ("service.cli.samples.command", "train"),
     "train": ("engine.training.__main__", "train"),
@@ -38,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 well, 1 something failed, 2 it was asked for wrongly."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for words in (2, 1):  # `bench serve` before `bench`
-        if (command := " ".join(given[:words])) in LABORATORY:
-            return _laboratory(command, given[words:])
+        if (command := " ".join(given[:words])) in OWN_PARSERS:
+            return _run_own_parser(command, given[words:])
     parsed = _parsed(given)
+    chosen = _chosen(parsed)
     try:
-        settings = Settings(**_chosen(parsed))
+        settings = Settings(**chosen)
     except ValidationError as error:
         for problem in error.errors():
-            print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
+            print(f"arpg: {_setting(str(problem['loc'][0]), chosen)}: {problem['msg']}", file=sys.stderr)
         return 2
     set_up_logging(settings)
     try:
@@ -74,8 +75,8 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     return parsed
 
 
-def _laboratory(command: str, arguments: list[str]) -> int:
-    module_name, extra = LABORATORY[command]
+def _run_own_parser(command: str, arguments: list[str]) -> int:
+    module_name, extra = OWN_PARSERS[command]
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
@@ -130,7 +131,7 @@ def _draw(parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    """What is the caller's to mend: said in one line, without a trace."""
+    """Errors that the user can correct: one line, without a traceback."""
     from engine.request import RequestError
     from service.auth.keys import KeysError
     from service.errors import Problem
@@ -151,7 +152,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
 
 def _said(error: Exception) -> str:
-    """With the argument: of all errors only that of a picture leaves it to a field of its own."""
+    """The message behind its field: only the message of an ImageError lacks it."""
     from service.tasks.pictures.errors import ImageError
 
     return f"{error.field}: {error}" if isinstance(error, ImageError) else str(error)
@@ -162,6 +163,14 @@ def _told(error: Exception) -> dict[str, Any]:
     places = [*(one.field for one in getattr(error, "errors", ())), getattr(error, "field", None)]
     field = next((place for place in places if isinstance(place, str)), None)
     return {"code": getattr(error, "code", None) or "error", "field": field, "message": str(error)}
+
+
+def _setting(name: str, chosen: dict[str, Any]) -> str:
+    """What the user has given: the option, or else the environment variable."""
+    field = name.lower().removeprefix("arpg_")
+    if field in chosen:
+        return "--model" if field == "models" else drawing_commands.flag(field)
+    return f"ARPG_{field.upper()}"
 
 
 def _chosen(parsed: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from service.tasks.registry import TASKS
 NAMES = tuple(TASKS)
 
 NOT_OPTIONS = frozenset({"model", "priority", "previews", "format", "quality"})
-"""Fields that are no options of the same kind: --model takes a path too, and the output's extension says the format."""
+"""Fields that are no options: --model takes a path too, the output's extension says the format, a terminal shows tokens
+in place of previews, and priority is for clients that have several jobs."""
 
 EPILOG = "An option that is left out and names no default takes the model's."
 CLASS = (
@@ -101,7 +102,7 @@ def _check_server(parsed: Namespace) -> None:
     if parsed.device is not None:
         parsed.refuse("argument --device: the server chooses it; leave it out with --server")
     if len(parsed.models or ()) > 1:
-        parsed.refuse(f"argument --model: say which: {', '.join(parsed.models)}")
+        parsed.refuse(f"argument --model: this command uses one model; choose one: {', '.join(parsed.models)}")
 
 
 def _refuse(command: ArgumentParser, message: str) -> NoReturn:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.jobs.result import JobWarning
 from service.tasks.pictures.images import Format
 
 FORMATS: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -29,13 +31,6 @@ class Drawn:
     height: int
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
-    field: str
-    code: str
-    message: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """server, job: None for pictures that this process drew."""
@@ -44,7 +39,7 @@ class Result:
     model: str
     seconds: float
     pictures: list[Drawn]
-    warnings: list[Warned]
+    warnings: Sequence[JobWarning]
     server: str | None = None
     job: str | None = None
 
@@ -112,7 +107,7 @@ def _told(result: Result, files: list[Path]) -> dict[str, Any]:
         "model": result.model,
         "pictures": pictures,
         "seconds": round(result.seconds, 3),
-        "warnings": [asdict(warning) for warning in result.warnings],
+        "warnings": [warning.model_dump() for warning in result.warnings],
         "server": result.server,
         "job": result.job,
     }

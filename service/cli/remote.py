@@ -6,14 +6,17 @@ import io
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from service.cli.output import Drawn, Result, Warned, format_of
+from service.cli.output import Drawn, Result, format_of
 from service.cli.terminal.progress import Progress
-from service.client import APIError, Client, Completed, Job, Queued, Started, Tokens, UnauthorizedError
+from service.client import APIError, Client, Job, Queued, Started, Tokens, UnauthorizedError
+from service.client.jobs import succeeded
+from service.jobs.result import JobWarning
 from service.tasks.registry import TASKS
 
 
@@ -41,7 +44,7 @@ def _draw(client: Client, arguments: Namespace, progress: Progress) -> Result:
     job = _submitted(client, arguments)
     try:
         _follow(client, job, progress, _original(arguments))
-        job = client.wait(job)
+        job = succeeded(client.job(job))
     except KeyboardInterrupt:
         client.cancel(job)
         raise
@@ -55,7 +58,7 @@ def _draw(client: Client, arguments: Namespace, progress: Progress) -> Result:
         model=job.model,
         seconds=time.monotonic() - began,
         pictures=pictures,
-        warnings=[Warned(warning.field, warning.code, warning.message) for warning in job.warnings],
+        warnings=[JobWarning(**asdict(warning)) for warning in job.warnings],
         server=arguments.server,
         job=job.id,
     )
@@ -91,8 +94,6 @@ def _follow(client: Client, job: Job, progress: Progress, original: Image.Image 
                 progress.start([np.full(event.grid, -1, dtype=np.int32)] * event.images, palette, original)
             case Tokens():
                 progress.draw(event.image_index, event)
-            case Completed():
-                return
 
 
 def _palette(client: Client, model: str) -> np.ndarray | None:

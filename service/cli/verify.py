@@ -150,9 +150,9 @@ def _draw(engine: Engine, spec: JobSpec, canvas: np.ndarray, end: int | None = N
 
 def _engine(told: Recipe, models: list[str] | None, settings: Settings) -> Engine:
     if models is None and told.model not in known_folders():
-        raise RecipeError(f"its model, {told.model}, goes by no name here; say where it is with --model")
+        raise RecipeError(f"no model here is named {told.model}; name its folder with --model")
     if models is not None and len(models) > 1:
-        raise RecipeError("--model is there more than once")
+        raise RecipeError("--model: give it once; a picture has one model")
     from engine.models.checkpoint import CheckpointError
 
     try:
@@ -179,7 +179,7 @@ def _described(told: Recipe) -> str:
 
 def _say_compared(seen: composites.Comparison) -> None:
     if not seen.compared:
-        _say(f"pixels: none could be compared: {seen.of} are none")
+        _say(f"pixels: none could be compared: there are no {seen.of}")
     else:
         _say(f"pixels: {seen.same} of {seen.compared} compared are what the tokens decode to; compared were {seen.of}")
     if not seen.agrees:
@@ -203,9 +203,9 @@ def _check_tokens(told: Recipe, tokens: np.ndarray, steps: list[Step]) -> bool:
         return True
     first = next((step for step, cells in enumerate(steps, start=1) if wrong.flat[list(cells)].any()), 0)
     _say(
-        f"tokens: {wrong.sum()} of {drawn} that were drawn differ, from step {first} of {len(steps)} on. A single one "
-        "changes what comes after it, and sums round by who shares a step: that alone may be why. With "
-        "ARPG_BATCH_INVARIANT=1, there and here, it is not, on a CPU"
+        f"tokens: {wrong.sum()} of {drawn} that were drawn differ, from step {first} of {len(steps)} on. One changed "
+        "token changes all later ones. Float rounding depends on which pictures shared a step, and may be the only "
+        "cause. To rule it out on a CPU, draw and verify with ARPG_BATCH_INVARIANT=1"
     )
     return False
 

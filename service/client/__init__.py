@@ -8,7 +8,7 @@ with Client("http://127.0.0.1:8000") as client:
     client.save(job, "mushroom.png")
 ```
 
-It needs httpx alone (`pip install 'arpg-serve[client]'`), and imports nothing of the server.
+It imports httpx and nothing of the server (`pip install '.[client]'` in a checkout).
 """
 
 from service.client.async_client import AsyncClient
@@ -30,7 +30,7 @@ from service.client.errors import (
     UnavailableError,
 )
 from service.client.events import Canceled, Completed, Event, Failed, Preview, Queued, Started, Tokens
-from service.client.jobs import Image, Job, JobCanceledError, JobFailedError, JobWarning, Model, Palette
+from service.client.jobs import Image, Job, JobCanceledError, JobError, JobFailedError, JobWarning, Model, Palette
 
 __all__ = [
     "APIConnectionError",
@@ -51,6 +51,7 @@ __all__ = [
     "Image",
     "Job",
     "JobCanceledError",
+    "JobError",
     "JobFailedError",
     "JobWarning",
     "Model",

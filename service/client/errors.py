@@ -68,7 +68,8 @@ class APIStatusError(APIError):
 
 
 class BadRequestError(APIStatusError):
-    """400, 406, 413, 415, 422: the request must be changed; `field` says where."""
+    """400, 406, 413, 415, 422: the request must be changed; `field` says where. 422 `key_reused`: the idempotency key
+    belongs to another request."""
 
 
 class UnauthorizedError(APIStatusError):
@@ -84,7 +85,7 @@ class NotFoundError(APIStatusError):
 
 
 class ConflictError(APIStatusError):
-    """409: not in this state of the job, or the idempotency key belongs to another request."""
+    """409: the job's state does not allow this."""
 
 
 class ExpiredError(APIStatusError):

@@ -23,7 +23,7 @@ class Options(TypedDict, total=False):
 
 class GenerateFields(Options, total=False):
     """class_: a label, name, synonym or WordNet id. prompt, negative_prompt: in words, for models that take text.
-    The other fields: README, or /docs of a server."""
+    The other fields: docs/api.md, or /docs of a server."""
 
     model: str | None
     class_: int | str | None

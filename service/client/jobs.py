@@ -130,7 +130,7 @@ class Model:
             **{name: data[name] for name in (*same, "steps", "defaults")},
             tasks=tuple(data["tasks"]),
             settings=tuple(data["settings"]),
-            task_defaults=data.get("task_defaults", {}),  # servers before 0.2 send none
+            task_defaults=data.get("task_defaults", {}),  # older servers send none
             grid=(rows, cols),
             data=data,
         )

@@ -107,7 +107,10 @@ def test_a_server_with_keys_draws_for_who_has_one(
         (["--server", "http://h", "--api-key", "k\u2011y"], "argument --api-key: a key has letters, digits and signs"),
         (["--api-key", "key"], "argument --api-key: only a server asks for a key; name it with --server"),
         (["--server", "http://h", "--device", "cpu"], "argument --device: the server chooses it"),
-        (["--server", "http://h", "--model", "a", "--model", "b"], "argument --model: say which: a, b"),
+        (
+            ["--server", "http://h", "--model", "a", "--model", "b"],
+            "argument --model: this command uses one model; choose one: a, b",
+        ),
     ],
 )
 def test_options_that_do_not_go_with_a_server_are_refused(

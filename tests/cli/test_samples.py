@@ -158,7 +158,9 @@ def test_what_can_not_be_drawn_is_said_in_a_line(
         (("--steps", "0"), "argument --steps"),
         (("--reference", "file.npz"), "--reference and --inception are needed together"),
         (("--paper", "other"), "invalid choice: 'other'"),
-        (("--at-once", "0"), "argument --at-once: must be 1 or more"),
+        (("--at-once", "0"), "argument --at-once: must be a whole number between 1 and"),
+        (("--at-once", "x"), "argument --at-once: must be a whole number between 1 and"),
+        (("--serv", "http://h"), "unrecognized arguments: --serv"),
     ],
 )
 def test_wrong_options_end_with_status_2(

@@ -31,18 +31,18 @@ def test_a_picture_as_it_was_drawn_is_the_same(engine: Engine, verify: Verify) -
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "tokens"),
     [
-        Request(class_label=None, seed=1, steps=3),
-        dataclasses.replace(REQUEST, order=tuple(reversed(range(64))), temperature=0.5, top_k=5, task="vary"),
-        dataclasses.replace(REQUEST, fixed_tokens=dict.fromkeys(range(20), 3)),
-        dataclasses.replace(REQUEST, grid=(8, 10), rope_scaling="interpolate", content_attention="causal"),
+        (Request(class_label=None, seed=1, steps=3), 64),
+        (dataclasses.replace(REQUEST, order=tuple(reversed(range(64))), temperature=0.5, top_k=5, task="vary"), 64),
+        (dataclasses.replace(REQUEST, fixed_tokens=dict.fromkeys(range(20), 3)), 44),
+        (dataclasses.replace(REQUEST, grid=(8, 10), rope_scaling="interpolate", content_attention="causal"), 80),
     ],
     ids=["no class", "every setting", "known", "larger grid"],
 )
-def test_whatever_was_asked_for_is_drawn_again(engine: Engine, verify: Verify, request_: Request) -> None:
+def test_whatever_was_asked_for_is_drawn_again(engine: Engine, verify: Verify, request_: Request, tokens: int) -> None:
     status, said, _ = verify(drawn(engine, request_))
-    assert (status, f"{64 if request_.grid is None else 80}" in said or "44" in said) == (0, True), said
+    assert (status, f"tokens: all {tokens} that were drawn are the same" in said) == (0, True), said
 
 
 def test_an_edited_picture_differs(engine: Engine, verify: Verify) -> None:
@@ -158,7 +158,7 @@ def test_what_cannot_be_said_is_not_called_a_difference(
     path = tmp_path / "there.png"
     path.write_bytes(file)
     assert main(["verify", str(path)]) == 2
-    assert "its model, random, goes by no name here; say where it is with --model" in capsys.readouterr().err
+    assert "no model here is named random; name its folder with --model" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nowhere.png")]) == 2
     assert main(["verify", str(path), "--model", str(tmp_path)]) == 2
     assert "the folder has no model.json" in capsys.readouterr().err

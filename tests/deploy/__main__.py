@@ -85,7 +85,7 @@ async def _load(service: Service, options: argparse.Namespace) -> tuple[float, R
             answer = await web(0).send("picture", "POST", "/v1/generate", json=asked, headers={"Accept": "image/png"})
             drawn.append(answer.content)
         pictures = tasks.Pictures(tuple(drawn), tasks.masks())
-        print(f"{options.clients} customers for {options.minutes:g} minutes", flush=True)
+        print(f"{options.clients} clients, {options.minutes:g} min", flush=True)
         begin = time.time()
         customers = [Customer(web(index), pictures, think=3.0) for index in range(options.clients)]
         running = [asyncio.ensure_future(customer.run(stop)) for customer in customers]
@@ -127,7 +127,7 @@ def _facts(prometheus: Prometheus, record: Record, options: argparse.Namespace) 
     [(_, samples)] = prometheus.now("scrape_samples_scraped")
     firing = prometheus.now(f'sum by (alertname) (count_over_time(ALERTS{{alertstate="firing"}}{over}))')
     return {
-        "load": f"{options.clients} customers for {options.minutes:g} minutes, {len(record.jobs)} jobs",
+        "load": f"{options.clients} clients, {options.minutes:g} min, {len(record.jobs)} jobs",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "scrapes": f"{scrapes:.0f}, one every {options.scrape:g} s; {scrapes - up:.0f} failed",
         "duration of a scrape": f"{1000 * seconds:.0f} ms (99 % within)",

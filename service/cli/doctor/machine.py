@@ -47,7 +47,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
         cure = "make it writable, or set ARPG_DATA_DIR to another folder"
         yield Finding("disk", "fault", f"the data folder {folder} can't be written: {problem}", cure)
         return
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(existing(folder)).free
     says = f"{_mebibytes(free)} are free for the data folder {folder}"
     cure = "free some space, or set ARPG_DATA_DIR to a folder on another disk"
     # The append-only file holds what Redis holds, and twice that while it is rewritten.
@@ -92,14 +92,14 @@ def _models_cache() -> Finding:
             "cache of models", "warning", f"{folder} can't be written ({problem}): no model is fetched", cure
         )
     return Finding(
-        "cache of models", "ok", f"{folder}, with {_mebibytes(shutil.disk_usage(_existing(folder)).free)} free"
+        "cache of models", "ok", f"{folder}, with {_mebibytes(shutil.disk_usage(existing(folder)).free)} free"
     )
 
 
 def _unwritable(folder: Path) -> str | None:
     """Why nothing can be written into a folder, which need not exist yet. None: it can."""
     try:
-        base = _existing(folder)
+        base = existing(folder)
         if not base.is_dir():
             return f"{base} is a file"
         with tempfile.TemporaryFile(dir=base) as file:
@@ -109,7 +109,7 @@ def _unwritable(folder: Path) -> str | None:
     return None
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 

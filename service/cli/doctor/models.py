@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.models.model_index import HubFile, description, known_folders, on_disk, weights_of
 from service.cli.doctor.finding import Finding
+from service.cli.doctor.machine import existing
 from service.cli.doctor.packages import imported
 from service.settings import Settings
 
@@ -24,7 +25,9 @@ def _checked(model: str) -> Finding:
     torch, _ = imported("torch")
     if torch is None:
         return Finding(subject, "skipped", "needs torch")
-    from engine.models import registry
+    registry, problem = imported("engine.models.registry")
+    if registry is None:
+        return Finding(subject, "skipped", problem or "the package engine is missing")
     from engine.models.checkpoint import CheckpointError
 
     try:
@@ -64,7 +67,7 @@ def _to_fetch(subject: str, folder: Path, missing: list[HubFile]) -> Finding:
     except ModuleNotFoundError:
         return Finding(subject, "fault", says, "pip install 'arpg-serve[hub]' fetches them")
     cache = Path(constants.HF_HUB_CACHE).absolute()
-    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
+    free = shutil.disk_usage(existing(cache)).free
     if size and free < size:
         cure = "free some space, or set HF_HOME to a folder on another disk"
         return Finding(subject, "fault", f"{says}; {free / GIGABYTE:.1f} GB are free in {cache}", cure)

@@ -25,6 +25,7 @@ from engine.evaluation.adm.sample_spec import BATCH, SHARD, SampleError, SampleS
 from engine.models.checkpoint import CheckpointError
 from engine.request import MAX_SEED, RequestError
 from service.cli.options import add_option, flag
+from service.cli.parser import Parser
 from service.cli.samples import through_server
 from service.client import APIError
 from service.tasks.generate import GenerateRequest
@@ -41,8 +42,7 @@ EPILOG = "A setting that is left out is the paper's, or else the model's default
 COUNT = 50_000
 OPTIONS = tuple(name for name in SETTINGS if name != "order")
 EXPECTED = (
-    SampleError, PaperError, ReferenceFileError, CheckpointError, RequestError, APIError, FileNotFoundError,
-    NotADirectoryError, PermissionError,
+    SampleError, PaperError, ReferenceFileError, CheckpointError, RequestError, APIError, OSError,
 )  # fmt: skip
 
 
@@ -154,19 +154,25 @@ def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> d
 
 
 def _natural(text: str) -> int:
-    if not 0 <= (number := int(text)) <= MAX_SEED:
-        raise argparse.ArgumentTypeError(f"must be between 0 and {MAX_SEED}")
-    return number
+    return _whole(text, 0)
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not least <= number <= MAX_SEED:
+        raise argparse.ArgumentTypeError(f"must be a whole number between {least} and {MAX_SEED}")
     return number
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "arpg evaluate samples",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -178,13 +184,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--count", type=_natural, default=COUNT, help="pictures, a multiple of the classes (%(default)s)"
     )
-    parser.add_argument("--seed", type=_natural, default=0, help="another seed, other pictures (%(default)s)")
+    parser.add_argument("--seed", type=_natural, default=0, help="the seed of the samples (%(default)s)")
     parser.add_argument("--paper", choices=PAPERS, metavar="NAME", help=f"the settings of a paper: {', '.join(PAPERS)}")
-    parser.add_argument("--side", type=_positive, help="pixels a side of the stored pictures (as the paper; as drawn)")
+    parser.add_argument(
+        "--side", type=_positive, help="side of the stored pictures in pixels; default: the paper's, else as drawn"
+    )
     parser.add_argument("--out", type=Path, help="the folder of the samples (runs/adm/NAME)")
     parser.add_argument("--server", metavar="URL", help="draw through this server, with all of its workers")
     parser.add_argument("--api-key", "--key", dest="key", metavar="KEY", help="its API key (ARPG_API_KEY)")
-    parser.add_argument("--at-once", type=_positive, default=16, help=f"jobs of {BATCH} pictures there (%(default)s)")
+    parser.add_argument(
+        "--at-once",
+        type=_positive,
+        default=16,
+        help=f"jobs of {BATCH} pictures that are in the server's queue at once (%(default)s)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
     parser.add_argument("--reference", type=Path, help="a reference batch, such as VIRTUAL_imagenet256_labeled.npz")
     parser.add_argument("--inception", type=Path, help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth")

@@ -41,10 +41,13 @@ def test_a_torch_that_can_not_be_imported(tmp_path: Path) -> None:
     fault(found, "torch", "can't be imported: OSError: libcudart.so.12: no such file", "--force-reinstall torch")
 
 
-def test_a_python_without_a_package(model: Path) -> None:
-    status, found = apart("sys.modules['tokenizers'] = None", ARPG_MODELS=str(model))
+def test_a_python_without_packages(model: Path) -> None:
+    missing = [name for name in packages.NEEDED if name != "redis"]  # `arpg` itself names a missing redis
+    code = f"sys.modules.update(dict.fromkeys({missing}))"
+    status, found = apart(code, ARPG_MODELS=str(model))
     assert status == 1
-    fault(found, "python", "lacks tokenizers", "pip install 'arpg-serve[service]'")
+    fault(found, "python", f"lacks {', '.join(missing)}", "pip install 'arpg-serve[service]'")
+    assert found[f"checkpoint {model}"]["state"] == "skipped"
 
 
 def test_an_installation_without_any_extra_says_what_to_install() -> None:
