@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +22,10 @@ from service.tasks.pictures.errors import ImageError, Limits
 from service.tasks.pictures.processes import pool as pools
 from service.tasks.pictures.processes.fair_line import FairLine
 from service.tasks.pictures.processes.pool import DecodePool, TooBusy
-from service.tasks.pictures.reading import Upload, read_upload
+from service.tasks.pictures.reading import Reading, Upload, read_upload
 from tests.support.api import half_mask, noise, png
 from tests.support.processes import REPOSITORY
-from tests.support.waiting import eventually, soon
+from tests.support.waiting import PATIENCE, eventually, soon
 from tests.tasks.hostile import flat_png
 
 LIMITS = Limits(max_pixels=2**24, max_side=8192)
@@ -85,15 +86,30 @@ async def test_a_process_reads_what_the_function_reads() -> None:
     assert children() == []
 
 
+async def outcome(pool: DecodePool, sent: Upload, *, but_for: str | None = None) -> Reading | ImageError:
+    """What the pool reads or refuses. Reads again where another picture than the slow one was too slow, because on a
+    busy machine even a small one may take longer than the pool allows. but_for: the field of the slow one."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await pool.read(sent, "ann")
+        except ImageError as error:
+            if error.code != "too_slow" or error.field == but_for or time.monotonic() > deadline:
+                return error
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("field", ["image", "mask"])
 async def test_what_takes_too_long_is_refused_by_field_and_the_next_is_read(field: str) -> None:
-    async with running(seconds=0.1) as pool:
+    async with running(seconds=0.05) as pool:
         slow = upload(FLAT, None, mask_mode=None) if field == "image" else upload(png(noise(16, 16)), FLAT)
-        with pytest.raises(ImageError, match=r"more than 0\.1 s to decode; save it again") as caught:
-            await pool.read(slow, "ann")
-        assert (caught.value.field, caught.value.code, caught.value.status) == (field, "too_slow", 422)
-        assert (await pool.read(upload(), "ann")).size == (16, 16)
+        refused = await outcome(pool, slow, but_for=field)
+        assert isinstance(refused, ImageError)
+        assert "more than 0.05 s to decode; save it again" in str(refused)
+        assert (refused.field, refused.code, refused.status) == (field, "too_slow", 422)
+        read = await outcome(pool, upload())
+        assert isinstance(read, Reading)
+        assert read.size == (16, 16)
 
 
 @pytest.mark.anyio
