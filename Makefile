@@ -98,12 +98,13 @@ demo-text: demo-scenes
 	$(TEXT_EVALUATING) quality
 	$(TEXT_EVALUATING) prompt-sheet --out $(TEXT)/prompts.webp
 	$(TEXT_EVALUATING) panoramas --out $(TEXT)/panoramas.webp --sheet $(TEXT)/outpainted.webp
+	$(TEXT_EVALUATING) editing
 
 # The animation at the top of the README: unselected samples, seeds 0 to 7.
 ANIMATED := "a red mushroom on a green floor" "a purple mug" "a blue house under a sunset" "a yellow star" \
   "an orange rocket" "a green tree and a red chair" "a teal snowman far away" "a pink ring left of a blue cube"
 animation: $(VENV)/.test
-	$(TEXT_EVALUATING) animation $(ANIMATED) --out docs/decode.webp
+	$(TEXT_EVALUATING) animation $(ANIMATED) --steps 64 --out docs/decode.webp
 
 # Trains the other families on the same tokens.
 demo-families: $(VENV)/.test

@@ -22,7 +22,7 @@ FRAME, BREATH, HOLD = 90, 400, 3000
 def animation(options: argparse.Namespace) -> None:
     """All pictures side by side, step by step, each above its prompt."""
     engine = Engine.load(options.model, device=options.device)
-    chosen = asdict(engine.model.defaults)
+    chosen = asdict(engine.model.defaults) | ({} if options.steps is None else {"steps": options.steps})
     requests = [
         Request(**asking_with(engine, prompt), seed=options.seed + i, **chosen)
         for i, prompt in enumerate(options.prompts)
@@ -52,6 +52,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     drawing = commands.add_parser("animation", help="pictures while they are drawn, as an animated WebP")
     drawing.add_argument("prompts", nargs="+", metavar="PROMPT", help="a picture for each")
     drawing.add_argument("--seed", type=int, default=0, help="the seed of the first picture; the next has the next (0)")
+    drawing.add_argument("--steps", type=int, help="of each picture; default: the model's")
     drawing.add_argument("--columns", type=int, default=4, help="pictures side by side (4)")
     drawing.add_argument("--frames", type=int, default=32, help="evenly spaced in steps (32)")
     drawing.add_argument("--quality", type=int, default=60, help="of the WebP, 1 to 100 (60)")

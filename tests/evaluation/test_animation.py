@@ -22,10 +22,11 @@ def blank(frame: np.ndarray) -> float:
 def test_an_animation_fills_two_pictures_and_holds_them(tmp_path: Path) -> None:
     model = random_folder(tmp_path / "model", family="arpg-t2i", text_encoder=True)
     out = tmp_path / "figures" / "decode.webp"
-    asked = ["a red cube", "a blue mug", "--columns", "2", "--frames", "4", "--out", str(out)]
+    asked = ["a red cube", "a blue mug", "--columns", "2", "--frames", "4", "--steps", "8", "--out", str(out)]
     assert main(["--model", str(model), "animation", *asked]) == 0
     frames, times = [], []
     with Image.open(out) as animated:
+        assert animated.info["loop"] == 0, "it is shown again and again"
         for frame in ImageSequence.Iterator(animated):
             frames.append(np.asarray(frame.convert("RGB")))
             times.append(frame.info["duration"])
