@@ -18,7 +18,7 @@ from service import logs
 from service.api.dependencies import ServicesDep, in_thread
 from service.auth.keys import Client
 from service.auth.sessions import link_to
-from service.errors import Problem, draining
+from service.errors import FieldError, Problem, draining
 from service.jobs import (
     FINAL_STATES,
     BlobStoreFull,
@@ -122,11 +122,17 @@ async def link_token(services: Services, client: Client, job_id: str) -> tuple[s
     return f"?token={await services.signer.sign(link_to(job_id), client.key_id, expires)}", expires
 
 
+STATUS_OF_FAILURES = {"invalid_request": 422, "start_timeout": 504}
+"""By the code of a job's error, where it is not the server's fault."""
+
+
 def must_have_succeeded(job: Job) -> None:
     """Raises Problem."""
     if job.state == "failed":
         error = job.error or {"code": "failed", "message": "no reason was given"}
-        raise Problem(409, error["code"], f"the job failed: {error['message']}")
+        field, message = error.get("field"), error["message"]
+        errors = [FieldError(field, message.removeprefix(f"{field}: "), error["code"])] if field else []
+        raise Problem(409, error["code"], f"the job failed: {message}", errors=errors)
     if job.state == "canceled":
         raise Problem(409, "canceled", "the job was cancelled; it has no picture")
     if job.state != "succeeded":
@@ -135,11 +141,11 @@ def must_have_succeeded(job: Job) -> None:
 
 
 def status_without_picture(job: Job, problem: Problem) -> int:
-    """Where the client asked for the picture itself, a failed job is a server error; one that nobody began with in the
-    time that the client set is a timeout."""
+    """Where the client asked for the picture itself. Only the worker can find some faults of a request, such as a prompt
+    of which its text encoder reads nothing: they are the client's errors all the same."""
     if job.state != "failed":
         return problem.status
-    return 504 if problem.code == "start_timeout" else 500
+    return STATUS_OF_FAILURES.get(problem.code, 500)
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")

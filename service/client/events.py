@@ -104,7 +104,7 @@ def event_of(id: str, name: str, data: Mapping[str, Any]) -> Event:
         case "completed":
             return Completed(**common, images=images_of(data), warnings=warnings_of(data))
         case "failed":
-            return Failed(**common, error=JobError(data["error"]["code"], data["error"]["message"]))
+            return Failed(**common, error=JobError.of(data["error"]))
         case "canceled":
             return Canceled(**common)
         case _:

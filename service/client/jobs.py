@@ -28,8 +28,15 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class JobError:
+    """field: of the request, where that is at fault."""
+
     code: str
     message: str
+    field: str | None = None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> JobError:
+        return cls(data["code"], data["message"], data.get("field"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ class Job:
             width=data["width"],
             height=data["height"],
             images=images_of(data),
-            error=None if error is None else JobError(error["code"], error["message"]),
+            error=None if error is None else JobError.of(error),
             warnings=warnings_of(data),
             request=data["request"],
             timings=data["timings"],

@@ -102,10 +102,11 @@ def canceled() -> EventData:
 
 
 def error_of(error: BaseException, job_id: str) -> dict[str, str]:
-    """Code and message for the client. The text of an unforeseen error may hold anything, so only the log has it."""
+    """Code and message for the client, and the field of the request at fault where there is one. The text of an
+    unforeseen error may hold anything, so only the log has it."""
     match error:
         case RequestError():
-            code, message = "invalid_request", str(error)
+            return {"code": "invalid_request", "message": str(error), "field": error.field}
         case BadUpload():
             code, message = error.code, str(error)
         case BlobStoreFull():

@@ -81,22 +81,32 @@ def test_a_picture_that_is_not_done_in_time_is_a_504_with_its_address(api: Api) 
     assert api.client.get(response.headers["location"] + "/images/0").status_code == 200
 
 
-def test_a_failed_job_is_no_picture(api: Api) -> None:
-    def fail() -> None:
-        while not api.queue(lambda q, _, __: q.depth("hand")):
-            time.sleep(0.02)
-        claim = api.claim()
-        error = {"code": "out_of_memory", "message": "too many"}
-        say = {"state": "failed", "event": "failed", "data": {"error": error}, "error": error}
-        api.queue(lambda q, _, __: q.finish(claim.id, claim.attempt, 1, **say))  # type: ignore[arg-type]
+def fail_next(api: Api, error: dict[str, str]) -> None:
+    while not api.queue(lambda q, _, __: q.depth("hand")):
+        time.sleep(0.02)
+    claim = api.claim()
+    say = {"state": "failed", "event": "failed", "data": {"error": error}, "error": error}
+    api.queue(lambda q, _, __: q.finish(claim.id, claim.attempt, 1, **say))  # type: ignore[arg-type]
 
-    with meanwhile(fail):
+
+def test_a_failed_job_is_no_picture(api: Api) -> None:
+    error = {"code": "out_of_memory", "message": "too many"}
+    with meanwhile(lambda: fail_next(api, error)):
         response = api.client.post("/v1/generate", json={}, headers={"Accept": "image/png"})
     assert (response.status_code, response.json()["code"]) == (500, "out_of_memory")
     assert api.client.get(response.headers["location"] + "/images/0").status_code == 409
-    assert api.client.get(response.headers["location"]).json()["error"] == {
-        "code": "out_of_memory", "message": "too many"
-    }  # fmt: skip
+    assert api.client.get(response.headers["location"]).json()["error"] == error | {"field": None}
+
+
+def test_a_fault_of_the_request_that_the_worker_finds_is_the_clients(api: Api) -> None:
+    error = {"code": "invalid_request", "message": "prompt: nothing is left of it", "field": "prompt"}
+    with meanwhile(lambda: fail_next(api, error)):
+        response = api.client.post("/v1/generate", json={}, headers={"Accept": "image/png"})
+    told = response.json()
+    assert (response.status_code, told["code"]) == (422, "invalid_request")
+    [field] = told["errors"]
+    assert (field["field"], field["message"]) == ("prompt", "nothing is left of it")
+    assert api.client.get(response.headers["location"]).json()["error"] == error
 
 
 def test_accept_events_and_follow_the_job_on_the_same_connection(api: Api) -> None:

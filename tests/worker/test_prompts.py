@@ -227,7 +227,7 @@ async def test_a_prompt_that_does_not_fit_the_cache_is_told_by_its_field(redis_u
                 error = (await front.job(job))["error"]
                 need = "needs 14 pages of the KV cache, which has 12 in all"
                 says = f"{field}: has 12 tokens, with which the picture {need}; at most 9 tokens fit"
-                assert error == {"code": "invalid_request", "message": says}
+                assert error == {"code": "invalid_request", "message": says, "field": field}
 
 
 @pytest.mark.anyio
@@ -236,7 +236,7 @@ async def test_a_text_without_a_word_that_is_read_ends_the_job_by_its_field(fron
     job = await front.ask("/v1/generate", **{"model": "words", "prompt": MUG, field: "房子"})
     assert (await front.end(job)).name == "failed"
     error = (await front.job(job))["error"]
-    assert error["code"] == "invalid_request"
+    assert (error["code"], error["field"]) == ("invalid_request", field)
     assert error["message"].startswith(f"{field}: nothing is left of it")
 
 

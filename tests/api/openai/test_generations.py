@@ -137,15 +137,26 @@ def status(api: Api, id: str) -> str:
     return str(api.client.get(f"/v1/jobs/{id}").json()["status"])
 
 
-def test_a_failed_job_is_told_once(api: Api) -> None:
+@pytest.mark.parametrize(
+    ("error", "raised", "kind", "param"),
+    [
+        ({"code": "out_of_memory", "message": "not enough"}, openai.InternalServerError, "server_error", None),
+        (
+            {"code": "invalid_request", "message": "prompt: not enough", "field": "prompt"},
+            openai.BadRequestError, "invalid_request_error", "prompt",
+        ),
+    ],
+)  # fmt: skip
+def test_a_failed_job_is_told_once(
+    api: Api, error: dict[str, str], raised: type[openai.APIStatusError], kind: str, param: str | None
+) -> None:
     with openai_client(api.url, retries=2) as client, asked(client.images.generate, prompt="cone") as answer:
         claim = next_claim(api)
-        error = {"code": "out_of_memory", "message": "there was not memory enough"}
         ended: dict[str, Any] = {"state": "failed", "event": "failed", "data": {"error": error}, "error": error}
         api.queue(lambda queue, _, __: queue.finish(claim.id, claim.attempt, 1, **ended))
-        with pytest.raises(openai.InternalServerError, match="there was not memory enough") as told:
+        with pytest.raises(raised, match="not enough") as told:
             answer()
-    assert (told.value.code, told.value.type, told.value.param) == ("out_of_memory", "server_error", None)
+    assert (told.value.code, told.value.type, told.value.param) == (error["code"], kind, param)
     assert api.queue(lambda queue, _, __: queue.depth("hand")) == 0
 
 
