@@ -202,11 +202,22 @@ def _excess(geometry: OutpaintGeometry, grid: tuple[int, int]) -> RequestError |
     if not too_long:
         return None
     rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
+    side = max(too_long, key=lambda side: geometry.margin[side])
+    room = _room(geometry, side, grid)
+    remedy = f"up to {room} pixels fit on this side" if room > 0 else "make the other sides smaller"
     return RequestError(
-        max(too_long, key=lambda side: geometry.margin[side]),
+        side,
         f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
-        f"there may be {rows} rows, {cols} columns, and {most} tokens in all",
+        f"there may be {rows} rows, {cols} columns, and {most} tokens in all: {remedy}",
     )
+
+
+def _room(geometry: OutpaintGeometry, side: Side, grid: tuple[int, int]) -> int:
+    """How many pixels may be added on a side, with the other sides as they are; 0 or less: none."""
+    axis = 0 if side in ALONG[0] else 1
+    longest = min(LARGEST * grid[axis], LARGEST * grid[0] * grid[1] // geometry.grid[1 - axis])
+    free = longest - (geometry.grid[axis] - geometry.margin[side])
+    return free * geometry.picture[axis] // geometry.cells[axis]
 
 
 def _longest(axis: int, grid: tuple[int, int]) -> float:

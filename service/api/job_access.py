@@ -141,8 +141,8 @@ def must_have_succeeded(job: Job) -> None:
 
 
 def status_without_picture(job: Job, problem: Problem) -> int:
-    """Where the client asked for the picture itself. Only the worker can find some faults of a request, such as a prompt
-    of which its text encoder reads nothing: they are the client's errors all the same."""
+    """Where the client asked for the picture itself. A fault that only the worker can find, such as a prompt of which
+    its text encoder reads nothing, is a client error like all others."""
     if job.state != "failed":
         return problem.status
     return STATUS_OF_FAILURES.get(problem.code, 500)

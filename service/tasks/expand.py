@@ -62,11 +62,10 @@ def _grid(fields: ExpandRequest, card: ModelCard) -> Size:
     if rows * cols > most:
         long, short = sorted(sides, key=lambda name: sides[name][0] / sides[name][1], reverse=True)
         fits = most // (sides[short][0] // card.stride) * card.stride
-        raise Problem.field(
-            long,
-            f"{rows}×{cols} tokens are too many: {card.name} takes {most}, with this {short} a {long} of {fits} pixels",
-            "too_large",
-        )
+        remedy = f"with this {short} a {long} of {fits} pixels"
+        if fits < sides[long][1]:
+            remedy = f"such as {2 * card.width}×{2 * card.height} pixels (width × height)"
+        raise Problem.field(long, f"{rows}×{cols} tokens are too many: {card.name} takes {most}, {remedy}", "too_large")
     return rows, cols
 
 

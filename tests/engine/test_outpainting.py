@@ -3,6 +3,8 @@ side at fault."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,23 @@ def test_a_canvas_is_drawn_or_refused_by_the_side_at_fault(
     assert geometry.grid[0] * geometry.grid[1] <= LARGEST * grid[0] * grid[1]
     assert not geometry.fixed_cells.all()
     assert geometry.fixed_cells.sum() == geometry.cells[0] * geometry.cells[1]
+
+
+@given(st.tuples(pixels, pixels), paddings)
+def test_the_side_that_is_too_large_is_told_how_much_fits(picture: tuple[int, int], asked: Padding) -> None:
+    try:
+        outpaint_geometry(picture, asked, grid=GRID, stride=STRIDE)
+        return
+    except RequestError as error:
+        side, message = error.field, str(error)
+    assume(side in SIDES and any(asked[each] for each in SIDES))
+    found = re.search("up to ([0-9]+) pixels fit on this side", message)
+    if found is None:
+        assert "make the other sides smaller" in message
+        return
+    fitting: dict[str, Any] = {side: int(found[1])}
+    assert fitting[side] < asked[side]  # type: ignore[index]
+    outpaint_geometry(picture, replace(asked, **fitting), grid=GRID, stride=STRIDE)
 
 
 def test_a_long_picture_gets_fewer_tokens_where_its_canvas_would_be_too_large() -> None:

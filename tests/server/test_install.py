@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from service.jobs import WorkerCards, connect
@@ -80,6 +81,21 @@ def test_every_floor_is_what_the_tests_ran_with() -> None:
         [floor] = [one.version for one in wanted.specifier if one.operator in (">=", "==")]
         minor = ".".join(tested.split(".")[:2])
         assert floor == (tested if minor == "0.0" or f"=={tested}" in str(wanted) else minor), f"not {tested}: {wanted}"
+
+
+def test_the_pins_can_be_installed_on_the_oldest_python() -> None:
+    """Debian 12 has 3.11.2. A pin for newer ones has a marker that says so."""
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    environment = {"python_full_version": oldest, "python_version": oldest.rpartition(".")[0]}
+    for pinned in map(Requirement, lines[1:]):
+        if pinned.marker is not None and not pinned.marker.evaluate(environment):
+            continue
+        try:
+            needs = distribution(pinned.name).metadata.get("Requires-Python")
+        except PackageNotFoundError:
+            continue
+        assert needs is None or SpecifierSet(needs).contains(oldest), f"{pinned} needs Python {needs}"
 
 
 def test_an_api_replica_runs_without_torch(redis_socket: Path, tmp_path: Path) -> None:

@@ -92,6 +92,13 @@ def test_the_side_that_is_too_large_is_told_how_large_it_may_be(tokens: int) -> 
     assert refused(width=most + 8, height=8 * tokens)[1] == "too_large"
 
 
+def test_where_both_sides_are_too_large_a_size_that_fits_is_named() -> None:
+    side, code, message = refused(width=4096, height=4096)
+    assert (side, code) == ("height", "too_large")
+    width, height = map(int, message.rpartition("such as ")[2].partition(" pixels")[0].split("×"))
+    assert expansion(width=width, height=height).size == (height, width)
+
+
 @given(share=st.floats(0, 1, exclude_min=True, exclude_max=True), seed=st.integers(0, 2**63 - 1))
 def test_a_variation_keeps_its_share_never_all_and_never_none(share: float, seed: int) -> None:
     keep = kept_cells(seed, share, (8, 8))
