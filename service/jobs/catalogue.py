@@ -56,6 +56,10 @@ class Catalogue:
                 self._seen(name, served.card.tasks)
         return self._models
 
+    def read_again(self) -> None:
+        """The next call of `models` reads the cards, however fresh the last ones are."""
+        self._read_at = float("-inf")
+
     def meant(self, name: str | None) -> str | None:
         """The model that a request names, or the only one, if a worker served it once. For counting."""
         if name is None and len(self._known) == 1:

@@ -54,7 +54,11 @@ def serve(settings: Settings) -> int:
         lifecycle, worker = Lifecycle(), WorkerProcess(settings, url)
         keys = startup_keys(settings, listeners[0])
         app = create_app(settings, redis_url=url, lifecycle=lifecycle, keys=keys, worker_metrics=worker.metrics)
-        return asyncio.run(_run(settings, lifecycle, unchecked, work=worker.run, web=(app, listeners)))
+        _say_loading(settings)
+        running = _run(
+            settings, lifecycle, unchecked, work=worker.run, web=(app, listeners), worker_serves=worker.serving
+        )
+        return asyncio.run(running)
 
 
 def api(settings: Settings) -> int:
@@ -78,7 +82,8 @@ def worker(settings: Settings) -> int:
     metrics = Metrics(CollectorRegistry())
     with port_errors(settings.metrics_host, settings.metrics_port, "ARPG_METRICS_PORT"):
         server, _ = serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
-    logs.status(f"metrics at http://{settings.metrics_host}:{server.server_port}/metrics")
+    _say_listening(settings.metrics_host, server.server_port, "/metrics")
+    _say_loading(settings)
     try:
         unchecked = None if asyncio.run(check_redis(url, settings)) else url
         return run_worker(settings, url, metrics, unchecked)
@@ -88,10 +93,16 @@ def worker(settings: Settings) -> int:
 
 
 def run_worker(
-    settings: Settings, url: str, metrics: Metrics, unchecked_redis: str | None = None, *, quiet: bool = False
+    settings: Settings,
+    url: str,
+    metrics: Metrics,
+    unchecked_redis: str | None = None,
+    *,
+    quiet: bool = False,
+    serving: Callable[[], None] = lambda: None,
 ) -> int:
-    """A worker in this process. quiet: its parent tells the user of signals."""
-    work = _worker(settings, url, metrics)
+    """A worker in this process. quiet: its parent tells the user of signals. serving: see Worker."""
+    work = _worker(settings, url, metrics, serving)
     return asyncio.run(_run(settings, Lifecycle(), unchecked_redis, work=work, quiet=quiet))
 
 
@@ -124,7 +135,7 @@ def _shared_redis(settings: Settings) -> str | None:
     return None
 
 
-def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
+def _worker(settings: Settings, url: str, metrics: Metrics, serving: Callable[[], None]) -> Work:
     async def work(stop: asyncio.Event) -> None:
         from service.worker import Worker
         from service.worker.engine_loading import load_engines, reload_engine
@@ -148,6 +159,7 @@ def _worker(settings: Settings, url: str, metrics: Metrics) -> Work:
                 metrics,
                 settings,
                 partial(reload_engine, settings),
+                serving=serving,
             ).run(stop)
         finally:
             await redis.aclose()
@@ -162,11 +174,13 @@ async def _run(
     *,
     work: Work | None,
     web: tuple[Service, list[socket.socket]] | None = None,
+    worker_serves: asyncio.Event | None = None,
     quiet: bool = False,
 ) -> int:
     """Runs until a signal, or until a part ends by itself, which is an error. Returns the exit status.
 
-    unchecked_redis: the URL of a Redis that did not respond yet; it is checked as soon as it does.
+    unchecked_redis: the URL of a Redis that did not respond yet; it is checked as soon as it does. worker_serves: set
+    once this server's own worker serves; the addresses are told then. None: there is none; they are told at once.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     say = (lambda _: None) if quiet else logs.status
@@ -189,7 +203,7 @@ async def _run(
         checking = asyncio.ensure_future(wait_for_redis(unchecked_redis, settings, stop))
         ends.append(checking)
     servers: list[tuple[HTTPServer, asyncio.Future[None]]] = []
-    working = None
+    working = telling = None
     if web is not None:
         app, listeners = web
         apps = (
@@ -199,10 +213,9 @@ async def _run(
         # A full garbage collection stops the event loop for as long as it looks at objects; those made so far stay.
         gc.collect()
         gc.freeze()
-        for http, listener, what in zip(apps, listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
+        for http, listener in zip(apps, listeners, strict=False):
             servers.append((http, asyncio.ensure_future(http.serve(sockets=[listener]))))
-            host, port = listener.getsockname()[:2]
-            logs.status(f"http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
+        telling = asyncio.ensure_future(_tell_addresses(app, listeners, worker_serves))
         ends += [serving for _, serving in servers]
     if work is not None:
         working = asyncio.ensure_future(work(stop))
@@ -213,6 +226,8 @@ async def _run(
     lifecycle.draining = True
     stop.set()
     ends[0].cancel()
+    if telling is not None:
+        telling.cancel()
     if checking is not None:
         failed |= await _ended("the check of redis", checking, STOP_TIMEOUT)
     if working is not None:
@@ -225,6 +240,24 @@ async def _run(
         http.should_exit = True
         failed |= await _ended("the HTTP server", serving, STOP_TIMEOUT)
     return 1 if failed else 0
+
+
+async def _tell_addresses(app: Service, listeners: list[socket.socket], worker_serves: asyncio.Event | None) -> None:
+    if worker_serves is not None:
+        await worker_serves.wait()
+        if app.services is not None:  # a request may have found no worker a moment ago
+            app.services.catalogue.read_again()
+    for listener, what in zip(listeners, ("page, /docs, /metrics", "/metrics"), strict=False):
+        host, port = listener.getsockname()[:2]
+        _say_listening(host, port, what, verb="listening" if worker_serves is None else "ready")
+
+
+def _say_listening(host: str, port: int, what: str, *, verb: str = "listening") -> None:
+    logs.status(f"{verb} at http://{f'[{host}]' if ':' in host else host}:{port}  — {what}")
+
+
+def _say_loading(settings: Settings) -> None:
+    logs.status(f"loading {', '.join(settings.models)} …")
 
 
 async def _ended(what: str, task: asyncio.Future[None], grace: float, hurry: asyncio.Event | None = None) -> bool:

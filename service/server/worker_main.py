@@ -1,4 +1,8 @@
-"""The process that WorkerProcess starts: `python -m service.server.worker_main FILE_DESCRIPTOR`."""
+"""The process that WorkerProcess starts: `python -m service.server.worker_main PIPE SERVING`.
+
+PIPE and SERVING: file descriptors. The process gets its settings and sends its metrics through the first one; into the
+second it writes a byte as soon as the API knows its models.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,13 @@ def main() -> int:
     set_up_logging(settings)
     metrics = Metrics(CollectorRegistry())  # before the thread: a scrape must not find half of the series
     threading.Thread(target=_answer, args=(pipe, metrics.registry), name="pipe", daemon=True).start()
-    return run_worker(settings, redis_url, metrics, quiet=True)
+    serving = int(sys.argv[2])
+    return run_worker(settings, redis_url, metrics, quiet=True, serving=lambda: _tell(serving))
+
+
+def _tell(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # the API's process has ended
+        os.write(descriptor, b"\n")
 
 
 def _answer(pipe: Connection, registry: CollectorRegistry) -> None:

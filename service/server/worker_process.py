@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
@@ -47,6 +48,7 @@ class WorkerProcess:
         self._pipe: Connection | None = None
         self._asking = asyncio.Lock()
         self._series = WorkerSeries()
+        self.serving = asyncio.Event()  # set once the API knows the models of the first worker that loaded them
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the worker until `stop`, then lets it drain; if cancelled, stops it at once. Raises WorkerEnded."""
@@ -78,16 +80,24 @@ class WorkerProcess:
                 return self._series.unanswered()
             return self._series.answered(answer)
 
+    def _is_told(self, descriptor: int) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        if os.read(descriptor, 1):  # nothing: the worker has ended
+            self.serving.set()
+
     async def _run_once(self, stop: asyncio.Event) -> int:
         ours, theirs = Pipe()
-        with ours:
-            with theirs:
+        tells, told = Pipe(duplex=False)
+        loop = asyncio.get_running_loop()
+        with ours, tells:
+            with theirs, told:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "service.server.worker_main", str(theirs.fileno()),
-                    stdin=DEVNULL, pass_fds=(theirs.fileno(),),
+                    sys.executable, "-m", "service.server.worker_main", str(theirs.fileno()), str(told.fileno()),
+                    stdin=DEVNULL, pass_fds=(theirs.fileno(), told.fileno()),
                     start_new_session=True,  # a Ctrl-C in the terminal reaches only the API, which passes it on once
                 )  # fmt: skip
             ours.send((self._settings, self._redis_url))
+            loop.add_reader(tells.fileno(), self._is_told, tells.fileno())
             self._pipe = ours
             stopping = asyncio.ensure_future(stop.wait())
             ended = asyncio.ensure_future(process.wait())
@@ -100,6 +110,7 @@ class WorkerProcess:
                 await asyncio.wait((ended,), timeout=STOP_SECONDS)
                 raise
             finally:
+                loop.remove_reader(tells.fileno())
                 self._pipe = None
                 self._series.worker_ended()
                 stopping.cancel()

@@ -49,7 +49,7 @@ class WorkerFailed(Exception):
 
 class Worker:
     """Draws with one or more engines, each with a model of another name. `run` returns once `stop` is set and the
-    worker has drained.
+    worker has drained. serving: called once the worker card is stored: from then on the API knows the models.
 
     When an engine can't be used any more, its jobs return to the queue and its model is withdrawn, while the other
     models are served on. reload: loads the engine of the model at this place again; None: the model stays away. Raises
@@ -65,6 +65,8 @@ class Worker:
         metrics: Metrics,
         settings: Settings,
         reload: Callable[[int], Awaitable[Engine]] | None = None,
+        *,
+        serving: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._cards = cards
@@ -78,6 +80,7 @@ class Worker:
         self._card_changed = asyncio.Event()
         self._publisher = Publisher(queue, self._answered, self._alive)
         self._reload = reload
+        self._serving = serving
         self._new_model = partial(
             ModelWorker,
             worker=self.name,
@@ -110,7 +113,6 @@ class Worker:
         painting = asyncio.create_task(self._make_palettes(), name="palettes")
         for model in self._models:
             self._begin(model)
-        log.info("worker %s serves %s", self.name, ", ".join(model.model for model in self._models))
         try:
             await self._watch(stopping, publishing, showing)
             await self._take_no_more()
@@ -210,7 +212,7 @@ class Worker:
 
     async def _show_card(self) -> None:
         """Renews the worker card, from which the API knows the models that are served."""
-        since = time.time()
+        since, stored = time.time(), False
         shown: set[str] = set()
         while True:
             self._card_changed.clear()
@@ -218,6 +220,10 @@ class Worker:
             card = {"worker": self.name, "models": served, "spec": SPEC_VERSION, "since": since}
             try:
                 await self._cards.put(self.name, card)
+                if not stored:
+                    stored = True
+                    log.info("worker %s serves %s", self.name, ", ".join(model.model for model in self._models))
+                    self._serving()
                 for model, palette in tuple(self._palettes.items()):  # more may come meanwhile
                     if model not in shown or not await self._cards.keep_palette(model):
                         await self._cards.put_palette(model, palette)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.docs.blocks import Block
-from tests.support.processes import REPOSITORY, die_with_parent
+from tests.support.processes import REPOSITORY, die_with_parent, free_port
 from tests.support.waiting import PATIENCE
 
 ADDRESS = "127.0.0.1:8000"
@@ -29,12 +28,6 @@ def environment(folder: Path, port: int) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARPG_", "PYTHON", "MAKE"))}
     own = {"PORT": str(port), "HOME": str(folder), "PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1"}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"} | own
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def test_the_published_sizes_load_and_draw_side_by_side(tmp_path: Path) -> None:
             parameters=PAR_L,
         ),
     ]
-    with serving(tmp_path / "var", *models, ready_seconds=READY_SECONDS) as server:
+    with serving(tmp_path / "var", *models) as server:
         client = server.client
         jobs = {}
         for name, settings in (("arpg-l", {"steps": 8}), ("llamagen-b-256", {}), ("par-l-4x", {})):
@@ -125,7 +125,7 @@ def test_llamagen_t2i_xl_loads_with_its_text_encoder_and_draws_prompts(tmp_path:
         tokenizer,
         text_encoder=write_encoder(tmp_path / "t5"),
     )
-    with serving(tmp_path / "var", folder, ready_seconds=READY_SECONDS) as server:
+    with serving(tmp_path / "var", folder) as server:
         jobs = []
         for fields in (
             {"prompt": "a red cube and two blue mugs on the floor", "negative_prompt": "a yellow ring"},

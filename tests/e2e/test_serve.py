@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from openai import OpenAI, Stream
+from openai import Stream
 from openai.types import ImageGenStreamEvent
 from PIL import Image
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -24,10 +24,11 @@ from service.cli.main import main
 from service.jobs import Queue, connect
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
-from tests.api.openai.official import openai_client, pixels
+from tests.api.openai.official import draws_and_edits, openai_client
 from tests.deploy.dashboard import missing
 from tests.support.api import frames, half_mask, noise, png, running_api
-from tests.support.serve import arpg, serving
+from tests.support.processes import free_port
+from tests.support.serve import Server, arpg, serve_command, serving, started
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -122,39 +123,27 @@ def test_from_the_first_picture_to_the_last_process(
         assert not any(Path(f"/proc/{pid}").exists() for pid in valkeys)
 
     # What was accepted outlives the process; this one is told to stop at once, before it has loaded its model.
-    with serving(data, model, wait=False) as server:
+    port = free_port()
+    with started(serve_command(data, model), PORT=str(port)) as (process, stderr):
+        server = Server(process, f"http://127.0.0.1:{port}", data)
+        assert eventually(lambda: listens(port)), "it does not listen before its model is loaded"
         assert server.client.get("/readyz").json()["reasons"] == ["no worker is alive yet"]
         assert server.client.get(job["urls"]["self"]).json()["status"] == "succeeded"
         assert server.client.post("/v1/generate", json={}).json()["code"] == "no_worker"
-        assert main(["serve", "--port", str(server.client.base_url.port)]) == 1
+        assert main(["serve", "--port", str(port)]) == 1
         assert "is in use: stop the process that listens there, or set PORT" in capfd.readouterr().err
-        server.process.send_signal(signal.SIGTERM)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(PATIENCE) == 0
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
         assert server.valkeys() == []
+        said = stderr.read()
+        assert said.startswith(f"loading {model} …\n")
+        assert "http://" not in said, "it tells its address before it can draw"
 
 
-def draws_and_edits(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["random"]
-    response = client.images.generate(prompt="class 3", extra_body={"seed": 1, "steps": 8})
-    assert response.data is not None
-    whole = client.images.generate(prompt="3", stream=True, partial_images=3, extra_body={"seed": 1, "steps": 8})
-    *partial, last = whole
-    assert 1 <= len(partial) <= 3
-    assert {(event.type, event.size) for event in partial} == {("image_generation.partial_image", "16x16")}
-    assert (pixels(last.b64_json) == pixels(response.data[0].b64_json)).all()
-
-    picture, mask = noise(50, 70), half_mask(50, 70)
-    transparent = png(np.dstack([picture, 255 - mask]))
-    edited = client.images.edit(image=png(picture), mask=transparent, prompt="class 1", extra_body={"seamless": False})
-    assert edited.data is not None
-    painted = pixels(edited.data[0].b64_json)
-    assert np.array_equal(painted[mask == 0], picture[mask == 0])
-    assert not np.array_equal(painted[mask > 0], picture[mask > 0])
-    assert edited.usage is not None
-    assert (edited.usage.input_tokens_details.image_tokens, edited.usage.output_tokens) == (32, 32)
-    partial_image, _ = client.images.edit(image=transparent, prompt="class 1", stream=True, partial_images=1)
-    assert (partial_image.type, partial_image.size) == ("image_edit.partial_image", "70x50")
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_second_signal_stops_at_once_and_what_ran_is_not_lost(model: Path, tmp_path: Path) -> None:

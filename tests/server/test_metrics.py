@@ -96,7 +96,7 @@ def test_a_worker_answers_no_scrape_before_it_has_all_series(monkeypatch: pytest
     monkeypatch.setattr(worker_main, "_answer", lambda pipe, registry: happened.append("answers"))
     monkeypatch.setattr(worker_main, "set_up_logging", lambda settings: None)
     monkeypatch.setattr(worker_main, "run_worker", lambda *_, **__: 0)
-    monkeypatch.setattr(sys, "argv", ["worker_main", str(os.dup(theirs.fileno()))])
+    monkeypatch.setattr(sys, "argv", ["worker_main", str(os.dup(theirs.fileno())), "0"])
     assert worker_main.main() == 0
     assert happened[0] == "made"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from service.jobs import ServerUnsuitable
 from service.server import startup
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
-from tests.support.processes import die_with_parent, server_binary
+from tests.support.processes import die_with_parent, free_port, server_binary
 from tests.support.serve import arpg
 from tests.support.waiting import PATIENCE, eventually
 
@@ -49,12 +48,6 @@ def valkey(port: int, folder: Path, *options: str) -> Iterator[subprocess.Popen[
     finally:
         process.kill()
         process.wait(10)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 # ---- keys ----------------------------------------------------------------------------------------------------------

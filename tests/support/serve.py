@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +54,10 @@ def read_url(stderr: IO[str]) -> str:
 
 
 @contextmanager
-def arpg(
+def started(
     arguments: list[str], code: Path | None = None, /, **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process of the command, and the address that it says it listens at. code: a folder with another `service`."""
+) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """A process of the command, and its standard error. code: a folder with another `service`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -69,7 +68,7 @@ def arpg(
     )
     assert process.stderr is not None
     try:
-        yield process, read_url(process.stderr)
+        yield process, process.stderr
     finally:
         if process.poll() is None:
             process.kill()
@@ -77,14 +76,23 @@ def arpg(
 
 
 @contextmanager
-def serving(data: Path, *models: Path, wait: bool = True, ready_seconds: float = PATIENCE) -> Iterator[Server]:
-    """`arpg serve` with these models; `wait`: until it is ready."""
-    began = time.monotonic()
-    command = ["serve", "--data-dir", str(data), *(part for model in models for part in ("--model", str(model)))]
-    with arpg(command, PORT="0") as (process, url):
+def arpg(
+    arguments: list[str], code: Path | None = None, /, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of the command, and the address that it tells; `arpg serve` tells it when it is ready."""
+    with started(arguments, code, **environment) as (process, stderr):
+        yield process, read_url(stderr)
+
+
+@contextmanager
+def serving(data: Path, *models: Path) -> Iterator[Server]:
+    """`arpg serve` with these models, once it is ready."""
+    with arpg(serve_command(data, *models), PORT="0") as (process, url):
         server = Server(process, url, data)
-        while wait and server.client.get("/readyz").status_code != 200:
-            assert time.monotonic() - began < ready_seconds, "not ready in time"
-            time.sleep(0.1)
+        assert server.client.get("/readyz").status_code == 200, "it tells its address before it is ready"
         yield server
         server.client.close()
+
+
+def serve_command(data: Path, *models: Path) -> list[str]:
+    return ["serve", "--data-dir", str(data), *(part for model in models for part in ("--model", str(model)))]

@@ -13,18 +13,12 @@ import pytest
 
 from tests.cli.doctor.examining import apart, examined, fault, faults
 from tests.support.hub import Hub
-from tests.support.processes import REPOSITORY, die_with_parent, server_binary
+from tests.support.processes import REPOSITORY, die_with_parent, free_port, server_binary
 from tests.support.waiting import PATIENCE, eventually
 
 
-def closed_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_a_redis_that_does_not_answer(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"redis://:secret@127.0.0.1:{closed_port()}"
+    url = f"redis://:secret@127.0.0.1:{free_port()}"
     status, found = examined(capsys, "--model", str(model), "--redis-url", url)
     assert (status, faults(found)) == (1, {"redis"})
     fault(found, "redis", "does not answer", "start the server at ARPG_REDIS_URL")
