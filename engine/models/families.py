@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.card import SETTINGS
 from engine.models.arpg import ARPG, ARPG_SIZES, ARPGConfig, TextARPG
 from engine.models.llamagen import LLAMAGEN_SIZES, LlamaGen, LlamaGenConfig, TextLlamaGen
+from engine.models.model_index import record
 from engine.models.network import Model
 from engine.models.par import PAR
 from engine.plans import Plan
@@ -19,6 +20,8 @@ from engine.plans.par import plan_par, region_groups
 from engine.plans.rows import MAX_CONDITION_ROWS
 from engine.plans.text import text_conditions
 from engine.request import Request, TextSizes
+
+T = TypeVar("T")
 
 ANY_ORDER_TASKS = ("generate", "inpaint", "vary", "outpaint", "expand", "fork")
 FIXED_ORDER_TASKS = ("generate", "fork")
@@ -85,7 +88,13 @@ def _arpg_t2i(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:
 
 
 def _arpg_config(sizes: dict[str, Any] | str) -> ARPGConfig:
-    return ARPG_SIZES[sizes] if isinstance(sizes, str) else ARPGConfig(**sizes)
+    return _size(ARPG_SIZES, sizes) if isinstance(sizes, str) else record(ARPGConfig, sizes, "transformer")
+
+
+def _size(sizes: Mapping[str, T], name: str) -> T:
+    if name not in sizes:
+        raise ValueError(f"transformer: there is no size {name}; there are {', '.join(sizes)}")
+    return sizes[name]
 
 
 def _first_cell(data: dict[str, Any], grid: tuple[int, int]) -> Callable[[tuple[int, int]], int | None]:
@@ -101,14 +110,14 @@ def _text(data: dict[str, Any]) -> TextSizes:
     sizes = data["transformer"]
     if isinstance(sizes, dict) and "num_classes" in sizes:
         raise ValueError("transformer: this family has no num_classes; leave it out")
-    text = TextSizes(**data.get("text", {}))
+    text = record(TextSizes, data.get("text", {}), "text")
     if not (1 <= text.rows <= MAX_CONDITION_ROWS and text.width >= 1):
         raise ValueError(f"text: needs 1 to {MAX_CONDITION_ROWS} rows, of a width of at least 1, got {text}")
     return text
 
 
 def _llamagen_config(sizes: dict[str, Any] | str) -> LlamaGenConfig:
-    return LLAMAGEN_SIZES[sizes] if isinstance(sizes, str) else LlamaGenConfig(**sizes)
+    return _size(LLAMAGEN_SIZES, sizes) if isinstance(sizes, str) else record(LlamaGenConfig, sizes, "transformer")
 
 
 def _llamagen(data: dict[str, Any], grid: tuple[int, int]) -> Architecture:

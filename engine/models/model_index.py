@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 CLASSES = "classes.json"
@@ -19,6 +23,13 @@ HUB = "hub:"
 # Owner, name, revision, path: hub:owner/name/folder/file.pt, hub:owner/name@v1/file.pt.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 REFERENCE = re.compile(rf"{HUB}({NAME}/{NAME})(?:@({NAME}))?/({NAME}(?:/{NAME})*)")
+
+
+FIELDS = frozenset({
+    "name", "family", "description", "licence", "grid", "weights", "sha256", "transformer", "tokenizer", "classes",
+    "text", "text_encoder", "regions", "first_cell", "defaults", "task_defaults", "palette", "parameters", "bytes",
+})  # fmt: skip
+"""What a model.json may have; the last two are for lists of models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +89,22 @@ def description(folder: Path) -> dict[str, Any]:
     """The folder's model.json. Raises OSError or ValueError when it can't be read."""
     data: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return data
+
+
+def check_known(data: Iterable[str], known: Iterable[str], place: str = "") -> None:
+    """Raises ValueError for a name that is not known. place: the entry that holds the names; empty: the file itself."""
+    names = sorted(known)
+    for name in data:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"it may have {', '.join(names)}"
+            raise ValueError(f"{place}: there is no {name}; {remedy}" if place else f"there is no {name}; {remedy}")
+
+
+def record(kind: type[T], data: dict[str, Any], place: str) -> T:
+    """A record from an entry. Raises ValueError for names that the record does not have, and for missing ones."""
+    known = signature(kind).parameters
+    check_known(data, known, place)
+    if missing := [name for name, one in known.items() if one.default is one.empty and name not in data]:
+        raise ValueError(f"{place}: it lacks {', '.join(missing)}")
+    return kind(**data)

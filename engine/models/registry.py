@@ -22,7 +22,7 @@ from engine.models.checkpoint import CheckpointError, Unfilled, fingerprint, fit
 from engine.models.families import FAMILIES, Architecture, Builder
 from engine.models.hub import weights_file
 from engine.models.llamagen import LlamaGen
-from engine.models.model_index import known_folders, shared_classes
+from engine.models.model_index import FIELDS, check_known, known_folders, record, shared_classes
 from engine.models.network import Model
 from engine.plans import Plan
 from engine.request import Request, TextSizes
@@ -65,6 +65,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
     description = folder / "model.json"
     try:
         data = json.loads(description.read_text())
+        check_known(data, FIELDS)
         grid = (int(data["grid"][0]), int(data["grid"][1]))
         with Unfilled():
             architecture = _builder(data["family"])(data, grid)
@@ -167,8 +168,9 @@ def _encoder(
 
 
 def _tokenizer_config(sizes: dict[str, Any]) -> VQConfig:
-    values: dict[str, Any] = {k: v for k, v in sizes.items() if k not in ("weights", "sha256")}
-    return VQConfig(**values | {"channel_mult": tuple(values["channel_mult"])})
+    values = {name: value for name, value in sizes.items() if name not in ("weights", "sha256")}
+    config = record(VQConfig, values, "tokenizer")
+    return replace(config, channel_mult=tuple(config.channel_mult))
 
 
 def _classes(data: list[dict[str, Any]] | str | None, architecture: Architecture) -> tuple[ClassLabel, ...]:
@@ -185,13 +187,10 @@ def _classes(data: list[dict[str, Any]] | str | None, architecture: Architecture
     return classes
 
 
-def _defaults(field: str, data: dict[str, Any], architecture: Architecture) -> Defaults:
+def _defaults(place: str, data: dict[str, Any], architecture: Architecture) -> Defaults:
     if idle := sorted(data.keys() & set(SETTINGS) - set(architecture.settings)):
-        raise ValueError(f"{field}: this family has no {', '.join(idle)}")
-    try:
-        return Defaults(**data)
-    except TypeError as error:
-        raise ValueError(f"{field}: {error}") from error
+        raise ValueError(f"{place}: this family has no {', '.join(idle)}")
+    return record(Defaults, data, place)
 
 
 def _task_defaults(data: dict[str, dict[str, Any]], architecture: Architecture) -> dict[str, dict[str, Any]]:
