@@ -6,7 +6,7 @@ PORT ?= 8000
 VENV := .venv
 INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test test-other load chaos abuse dashboards screenshots animation full-size demo-model demo-scenes demo-text demo-families imagenet-names \
+.PHONY: serve test test-other load chaos abuse dashboards screenshots animation full-size demo-model demo-scenes demo-text demo-families settings imagenet-names \
   lint types clean
 
 serve: $(VENV)/.serve
@@ -111,6 +111,10 @@ demo-families: $(VENV)/.test
 	for family in llamagen par-4x par-16x; do \
 	  $(TRAINING) $$family --compile --steps 3000 && $(VENV)/bin/arpg train --runs $(RUNS) export $$family || exit 1; \
 	done
+
+# The page of all settings, from service/settings.py.
+settings: $(VENV)/.test
+	$(VENV)/bin/python -m tests.docs.settings
 
 # The class names of the public models, from the lists in timm's wheel; timm itself is not installed.
 imagenet-names: $(VENV)/.test

@@ -26,8 +26,16 @@ class Settings(BaseSettings):
     )
 
     # Where to listen. HOST and PORT are the names that hosting platforms set.
-    host: str = Field("127.0.0.1", validation_alias=AliasChoices("ARPG_HOST", "HOST"))
-    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("ARPG_PORT", "PORT"))
+    host: str = Field(
+        "127.0.0.1", validation_alias=AliasChoices("ARPG_HOST", "HOST"), description="The address to listen on"
+    )
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("ARPG_PORT", "PORT"),
+        description="The port to listen on; 0: a free one",
+    )
     root_path: str = Field(
         "",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
@@ -42,7 +50,9 @@ class Settings(BaseSettings):
         None, description="Precision of the network; unset: bfloat16 on a GPU, float32 on a CPU. Pictures differ"
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; unset: the GPU if there is one, else the CPU")
-    batch_invariant: bool = False
+    batch_invariant: bool = Field(
+        False, description="On a CPU, draw the same bits whichever requests share a step; slower"
+    )
 
     # Keys and browsers. A key is needed if the file of keys exists, or if other machines can reach the server; in the
     # second case the server makes and prints a key if there is none.
@@ -71,7 +81,7 @@ class Settings(BaseSettings):
     )
 
     # State. The default folder is in the working directory, where it is easy to find and to delete.
-    data_dir: Path = Path("var")
+    data_dir: Path = Field(Path("var"), description="Holds the embedded Valkey's data and the file of keys")
     redis_url: SecretStr | None = Field(
         None, description="redis://, rediss:// or unix://; unset: an embedded Valkey in the data folder"
     )
@@ -80,7 +90,9 @@ class Settings(BaseSettings):
     )
 
     # The queue. Processes that share it need the same values.
-    namespace: str = Field("arpg", pattern=r"^[A-Za-z0-9_-]{1,40}$")
+    namespace: str = Field(
+        "arpg", pattern=r"^[A-Za-z0-9_-]{1,40}$", description="Begins the names of all keys in Redis"
+    )
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model")
     lease: float = Field(
         15.0, gt=0, description="Seconds without a heartbeat after which a worker's jobs go to another worker"
@@ -90,7 +102,7 @@ class Settings(BaseSettings):
     blob_bytes: int = Field(512 * MEBIBYTE, ge=MEBIBYTE, description="Bytes of uploads and pictures kept in Redis")
 
     # Uploads.
-    max_body_bytes: int = Field(24 * MEBIBYTE, ge=1024)
+    max_body_bytes: int = Field(24 * MEBIBYTE, ge=1024, description="Bytes that the body of a request may have")
     max_pixels: int = Field(4096 * 4096, ge=1, le=80_000_000, description="Pixels that an upload may have")
     max_side: int = Field(8192, ge=1, description="Pixels that the longer side of an upload may have")
     decode_processes: int = Field(2, ge=1, le=64, description="Processes that decode uploads, on each replica")
@@ -109,30 +121,39 @@ class Settings(BaseSettings):
     )
 
     # Connections and waiting, in seconds.
-    max_wait: float = Field(60.0, gt=0, description="Upper limit of `Prefer: wait=`")
-    picture_wait: float = Field(120.0, gt=0, description="How long a POST that accepts only a picture waits for it")
-    heartbeat: float = Field(10.0, gt=0, description="Between two heartbeats of an event stream")
-    stream_life: float = Field(600.0, gt=0, description="After which an event stream tells its reader to reconnect")
-    header_timeout: float = Field(10.0, gt=0, description="How long the head of a request may take to arrive")
-    keep_alive: int = Field(
-        75, ge=1, description="How long a connection may be idle between requests; proxies should close earlier"
+    max_wait: float = Field(60.0, gt=0, description="Seconds: the upper limit of `Prefer: wait=`")
+    picture_wait: float = Field(120.0, gt=0, description="Seconds that a POST that accepts only a picture waits for it")
+    heartbeat: float = Field(10.0, gt=0, description="Seconds between two heartbeats of an event stream")
+    stream_life: float = Field(
+        600.0, gt=0, description="Seconds after which an event stream tells its reader to reconnect"
     )
-    body_timeout: float = Field(60.0, gt=0, description="How long the body of a request may take to arrive")
-    stalled_timeout: float = Field(60.0, gt=0, description="TCP_USER_TIMEOUT: drop peers that stop reading (Linux)")
+    header_timeout: float = Field(10.0, gt=0, description="Seconds in which the head of a request must arrive")
+    keep_alive: int = Field(
+        75, ge=1, description="Seconds that a connection may be idle between requests; proxies should close earlier"
+    )
+    body_timeout: float = Field(60.0, gt=0, description="Seconds in which the body of a request must arrive")
+    stalled_timeout: float = Field(
+        60.0, gt=0, description="Seconds after which a peer that stopped reading is dropped (TCP_USER_TIMEOUT, Linux)"
+    )
     max_connections: int = Field(
         1000, ge=1, description="Open connections; over it the longest-idle one is closed, or the new one rejected"
     )
-    retry_after: int = Field(2, ge=1, le=120, description="The Retry-After of refused requests")
+    retry_after: int = Field(2, ge=1, le=120, description="Seconds that Retry-After tells a rejected client to wait")
 
     # Shutdown, in seconds.
-    grace: float = Field(30.0, ge=0, description="How long running jobs may take to finish")
+    grace: float = Field(30.0, ge=0, description="Seconds that running jobs may take to finish at shutdown")
 
     # `arpg worker` serves its metrics on this port. The API does too if the port is set explicitly; on its main port,
     # /metrics needs a key with the scope `metrics` as soon as keys are needed.
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(9100, ge=0, le=65535)
+    metrics_host: str = Field("127.0.0.1", description="The address on which that port listens")
+    metrics_port: int = Field(
+        9100,
+        ge=0,
+        le=65535,
+        description="A port for /metrics alone, without a key: of workers always, of the API if set",
+    )
 
-    log_level: str = "info"
+    log_level: str = Field("info", description="debug, info, warning or error: the least severe messages to log")
     log_format: LogFormat = Field(
         "text", description="json: one JSON object a line, with a line for each request and each job"
     )

@@ -15,7 +15,7 @@ from service.settings import Settings
 DESCRIPTION = "Pictures from autoregressive models that draw many tokens at once, in any order."
 EPILOG = """
 Every setting is also an environment variable: ARPG_MODELS, ARPG_REDIS_URL, ARPG_DATA_DIR, ARPG_GRACE …
-(service/settings.py lists them); HOST and PORT work without the prefix.
+(docs/settings.md lists them); HOST and PORT work without the prefix.
 
   arpg doctor                                      what is wrong here, and what cures it
   arpg keys add ann                                a key for ann; from then on every request needs one
