@@ -29,12 +29,14 @@ from engine.bench.measures.rounding import flip_rate
 from engine.bench.random_weights import random_folder
 from engine.bench.static_batch.loop import Unsuitable
 from engine.models.checkpoint import CheckpointError
+from engine.ops.choice import choose_device
 
 PLOTTED = {"growth", "shared-kv"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    choose_device(options.device)  # else a wrong name fails later, without a reason
     if "dtype" in options and options.dtype is None:
         options.dtype = default_dtype(options.device)
     if options.threads:

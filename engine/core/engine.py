@@ -29,7 +29,7 @@ from engine.core.text_places import TextPlaces
 from engine.models import registry
 from engine.models.forward import forward_pass
 from engine.models.registry import LoadedModel
-from engine.ops.choice import choose_operations
+from engine.ops.choice import DeviceError, choose_device, choose_operations
 from engine.request import Request, RequestError, RequestOutput, RopeScaling
 
 __all__ = ["GPU_CACHE_SHARE", "Engine", "EngineConfig", "EngineStats"]
@@ -96,13 +96,13 @@ class Engine:
     ) -> Engine:
         """Load a model by its name or its folder. device: None: CUDA if there is one, else the CPU.
 
-        Raises CheckpointError, which names the file and the key that don't fit.
+        Raises CheckpointError, which names the file and the key that don't fit; DeviceError.
         """
         config = config or EngineConfig()
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = choose_device(device)
         dtype = config.dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
         if config.batch_invariant and place.type != "cpu":
-            raise ValueError("batch_invariant: works on a CPU only; leave it out, or set the device to cpu")
+            raise DeviceError("batch_invariant: works on a CPU only; leave it out, or set the device to cpu")
         log.info("loading %s on %s in %s", model, place, dtype)
         loaded = registry.load(model, device=place, dtype=dtype)
         return cls(loaded, config, device=place, watch_logits=watch_logits)

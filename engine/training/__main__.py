@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from engine.ops.choice import choose_device
 from engine.training.batches import ClassBatches, TransformerRecipe
 from engine.training.classifier import ClassifierRecipe, train_classifier
 from engine.training.codes import encode_split, load_codes
 from engine.training.demos import CLASSIFIER, DEMO, DEMOS, WEIGHTS
 from engine.training.export import TOKENIZER, export_tokenizer, export_transformer, load_tokenizer, palette
-from engine.training.loop import load_checkpoint, pick_device
+from engine.training.loop import load_checkpoint
 from engine.training.parallel import run_team
 from engine.training.prompts.batches import CaptionBatches, load_crops, load_singles
 from engine.training.prompts.folder import export_prompted, weights_to_begin_with
@@ -50,13 +51,13 @@ def classifier(options: argparse.Namespace) -> None:
     if not path.exists():
         recipe = ClassifierRecipe()
         pictures, labels = load_split(options.runs / "world", "train", limit=recipe.renders)
-        train_classifier(pictures, labels, recipe, path, pick_device(options.device))
+        train_classifier(pictures, labels, recipe, path, choose_device(options.device))
 
 
 def vq(options: argparse.Namespace) -> None:
     pictures, _ = load_split(options.runs / "world", "train")
     recipe = replace(TokenizerRecipe(), steps=options.steps)
-    arguments = (pictures, DEMO_TOKENIZER, recipe, options.runs / "vq.pt", pick_device(options.device))
+    arguments = (pictures, DEMO_TOKENIZER, recipe, options.runs / "vq.pt", choose_device(options.device))
     run_team(train_tokenizer, _processes(options), *arguments)
 
 
@@ -70,7 +71,7 @@ def encode(options: argparse.Namespace) -> None:
     if newer and len(load_codes(path)) == 2 * len(pictures):
         return
     tokenizer = load_tokenizer(_averaged(trained) if trained.exists() else load_file(weights), DEMO_TOKENIZER)
-    arguments = (tokenizer, pictures, path, pick_device(options.device))
+    arguments = (tokenizer, pictures, path, choose_device(options.device))
     run_team(encode_split, _processes(options), *arguments)
 
 
@@ -90,7 +91,7 @@ def transformer(options: argparse.Namespace) -> None:
         first_weights = weights_to_begin_with(model, DEMO, demo)
     else:
         batches = ClassBatches(load_codes(options.runs / "codes.npy"), demo["transformer"]["num_classes"], recipe)
-    arguments = (batches, demo, recipe, options.runs / f"{options.stage}.pt", pick_device(options.device))
+    arguments = (batches, demo, recipe, options.runs / f"{options.stage}.pt", choose_device(options.device))
     run_team(train_transformer, _processes(options), *arguments, first_weights)
 
 
@@ -116,7 +117,7 @@ def panoramas(options: argparse.Namespace) -> None:
 
 def scene_codes(options: argparse.Namespace) -> None:
     """Token maps of the crops by the tokenizer of --model."""
-    device = pick_device(options.device)
+    device = choose_device(options.device)
     for split in ("train", "validation"):
         encode_panoramas(options.runs, options.model or DEMO, DEMO_TOKENIZER, split, device, _processes(options))
 
@@ -126,7 +127,7 @@ def scene_classifier(options: argparse.Namespace) -> None:
     path = (options.model or DEMO) / SCENE_CLASSIFIER
     if not path.exists():
         recipe = replace(SceneClassifierRecipe(), steps=options.steps)
-        device, model = pick_device(options.device), options.model or DEMO
+        device, model = choose_device(options.device), options.model or DEMO
         folder = options.runs / "panoramas"
         show = partial(reconstructed, options.runs, model, DEMO_TOKENIZER, device=device)
         wide = Panoramas.load(folder, "train", limit=recipe.panoramas)
@@ -147,7 +148,7 @@ def _averaged(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def _processes(options: argparse.Namespace) -> int:
     """Several processes are faster on a CPU; an accelerator is used by one."""
-    return options.processes if pick_device(options.device).type == "cpu" else 1
+    return options.processes if choose_device(options.device).type == "cpu" else 1
 
 
 STEPS = "training steps (%(default)s)"

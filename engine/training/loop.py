@@ -65,10 +65,6 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def shuffled_batch(size: int, count: int, seed: int, step: int) -> Tensor:
     """Indices (size,) of batch number `step`, when each epoch of `count` is shuffled anew."""
     start = step * size

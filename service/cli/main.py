@@ -82,7 +82,14 @@ def _run_own_parser(command: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as missing:
         print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[{extra}]'", file=sys.stderr)
         return 1
-    status: int = module.main(arguments)
+    try:
+        status: int = module.main(arguments)
+    except RuntimeError as error:
+        choice = sys.modules.get("engine.ops.choice")
+        if choice is None or not isinstance(error, choice.DeviceError):
+            raise
+        print(f"arpg: {error}", file=sys.stderr)
+        return 1
     return status
 
 
@@ -145,7 +152,11 @@ def _expected() -> tuple[type[Exception], ...]:
         DirectoryInUse, OSError, KeysError,
     )  # fmt: skip
     # Only a process that has loaded them can fail at these.
-    for module, name in (("engine.models.checkpoint", "CheckpointError"), ("service.cli.remote", "RemoteError")):
+    for module, name in (
+        ("engine.models.checkpoint", "CheckpointError"),
+        ("engine.ops.choice", "DeviceError"),
+        ("service.cli.remote", "RemoteError"),
+    ):
         if module in sys.modules:
             expected = (*expected, getattr(sys.modules[module], name))
     return expected

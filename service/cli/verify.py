@@ -154,10 +154,11 @@ def _engine(told: Recipe, models: list[str] | None, settings: Settings) -> Engin
     if models is not None and len(models) > 1:
         raise RecipeError("--model: give it once; a picture has one model")
     from engine.models.checkpoint import CheckpointError
+    from engine.ops.choice import DeviceError
 
     try:
         engine = load_engine(settings, told.model if models is None else models[0])
-    except CheckpointError as error:
+    except (CheckpointError, DeviceError) as error:
         raise RecipeError(str(error)) from error
     card = engine.model
     if (told.weights, told.tokenizer) != (card.weights, card.tokenizer):

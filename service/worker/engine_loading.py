@@ -21,7 +21,7 @@ class SameName(Exception):
 async def load_engines(settings: Settings) -> AsyncIterator[Engine]:
     """Yields an engine for each model, in their order, as soon as it is loaded. The event loop is not blocked.
 
-    Raises SameName, or CheckpointError with the file and the key that don't fit.
+    Raises SameName, DeviceError, or CheckpointError with the file and the key that don't fit.
     """
     keep_freed_memory()
     folders: dict[str, str] = {}
@@ -52,7 +52,8 @@ def _freeze() -> None:
 
 
 def load_engine(settings: Settings, model: str, *, before: int = 0, count: int = 1) -> Engine:
-    """count: how many engines share the device. before: how many of them are loaded already. Raises CheckpointError."""
+    """count: how many engines share the device. before: how many of them are loaded already. Raises CheckpointError,
+    DeviceError."""
     # Imported here: torch takes seconds to import, and an API replica does without it.
     import torch
 

@@ -126,6 +126,27 @@ def test_the_command_says_what_is_wrong_in_a_line(
     assert len(said.err.splitlines()) == (status != 0)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "mps"])
+def test_a_device_that_is_not_there_is_told_in_a_line(
+    device: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.png"
+    assert main(["generate", "--model", str(model), "--steps", "1", "--device", "cpu", "-o", str(out)]) == 0
+    for command, status in (
+        (["generate", "--model", str(model), "-o", str(out)], 1),
+        (["verify", str(out), "--model", str(model)], 2),
+        (["evaluate", "samples", str(model), "--count", "10", "--out", str(tmp_path)], 1),
+        (["evaluate", "--device", device, "sheet", "samples", "--out", str(tmp_path / "sheet.webp")], 1),
+        (["bench", "batching", "--model", str(model)], 1),
+    ):
+        capsys.readouterr()
+        assert main([*command, *(() if device in command else ("--device", device))]) == status
+        [line] = capsys.readouterr().err.splitlines()
+        assert re.match("arpg: .*device: there is no", line)
+        assert device in line
+        assert "cpu" in line
+
+
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["bench"], ["bench", "serve"]])
 def test_every_option_of_every_command_is_explained(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parsers: list[ArgumentParser] = []

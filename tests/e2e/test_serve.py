@@ -219,6 +219,9 @@ def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
         # A worker gets as far as its model.
         assert main(["worker", "--model", "nobody", "--metrics-port", "0", *folder]) == 1
         assert "nobody: neither a model's name" in caplog.text
+        assert main(["worker", "--model", str(model), "--device", "gpu", "--metrics-port", "0", *folder]) == 1
+        assert "the worker ended: DeviceError: device: there is no device 'gpu'" in caplog.text
+        assert "Traceback" not in caplog.text
         # One is killed while OpenAI's client follows a picture; the client goes on at the other one.
         [worker] = worker_processes(server.process.pid)
         os.kill(worker, signal.SIGSTOP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ INSTALL = "pip install 'arpg-serve[service]'"
 NEEDED = ("fastapi", "uvicorn", "redis", "safetensors", "tokenizers", "ftfy", "bs4")
 """Modules of the extra `service`, besides torch."""
 
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 GIBIBYTE = 2**30
 OLDEST_GPU = (8, 0)
 """The compute capability from which bfloat16 is computed in hardware."""
@@ -54,6 +56,10 @@ def cuda(settings: Settings) -> Iterator[Finding]:
         yield Finding("cuda", "skipped", "needs torch")
         return
     asked = settings.device or ""
+    if not DEVICE.fullmatch(asked or "cpu"):
+        cure = "set ARPG_DEVICE to cpu, cuda, or cuda:1 for the second GPU, or leave it out"
+        yield Finding("cuda", "fault", f"there is no device {asked!r}", cure)
+        return
     if module.cuda.is_available():
         yield from _devices(module, asked)
         return

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from engine.card import SETTINGS, ModelCard
@@ -23,6 +22,7 @@ from engine.evaluation.adm.papers import PAPERS, Paper, PaperError
 from engine.evaluation.adm.sample_set import SampleSet, only_run
 from engine.evaluation.adm.sample_spec import BATCH, SHARD, SampleError, SampleSpec
 from engine.models.checkpoint import CheckpointError
+from engine.ops.choice import DeviceError, choose_device
 from engine.request import MAX_SEED, RequestError
 from service.cli.options import add_option, flag
 from service.cli.parser import Parser
@@ -42,7 +42,7 @@ EPILOG = "A setting that is left out is the paper's, or else the model's default
 COUNT = 50_000
 OPTIONS = tuple(name for name in SETTINGS if name != "order")
 EXPECTED = (
-    SampleError, PaperError, ReferenceFileError, CheckpointError, RequestError, APIError, OSError,
+    SampleError, PaperError, ReferenceFileError, CheckpointError, DeviceError, RequestError, APIError, OSError,
 )  # fmt: skip
 
 
@@ -106,8 +106,7 @@ def _sample_set(
 
 def _measuring(options: argparse.Namespace) -> Callable[[SampleSet], Figures]:
     reference = ReferenceFile.load(options.reference)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = load_inception(options.inception, device)
+    network = load_inception(options.inception, choose_device(options.device))
     return lambda samples: measure(network, samples.pictures(), reference)
 
 

@@ -61,6 +61,9 @@ def test_a_gpu_that_is_asked_for_and_is_not_there(model: Path, capsys: pytest.Ca
     status, found = examined(capsys, "--model", str(model), "--device", "cuda:7")
     assert status == 1
     fault(found, "cuda", "cuda:7", "ARPG_DEVICE")
+    status, found = examined(capsys, "--model", str(model), "--device", "gpu")
+    assert status == 1
+    fault(found, "cuda", "there is no device 'gpu'", "set ARPG_DEVICE to cpu, cuda")
 
 
 class Gpu:

@@ -12,6 +12,7 @@ import torch
 
 from engine import Engine, EngineConfig, Request, RequestError
 from engine.core.pages import IntegrityError
+from engine.ops.choice import DeviceError
 from tests.support.tiny import random_folder
 
 
@@ -192,8 +193,9 @@ def test_the_engine_needs_no_web_framework_and_plans_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", plain + f"import {modules}"], check=True)
 
 
-def test_batch_invariance_is_refused_on_a_gpu(folder: Path) -> None:
-    with pytest.raises(ValueError, match="batch_invariant: works on a CPU only"):
+def test_batch_invariance_is_refused_on_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.core.engine.choose_device", torch.device)
+    with pytest.raises(DeviceError, match="batch_invariant: works on a CPU only"):
         Engine.load(folder, device="cuda", config=EngineConfig(batch_invariant=True))
 
 
