@@ -78,7 +78,13 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, directory: Path, *, binary: Path | None = None, parent_death: ParentDeath | None = None, tcp: bool = False
+        self,
+        directory: Path,
+        *,
+        binary: Path | None = None,
+        parent_death: ParentDeath | None = None,
+        tcp: bool = False,
+        http_port: int | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.binary = binary or find_binary()
@@ -87,9 +93,8 @@ class EmbeddedServer:
         self.pid: int | None = None
         self.restarts = 0
         self._tcp = tcp  # a TCP port on loopback, even where Unix sockets work
-        self._runtime: Path | None = (
-            None  # a temporary directory for the socket, if the path in `directory` is too long
-        )
+        self._http_port = http_port  # of this process: a second one, and the doctor, name it
+        self._runtime: Path | None = None  # a temporary folder for the socket, if its path in `directory` is too long
         self._lock: IO[str] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -111,7 +116,7 @@ class EmbeddedServer:
         except BaseException:
             self.stop()
             raise
-        self._url_file().write_text(json.dumps({"url": self.url}))
+        self._url_file().write_text(json.dumps({"url": self.url, "http_port": self._http_port}))
         self._url_file().chmod(0o600)
         return self.url
 
@@ -152,7 +157,8 @@ class EmbeddedServer:
                     continue
                 lock.close()
                 raise DirectoryInUse(
-                    f"{self.directory} is in use by another process: stop that process, or choose another directory"
+                    f"{self.directory} is in use by another process: stop that process, or choose another data folder "
+                    "(--data-dir or ARPG_DATA_DIR)"
                 ) from error
             break
         self._lock = lock

@@ -49,7 +49,8 @@ def serve(settings: Settings) -> int:
         listeners = _listeners(settings, stack)
         url = settings.redis_address
         if url is None:
-            url = stack.enter_context(EmbeddedServer(_embedded_folder(settings)))
+            port = listeners[0].getsockname()[1]
+            url = stack.enter_context(EmbeddedServer(_embedded_folder(settings), http_port=port))
         unchecked = None if asyncio.run(check_redis(url, settings)) else url
         lifecycle, worker = Lifecycle(), WorkerProcess(settings, url)
         keys = startup_keys(settings, listeners[0])

@@ -125,7 +125,7 @@ def test_ctrl_c_reaches_only_the_owner(tmp_path: Path) -> None:
 
 def test_a_directory_in_use_is_refused_and_its_server_found(tmp_path: Path) -> None:
     with owner(tmp_path / "data") as (_, url, _):
-        with pytest.raises(DirectoryInUse, match="in use by another process"):
+        with pytest.raises(DirectoryInUse, match=r"in use by another process.*--data-dir or ARPG_DATA_DIR"):
             EmbeddedServer(tmp_path / "data").start()
         assert running_in(tmp_path / "data") == url
     assert eventually(lambda: running_in(tmp_path / "data") is None)
