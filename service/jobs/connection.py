@@ -146,10 +146,11 @@ async def check_server(redis: Redis, blob_bytes: int = 0) -> ServerReport:
         raise ServerUnsuitable(f"Redis {version} is too old: Redis 7 or newer, or any Valkey, is needed")
     warnings = []
     if not info.get("aof_enabled"):
-        warnings.append("appendonly is off: a crash of the server loses accepted jobs")
+        warnings.append(f"appendonly is off: a crash of the server loses accepted jobs; {_setting('appendonly yes')}")
     policy = info.get("maxmemory_policy")
     if policy != "noeviction":
-        warnings.append(f"maxmemory-policy is {policy}: the server may evict accepted jobs")
+        cure = _setting("maxmemory-policy noeviction")
+        warnings.append(f"maxmemory-policy is {policy}: the server may evict accepted jobs; {cure}")
     memory, needed = int(info.get("maxmemory") or 0), round(MEMORY_SHARE * blob_bytes)
     if 0 < memory < needed:
         warnings.append(
@@ -158,6 +159,10 @@ async def check_server(redis: Redis, blob_bytes: int = 0) -> ServerReport:
             f"{int(memory / MEMORY_SHARE)}"
         )
     return ServerReport(product, version, tuple(warnings))
+
+
+def _setting(line: str) -> str:
+    return f"`redis-cli CONFIG SET {line}` changes it now, the line `{line}` in its configuration for good"
 
 
 def _mebibytes(count: int) -> str:

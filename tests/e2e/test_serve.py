@@ -201,7 +201,7 @@ def test_an_api_and_a_worker_of_its_own_with_two_models(redis_socket: Path, mode
 
 
 def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "var"
     folder = ["--data-dir", str(data)]
@@ -216,6 +216,9 @@ def test_an_api_and_a_worker_join_the_server_in_the_same_data_folder(
         own = job["urls"]["self"].removeprefix("/art")
         [image] = server.client.get(own).json()["images"]
         assert job["images"] == [image | {"url": f"/art{image['url']}"}]
+        # The doctor knows the server by its port and its folder.
+        assert main(["doctor", "--port", str(server.client.base_url.port), "--model", str(model), *folder]) == 0
+        assert "an arpg server runs here" in capfd.readouterr().out
         # A worker gets as far as its model.
         assert main(["worker", "--model", "nobody", "--metrics-port", "0", *folder]) == 1
         assert "nobody: neither a model's name" in caplog.text

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from service.cli.doctor import machine, models, packages, redis
+from service.cli.doctor import machine, models, neighbour, packages, redis
 from service.cli.doctor.finding import Finding
 from service.settings import Settings
 
@@ -38,9 +38,14 @@ def doctor(parsed: Namespace, settings: Settings) -> int:
     if parsed.json:
         print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in found]}, indent=1))
     else:
-        faults = sum(finding.state == "fault" for finding in found)
-        print("arpg serve can run here" if healthy else f"{faults} fault{'s' if faults > 1 else ''}", flush=True)
+        print(_sum(sum(finding.state == "fault" for finding in found), settings), flush=True)
     return 0 if healthy else 1
+
+
+def _sum(faults: int, settings: Settings) -> str:
+    if faults:
+        return f"{faults} fault{'s' if faults > 1 else ''}"
+    return "arpg serve can run here" if neighbour.at_port(settings) is None else "an arpg server runs here"
 
 
 def _print(finding: Finding) -> None:

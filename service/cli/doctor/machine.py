@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.cli.doctor import neighbour
 from service.cli.doctor.finding import Finding
 from service.server.listen import CannotListen, PortInUse, is_loopback, listen
 from service.settings import Settings
@@ -25,6 +26,10 @@ def port(settings: Settings) -> Iterator[Finding]:
     try:
         listen(settings.host, settings.port).close()
     except PortInUse as error:
+        if (running := neighbour.at_port(settings)) is not None:
+            cure = "a second one needs another port (--port or PORT) and another data folder (--data-dir)"
+            yield Finding("port", "ok", f"an arpg server answers at port {settings.port}: {running}", cure)
+            return
         says, _, cure = str(error).partition(": ")
         yield Finding("port", "fault", says, cure)
         return

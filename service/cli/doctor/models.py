@@ -79,4 +79,6 @@ def _to_fetch(subject: str, folder: Path, missing: list[HubFile]) -> Finding:
 def _cure(model: str) -> str:
     if model in known_folders():
         return "fetch it anew: delete the file that is named, or reinstall arpg-serve if it is a shipped one"
+    if not Path(model).exists():
+        return "name one of those that `arpg models` lists, or a folder with a model.json"
     return "correct the file or the model.json that is named; docs/models.md says what a model folder holds"

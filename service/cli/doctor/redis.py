@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from service.cli.doctor import neighbour
 from service.cli.doctor.finding import Finding
 from service.jobs import ServerUnsuitable, check_server, connect
 from service.jobs.connection import ServerReport
-from service.server.embedded import ServerNotFound, find_binary, running_in
+from service.server.embedded import ServerNotFound, find_binary
 from service.settings import Settings
 
 
@@ -19,8 +20,15 @@ def redis(settings: Settings) -> Iterator[Finding]:
     if url is not None:
         yield _named(url, settings)
         return
-    if running_in(settings.data_dir / "valkey") is not None:
-        yield Finding("redis", "ok", f"an `arpg serve` with the data folder {settings.data_dir} runs its own")
+    held, port = neighbour.in_folder(settings.data_dir / "valkey")
+    if held:
+        folder = settings.data_dir.absolute()
+        if port == settings.port and neighbour.at_port(settings) is not None:
+            yield Finding("redis", "ok", f"the arpg server at port {port} runs its own in the data folder {folder}")
+        else:
+            where = "" if port is None else f" at port {port}"
+            cure = "stop that one, or choose another data folder: --data-dir or ARPG_DATA_DIR"
+            yield Finding("redis", "fault", f"an `arpg serve`{where} uses the data folder {folder}", cure)
         return
     try:
         yield Finding("redis", "ok", f"none is set (ARPG_REDIS_URL): `arpg serve` starts {find_binary()}")
@@ -34,7 +42,7 @@ def _named(url: str, settings: Settings) -> Finding:
     try:
         report = asyncio.run(_report(url, settings))
         if report.warnings and not settings.allow_unsafe_redis:
-            cure = "change its configuration, or set ARPG_ALLOW_UNSAFE_REDIS=1 if jobs may be lost"
+            cure = "change its configuration so, or set ARPG_ALLOW_UNSAFE_REDIS=1 if jobs may be lost"
             return Finding("redis", "fault", "; ".join(report.warnings), cure)
     except ServerUnsuitable as error:
         return Finding(

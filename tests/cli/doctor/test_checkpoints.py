@@ -29,7 +29,7 @@ def test_checkpoints_that_can_not_be_loaded(model: Path, tmp_path: Path, capsys:
         fault(found, f"checkpoint {folder}", says, "model.json")
     status, found = examined(capsys, "--model", "arpg-xll")
     assert status == 1
-    fault(found, "checkpoint arpg-xll", "did you mean arpg-xl", "")
+    fault(found, "checkpoint arpg-xll", "did you mean arpg-xl", "`arpg models` lists")
 
 
 def test_a_public_model_that_is_not_fetched_yet(

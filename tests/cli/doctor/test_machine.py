@@ -32,6 +32,7 @@ def test_a_redis_that_may_lose_jobs(
     status, found = examined(capsys, *common, redis_url)
     assert status == 1
     fault(found, "redis", "appendonly is off", "ARPG_ALLOW_UNSAFE_REDIS=1")
+    assert "`redis-cli CONFIG SET appendonly yes` changes it now" in found["redis"]["says"]
     monkeypatch.setenv("ARPG_ALLOW_UNSAFE_REDIS", "1")
     status, found = examined(capsys, *common, redis_url)
     assert (status, found["redis"]["state"]) == (0, "warning")
