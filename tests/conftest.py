@@ -32,7 +32,8 @@ hypothesis_settings.register_profile("unhurried", deadline=None)
 hypothesis_settings.load_profile("unhurried")
 
 LONGEST_FIRST = (
-    "e2e/test_serve.py", "engine/gpu/test_interpreted.py", "chaos/test_smoke.py", "e2e/test_rolling_update.py",
+    "docs/test_blocks.py", "e2e/test_serve.py", "cli/test_samples.py", "engine/gpu/test_interpreted.py",
+    "chaos/test_smoke.py", "e2e/test_rolling_update.py",
     "engine/core/test_batch_invariance.py", "engine/test_hub.py", "abuse/test_attacks.py",
     "evaluation/test_evaluation.py", "bench/test_serve.py", "e2e/test_playground.py", "e2e/test_playground_editing.py",
     "worker/test_engine_failures.py", "worker/test_faults.py", "worker/test_fork.py",
