@@ -60,8 +60,8 @@ class ModelCard:
     """grid: token rows and columns. stride: pixels on a side of a token. tasks: the tasks that the model can do.
     task_defaults: for a task whose defaults differ, those that do, by name.
     settings: the sampling fields that it supports. conditioning: what a request says to draw; a model that takes text
-    has no classes. condition_rows: rows of KV cache that a condition takes at most. steps: forward steps of a picture;
-    None: the request says.
+    has no classes. condition_rows: rows of KV cache that a condition takes at most. example_prompts: of a model that
+    takes text, prompts that it draws well. steps: forward steps of a picture; None: the request says.
     weights, tokenizer: fingerprints of the files, those of the text encoder among the weights; a picture's recipe names
     them. Weights that are not computed with in float32 have the precision behind the fingerprint, because they draw
     other pictures."""
@@ -78,6 +78,7 @@ class ModelCard:
     settings: tuple[str, ...] = SETTINGS
     conditioning: Literal["class", "text"] = "class"
     condition_rows: int = 1
+    example_prompts: tuple[str, ...] = ()
     steps: int | None = None
     licence: str = ""
     description: str = ""
@@ -110,6 +111,8 @@ class ModelCard:
             del data["conditioning"], data["condition_rows"]  # servers that know no other models refuse these
         if not self.task_defaults:
             del data["task_defaults"]  # likewise
+        if not self.example_prompts:
+            del data["example_prompts"]  # likewise
         return data
 
     @classmethod
@@ -124,6 +127,7 @@ class ModelCard:
                 "classes": class_labels(data["classes"]),
                 "tasks": tuple(data["tasks"]),
                 "settings": tuple(data.get("settings", SETTINGS)),
+                "example_prompts": tuple(data.get("example_prompts", ())),
                 "defaults": Defaults(**data["defaults"]),
             }
         )

@@ -83,6 +83,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype) -> Loade
             settings=architecture.settings,
             conditioning="class" if architecture.text is None else "text",
             condition_rows=1 if architecture.text is None else architecture.text.rows,
+            example_prompts=_example_prompts(data.get("example_prompts", []), architecture),
             steps=architecture.steps,
             licence=data.get("licence", ""),
             description=data.get("description", ""),
@@ -199,3 +200,11 @@ def _task_defaults(data: dict[str, dict[str, Any]], architecture: Architecture) 
     for task, values in data.items():
         _defaults(f"task_defaults.{task}", values, architecture)
     return data
+
+
+def _example_prompts(data: list[str], architecture: Architecture) -> tuple[str, ...]:
+    if architecture.text is None and data:
+        raise ValueError("example_prompts: this family takes no text; leave them out")
+    if not isinstance(data, list) or not all(isinstance(prompt, str) and prompt.strip() for prompt in data):
+        raise ValueError(f"example_prompts: {data!r} is no list of texts that are not empty")
+    return tuple(data)

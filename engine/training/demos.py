@@ -51,6 +51,15 @@ DEMOS: dict[str, dict[str, Any]] = {
         "encoder": {"d_kv": 32, "d_ff": 256, "num_layers": 3, "num_heads": 4},
         "first_cell": _MIDDLE,
         "defaults": _ANY_ORDER | {"guidance_scale": 3.0},  # two things by "and" need more than one does
+        "example_prompts": [
+            "a red mushroom on a green floor",
+            "a blue house under a sunset sky",
+            "a green tree and a red chair",
+            "a yellow rocket",
+            "a teal cone right of a purple gem",
+            "a purple table on a sandy floor",
+            "a green pyramid far away",
+        ],
     },
     "llamagen": {
         "name": "demo-llamagen",

@@ -237,6 +237,7 @@ class ModelObject(ListedModel):
     steps: int | None = Field(description="Forward steps of a picture; null: the request sets them")
     defaults: dict[str, Any]
     task_defaults: dict[str, dict[str, Any]] = Field(description="By task, the defaults that differ from `defaults`")
+    example_prompts: list[str] = Field(description="Of a model that takes prompts: some that it draws well")
     workers: int
     urls: dict[str, str]
 

@@ -110,7 +110,7 @@ class Job:
 class Model:
     """A model that the server serves. conditioning: whether a request names a class or says a prompt. grid: rows and
     columns of tokens. width, height: pixels. settings: the sampling fields that it takes. task_defaults: by task, the
-    defaults that differ."""
+    defaults that differ. example_prompts: some that it draws well."""
 
     id: str
     family: str
@@ -127,6 +127,7 @@ class Model:
     steps: int | None
     defaults: Mapping[str, Any]
     task_defaults: Mapping[str, Mapping[str, Any]]
+    example_prompts: tuple[str, ...]
     data: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -138,6 +139,7 @@ class Model:
             tasks=tuple(data["tasks"]),
             settings=tuple(data["settings"]),
             task_defaults=data.get("task_defaults", {}),  # older servers send none
+            example_prompts=tuple(data.get("example_prompts", ())),  # likewise
             grid=(rows, cols),
             data=data,
         )

@@ -3,6 +3,7 @@
 import * as source from "./editor/source.js";
 import { receive } from "./editor/files.js";
 import * as classSearch from "./form/class_search.js";
+import * as examplePrompts from "./form/example_prompts.js";
 import { LANGUAGES } from "./form/examples.js";
 import * as form from "./form/form.js";
 import * as catalogue from "./form/models.js";
@@ -50,6 +51,7 @@ async function choose(found) {
     model = found;
     catalogue.describe(model);
     classSearch.offer(classes);
+    examplePrompts.offer(model);
     form.offer(model);
     $("draw").disabled = false;
     arrange();

@@ -67,6 +67,7 @@ def test_each_model_says_what_it_is_and_what_it_takes(several: Api) -> None:
     }  # fmt: skip
     assert models["hand-regions"]["task_defaults"] == {"generate": {"top_p": 0.5}}
     assert models["hand"]["task_defaults"] == {}
+    assert models["hand"]["example_prompts"] == []
     for model in models.values():
         assert several.client.get(model["urls"]["self"]).json() == model
         assert several.client.get(model["urls"]["classes"]).json()["total"] == model["classes"]

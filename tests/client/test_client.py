@@ -83,6 +83,9 @@ def test_models_are_told_with_what_they_take(api: Api, connect: Open) -> None:
     client = connect(api.url)
     [model] = client.models()
     assert (model.id, model.conditioning, model.grid, model.width) == ("hand", "class", (4, 4), 32)
+    assert model.example_prompts == ()
+    told = {**model.data, "example_prompts": ["a red mug"]}
+    assert type(model).of(told).example_prompts == ("a red mug",)
     palette = client.palette("hand")
     assert (palette.codes, len(palette.rgb)) == (8, 8 * palette.height * palette.width * 3)
 

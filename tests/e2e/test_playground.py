@@ -25,6 +25,7 @@ from tests.support.playground import (
     draw,
     open_page,
     submit,
+    switch_to,
     until,
 )
 
@@ -103,11 +104,6 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
     shown, tasks = visible.format("#form .field > label"), visible.format("#tasks label")
     options = "[...document.querySelectorAll('#class-list li')].map(o => o.innerText)"
 
-    def switch(name: str) -> None:
-        choose(tab, models=name)
-        tab.evaluate("document.getElementById('models').dispatchEvent(new Event('change'))")
-        until(tab, f"document.getElementById('model').textContent.startsWith('{name}:')")
-
     with running_api(
         Settings(redis_url=f"unix://{redis_socket}", namespace="playground-several", _env_file=None)
     ) as api:
@@ -139,7 +135,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         assert tab.evaluate("document.getElementById('top_p').placeholder") == "1"
         assert tab.evaluate(written) == ["5", "3"]
 
-        switch("many")
+        switch_to(tab, "many")
         assert tab.evaluate(written) == ["", "1.75"]
         tab.click("#class")
         tab.fill("#class", "sort 77")  # a synonym
@@ -156,7 +152,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         assert tab.evaluate("document.getElementById('class-list').hidden")
         assert tab.evaluate(tasks) == ["Draw", "Vary"]
 
-        switch("raster")
+        switch_to(tab, "raster")
         assert tab.evaluate(shown)[:5] == ["Model", "Class", "Guidance", "Seed", "Pictures"]
         assert tab.evaluate(shown)[5:9] == ["Temperature", "Top k", "Top p", "Guidance until"]
         assert tab.evaluate(tasks) == []  # it can only draw
@@ -168,7 +164,7 @@ def test_with_several_models_class_and_controls_follow_the_one_chosen(
         spec = spec_of(claim)
         asked = [spec.class_label, spec.sampling.steps, spec.sampling.guidance_scale, spec.sampling.top_k]
         assert asked == [1, None, 1.75, 3]
-        switch("hand")  # while the job of the other model is drawn
+        switch_to(tab, "hand")  # while the job of the other model is drawn
         started = {"attempt": 1, "images": 1, "grid": [2, 4], "steps": 8, "known": 0}
         api.publish(claim, 1, "started", started)
         until(tab, "(c => c.width === 16 && c.height === 8)(document.querySelector('#pictures canvas'))")

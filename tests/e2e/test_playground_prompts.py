@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
 from service.jobs.result import JobWarning
 from service.jobs.spec import NoCondition, TextCondition
-from service.settings import Settings
-from tests.support.api import CARD, running_api, spec_of
-from tests.support.playground import DRAWN, STATUS, act, choose, chromium, drag, draw, open_page, submit, task, until
+from tests.support.api import CARD, Api, spec_of
+from tests.support.playground import (
+    DRAWN,
+    STATUS,
+    act,
+    choose,
+    chromium,
+    drag,
+    draw,
+    findings,
+    open_page,
+    submit,
+    switch_to,
+    task,
+    until,
+)
 from tests.support.serve import serving
 from tests.support.tiny import random_folder
 
@@ -29,59 +41,74 @@ WARNINGS = "document.getElementById('warnings')"
 WRONG = "document.querySelector('.field:has(#negative_prompt) .wrong')"
 
 
-def test_a_prompt_takes_the_place_of_the_class(tab: Page, redis_socket: Path, problems: list[str]) -> None:
-    with running_api(Settings(redis_url=f"unix://{redis_socket}", namespace="prompted", _env_file=None)) as api:
-        api.show_card(CARD, TEXT)
-        open_page(tab, api.url)
-        settings = ["Steps", "Guidance", "Seed", "Pictures"]
-        assert tab.evaluate(SHOWN) == ["Model", "Prompt", "Negative prompt", *settings]
-        tab.click("#examples summary")
-        until(tab, CURL)
-        assert '"prompt":null' in tab.evaluate(CURL)
-        assert "guidance" not in tab.evaluate(CURL), "nothing says what to draw, so there is nothing to guide"
+def test_a_prompt_takes_the_place_of_the_class(tab: Page, own_api: Api, problems: list[str]) -> None:
+    own_api.show_card(CARD, TEXT)
+    open_page(tab, own_api.url)
+    assert not tab.is_visible("#another-example")
+    assert tab.get_attribute("#prompt", "placeholder") == "What to draw, in words"
+    settings = ["Steps", "Guidance", "Seed", "Pictures"]
+    assert tab.evaluate(SHOWN) == ["Model", "Prompt", "Negative prompt", *settings]
+    tab.click("#examples summary")
+    until(tab, CURL)
+    assert '"prompt":null' in tab.evaluate(CURL)
+    assert "guidance" not in tab.evaluate(CURL), "nothing says what to draw, so there is nothing to guide"
 
-        # An error stands beside its field.
-        choose(tab, n="1", negative_prompt="fog")
-        submit(tab)
-        until(tab, WRONG)
-        assert "Write a prompt, or leave this empty." in tab.evaluate(f"{WRONG}.textContent")
+    # An error stands beside its field.
+    choose(tab, n="1", negative_prompt="fog")
+    submit(tab)
+    until(tab, WRONG)
+    assert "Write a prompt, or leave this empty." in tab.evaluate(f"{WRONG}.textContent")
 
-        choose(tab, prompt=f" {SHORT} ")
-        until(tab, f'{CURL}.includes(\'"prompt":"{SHORT}"\')')
-        assert '"guidance_scale":3' in tab.evaluate(CURL)
-        draw(tab)
-        until(tab, f"{STATUS}.startsWith('Waiting')")
-        claim = api.claim("a-text")
-        assert spec_of(claim).condition == TextCondition(prompt=SHORT, negative_prompt="fog")
-        api.finish(claim, 1, [7], warnings=[CUT])
-        until(tab, DRAWN)
-        assert tab.evaluate(f"{WARNINGS}.textContent") == f"T{CUT.message[1:]}."
-        assert tab.evaluate(f"{WARNINGS}.checkVisibility()")
-        assert tab.evaluate("document.querySelector('figure img').alt") == f"{SHORT}, seed 7"
-        assert tab.evaluate("document.querySelector('figcaption a').download") == "a-text-a_purple_mug-7.png"
+    choose(tab, prompt=f" {SHORT} ")
+    until(tab, f'{CURL}.includes(\'"prompt":"{SHORT}"\')')
+    assert '"guidance_scale":3' in tab.evaluate(CURL)
+    draw(tab)
+    until(tab, f"{STATUS}.startsWith('Waiting')")
+    claim = own_api.claim("a-text")
+    assert spec_of(claim).condition == TextCondition(prompt=SHORT, negative_prompt="fog")
+    own_api.finish(claim, 1, [7], warnings=[CUT])
+    until(tab, DRAWN)
+    assert tab.evaluate(f"{WARNINGS}.textContent") == f"T{CUT.message[1:]}."
+    assert tab.evaluate(f"{WARNINGS}.checkVisibility()")
+    assert tab.evaluate("document.querySelector('figure img').alt") == f"{SHORT}, seed 7"
+    assert tab.evaluate("document.querySelector('figcaption a').download") == "a-text-a_purple_mug-7.png"
 
-        # The next picture has no warning; without a prompt it shows anything.
-        choose(tab, prompt="", negative_prompt="")
-        draw(tab)
-        until(tab, f"{STATUS}.startsWith('Waiting')")
-        assert tab.evaluate(f"{WARNINGS}.hidden")
-        claim = api.claim("a-text")
-        assert spec_of(claim).condition == NoCondition()
-        api.finish(claim, 1, [8])
-        until(tab, DRAWN)
-        assert tab.evaluate(f"{WARNINGS}.hidden")
+    # The next picture has no warning; without a prompt it shows anything.
+    choose(tab, prompt="", negative_prompt="")
+    draw(tab)
+    until(tab, f"{STATUS}.startsWith('Waiting')")
+    assert tab.evaluate(f"{WARNINGS}.hidden")
+    claim = own_api.claim("a-text")
+    assert spec_of(claim).condition == NoCondition()
+    own_api.finish(claim, 1, [8])
+    until(tab, DRAWN)
+    assert tab.evaluate(f"{WARNINGS}.hidden")
 
-        for name in ("inpaint", "outpaint", "vary", "expand"):
-            task(tab, name)
-            assert "Prompt" in tab.evaluate(SHOWN)
-        task(tab, "generate")
+    for name in ("inpaint", "outpaint", "vary", "expand"):
+        task(tab, name)
+        assert "Prompt" in tab.evaluate(SHOWN)
+    task(tab, "generate")
 
-        choose(tab, models="hand")
-        tab.evaluate("document.getElementById('models').dispatchEvent(new Event('change'))")
-        until(tab, "document.getElementById('model').textContent.startsWith('hand:')")
-        assert tab.evaluate(SHOWN) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
-        until(tab, f"!{CURL}.includes('prompt')")
-        assert ["422" in problem for problem in problems] == [True], "of the request without a prompt"
+    switch_to(tab, "hand")
+    assert tab.evaluate(SHOWN) == ["Model", "Class", "Steps", "Guidance", "Seed", "Pictures"]
+    until(tab, f"!{CURL}.includes('prompt')")
+    assert ["422" in problem for problem in problems] == [True], "of the request without a prompt"
+
+
+def test_the_page_offers_the_example_prompts_of_the_model(tab: Page, own_api: Api, problems: list[str]) -> None:
+    own_api.show_card(CARD, TEXT, replace(TEXT, name="examples", example_prompts=("a red cube", "a green tree")))
+    open_page(tab, own_api.url)
+    switch_to(tab, "examples")
+    assert tab.get_attribute("#prompt", "placeholder") == "a red cube"
+    tab.click("#examples summary")
+    for prompt in ("a red cube", "a green tree", "a red cube"):
+        tab.click("[aria-label='Another example prompt']")
+        assert tab.input_value("#prompt") == prompt
+        until(tab, f'{CURL}.includes(\'"prompt":"{prompt}"\')')
+    assert findings(tab) == []
+    switch_to(tab, "hand")
+    assert not tab.is_visible("#another-example")
+    assert problems == []
 
 
 def test_every_task_is_drawn_by_prompt_on_the_page(

@@ -111,6 +111,7 @@ def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path) -> No
         ({"task_defaults": {"outpaint": {"stepz": 3}}}, "task_defaults.outpaint: .*stepz"),
         ({"task_defaults": {"outpaint": {"steps": 999}}}, "steps: must be between 1 and 256"),
         ({"task_defaults": {"upscale": {"steps": 9}}}, "task_defaults: upscale: this family does generate, inpaint"),
+        ({"example_prompts": ["a red mug"]}, "example_prompts: this family takes no text"),
         ({"name": "golden one"}, "name: 'golden one'"),
         ({"palette": "nowhere.png"}, "nowhere.png"),
         ({"tokenizer": GOLDEN_TOKENIZER}, "KeyError: 'weights'"),

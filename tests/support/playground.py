@@ -45,6 +45,12 @@ def choose(page: Page, **fields: str) -> None:
         page.evaluate(f"{element}.value = '{value}', {element}.dispatchEvent(new Event('input', {{bubbles: true}}))")
 
 
+def switch_to(page: Page, model: str) -> None:
+    """Chooses another model, and waits until the form is arranged for it."""
+    page.select_option("#models", model)
+    until(page, f"document.getElementById('model').textContent.startsWith('{model}:')")
+
+
 def task(page: Page, name: str) -> None:
     page.evaluate(f"document.querySelector('[name=task][value={name}]').click()")
 

@@ -88,6 +88,7 @@ def _model(served: ServedModel, request: Request) -> ModelObject:
         steps=card.steps,
         defaults={name: value for name, value in asdict(card.defaults).items() if name in card.settings},
         task_defaults={task: dict(values) for task, values in card.task_defaults.items()},
+        example_prompts=list(card.example_prompts),
         workers=served.workers,
         urls={"self": own, "classes": f"{own}/classes", "palette": f"{own}/palette"},
     )

@@ -66,11 +66,11 @@ def test_a_result_that_this_version_does_not_read_is_a_409(api: Api) -> None:
 def test_cards_pass_between_versions() -> None:
     """Servers of earlier versions refuse fields that they don't know; this one passes over those of later versions."""
     told = json.loads(json.dumps(CARD.to_json()))
-    assert not {"conditioning", "condition_rows", "task_defaults"} & told.keys()
+    assert not {"conditioning", "condition_rows", "task_defaults", "example_prompts"} & told.keys()
     assert ModelCard.from_json(told | {"of_a_later_version": 1}) == CARD
     text = replace(CARD, conditioning="text", condition_rows=120, classes=())
     own = replace(CARD, task_defaults={"outpaint": {"top_p": 0.5}})
-    for card in (text, own):
+    for card in (text, own, replace(text, example_prompts=("a red mug", "a blue house"))):
         assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
 
 

@@ -141,6 +141,9 @@ def test_another_number_of_heads_is_refused_where_the_file_can_tell(tmp_path: Pa
         ("llamagen-t2i", {"text": {"width": "2048"}}, "TypeError"),
         ("llamagen-t2i", {"text": {"length": 120}}, "text: there is no length; it may have rows, width"),
         ("llamagen-t2i", {"transformer": {"dim": 64, "num_classes": 4}}, "this family has no num_classes"),
+        ("llamagen-t2i", {"example_prompts": "a red mug"}, "example_prompts: 'a red mug' is no list of texts"),
+        ("llamagen-t2i", {"example_prompts": ["a red mug", " "]}, "example_prompts: .* is no list of texts"),
+        ("llamagen-t2i", {"example_prompts": [7]}, "example_prompts: .* is no list of texts"),
         ("llamagen-t2i", {"classes": "imagenet"}, "classes: this family takes text"),
     ],
 )
