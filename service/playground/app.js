@@ -18,7 +18,7 @@ import { askForKey } from "./server/key.js";
 import * as stream from "./server/stream.js";
 import { copy } from "./ui/copy.js";
 import { $ } from "./ui/dom.js";
-import { announce, complain, tell } from "./ui/toasts.js";
+import { announce, closeErrors, complain, tell } from "./ui/toasts.js";
 import { wordsOf } from "./ui/words.js";
 
 let models = []; // the model objects of /v1/models
@@ -153,7 +153,9 @@ function fill(task, fields) {
   exemplify();
 }
 
+// Shows a job that the server has just accepted.
 async function shown(job) {
+  closeErrors();
   announce(`${job.name ?? "Anything"}: sent.`);
   await open(job);
   $("viewer").scrollIntoView({ block: "nearest" });

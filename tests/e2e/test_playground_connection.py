@@ -98,6 +98,9 @@ def test_the_page_says_when_the_server_is_away_and_never_that_a_half_is_done(pag
         "The server does not answer. Check that it runs and that you are online, then try again."
     ]
     assert page.evaluate(READY)
+    page.unroute("**/v1/generate")
+    draw(page)
+    assert page.evaluate(TOASTS) == [], "the error is over"
 
 
 def test_the_page_says_that_the_server_stopped_and_what_to_do(tab: Page, redis_socket: Path) -> None:

@@ -11,7 +11,7 @@ export function tell(text) {
   setTimeout(() => toast.remove(), SHOWN_MS);
 }
 
-// Says what went wrong. It stays until the user closes it, or the same thing is said again.
+// Says what went wrong. It stays until the user closes it, the same thing is said again, or `closeErrors`.
 export function complain(error) {
   const text = wordsOf(error);
   for (const toast of $("toasts").children) if (toast.firstChild.textContent === text) toast.remove();
@@ -21,6 +21,11 @@ export function complain(error) {
 // The server answers again: what was said about that is over.
 export function settle() {
   for (const toast of $("toasts").querySelectorAll(".away")) toast.remove();
+}
+
+// A job was accepted: earlier errors are over.
+export function closeErrors() {
+  for (const toast of $("toasts").querySelectorAll(".alert")) toast.remove();
 }
 
 export function away() {
