@@ -13,6 +13,7 @@ import * as history from "./jobs/history.js";
 import * as load from "./jobs/load.js";
 import * as store from "./jobs/store.js";
 import * as viewer from "./jobs/viewer.js";
+import { stepsOf } from "./jobs/words.js";
 import { post } from "./server/api.js";
 import { askForKey } from "./server/key.js";
 import * as stream from "./server/stream.js";
@@ -163,8 +164,7 @@ async function shown(job) {
 
 async function fork(picture) {
   const { job, index, timeline } = picture;
-  const last = job.steps ?? job.usage?.steps;
-  if (!timeline.step || timeline.step >= last) {
+  if (!timeline.step || timeline.step >= stepsOf(job)) {
     return complain(new Error("Move the slider under the picture to the step from which to fork, then press Fork."));
   }
   const { n, seed, priority } = form.fields();

@@ -199,8 +199,12 @@ def test_a_border_a_variation_and_a_larger_grid(page: Page, served: httpx.Client
     assert handle.get_attribute("aria-valuenow") == "2"
     handle.press("ArrowLeft")
     page.evaluate("document.getElementById('seamless').click()")
+    choose(page, steps="4")
     draw(page)
     job, [wide] = finished(page, served)
+    # It is drawn in windows: the steps of all are more than the form asks for.
+    told_of = f"Outpaint · {job['model']} · 20 × 18 · {job['usage']['steps']} steps: up to 4 in each window"
+    assert page.evaluate("document.getElementById('job-details').textContent") == told_of
     assert job["request"]["seamless"] is False
     assert job["padding"] == {"left": 4, "right": 0, "up": 0, "down": 2}
     assert wide.shape == (18, 20, 3)

@@ -48,7 +48,6 @@ export function show(job, { grid, can }) {
   $("empty").hidden = true;
   $("pictures").replaceChildren(...pictures.map(({ figure }) => figure));
   $("job-title").textContent = titleOf(job);
-  $("job-details").textContent = detailsOf(job);
   layOut();
   say();
 }
@@ -90,6 +89,7 @@ function say() {
   const there = pictures.filter((picture) => picture.there).length;
   const status = statusOf(job, there);
   if ($("status").textContent !== status) $("status").textContent = status;
+  $("job-details").textContent = detailsOf(job);
   $("cancel").hidden = job.over;
   $("progress").hidden = job.over;
   $("progress").value = job.progress || 0;

@@ -6,11 +6,18 @@ const TASKS = { generate: "Draw", inpaint: "Inpaint", outpaint: "Outpaint", vary
 
 export const titleOf = (job) => job.name ?? "anything";
 
-export function detailsOf({ told }) {
+export function detailsOf(job) {
+  const { told } = job;
   const parts = [told.fork ? `Fork of step ${told.fork.step}` : (TASKS[told.task] ?? told.task), told.model];
   if (told.width) parts.push(`${told.width} × ${told.height}`);
+  // What is drawn in windows takes the request's steps in each of them; a window with fewer tokens takes fewer.
+  const [all, each] = [stepsOf(job), told.request?.steps];
+  if (each && all > each) parts.push(`${all} steps: up to ${each} in each window`);
   return parts.join(" · ");
 }
+
+// How many steps a job takes in all; null: not known yet.
+export const stepsOf = ({ steps, usage, told }) => steps ?? (usage ?? told.usage)?.steps ?? null;
 
 export function timeOf(seconds) {
   if (seconds < 1) return "less than a second";
