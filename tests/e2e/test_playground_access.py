@@ -77,6 +77,32 @@ def test_the_state_stays_in_sight(page: Page, api: Api) -> None:
     assert 0 <= top < 200
 
 
+def test_the_words_under_a_picture_fit_beside_the_editor(page: Page, api: Api) -> None:
+    choose(page, n="1", **{"class": "cube"})
+    draw(page)
+    api.draw(api.claim())
+    until(page, DRAWN)
+    act(page, "Edit")
+    until(page, "document.getElementById('mask').checkVisibility()")
+    page.focus("#mask")
+    page.keyboard.press("Space")
+    seed = 2**63 - 5
+    choose(page, n="4", seed=str(seed))
+    draw(page)
+    api.draw(api.claim())
+    until(page, DRAWN)
+    outside = """[...document.querySelectorAll('figure :is(.act, .seed)')].filter(e => {
+      const [own, room] = [e.getBoundingClientRect(), e.closest('figure').getBoundingClientRect()];
+      return own.left < room.left - 1 || own.right > room.right + 1 || e.scrollWidth > e.clientWidth + 1;
+    }).map(e => e.textContent)"""
+    for width, height in ((390, 844), (1440, 900), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate(outside) == [], width
+        acts = page.locator("figure").first.locator(".acts > :visible")
+        assert acts.all_text_contents() == ["Before", "Fork", "Edit", "PNG"]
+        assert page.locator(".seed").first.text_content() == f"seed {seed}"
+
+
 def test_axe_finds_nothing_in_the_page_while_it_draws_edits_and_asks(page: Page, api: Api) -> None:
     choose(page, n="2", **{"class": "cube"})
     draw(page)

@@ -55,7 +55,7 @@ export class Picture {
     this.image.onload = () => this.#show();
     this.image.onerror = () => this.#again();
     this.image.src = url;
-    this.label.textContent = this.label.title = `seed ${seed}`;
+    this.label.textContent = `seed ${seed}`;
     const file = new URL(url, document.baseURI);
     file.searchParams.set("format", "png");
     const name = (this.job.name ?? "none").replace(/[^\p{L}\p{N}]+/gu, "_").slice(0, 60);
