@@ -246,7 +246,7 @@ $("dice").addEventListener("click", () => {
   $("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
   exemplify();
 });
-$("reuse").addEventListener("click", reuse);
+for (const name of ["reuse", "reuse-failed"]) $(name).addEventListener("click", reuse);
 $("give-key").addEventListener("click", async () => {
   if (!(await askForKey())) return;
   model ? stream.retry() : start();

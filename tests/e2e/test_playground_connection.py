@@ -146,6 +146,7 @@ def test_a_job_that_is_gone_is_an_error_and_the_page_can_draw_again(page: Page, 
     said = "The server does not know this job: it has expired, or another key made it."
     until(page, f"{TOASTS}.length")
     assert page.evaluate(TOASTS) == [said]
-    assert page.evaluate(STATUS) == f"Failed. {said}"
+    assert page.evaluate(STATUS) == "Failed."
+    assert page.evaluate("document.getElementById('why-nothing').textContent") == said
     assert page.evaluate(f"{JOBS}[0]") == "failed"
     assert page.evaluate("document.getElementById('cancel').hidden") is True

@@ -24,6 +24,7 @@ from tests.support.playground import (
     choose,
     chromium,
     draw,
+    findings,
     until,
 )
 
@@ -69,6 +70,48 @@ def test_two_jobs_at_once_and_each_can_be_shown_and_cancelled(page: Page, api: A
     page.click("#jobs li:nth-child(1) button")
     until(page, f"{DRAWN} && {SHOWN}?.startsWith('torus')")
     assert problems == []
+
+
+def test_a_job_that_drew_nothing_says_why_in_place_of_empty_pictures(page: Page, api: Api) -> None:
+    shown = "[...document.querySelectorAll('figure .act')].filter(a => a.checkVisibility()).map(a => a.textContent)"
+    why = "(n => n.checkVisibility() ? n.firstElementChild.textContent : null)(document.getElementById('nothing'))"
+    choose(page, n="4", seed="5", **{"class": "tree"})
+    draw(page)
+    assert page.evaluate(shown) == [], "there is no step to fork from"
+    claim = api.claim()
+    error = {"code": "out_of_memory", "message": "there was not memory enough"}
+    api.queue(
+        lambda q, _, __: q.finish(claim.id, 1, 1, state="failed", event="failed", data={"error": error}, error=error)
+    )
+    until(page, f"{STATUS} === 'Failed.'")
+    said = "There was not enough memory to draw this. Draw fewer pictures, or a smaller one."
+    assert page.evaluate(why) == said
+    assert not page.is_visible("#pictures")
+    assert findings(page) == []
+    choose(page, n="1", seed="7", **{"class": "cone"})
+    page.click("#reuse-failed")
+    assert [page.input_value(f"#{name}") for name in ("n", "seed", "class")] == ["4", "5", "tree"]
+    page.reload()
+    until(page, f"{JOBS}[0] === 'failed'")
+    page.click("#jobs li:nth-child(1) button")
+    until(page, f"{why} === '{said}'")
+
+    # One that is cancelled at once, and one that has begun: what it drew is seen, and can't be forked any more.
+    draw(page)
+    page.keyboard.press("Escape")
+    until(page, f"{why} === 'This job was cancelled before anything was drawn.'")
+    draw(page)
+    assert page.is_visible("#pictures")
+    claim = api.claim()
+    begin(api, claim)
+    until(page, f"{STATUS}.startsWith('Step 1') && {shown}.length")
+    assert page.evaluate(shown) == ["Fork"]
+    page.keyboard.press("Escape")
+    api.queue(lambda q, _, __: q.finish(claim.id, 1, 3, state="canceled", event="canceled", data={}))
+    until(page, f"{STATUS} === 'Cancelled.'")
+    assert page.evaluate(shown) == []
+    assert page.evaluate(why) is None
+    assert page.is_visible("#pictures")
 
 
 def test_the_page_estimates_when_a_job_ends(page: Page, api: Api) -> None:

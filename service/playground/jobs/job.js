@@ -43,6 +43,11 @@ export class Job extends EventTarget {
     return this.told.class_name ?? this.told.request?.prompt ?? this.told.prompt ?? null;
   }
 
+  // Whether it ended before anything was drawn.
+  get blank() {
+    return this.over && this.status !== "succeeded" && this.pictures.every(({ history }) => !history.length);
+  }
+
   // Of its tokens that are drawn, as a share.
   get progress() {
     return this.pictures.reduce((sum, { done }) => sum + done, 0) / this.pictures.length;

@@ -25,7 +25,7 @@ export class Picture {
     this.layer.append(this.canvas);
     this.#write(actions);
     this.clear();
-    this.finish();
+    this.update();
   }
 
   get drawn() {
@@ -46,8 +46,16 @@ export class Picture {
     if (this.palette && !this.timeline.scrubbing) paint(this.canvas, this.palette, positions, tokens, this.grid);
   }
 
+  // The job has changed.
+  update() {
+    this.#finish();
+    // The server forks jobs that are drawn or finished, from a step.
+    const ended = this.job.over && this.job.status !== "succeeded";
+    if (this.fork) this.fork.hidden = ended || !this.drawn.history.length;
+  }
+
   // Shows the finished picture, if there is one.
-  finish() {
+  #finish() {
     const { url, seed } = this.drawn;
     if (!url || this.image) return;
     this.image = new Image();
@@ -108,11 +116,12 @@ export class Picture {
     const number = this.index + 1;
     this.label = make("span", { className: "seed" });
     this.save = make("a", { textContent: "PNG", className: "act", hidden: true });
-    const act = (text, label, run, hidden = true) => button(text, label, () => run(this), { className: "act", hidden });
+    const act = (text, label, run) => button(text, label, () => run(this), { className: "act", hidden: true });
     const acts = make("span", { className: "acts" });
     if (enlarge) this.box.append(button("⤢", `Enlarge picture ${number}`, () => enlarge(this), { className: "enlarge" }));
     if (this.under) acts.append(this.#comparing(number));
-    if (fork) acts.append(act("Fork", `Fork picture ${number} from the step that is shown`, fork, false));
+    this.fork = fork && act("Fork", `Fork picture ${number} from the step that is shown`, fork);
+    if (fork) acts.append(this.fork);
     if (edit) acts.append(act("Edit", `Edit picture ${number}`, edit));
     if (link) acts.append(act("Link", `Copy a link that draws picture ${number} again`, link));
     acts.append(this.save);

@@ -5,7 +5,7 @@ import { announce } from "../ui/toasts.js";
 import { Zoom } from "../editor/zoom.js";
 import { paletteOf } from "./palettes.js";
 import { Picture } from "./picture.js";
-import { detailsOf, statusOf, titleOf, warningsOf } from "./words.js";
+import { detailsOf, statusOf, titleOf, warningsOf, whyBlank } from "./words.js";
 
 let shown = null; // { job, pictures, zoom, said }
 let actions = {};
@@ -40,7 +40,7 @@ export function show(job, { grid, can }) {
   const { signal } = shown.stop;
   job.addEventListener("tokens", ({ detail: { index, positions, tokens } }) => shown.pictures[index].take(positions, tokens), { signal });
   job.addEventListener("cleared", () => shown.pictures.forEach((picture) => picture.clear()), { signal });
-  job.addEventListener("change", () => shown.pictures.forEach((picture) => picture.finish()) ?? say(), { signal });
+  job.addEventListener("change", () => shown.pictures.forEach((picture) => picture.update()) ?? say(), { signal });
   const pictures = shown.pictures;
   paletteOf(job.told.model).then((palette) => pictures.forEach((picture) => picture.colour(palette)));
   $("pictures").style.setProperty("--shape", job.told.width / job.told.height);
@@ -94,6 +94,9 @@ function say() {
   $("progress").hidden = job.over;
   $("progress").value = job.progress || 0;
   $("stage").setAttribute("aria-busy", String(!job.over));
+  $("nothing").hidden = !job.blank;
+  $("pictures").hidden = $("reuse").hidden = job.blank;
+  $("why-nothing").textContent = job.blank ? whyBlank(job) : "";
   $("warnings").textContent = warningsOf(job);
   $("warnings").hidden = !job.warnings.length;
   if (said) sayAloud(job, status, there, said);

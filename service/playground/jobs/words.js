@@ -31,7 +31,7 @@ const left = ({ eta }) => (eta === null ? "" : `, about ${timeOf(eta)} left`);
 export function statusOf(job, shown) {
   const { status, position, error, canceling } = job.told;
   if (job.retryAt !== null) return "The server does not answer. Trying again…";
-  if (status === "failed") return `Failed. ${wordsOf(failureOf(error))}`;
+  if (status === "failed") return job.blank ? "Failed." : `Failed. ${wordsOf(failureOf(error))}`;
   if (status === "canceled") return "Cancelled.";
   if (status === "succeeded") {
     const count = job.pictures.length;
@@ -47,6 +47,9 @@ export function statusOf(job, shown) {
   if (!job.step) return job.attempt > 1 ? "The worker was lost; drawing again." : "Drawing…";
   return `Step ${job.step} of ${job.steps}${job.step < job.steps ? left(job) : ""}.`;
 }
+
+// Of a job that ended before anything was drawn.
+export const whyBlank = ({ told }) => (told.status === "failed" ? wordsOf(failureOf(told.error)) : "This job was cancelled before anything was drawn.");
 
 // The error of a job, as wordsOf takes it.
 export const failureOf = (error) => Object.assign(new Error(error?.message ?? ""), { problem: { code: error?.code } });

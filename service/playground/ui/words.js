@@ -19,6 +19,16 @@ const OF_CODES = {
   expired: "This picture is no longer kept: pictures are deleted some time after they were drawn. Draw it again.",
   unknown_job: "The server does not know this job: it has expired, or another key made it.",
   not_reached_yet: "The picture has not come to this step yet. Choose an earlier one.",
+  worker_lost: "Several workers stopped while they drew this. Draw fewer pictures, or a smaller one.",
+  out_of_memory: "There was not enough memory to draw this. Draw fewer pictures, or a smaller one.",
+  not_finite: "The model's numbers overflowed. Choose a lower guidance, or another class or prompt.",
+  engine_failed: "The model failed while it drew this. Draw it again; if it fails again, the worker's log says why.",
+  internal_error: "Something went wrong on the server. Try again; if it fails again, the server's log says why.",
+  expired_waiting: "No worker had time to draw this. Draw it again.",
+  start_timeout: "No worker had time to draw this as soon as the request wanted. Draw it again.",
+  unsupported_job_version: "The service was updated before this was drawn. Draw it again.",
+  upload_missing: "The picture to start from is no longer kept. Choose it again.",
+  upload_damaged: "The picture to start from can't be read. Choose another one.",
   draining: "The server is about to stop. Try again in some seconds.",
 };
 
