@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +27,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Not the user's cache. The processes of a run inherit it, because to compile the functions takes ten seconds.
     CACHE = tempfile.TemporaryDirectory(prefix="arpg-cache-")
     os.environ["XDG_CACHE_HOME"] = CACHE.name
+
+COMPILING: list[subprocess.Popen[bytes]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the functions for CPUs once, before all processes of a run begin to."""
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        command = [sys.executable, "-c", "from engine.ops import launch"]
+        COMPILING.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished() -> None:
+    for process in COMPILING:
+        process.wait()
+
 
 # How long an example takes says more about the machine's other work than about the code.
 hypothesis_settings.register_profile("unhurried", deadline=None)
