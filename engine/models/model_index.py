@@ -27,7 +27,8 @@ REFERENCE = re.compile(rf"{HUB}({NAME}/{NAME})(?:@({NAME}))?/({NAME}(?:/{NAME})*
 
 FIELDS = frozenset({
     "name", "family", "description", "licence", "grid", "weights", "sha256", "transformer", "tokenizer", "classes",
-    "text", "text_encoder", "regions", "first_cell", "defaults", "task_defaults", "palette", "parameters", "bytes",
+    "text", "text_encoder", "example_prompts", "regions", "first_cell", "defaults", "task_defaults", "palette",
+    "parameters", "bytes",
 })  # fmt: skip
 """What a model.json may have; the last two are for lists of models."""
 
