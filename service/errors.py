@@ -70,6 +70,12 @@ def unauthorized(code: str, detail: str) -> Problem:
     return Problem(401, code, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
+def no_such_field(name: str, known: Iterable[str]) -> str:
+    """The message of an unknown field, with the name that resembles it most."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no such field; did you mean {near[0]}?" if near else "no such field"
+
+
 def did_you_mean(text: str, names: Iterable[str]) -> list[str]:
     """Names that are words of a text, that contain it or that resemble it, the best first. A name may appear twice."""
     names = list(names)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,11 +20,16 @@ from service.logs import LogFormat
 MEBIBYTE = 2**20
 
 
+PREFIX = "ARPG_"
+CLIENTS = frozenset({"ARPG_API_KEY", "ARPG_BENCH_KEY", "ARPG_KEY"})
+"""Variables that clients and examples read."""
+
+
 class Settings(BaseSettings):
     """The settings of every process: the API, the worker, or both in one."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ARPG_", env_file=".env", extra="ignore", populate_by_name=True, frozen=True
+        env_prefix=PREFIX, env_file=".env", extra="ignore", populate_by_name=True, frozen=True
     )
 
     # Where to listen. HOST and PORT are the names that hosting platforms set.
@@ -209,6 +216,14 @@ class Settings(BaseSettings):
     def redis_address(self) -> str | None:
         """The Redis URL with its password, for the client only."""
         return None if self.redis_url is None else self.redis_url.get_secret_value()
+
+
+def unknown_variables(given: Iterable[str]) -> dict[str, str | None]:
+    """Variables of the environment that begin like settings and are none, and the setting that resembles each."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    unknown = (name for name in given if name.upper().startswith(PREFIX) and name.upper() not in known | CLIENTS)
+    near = {name: get_close_matches(name.upper(), known, n=1, cutoff=0.75) for name in unknown}
+    return {name: names[0] if names else None for name, names in near.items()}
 
 
 def set_up_logging(settings: Settings) -> None:

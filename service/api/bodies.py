@@ -183,7 +183,7 @@ def _checked_form(schema: type[Schema], texts: dict[str, str], as_text: Collecti
             {name: text if name in as_text else typed(name, text) for name, text in texts.items()}
         )
     except ValidationError as error:
-        raise _problem(error) from None
+        raise _problem(error, schema) from None
 
 
 def _checked_json(schema: type[Schema], data: bytes) -> Schema:
@@ -196,11 +196,13 @@ def _checked_json(schema: type[Schema], data: bytes) -> Schema:
             raise Problem(400, "invalid_json", detail) from None
         count = error.error_count()
         # Pydantic lists all errors or none; 65,536 of them take 0.2 s, during which no other thread runs.
-        raise _problem(_with_fewer_fields(schema, data) if count > 2 * MOST_ERRORS else error, count) from None
+        few = _with_fewer_fields(schema, data) if count > 2 * MOST_ERRORS else error
+        raise _problem(few, schema, count) from None
 
 
-def _problem(error: ValidationError, count: int | None = None) -> Problem:
-    return from_validation(error.errors(include_url=False, include_input=False), place="body", count=count)
+def _problem(error: ValidationError, schema: type[BaseModel], count: int | None = None) -> Problem:
+    errors = error.errors(include_url=False, include_input=False)
+    return from_validation(errors, place="body", count=count, schema=schema)
 
 
 def _check_values(separators: int) -> None:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from service import logs
 from service.api.openai import errors as openai
-from service.errors import FieldError, Problem, queue_unavailable
+from service.errors import FieldError, Problem, no_such_field, queue_unavailable
 
 log = logging.getLogger(__name__)
 
@@ -132,14 +132,20 @@ def shortened(name: str) -> str:
     return name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
 
 
-def from_validation(errors: Sequence[Any], *, place: str | None = None, count: int | None = None) -> Problem:
+def from_validation(
+    errors: Sequence[Any], *, place: str | None = None, count: int | None = None, schema: type[BaseModel] | None = None
+) -> Problem:
     """Pydantic's errors as one problem. It never contains the invalid input.
 
-    count: how many errors there are, where `errors` are only the first ones.
+    count: how many errors there are, where `errors` are only the first ones. schema: whose fields are suggested in
+    place of unknown ones.
     """
     found = _merged(_field_error(error, place) for error in errors)
     total = len(found) if count is None else len(found) + max(0, count - len(errors))
     found = found[:MOST_ERRORS]
+    if schema is not None:
+        known = [field.alias or name for name, field in schema.model_fields.items()]
+        found = [replace(e, message=no_such_field(e.field, known)) if e.code == "extra_forbidden" else e for e in found]
     detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in found[:3])
     if total > 3:
         detail += f"; and {total - 3} more"

@@ -82,6 +82,9 @@ def make(name: str, **limits: Any) -> tuple[str, Key]:
         return text, Key(name=name, id=key_id, sha256=digest(text), **limits)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][0] == "name":
+            says = "takes 1 to 64 letters of ASCII, digits, dots, hyphens and underscores; choose another name"
+            raise KeysError(f"name: {says}") from None
         raise KeysError(f"{first['loc'][0]}: {first['msg']}") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from argparse import Namespace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +27,15 @@ from service.tasks.pictures.inputs import load_canvas, open_inputs
 from service.tasks.pictures.uploads import facts_and_files
 from service.tasks.planning import check_task, with_seed
 from service.tasks.registry import TASKS
+from service.tasks.sampling import classes_of
 from service.tasks.task import PictureFacts, Task
 from service.worker.engine_loading import load_engine
 
+CLASSES_SHOWN = 16
+"""An error names so many classes."""
+
 if TYPE_CHECKING:
+    from engine.card import ModelCard
     from engine.core.engine import Engine
     from engine.editing.windows import WindowedGeneration
     from engine.request import StepOutput
@@ -47,7 +53,10 @@ def draw(arguments: Namespace, settings: Settings) -> Result:
             limits = Limits(settings.max_pixels, settings.max_side)
             mask_mode = getattr(arguments.fields, "mask_mode", None)
             facts, uploads = facts_and_files(files["image"], files.get("mask"), mask_mode, limits, engine.model)
-        spec = task.plan(with_seed(arguments.fields), facts, engine.model)
+        try:
+            spec = task.plan(with_seed(arguments.fields), facts, engine.model)
+        except Problem as problem:
+            raise _with_class_names(problem, engine.model) from None
         began = time.monotonic()
         pictures, warnings = _draw(engine, spec, uploads, progress)
         seconds = time.monotonic() - began
@@ -68,6 +77,15 @@ def draw(arguments: Namespace, settings: Settings) -> Result:
         ],
         warnings=warnings,
     )
+
+
+def _with_class_names(problem: Problem, card: ModelCard) -> Problem:
+    """The API's messages say which route lists the model's classes. Here is none, so they name some."""
+    names = [each.name for each in card.classes]
+    more = f" and {len(names) - CLASSES_SHOWN} others" if len(names) > CLASSES_SHOWN else ""
+    route, named = classes_of(card.name), f"{', '.join(names[:CLASSES_SHOWN])}{more}"
+    errors = [replace(error, message=error.message.replace(route, named)) for error in problem.errors]
+    return Problem(problem.status, problem.code, problem.detail.replace(route, named), errors=errors)
 
 
 def _engine(settings: Settings, task: Task) -> Engine:

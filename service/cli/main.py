@@ -18,7 +18,9 @@ from service.cli import keys as key_commands
 from service.cli import options as drawing_commands
 from service.cli.parser import parser
 from service.errors import did_you_mean
-from service.settings import Settings, set_up_logging
+from service.settings import Settings, set_up_logging, unknown_variables
+
+log = logging.getLogger(__name__)
 
 WITHOUT_ENGINE = frozenset({"api", "keys", "doctor"})
 """The commands that an installation without torch has; with --server, the drawing commands too."""
@@ -118,6 +120,8 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
         return key_commands.run(parsed, settings)
     from service.server import run as serving
 
+    for name, near in unknown_variables(os.environ).items():
+        log.warning("%s is no setting, and has no effect%s", name, f"; did you mean {near}?" if near else "")
     commands = {"serve": serving.serve, "api": serving.api, "worker": serving.worker}
     return commands[parsed.command](settings)
 

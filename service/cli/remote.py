@@ -35,7 +35,8 @@ def draw(arguments: Namespace) -> Result:
             return _draw(client, arguments, progress)
     except APIError as error:
         remedy = "; set ARPG_API_KEY or --api-key" if isinstance(error, UnauthorizedError) else ""
-        raise RemoteError(f"{error.message}{remedy}", error.code, getattr(error, "field", None)) from error
+        message = error.message.replace("those under /v1/", f"those under {arguments.server.rstrip('/')}/v1/")
+        raise RemoteError(f"{message}{remedy}", error.code, getattr(error, "field", None)) from error
 
 
 def _draw(client: Client, arguments: Namespace, progress: Progress) -> Result:

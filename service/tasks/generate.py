@@ -1,4 +1,4 @@
-"""generate: draw pictures of a class on the model's own grid."""
+"""generate: draw pictures of a class or of a prompt on the model's own grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.tasks.task import Inputs, Task
 
 
 class GenerateRequest(TaskFields):
-    """Draw pictures of a class."""
+    """Draw pictures of a class or of a prompt."""
 
 
 def plan(fields: GenerateRequest, facts: None, card: ModelCard) -> JobSpec:

@@ -37,12 +37,12 @@ def condition(fields: TaskFields, card: ModelCard, values: Mapping[str, Any]) ->
 
 def _class(fields: TaskFields, card: ModelCard) -> Condition:
     if fields.prompt is not None:
-        remedy = f"send class, one of those under /v1/models/{card.name}/classes"
+        remedy = f"send class, one of {classes_of(card.name)}"
         raise Problem.field("prompt", f"{card.name} draws classes and reads no text; {remedy}", "prompt_not_supported")
     if fields.negative_prompt is not None:
         message = f"{card.name} draws classes and reads no text; leave it out"
         raise Problem.field("negative_prompt", message, "prompt_not_supported")
-    found = find_class(fields.class_, card.classes)
+    found = find_class(fields.class_, card.classes, card.name)
     return NoCondition() if found is None else ClassCondition(label=found.label, name=found.name)
 
 
@@ -69,8 +69,13 @@ def _named(wanted: int | str, prompt: str | None, card: ModelCard) -> str:
     return name
 
 
-def find_class(wanted: int | str | None, classes: tuple[ClassLabel, ...]) -> ClassLabel | None:
-    """Looks a class up by label, name, synonym or WordNet id, ignoring case. None: no class.
+def classes_of(model: str) -> str:
+    """Where a client finds a model's classes, as messages say it."""
+    return f"those under /v1/models/{model}/classes"
+
+
+def find_class(wanted: int | str | None, classes: tuple[ClassLabel, ...], model: str) -> ClassLabel | None:
+    """Looks a class up by label, name, synonym or WordNet id, ignoring case. None: no class. model: its name.
 
     Raises Problem where no class is meant, or several may be.
     """
@@ -84,7 +89,7 @@ def find_class(wanted: int | str | None, classes: tuple[ClassLabel, ...]) -> Cla
     if len(meant) > 1:
         raise Problem.field("class", _ambiguous(text, meant), "ambiguous_class")
     if not meant:
-        raise Problem.field("class", _unknown_class(text, classes), "unknown_class")
+        raise Problem.field("class", _unknown_class(text, classes, model), "unknown_class")
     return meant[0]
 
 
@@ -115,8 +120,8 @@ def _ambiguous(text: str, meant: tuple[ClassLabel, ...]) -> str:
     return f"{text} may mean {' or '.join(each)}{others}; say which by {remedy}"
 
 
-def _unknown_class(text: str, classes: tuple[ClassLabel, ...]) -> str:
-    listed = "its classes are listed under /v1/models/{model}/classes"
+def _unknown_class(text: str, classes: tuple[ClassLabel, ...], model: str) -> str:
+    listed = f"its classes are {classes_of(model)}"
     if _LABEL.fullmatch(text):
         labels = [c.label for c in classes]
         return f"there is no class {text}; labels run from {min(labels)} to {max(labels)}"

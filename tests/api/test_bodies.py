@@ -141,6 +141,21 @@ def test_an_answer_lists_twenty_errors_and_says_how_many_more_there_are(api: Api
 
 
 @pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/generate", "promt: no such field; did you mean prompt?"),
+        ("/v1/vary", "promt: no such field; did you mean prompt?"),
+        ("/v1/images/generations", "promt: no such field; did you mean prompt?"),
+        ("/v1/generate", "zzzz: no such field"),
+    ],
+)
+def test_an_unknown_field_is_told_with_the_name_that_resembles_it(api: Api, path: str, said: str) -> None:
+    needed = {"prompt": "cone"} if "images" in path else {}
+    told = api.client.post(path, json=needed | {said.partition(":")[0]: "a"}).json()
+    assert (told["error"]["message"] if "images" in path else told["detail"]) == said
+
+
+@pytest.mark.parametrize(
     "fields", [{"order": [[]] * 65_000}, {"x" * 500_000: 1}, {"source": {str(index): 1 for index in range(60_000)}}]
 )
 @pytest.mark.parametrize("path", ["/v1/generate", "/v1/vary"])

@@ -102,6 +102,7 @@ def test_a_model_of_a_fixed_order_without_a_server(
         ),
         (["generate", "--guidance-interval", "-1"], 2, "argument --guidance-interval: Input should be greater"),
         (["--help"], 0, "arpg serve"),
+        (["--help"], 0, "draw pictures of a class or of a prompt"),
         (["bench", "--help"], 0, "arpg bench serve --help"),
         (["bench", "serve", "--help"], 0, "Open loop"),
     ],

@@ -106,6 +106,8 @@ def test_what_was_drawn_is_edited_by_its_own_tokens(model: Path, tmp_path: Path)
         (["vary", "PICTURE", "--keep", "1"], 2, "argument --keep: Input should be less"),
         (["vary", "nowhere.png"], 2, "argument image: there is no file nowhere.png"),
         (["vary", __file__], 1, "arpg: image: "),
+        (["generate", "zzz"], 1, "class: the model has no such class; its classes are class 0, class 1, "),
+        (["generate", "--prompt", "a mug"], 1, "reads no text; send class, one of class 0, class 1, "),
     ],
 )
 def test_what_cannot_be_drawn_is_said_in_a_line(

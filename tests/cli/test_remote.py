@@ -75,6 +75,7 @@ def test_what_the_server_refuses_is_said_in_one_line(
     out = str(tmp_path / "a.png")
     for server, options, says in (
         (api.url, ["mushrom"], "class: the model has no such class; the nearest is mushroom"),
+        (api.url, ["zzz"], f"its classes are those under {api.url}/v1/models/hand/classes"),
         (api.url, ["--model", "hadn"], "model: no such model; similar names: hand"),
         (keyed.api.url, [], "; set ARPG_API_KEY or --api-key"),
     ):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from service.cli.main import main
 from service.server.app import create_app
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 
 def test_models_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +36,17 @@ def test_settings_come_from_the_environment_also_without_prefix(monkeypatch: pyt
     assert "secret" not in repr(settings)
     monkeypatch.setenv("ARPG_PORT", "9001")
     assert Settings(_env_file=None).port == 9001
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_name_that_resembles_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert unknown_variables(["ARPG_PORT", "arpg_models", "ARPG_API_KEY", "PATH", "ARPG_ZZZ"]) == {"ARPG_ZZZ": None}
+    monkeypatch.delenv("ARPG_REDIS_URL", raising=False)
+    monkeypatch.setenv("ARPG_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("ARPG_PROT", "8010")
+    assert main(["api"]) == 2  # no Redis
+    assert "ARPG_PROT is no setting, and has no effect; did you mean ARPG_PORT?" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["art", "/art/", "/", "/a b", "/art?x", "/art\n"])

@@ -104,6 +104,8 @@ def test_arpg_keys_adds_lists_and_revokes(tmp_path: Path, capfd: pytest.CaptureF
     assert (found.weight, found.quota, found.rate, found.priority) == (2, 5, 60, "high")
     assert main(["keys", "add", "ann", *here]) == 1
     assert main(["keys", "add", "local", *here]) == 1
+    assert main(["keys", "add", "a b", *here]) == 1
+    assert "arpg: name: takes 1 to 64 letters of ASCII, digits, dots, hyphens and" in capfd.readouterr().err
     assert main(["keys", "add", "bob", "--weight", "0", *here]) == 1
     assert "weight: Input should be greater" in capfd.readouterr().err
     assert main(["keys", "list", *here]) == 0

@@ -16,7 +16,7 @@ NAMESAKES = (ClassLabel(0, "crane"), ClassLabel(1, "Crane", ("digger",)), ClassL
 
 
 def label(wanted: int | str, classes: tuple[ClassLabel, ...] = IMAGENET) -> int:
-    found = find_class(wanted, classes)
+    found = find_class(wanted, classes, "hand")
     assert found is not None
     return found.label
 
@@ -24,7 +24,7 @@ def label(wanted: int | str, classes: tuple[ClassLabel, ...] = IMAGENET) -> int:
 def refusal(wanted: int | str, classes: tuple[ClassLabel, ...] = IMAGENET) -> tuple[str, str]:
     """The code and the message."""
     with pytest.raises(Problem) as caught:
-        find_class(wanted, classes)
+        find_class(wanted, classes, "hand")
     [error] = caught.value.errors
     assert (caught.value.status, error.field) == (422, "class")
     return error.code, error.message
@@ -81,8 +81,8 @@ def test_a_name_comes_before_another_class_synonym_and_before_a_label() -> None:
         ("tensh", "the model has no such class; the nearest are tench, "),
         ("goldfsh", "the model has no such class; the nearest are goldfish, "),
         ("golden retreiver", "golden retriever, "),
-        ("n99999999", "no class with the WordNet id n99999999; its classes are listed under /v1/models/"),
-        ("xqzwv", "the model has no such class; its classes are listed under /v1/models/"),
+        ("n99999999", "no class with the WordNet id n99999999; its classes are those under /v1/models/"),
+        ("xqzwv", "the model has no such class; its classes are those under /v1/models/"),
         ("1000", "there is no class 1000; labels run from 0 to 999"),
         (-1, "there is no class -1; labels run from 0 to 999"),
     ],

@@ -12,7 +12,7 @@ from service.api.openai import sizes
 from service.api.openai.errors import fields_renamed
 from service.api.openai.schemas import REFUSED, ImagesRequest, extras
 from service.api.problems import MOST_ERRORS, from_validation, shortened
-from service.errors import FieldError, Problem
+from service.errors import FieldError, Problem, no_such_field
 from service.jobs.spec import JobSpec
 from service.tasks import drawing
 from service.tasks.fields import TaskFields
@@ -50,17 +50,17 @@ EDIT = Face("images/edits", "image_edit", "inpaint", frozenset(extras(TASKS["inp
 def check(wanted: ImagesRequest, face: Face) -> None:
     """What can be said without a model. Raises Problem."""
     given = {name: value for name, value in (wanted.model_extra or {}).items() if value is not None}
-    errors = [
-        FieldError(shortened(name), f"is not supported: {REFUSED[name]}", "not_supported")
-        if name in REFUSED
-        else FieldError(shortened(name), "no such field", "extra_forbidden")
-        for name in given
-        if name not in face.extras
-    ]
-    if errors:
-        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    if strange := [name for name in given if name not in face.extras]:
+        known = face.extras | type(wanted).model_fields.keys()
+        errors = [
+            FieldError(shortened(name), f"is not supported: {REFUSED[name]}", "not_supported")
+            if name in REFUSED
+            else FieldError(shortened(name), no_such_field(shortened(name), sorted(known)), "extra_forbidden")
+            for name in strange[:MOST_ERRORS]
+        ]
+        more = f"; and {len(strange) - 3} more" if len(strange) > 3 else ""
         detail = "; ".join(f"{error.field}: {error.message}" for error in errors[:3]) + more
-        raise Problem(400, errors[0].code, detail, errors=errors[:MOST_ERRORS])
+        raise Problem(400, errors[0].code, detail, errors=errors)
     streamed = bool(wanted.stream)
     if wanted.partial_images and not streamed:
         raise _refusal("partial_images", "partial images are events of a stream: send stream=true, or leave it out")
