@@ -57,7 +57,7 @@ def _with(card: ModelCard, index: int, settings: tuple[int, float, Schedule]) ->
 
 
 def _request(card: ModelCard, index: int) -> Request:
-    defaults = card.defaults
+    defaults = card.defaults_of("generate")
     return Request(
         class_label=index % len(card.classes),
         seed=index,

@@ -141,7 +141,7 @@ def sheet(options: argparse.Namespace) -> None:
 def strip(options: argparse.Namespace) -> None:
     """A contact sheet of pictures while they are drawn, one in each row."""
     engine = Engine.load(options.model, device=options.device)
-    chosen = asdict(engine.model.defaults)
+    chosen = asdict(engine.model.defaults_of("generate"))
     labels = {thing.name: label for label, thing in enumerate(THINGS)}
     requests = [Request(**asking_for(engine, labels[name]), seed=options.seed, **chosen) for name in options.names]
     frames = [frame for request in requests for frame in moments(engine, request, options.moments)]

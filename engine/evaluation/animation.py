@@ -22,7 +22,7 @@ FRAME, BREATH, HOLD = 90, 400, 3000
 def animation(options: argparse.Namespace) -> None:
     """All pictures side by side, step by step, each above its prompt."""
     engine = Engine.load(options.model, device=options.device)
-    chosen = asdict(engine.model.defaults) | ({} if options.steps is None else {"steps": options.steps})
+    chosen = asdict(engine.model.defaults_of("generate")) | ({} if options.steps is None else {"steps": options.steps})
     requests = [
         Request(**asking_with(engine, prompt), seed=options.seed + i, **chosen)
         for i, prompt in enumerate(options.prompts)

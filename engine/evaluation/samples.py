@@ -42,7 +42,7 @@ class Samples:
 def draw(model: Path, folder: Path, each: int, settings: Mapping[str, Any], device: str | None = None) -> Samples:
     """Draw seeds 0 … each - 1 of every class, with the model's defaults except for `settings`."""
     engine = Engine.load(model, device=device)
-    chosen = asdict(engine.model.defaults) | dict(settings)
+    chosen = asdict(engine.model.defaults_of("generate")) | dict(settings)
     path = folder / f"{_key(model, each, chosen)}.npz"
     if not path.exists():
         _draw(engine, path, each, chosen)

@@ -50,7 +50,7 @@ def main() -> None:
     from engine.request import Request
 
     engine = Engine.load(sys.argv[1])
-    defaults = engine.model.defaults
+    defaults = engine.model.defaults_of("generate")
     print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
 
     def request(body: dict[str, Any]) -> Request:

@@ -23,7 +23,7 @@ MOST_BYTES = 200_000
 
 
 def begin(page: Page, prompt: str, n: int, seed: int) -> None:
-    choose(page, n=str(n), seed=str(seed), prompt=prompt)
+    choose(page, n=str(n), seed=str(seed), prompt=prompt, steps="64")
     draw(page)
 
 
@@ -66,7 +66,7 @@ def forking(page: Page) -> None:
     """Four pictures that share their first steps."""
     begin(page, "a green tree", 1, 4)
     until(page, DRAWN)
-    choose(page, n="4", seed="9")
+    choose(page, n="4", seed="9", steps="64")
     back(page, 32)
     act(page, "Fork")
     until(page, f"document.getElementById('job-details').textContent.startsWith('Fork') && {DRAWN} && ({SETTLED})")

@@ -28,7 +28,11 @@ def test_the_shipped_weights_are_small() -> None:
 def test_a_shipped_model_draws_what_it_is_asked_for(name: str) -> None:
     """The classifier recognises nearly every picture with the models' defaults; with broken weights one in sixteen."""
     engine = Engine.load(name, device="cpu")
-    defaults = {field: getattr(engine.model.defaults, field) for field in engine.model.settings if field != "order"}
+    defaults = {
+        field: getattr(engine.model.defaults_of("generate"), field)
+        for field in engine.model.settings
+        if field != "order"
+    }
     tokens = engine.generate([Request(**asking_for(engine, label), seed=1, **defaults) for label in LABELS])
     pictures = torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in engine.codec.decode_many(tokens)])
     seen = classify(load_classifier(DEMO / CLASSIFIER, torch.device("cpu")), pictures)

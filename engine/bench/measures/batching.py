@@ -13,7 +13,7 @@ from engine.core.engine import Engine
 def batching(model: str, device: str, images: int, rounds: int) -> str:
     """Medians of paired rounds."""
     engine = Engine.load(model, device=device)
-    steps = engine.model.defaults.steps
+    steps = engine.model.defaults_of("generate").steps
     requests = equal(engine.model, images, steps)
 
     def one_by_one() -> None:

@@ -81,7 +81,7 @@ class SampleSpec:
             drawn_size=(card.height, card.width),
             size=(card.height, card.width) if side is None else (side, side),
             settings={
-                name: value for name, value in asdict(card.defaults).items() if name in card.settings
+                name: value for name, value in asdict(card.defaults_of("generate")).items() if name in card.settings
             } | dict(given),
         )  # fmt: skip
 
