@@ -11,6 +11,7 @@ import logging
 import math
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,9 @@ LogFormat = Literal["text", "json"]
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 _lines = logging.getLogger("service.lines")
+
+LONGEST_SILENCE = 30.0
+"""Seconds between two lines about the same outage."""
 
 _context: ContextVar[dict[str, Any] | None] = ContextVar("log_context", default=None)
 
@@ -110,6 +114,38 @@ def known(name: str) -> str:
 def line(event: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """The line of a request, a job or an attempt. None: the field is left out."""
     _lines.log(level, message, extra={"fields": {"event": event, **fields}})
+
+
+class Outage:
+    """What is logged of a call that is repeated until it succeeds: the first failure at once, later ones after 1, 2,
+    4 … 30 s, and the success. told: whether the first failure was logged already."""
+
+    def __init__(self, log: logging.Logger, *, told: bool = False) -> None:
+        self._log = log
+        self._began: float | None = None
+        self._due = self._pause = 0.0
+        if told:
+            self._begin(1.0)
+
+    def failed(self, message: str, *values: object) -> None:
+        now = time.monotonic()
+        if self._began is None:
+            self._begin(0.0)
+        if now >= self._due:
+            self._log.warning(message, *values)
+            self._due = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_SILENCE)
+
+    def over(self, what: str) -> None:
+        """It has succeeded, perhaps without a failure before."""
+        if self._began is not None:
+            self._log.info("%s after %.0f s", what, time.monotonic() - self._began)
+            self._began = None
+
+    def _begin(self, silence: float) -> None:
+        self._began = time.monotonic()
+        self._due = self._began + silence
+        self._pause = 2 * silence or 1.0
 
 
 EXPIRED = frozenset({"expired_waiting", "start_timeout"})

@@ -20,6 +20,7 @@ from service.jobs.lua import load_script, text
 from service.jobs.messages import ZERO, EndedJob, Event, EventId, Gone, HubClosed, QueueConfig, format_event_id
 from service.jobs.queue import Queue
 from service.jobs.watch import PAGE, Endings, Entry, Page, Watch, decode, decoded, position_of, read_page
+from service.logs import Outage
 
 log = logging.getLogger(__name__)
 
@@ -183,10 +184,11 @@ class EventHub:
                 watch.end(HubClosed(CLOSED))
 
     async def _run(self) -> None:
-        pause = 0.1
+        pause, outage = 0.1, Outage(log)
         while True:
             try:
                 await self._read()
+                outage.over("event hub: reads again")
                 if time.monotonic() - self._looked > SWEEP_SECONDS:
                     self._looked = time.monotonic()
                     await self._sweep(self._queue.expire_unstarted)
@@ -194,10 +196,10 @@ class EventHub:
                     await self._audit()
                 pause = 0.1
             except Exception as error:  # whatever it is: without this task, no watch gets events
-                foreseen = isinstance(error, RedisError | OSError | TimeoutError)
-                log.warning(
-                    "event hub: %s; reading again in %.1f s", error, pause, exc_info=None if foreseen else error
-                )
+                if isinstance(error, RedisError | OSError | TimeoutError):
+                    outage.failed("event hub: %s; reading again in %.1f s", error, pause)
+                else:
+                    log.warning("event hub: %s; reading again in %.1f s", error, pause, exc_info=error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
 

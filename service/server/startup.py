@@ -13,6 +13,8 @@ from service import logs
 from service.auth import key_store, keys
 from service.auth.key_store import KeyStore
 from service.jobs import check_server, connect
+from service.jobs.connection import without_password
+from service.logs import Outage
 from service.server.listen import is_loopback
 from service.settings import Settings
 
@@ -53,16 +55,23 @@ def startup_keys(settings: Settings, listener: socket.socket) -> KeyStore:
     return store
 
 
-async def check_redis(url: str, settings: Settings) -> bool:
-    """False: Redis does not respond. Raises ServerUnsuitable if it may lose accepted jobs, or is too small."""
+async def check_redis(url: str, settings: Settings, outage: Outage | None = None) -> bool:
+    """False: Redis does not respond, which is logged: the first time with what to do. outage: of the times before.
+    Raises ServerUnsuitable if it may lose accepted jobs, or is too small."""
     redis = connect(url, timeout=2.0, retries=0, max_connections=1)
     try:
         report = await check_server(redis, settings.blob_bytes)
     except (RedisError, OSError) as error:
-        log.warning("redis does not respond yet: %s", error)
+        if outage is None:
+            cure = "start it, or correct its address, name and password in ARPG_REDIS_URL"
+            log.warning("redis at %s does not respond: %s; %s", without_password(url), error, cure)
+        else:
+            outage.failed("redis still does not respond: %s", error)
         return False
     finally:
         await redis.aclose()
+    if outage is not None:
+        outage.over("redis responds")
     if not settings.allow_unsafe_redis:
         report.require_safe()
     for warning in report.warnings:
@@ -72,7 +81,8 @@ async def check_redis(url: str, settings: Settings) -> bool:
 
 async def wait_for_redis(url: str, settings: Settings, stop: asyncio.Event) -> None:
     """Checks Redis as soon as it responds, which may be long after the start; then waits for `stop`."""
-    while not stop.is_set() and not await check_redis(url, settings):
+    outage = Outage(log, told=True)
+    while not stop.is_set() and not await check_redis(url, settings, outage):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
     await stop.wait()

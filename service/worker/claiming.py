@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError, TimeoutError
 
 from service.jobs import Claims, Queue
 from service.jobs.messages import AttemptKey
+from service.logs import Outage
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Claimer:
         self._worker = worker
         self._quarantine = quarantine
         self._most_pixels = most_pixels
+        self._outage = Outage(log)
 
     async def ask(
         self, stopping: asyncio.Future[Any], *, budget: int, alone: bool, held: Mapping[str, int]
@@ -52,9 +54,10 @@ class Claimer:
                     held=held,
                 )
             except REPLY_LOST as error:
-                log.warning("claiming for %s: %s; trying again", self._model, error)
+                self._outage.failed("claiming for %s: %s; trying again", self._model, error)
                 await asyncio.wait({stopping}, timeout=self.idle_wait)
             else:
+                self._outage.over(f"claiming for {self._model}: redis answers")
                 self._quarantine.answered(self._model, claims)
                 return claims
         return None

@@ -17,6 +17,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from service.logs import Outage
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -28,13 +30,16 @@ TRANSIENT_CODES = ("BUSY", "MISCONF", "NOREPLICAS")  # redis-py has no classes f
 async def retry_transient(what: str, call: Callable[[], Awaitable[T]]) -> T:
     """Repeats an idempotent call until it succeeds. Raises permanent errors, so that the lease of a job that can't be
     reported expires."""
+    outage = Outage(log)
     while True:
         try:
-            return await call()
+            result = await call()
+            outage.over(f"{what}: done")
+            return result
         except (RedisError, OSError) as error:
             if not is_transient(error):
                 raise
-            log.warning("%s: %s; trying again", what, error)
+            outage.failed("%s: %s; trying again", what, error)
             await asyncio.sleep(RETRY_SECONDS)
 
 

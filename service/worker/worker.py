@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from service.jobs import BlobStore, Queue, WorkerCards, cancelled
 from service.jobs.messages import AttemptKey, PublishStatus
 from service.jobs.spec import SPEC_VERSION
+from service.logs import Outage
 from service.worker.claiming import Quarantine
 from service.worker.execution import Interruption, wait_first
 from service.worker.model_worker import ModelWorker
@@ -213,7 +214,7 @@ class Worker:
     async def _show_card(self) -> None:
         """Renews the worker card, from which the API knows the models that are served."""
         since, stored = time.time(), False
-        shown: set[str] = set()
+        shown, outage = set[str](), Outage(log)
         while True:
             self._card_changed.clear()
             served = [model.served() for model in self._models if not model.has_failed]
@@ -229,7 +230,9 @@ class Worker:
                         await self._cards.put_palette(model, palette)
                         shown.add(model)
             except (RedisError, OSError) as error:
-                log.warning("showing the card: %s", error)
+                outage.failed("showing the card: %s", error)
+            else:
+                outage.over("the card is shown again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._card_changed.wait(), self._cards.ttl_ms / 1000 / 4)
 

@@ -1,19 +1,26 @@
-"""A Redis that closes connections or is full: what can still be read is read, and /readyz says what is wrong."""
+"""A Redis that is down, full or closes connections: what can be read is read, and /readyz says what is wrong."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
+from service import logs
+from service.jobs.connection import ServerReport
 from service.jobs.spec import SPEC_VERSION
+from service.server import startup
 from service.server.embedded import EmbeddedServer
 from service.settings import Settings
 from tests.support.api import noise, png, running_api
 from tests.support.keys import Keyed, code, new_key
+from tests.support.waiting import soon
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +99,34 @@ def test_a_full_redis_is_read_and_emptied_and_takes_nothing_new(keyed_server: Ke
 
 def started(claim: Any) -> dict[str, Any]:
     return {"attempt": claim.attempt, "images": 1, "grid": [4, 4], "steps": 2, "known": 0}
+
+
+@pytest.mark.anyio
+async def test_a_redis_that_is_down_is_told_with_the_cure_once_and_then_ever_less_often(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+
+    async def check(*_: object) -> ServerReport:
+        nonlocal now
+        now += 1
+        if now < 100:
+            raise redis.ConnectionError("Error 111")
+        return ServerReport("valkey", "9", ())
+
+    monkeypatch.setattr(startup, "check_server", check)
+    monkeypatch.setattr(startup, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: now))
+    caplog.set_level(logging.INFO)
+    address, stop = "redis://ann:s3cret@127.0.0.1:1/0", asyncio.Event()
+    settings = Settings(redis_url=address, _env_file=None)
+    assert not await startup.check_redis(address, settings)
+    waiting = asyncio.create_task(startup.wait_for_redis(address, settings, stop))
+    assert await soon(lambda: "redis responds" in caplog.text)
+    stop.set()
+    await waiting
+    first, *later, last = [record.message for record in caplog.records if record.name == startup.__name__]
+    assert first.startswith("redis at redis://127.0.0.1:1/0 does not respond: Error 111; start it, or correct its addr")
+    assert first.endswith("ARPG_REDIS_URL")
+    assert later == ["redis still does not respond: Error 111"] * 7  # after 1, 3, 7, 15, 31, 61 and 91 s
+    assert last == "redis responds after 99 s"

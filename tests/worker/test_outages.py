@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-from service.jobs import BlobConfig
+from service.jobs import BlobConfig, Claims, QueueConfig
 from service.jobs.result import JobResult
 from service.worker import picture
 from service.worker import retry as outages
+from service.worker.claiming import Claimer, Quarantine
 from service.worker.retry import retry_transient
 from tests.support.waiting import soon
 from tests.support.worker import Service, alone
@@ -53,6 +55,32 @@ class Server:
 @pytest.mark.anyio
 async def test_what_passes_is_waited_for() -> None:
     assert await retry_transient("telling", Server(*OUTAGES).call) == "done"
+
+
+@pytest.mark.anyio
+async def test_an_outage_is_a_few_lines_however_often_the_call_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert await retry_transient("telling", Server(*(OSError("no route") for _ in range(50))).call) == "done"
+    first, *_, last = caplog.messages
+    assert (first, last) == ("telling: no route; trying again", "telling: done after 0 s")
+    assert len(caplog.messages) < 8
+
+    claims = Claims([], become_empty=False, ended=(), taken_over=0)
+    server = Server(*(ConnectionError("refused") for _ in range(50)))
+
+    async def claim(*_: object, **__: object) -> Claims:
+        await server.call()
+        return claims
+
+    queue: Any = SimpleNamespace(config=QueueConfig(lease_seconds=0.001), claim=claim)
+    caplog.clear()
+    claimer = Claimer(queue, "random", "worker", Quarantine(), 1)
+    stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert await claimer.ask(stopping, budget=1, alone=True, held={}) is claims
+    first, *_, last = caplog.messages
+    assert first == "claiming for random: refused; trying again"
+    assert last.startswith("claiming for random: redis answers after ")
+    assert len(caplog.messages) < 8
 
 
 @pytest.mark.anyio

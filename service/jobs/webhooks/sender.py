@@ -24,6 +24,7 @@ from service.jobs.queue import Queue
 from service.jobs.webhooks.caller import CALL_SECONDS, CallFailed, WebhookCaller
 from service.jobs.webhooks.queue import WebhookCall, WebhookQueue
 from service.jobs.webhooks.signature import webhook_headers
+from service.logs import Outage
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,14 @@ class WebhookSender:
         await self._caller.aclose()
 
     async def _run(self) -> None:
+        outage = Outage(log)
         while True:
             self._wake.clear()
             try:
                 await self._begin_what_is_due()
+                outage.over("webhooks: redis answers")
             except (RedisError, OSError) as error:
-                log.warning("webhooks: %s; looking again", error)
+                outage.failed("webhooks: %s; looking again", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):
                     await self._wake.wait()

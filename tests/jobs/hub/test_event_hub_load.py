@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.jobs import Event, EventHub, Queue
+from service.jobs import Event, EventHub, Queue, connect
 from tests.jobs.hub.test_event_hub import collect, end, ids, say
 from tests.support.queue import CONFIG, new, take
 from tests.support.waiting import PATIENCE, soon
@@ -81,6 +81,25 @@ async def test_an_entry_that_is_no_event_is_skipped_and_counted_and_logged_once(
     assert (len(skipped), len([line for line in caplog.messages if "is skipped" in line])) == (2, 2)
     assert not [line for line in caplog.messages if "reading again" in line], "the hub was in its back-off"
     await hub.close()
+
+
+async def test_a_hub_without_redis_tries_often_and_says_so_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    redis = connect("unix:///nowhere/redis", blocking=True, retries=0)
+    hub, tries = EventHub(redis, CONFIG), 0
+    read = hub._read
+
+    async def counted() -> None:
+        nonlocal tries
+        tries += 1
+        await read()
+
+    hub._read = counted  # type: ignore[method-assign]
+    await hub.start()
+    assert await soon(lambda: tries == 4)  # after 0, 0.1, 0.3 and 0.7 s
+    await hub.close()
+    lines = [line for line in caplog.messages if line.startswith("event hub: ")]
+    assert len(lines) < 3, lines
+    await redis.aclose()
 
 
 async def test_a_stream_that_ends_with_no_event_can_be_followed(hub: EventHub, queue: Queue) -> None:
