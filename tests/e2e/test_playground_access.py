@@ -75,6 +75,14 @@ def test_the_state_stays_in_sight(page: Page, api: Api) -> None:
     page.locator("figure").last.scroll_into_view_if_needed()
     top = page.evaluate("document.getElementById('status').getBoundingClientRect().top")
     assert 0 <= top < 200
+    # Where it meets the bar with the button that draws, the button is in front.
+    page.evaluate("scrollBy(0, document.getElementById('viewer').getBoundingClientRect().top - innerHeight + 90)")
+    middle = """(b => document.elementFromPoint(b.left + b.width / 2, b.top + b.height / 2).id)(
+      document.getElementById('draw').getBoundingClientRect())"""
+    assert page.evaluate(middle) == "draw"
+    # An enlarged picture has more buttons, and the title has its room.
+    page.evaluate("document.querySelector('.enlarge').click()")
+    assert page.evaluate("document.getElementById('job-title').clientWidth") > 300
 
 
 def test_the_words_under_a_picture_fit_beside_the_editor(page: Page, api: Api) -> None:
