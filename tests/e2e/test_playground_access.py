@@ -99,6 +99,9 @@ def test_the_words_under_a_picture_fit_beside_the_editor(page: Page, api: Api) -
     draw(page)
     api.draw(api.claim())
     until(page, DRAWN)
+    page.set_viewport_size({"width": 390, "height": 844})
+    rows = "new Set([...document.querySelectorAll('#tools button')].map(b => b.getBoundingClientRect().top)).size"
+    assert page.evaluate(rows) == 2, "no tool stands alone"
     outside = """[...document.querySelectorAll('figure :is(.act, .seed)')].filter(e => {
       const [own, room] = [e.getBoundingClientRect(), e.closest('figure').getBoundingClientRect()];
       return own.left < room.left - 1 || own.right > room.right + 1 || e.scrollWidth > e.clientWidth + 1;
