@@ -67,14 +67,15 @@ def forking(page: Page) -> None:
     begin(page, "a green tree", 1, 4)
     until(page, DRAWN)
     choose(page, n="4", seed="9", steps="64")
-    back(page, 32)
+    back(page, 16)
     act(page, "Fork")
     until(page, f"document.getElementById('job-details').textContent.startsWith('Fork') && {DRAWN} && ({SETTLED})")
 
 
-def back(page: Page, steps: int) -> None:
+def back(page: Page, last: int) -> None:
+    """To the last event at or before a step: on a busy machine an event has several steps."""
     page.locator(".timeline input").focus()
-    for _ in range(steps):
+    while page.evaluate("parseInt(document.querySelector('.timeline output').value.slice(5))") > last:
         page.keyboard.press("ArrowLeft")
 
 
@@ -82,7 +83,7 @@ def scrubbing(page: Page) -> None:
     """On a phone: a picture as it was after a part of its steps."""
     begin(page, "a yellow rocket", 1, 4)
     until(page, f"{DRAWN} && ({SETTLED})")
-    back(page, 12)
+    back(page, 40)
     page.locator("#job-bar").scroll_into_view_if_needed()
 
 
