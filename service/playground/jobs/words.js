@@ -21,11 +21,11 @@ export const stepsOf = ({ steps, usage, told }) => steps ?? (usage ?? told.usage
 
 export function timeOf(seconds) {
   if (seconds < 1) return "less than a second";
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  return `${Math.round(seconds / 60)} min`;
+  if (seconds < 90) return `about ${Math.round(seconds)} s`;
+  return `about ${Math.round(seconds / 60)} min`;
 }
 
-const left = ({ eta }) => (eta === null ? "" : `, about ${timeOf(eta)} left`);
+const left = ({ eta }) => (eta === null ? "" : `, ${timeOf(eta)} left`);
 
 // shown: how many finished pictures the page has loaded.
 export function statusOf(job, shown) {
