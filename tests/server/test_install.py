@@ -137,7 +137,7 @@ def test_an_api_replica_runs_without_torch(redis_socket: Path, tmp_path: Path) -
         )
         assert refused.returncode == 1
         other = ", or --server to let a server draw" if command[0] == "generate" else ""
-        assert refused.stderr == f"arpg {command[0]} needs torch: pip install 'arpg-serve[service]'{other}\n"
+        assert refused.stderr == f"arpg {command[0]} needs torch: pip install '.[service]' in the checkout{other}\n"
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def _models_cache() -> Finding:
     try:
         from huggingface_hub import constants
     except ModuleNotFoundError:
-        cure = "only for models that are fetched by name: pip install 'arpg-serve[hub]'"
+        cure = "only for models that are fetched by name: pip install '.[hub]' in the checkout"
         return Finding("cache of models", "skipped", "huggingface-hub is not installed", cure)
     folder = Path(constants.HF_HUB_CACHE).absolute()
     problem = _unwritable(folder)

@@ -65,7 +65,7 @@ def _to_fetch(subject: str, folder: Path, missing: list[HubFile]) -> Finding:
     try:
         from huggingface_hub import constants
     except ModuleNotFoundError:
-        return Finding(subject, "fault", says, "pip install 'arpg-serve[hub]' fetches them")
+        return Finding(subject, "fault", says, "pip install '.[hub]' in the checkout, which fetches them")
     cache = Path(constants.HF_HUB_CACHE).absolute()
     free = shutil.disk_usage(existing(cache)).free
     if size and free < size:

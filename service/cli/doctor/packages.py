@@ -17,7 +17,7 @@ from service.cli.doctor.finding import Finding
 from service.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
-INSTALL = "pip install 'arpg-serve[service]'"
+INSTALL = "pip install '.[service]' in the checkout"
 NEEDED = ("fastapi", "uvicorn", "redis", "safetensors", "tokenizers", "ftfy", "bs4")
 """Modules of the extra `service`, besides torch."""
 

