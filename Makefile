@@ -29,7 +29,7 @@ test-other: $(OTHER)/.test
 
 # Loads and draws with the published sizes and random weights: 4 GB on disk while it runs.
 full-size: $(VENV)/.test
-	$(VENV)/bin/pytest -m full_size tests/e2e/test_full_size.py
+	$(VENV)/bin/pytest -m full_size --override-ini faulthandler_timeout=3600 tests/e2e/test_full_size.py
 
 # 200 clients with mixed tasks for 20 minutes; writes deploy/load-report. Takes half an hour on an idle machine.
 LOAD ?=

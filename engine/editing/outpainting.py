@@ -203,13 +203,13 @@ def _excess(geometry: OutpaintGeometry, grid: tuple[int, int]) -> RequestError |
         return None
     rows, cols, most = LARGEST * grid[0], LARGEST * grid[1], LARGEST * grid[0] * grid[1]
     side = max(too_long, key=lambda side: geometry.margin[side])
-    room = _room(geometry, side, grid)
-    remedy = f"up to {room} pixels fit on this side" if room > 0 else "make the other sides smaller"
-    return RequestError(
-        side,
-        f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
-        f"there may be {rows} rows, {cols} columns, and {most} tokens in all: {remedy}",
-    )
+    said = f"the canvas would have {canvas[0]} rows and {canvas[1]} columns of tokens; "
+    said += f"there may be {rows} rows, {cols} columns, and {most} tokens in all"
+    # A longer picture may get fewer tokens, and then more fits.
+    if all(own <= cells <= 2 * own for cells, own in zip(geometry.cells, grid, strict=True)):
+        room = _room(geometry, side, grid)
+        said += f": up to {room} pixels fit on this side" if room > 0 else ": make the other sides smaller"
+    return RequestError(side, said)
 
 
 def _room(geometry: OutpaintGeometry, side: Side, grid: tuple[int, int]) -> int:

@@ -73,13 +73,20 @@ def test_what_names_no_jobs_is_refused(api: Api, jobs: list[str]) -> None:
 def test_the_list_estimates_when_a_job_ends(api: Api) -> None:
     id = api.generate(n=1)["id"]
     claim = api.claim()
-    api.publish(claim, 1, "started", {"attempt": 1, "images": 1, "grid": [4, 4], "steps": 8, "known": 0})
-    tokens = {"image_index": 0, "steps": 8, "tokens": [0], "n_total": 16}
-    for step in (1, 2):
-        told = tokens | {"step": step, "positions": [step], "n_done": step}
-        api.publish(claim, 1 + step, "tokens", told)
-    [listed] = [job for job in api.client.get("/v1/jobs").json()["jobs"] if job["id"] == id]
-    assert listed["eta_seconds"] is not None
-    api.finish(claim, 4, [*spec_of(claim).seeds])
-    [listed] = [job for job in api.client.get("/v1/jobs").json()["jobs"] if job["id"] == id]
-    assert listed["eta_seconds"] is None
+    # So many steps that the job is not late by its own pace, however slowly it is asked for.
+    steps, sequence = 10**6, 1
+    api.publish(claim, 1, "started", {"attempt": 1, "images": 1, "grid": [4, 4], "steps": steps, "known": 0})
+    tokens = {"image_index": 0, "steps": steps, "tokens": [0], "n_total": 16}
+
+    def eta() -> float | None:
+        [listed] = [job for job in api.client.get("/v1/jobs").json()["jobs"] if job["id"] == id]
+        found: float | None = listed["eta_seconds"]
+        return found
+
+    while eta() is None:
+        assert sequence < 16
+        api.publish(claim, sequence + 1, "tokens", tokens | {"step": sequence, "positions": [0], "n_done": sequence})
+        sequence += 1
+    assert sequence >= 3, "one step tells no pace"
+    api.finish(claim, sequence + 1, [*spec_of(claim).seeds])
+    assert eta() is None
