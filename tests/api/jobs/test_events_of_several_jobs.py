@@ -83,7 +83,7 @@ def test_the_list_estimates_when_a_job_ends(api: Api) -> None:
         found: float | None = listed["eta_seconds"]
         return found
 
-    while eta() is None:
+    while (eta() or 0) < 100:  # the jobs before took less
         assert sequence < 16
         api.publish(claim, sequence + 1, "tokens", tokens | {"step": sequence, "positions": [0], "n_done": sequence})
         sequence += 1
