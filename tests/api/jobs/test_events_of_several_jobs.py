@@ -76,7 +76,6 @@ def test_the_list_estimates_when_a_job_ends(api: Api) -> None:
     # So many steps that the job is not late by its own pace, however slowly it is asked for.
     steps, sequence = 10**6, 1
     api.publish(claim, 1, "started", {"attempt": 1, "images": 1, "grid": [4, 4], "steps": steps, "known": 0})
-    tokens = {"image_index": 0, "steps": steps, "tokens": [0], "n_total": 16}
 
     def eta() -> float | None:
         [listed] = [job for job in api.client.get("/v1/jobs").json()["jobs"] if job["id"] == id]
@@ -85,7 +84,8 @@ def test_the_list_estimates_when_a_job_ends(api: Api) -> None:
 
     while (eta() or 0) < 100:  # the jobs before took less
         assert sequence < 16
-        api.publish(claim, sequence + 1, "tokens", tokens | {"step": sequence, "positions": [0], "n_done": sequence})
+        told = {"image_index": 0, "step": sequence, "steps": steps, "positions": [0], "tokens": [0]}
+        api.publish(claim, sequence + 1, "tokens", told | {"n_done": sequence, "n_total": 16})
         sequence += 1
     assert sequence >= 3, "one step tells no pace"
     api.finish(claim, sequence + 1, [*spec_of(claim).seeds])
