@@ -133,8 +133,10 @@ def test_every_task_is_drawn_by_prompt_on_the_page(
         drawn("generate", "a red naïve cube")
         act(tab, "Edit")
         until(tab, "!document.getElementById('mask').hidden && document.getElementById('mask').width === 16")
+        until(tab, "document.activeElement.id === 'base'")  # Edit takes the focus there at its end
         tab.locator(".timeline input").focus()
         tab.keyboard.press("ArrowLeft")
+        until(tab, "document.querySelector('.timeline output').value !== 'step 8'")
         act(tab, "Fork")
         until(tab, "document.getElementById('job-details').textContent.startsWith('Fork')")
         drawn("generate", "a red naïve cube")
