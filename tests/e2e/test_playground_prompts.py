@@ -128,7 +128,7 @@ def test_every_task_is_drawn_by_prompt_on_the_page(
             assert "“naïve”" in tab.evaluate(f"{WARNINGS}.textContent")
 
         open_page(tab, str(server.client.base_url))
-        choose(tab, n="1", seed="7", steps="8", prompt="a red naïve cube")
+        choose(tab, n="1", seed="7", steps="64", prompt="a red naïve cube")  # so many that several events tell them
         draw(tab)
         drawn("generate", "a red naïve cube")
         act(tab, "Edit")
@@ -136,7 +136,7 @@ def test_every_task_is_drawn_by_prompt_on_the_page(
         until(tab, "document.activeElement.id === 'base'")  # Edit takes the focus there at its end
         tab.locator(".timeline input").focus()
         tab.keyboard.press("ArrowLeft")
-        until(tab, "document.querySelector('.timeline output').value !== 'step 8'")
+        until(tab, "document.querySelector('.timeline output').value !== 'step 64'")
         act(tab, "Fork")
         until(tab, "document.getElementById('job-details').textContent.startsWith('Fork')")
         drawn("generate", "a red naïve cube")
