@@ -88,14 +88,16 @@ def expanding(options: argparse.Namespace) -> None:
     """Grids larger than the trained one, drawn by every method."""
     generator, classifier, renders = _load(options)
     found: dict[Grid, dict[str, Expanded]] = {grid: {} for grid in options.grids}
+    settings = {
+        method: generator.settings("outpaint" if method == OUTPAINTED else "expand") for method in options.methods
+    }
     note = (
         f"{options.count} pictures a row; crops of the model's size; seams in levels of 255, the mean over the borders"
     )
     head = ("tokens", "method", "recognised whole", "in crops", "Fréchet of crops", "seam", "at each border")
     with _table(options.figures / "expand.md", head, note) as table:
         for grid, method in product(options.grids, options.methods):
-            settings = generator.settings("outpaint" if method == OUTPAINTED else "expand")
-            one = found[grid][method] = expand(grid, method, generator, renders, classifier, settings)
+            one = found[grid][method] = expand(grid, method, generator, renders, classifier, settings[method])
             each = " ".join(f"{border:+.1f}" for border in one.borders)
             seam = (f"{one.borders.mean():+.2f}", each) if each else ("-", "-")
             table.row(_size(grid), method, f"{one.whole:.3f}", f"{one.crops:.3f}", f"{one.frechet:.2f}", *seam)
@@ -104,8 +106,7 @@ def expanding(options: argparse.Namespace) -> None:
     with _table(options.figures / "expand-agreement.md", compared, note) as table:
         for grid, method in product(options.grids, options.methods):
             if len(found[grid][method].windows) > 1:
-                settings = generator.settings("outpaint" if method == OUTPAINTED else "expand")
-                share = agreement(found[grid][method], generator, renders.labels, settings)
+                share = agreement(found[grid][method], generator, renders.labels, settings[method])
                 independent = f"{share.independent:.4f} ± {share.deviation:.4f}"
                 table.row(_size(grid), method, f"{share.neighbours:.4f}", independent, f"{share.bound:.4f}")
     for grid, methods in found.items():

@@ -88,7 +88,7 @@ class JobImage(BaseModel):
 class JobError(BaseModel):
     code: str
     message: str
-    field: str | None = Field(None, description="The field of the request at fault; null: the request was well")
+    field: str | None = Field(None, description="The field of the request at fault; null: the request was not at fault")
 
 
 class JobUrls(BaseModel):
